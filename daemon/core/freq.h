@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From a slot's work to frequency and energy (MODEL.md section 1, "Energy as a function of work" and
+ * "Slot length"). Pure.
+ */
+#ifndef SMOE_CORE_FREQ_H
+#define SMOE_CORE_FREQ_H
+
+/* The physical terms of one node, estimated online or configured. */
+struct smoe_freq_node {
+    double cycles_per_visit; /* c [cycle/visit equivalent], > 0 */
+    double freq_max_hz;      /* fmax [cycle/s], > 0; a speed cap lowers it, not c */
+    double
+        kappa; /* effective switched capacitance [J s^2 / cycle^3], >= 0; 0: energy has no model */
+    double energy_max_w;  /* Emax / slot [W]; +inf: no cap */
+    double energy_mean_w; /* Eavg / slot [W]; +inf: no budget, then Z stays 0 */
+};
+
+/* fbar = min(fmax, (Emax/(kappa tau))^(1/3)) with Emax = energy_max_w * tau. [Hz] */
+double smoe_freq_ceiling(const struct smoe_freq_node *node);
+
+/* Sustainable visits a second at the average budget: min(fmax, (Pavg/kappa)^(1/3)) / c. */
+double smoe_freq_sustainable_rate(const struct smoe_freq_node *node);
+
+/* Dhat = floor(tau fbar/c + carry); the fractional rest is kept in *carry (0..1) for the next slot. */
+double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, double *carry);
+
+/* a = zeta Z kappa c^3 / tau^2 with the natural zeta = (s/Eavg)^2, s and Eavg per tau; 0 when Z is 0
+ * or there is no budget or no energy model. */
+double smoe_freq_energy_price(const struct smoe_freq_node *node, double debt_j, double tau_s);
+
+/* The frequency that serves `served` visits in tau: c D / tau, at most fbar; fbar itself where energy
+ * has no price (energy_price == 0). [Hz] */
+double smoe_freq_decide(const struct smoe_freq_node *node, double served, double tau_s,
+                        double energy_price);
+
+/* Energy of running at freq_hz for busy_s: kappa f^3 busy. [J] */
+double smoe_freq_energy(const struct smoe_freq_node *node, double freq_hz, double busy_s);
+
+/* Z' = max(Z + joules - budget_w * wall_s, 0); stays 0 without a budget. [J] */
+double smoe_freq_debt(double debt_j, double joules, double budget_w, double wall_s);
+
+/* Slot length a decision is planned for: min(slot, (sum Q + K N) / sum(fbar/c)), MODEL.md "Slot
+ * length"; `work` = sum_j Q_j + K N [visit], `rate` = sum_j fbar_j/c_j [visit/s]; slot_s if rate is 0. */
+double smoe_freq_horizon(double slot_s, double work, double rate);
+
+#endif
