@@ -9,14 +9,15 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct smoe_list {
     struct smoe_list *next;
     struct smoe_list *prev;
 };
 
-#define smoe_container_of(ptr, type, member) \
-    ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+/* The object around a node that is a member of it. */
+#define smoe_container_of(ptr, type, member) ((type *)((uintptr_t)(ptr)-offsetof(type, member)))
 
 static inline void smoe_list_init(struct smoe_list *l)
 {
@@ -66,5 +67,14 @@ static inline struct smoe_list *smoe_list_first(const struct smoe_list *head)
 #define smoe_list_for_each_safe(it, head)                                          \
     for (struct smoe_list *it = (head)->next, *it##_next = it->next; it != (head); \
          it = it##_next, it##_next = it->next)
+
+/* Nodes on the list, counted no further than `most`. */
+static inline uint32_t smoe_list_count(const struct smoe_list *head, uint32_t most)
+{
+    uint32_t n = 0;
+    for (const struct smoe_list *it = head->next; it != head && n < most; it = it->next)
+        n++;
+    return n;
+}
 
 #endif

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Batches: from Submit to commit, as their trainer sees them.
+ *
+ * A Submit is judged twice: before its raw part is read (smoe_batch_expect_submit, so that a refusal
+ * costs no memory) and when it has come, because the world may have changed meanwhile. An accepted
+ * batch lives in a pool slot; its visit list and the list of its waiting tokens lie in the room the
+ * shell lent. It ends committed (step.c), done (evaluation), discarded, or dropped with its attempt.
+ */
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+static uint64_t batch_key(uint32_t trainer, uint64_t id)
+{
+    return (uint64_t)trainer << 48 | id; /* ids are below 2^48, trainers below 2^16 */
+}
+
+bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
+                     uint32_t *ret_batch)
+{
+    return smoe_map_get(&core->batch_by_id, batch_key(trainer, id), ret_batch);
+}
+
+/* ---- Submit ---- */
+
+static uint64_t submit_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
+{
+    uint64_t choice = m->routed ? ((uint64_t)m->tokens * m->top_k * 2 + 7) / 8 * 8
+                                : (uint64_t)m->tokens * layer->shape.experts * 4;
+    return choice + m->tokens * smoe_row_bytes(layer);
+}
+
+struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
+                                             const struct smoe_trainer *t,
+                                             const struct smoe_msg_submit *m, struct smoe_why *why)
+{
+    uint32_t other;
+    uint32_t trainer = (uint32_t)(t - c->trainers);
+    if (m->attempt < t->attempt || c->draining)
+        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    if (!(t->attached >> m->layer & 1))
+        return smoe_verdict_fail(
+            SMOE_REFUSE,
+            smoe_fail(why, SMOE_EUNKNOWN, "SUBMIT.layer %u: not declared by you", m->layer),
+            m->batch, 0);
+    const struct smoe_layer *layer = &c->layers[m->layer];
+    const struct smoe_core_settings *s = &c->options.settings;
+    uint64_t bytes = submit_bytes(layer, m);
+    uint64_t visits = (uint64_t)m->tokens * m->top_k;
+    int rc = 0;
+    if (m->top_k > layer->shape.experts)
+        rc = smoe_fail(why, SMOE_EFIELD, "SUBMIT.top_k %u: layer %s has %u experts", m->top_k,
+                       layer->name, layer->shape.experts);
+    else if (m->needs_gradient && layer->owner != trainer)
+        rc = smoe_fail(why, SMOE_EROLE,
+                       "SUBMIT.needs_gradient: layer %s is attached for evaluation "
+                       "only",
+                       layer->name);
+    else if (smoe_batch_find(c, trainer, m->batch, &other))
+        rc = smoe_fail(why, SMOE_EEXIST, "SUBMIT.batch %llu: not committed yet",
+                       (unsigned long long)m->batch);
+    else if (bytes > s->window_bytes || visits > s->window_visits)
+        rc = smoe_fail(why, SMOE_ELIMIT,
+                       "SUBMIT: %llu bytes and %llu visits, the window is %llu bytes "
+                       "and %llu visits: submit smaller batches",
+                       (unsigned long long)bytes, (unsigned long long)visits,
+                       (unsigned long long)s->window_bytes, (unsigned long long)s->window_visits);
+    else if (t->iteration_bytes + bytes > s->iteration_bytes_max)
+        rc = smoe_fail(why, SMOE_EITERATION,
+                       "SUBMIT: %llu bytes are uncommitted, %llu more exceed "
+                       "iteration_bytes_max %llu: step more often",
+                       (unsigned long long)t->iteration_bytes, (unsigned long long)bytes,
+                       (unsigned long long)s->iteration_bytes_max);
+    else if (!c->n_batch_free)
+        rc = smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
+                       c->options.limits.batches_max);
+    if (rc)
+        return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
+    return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = bytes};
+}
+
+size_t smoe_core_batch_room(uint32_t tokens, uint32_t top_k)
+{
+    return (size_t)tokens * top_k + tokens;
+}
+
+/* Scores must be finite; -Ofast in a kernel cannot fool a test of the bits. */
+static bool all_finite(const float *values, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
+}
+
+static bool experts_valid(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n)
+{
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t k = 0; k < top_k; k++) {
+            if (experts[t * top_k + k] >= n)
+                return false;
+            for (uint32_t i = 0; i < k; i++)
+                if (experts[t * top_k + i] == experts[t * top_k + k])
+                    return false;
+        }
+    return true;
+}
+
+static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
+                        const struct smoe_event *event)
+{
+    const struct smoe_msg_submit *m = &event->message->submit;
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_batch *b = &c->batches[index];
+    *b = (struct smoe_batch){
+        .used = true,
+        .training = m->needs_gradient,
+        .routed = m->routed,
+        .after_step = t->step.phase != SMOE_STEP_NONE,
+        .id = m->batch,
+        .trainer = trainer,
+        .layer = m->layer,
+        .tokens = m->tokens,
+        .top_k = m->top_k,
+        .raw_bytes = submit_bytes(&c->layers[m->layer], m),
+        .scores = event->scores,
+        .experts = event->experts,
+        .visits = event->room,
+        .waiting = event->room + (size_t)m->tokens * m->top_k,
+        .n_waiting = m->tokens,
+    };
+    for (uint32_t i = 0; i < m->tokens; i++)
+        b->waiting[i] = i;
+    smoe_list_init(&b->parcels);
+    smoe_list_push_back(&t->batches, &b->trainer_link);
+    smoe_list_push_back(&c->pending, &b->pending_link);
+    t->n_batches++;
+    t->iteration_bytes += b->raw_bytes;
+    uint64_t visits = (uint64_t)m->tokens * m->top_k;
+    smoe_account_move(&t->account, SMOE_VISIT_NONE, SMOE_VISIT_WAITING, visits);
+    smoe_account_move(&c->total, SMOE_VISIT_NONE, SMOE_VISIT_WAITING, visits);
+}
+
+void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_event *event)
+{
+    const struct smoe_msg_submit *m = &event->message->submit;
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    struct smoe_verdict v = smoe_batch_expect_submit(c, t, m, &why); /* the raw part took time */
+    if (v.kind != SMOE_TAKE) {
+        t->grant_due = true;
+        if (v.kind == SMOE_REFUSE)
+            smoe_core_refuse(c, t->session, v.code, why.text, false, m->batch, 0);
+        return;
+    }
+    uint32_t experts = c->layers[m->layer].shape.experts;
+    int rc = 0;
+    if (m->routed && !experts_valid(event->experts, m->tokens, m->top_k, experts))
+        rc = smoe_fail(&why, SMOE_EFIELD,
+                       "SUBMIT: experts of a token must be distinct and below %u", experts);
+    else if (!m->routed && !all_finite(event->scores, (size_t)m->tokens * experts))
+        rc = smoe_fail(&why, SMOE_ENOTFINITE, "SUBMIT: a score is not a finite number");
+    if (rc) {
+        t->grant_due = true;
+        smoe_core_refuse(c, t->session, rc, why.text, false, m->batch, 0);
+        return;
+    }
+    uint32_t index = c->batch_free[--c->n_batch_free];
+    smoe_assert(smoe_map_put(&c->batch_by_id, batch_key(trainer, m->batch), index));
+    batch_start(c, index, trainer, event);
+    smoe_core_act(c, SMOE_ACT_BATCH_TAKEN, t->session)->batch = index;
+    c->solve_useful = true;
+}
+
+/* ---- the end of a batch ---- */
+
+void smoe_batch_free(struct smoe_core *c, uint32_t batch)
+{
+    struct smoe_batch *b = &c->batches[batch];
+    struct smoe_trainer *t = &c->trainers[b->trainer];
+    uint64_t waiting = (uint64_t)b->n_waiting * b->top_k;
+    if (waiting) {
+        smoe_account_move(&t->account, SMOE_VISIT_WAITING, SMOE_VISIT_FAILED, waiting);
+        smoe_account_move(&c->total, SMOE_VISIT_WAITING, SMOE_VISIT_FAILED, waiting);
+    }
+    smoe_list_for_each_safe (it, &b->parcels) {
+        struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
+        uint32_t index = (uint32_t)(p - c->parcels);
+        bool done =
+            p->state == SMOE_VISIT_COMMITTED || (p->state == SMOE_VISIT_SETTLED && !b->training);
+        if (!done)
+            smoe_parcel_move(c, index, SMOE_VISIT_FAILED);
+        smoe_parcel_free(c, index);
+    }
+    smoe_list_remove(&b->trainer_link);
+    smoe_list_remove(&b->pending_link);
+    smoe_map_remove(&c->batch_by_id, batch_key(b->trainer, b->id));
+    t->n_batches--;
+    t->iteration_bytes -= b->raw_bytes;
+    b->used = false;
+    c->batch_zombie[c->n_batch_zombie++] = batch;
+    smoe_core_act(c, SMOE_ACT_BATCH_FREED, SMOE_NONE)->batch = batch;
+}
+
+/* Tells the worker to forget the parcels of a batch that will not be finished. */
+static void send_forget(struct smoe_core *c, uint32_t batch, uint32_t worker)
+{
+    const struct smoe_list *parcels = &c->batches[batch].parcels;
+    size_t most = smoe_list_count(parcels, SMOE_DECISION_PARCELS_MAX), n = 0;
+    uint64_t *ids = smoe_core_list(c, most * sizeof *ids);
+    smoe_list_for_each (it, parcels) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
+        if (p->worker == worker && p->state != SMOE_VISIT_SETTLED && n < most)
+            ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
+    }
+    if (n)
+        smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_FORGET)->forget =
+            (struct smoe_msg_forget){ids, n};
+}
+
+void smoe_batch_forget(struct smoe_core *c, uint32_t batch)
+{
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (smoe_worker_live(&c->fleet.workers[w]) &&
+            c->fleet.workers[w].session != SMOE_NO_SESSION)
+            send_forget(c, batch, w);
+    smoe_batch_free(c, batch);
+}
+
+/* ---- Gradient and Discard ---- */
+
+/* The batch a gradient may be for, or why not. */
+static int gradient_batch(const struct smoe_core *c, uint32_t trainer,
+                          const struct smoe_msg_gradient *m, uint32_t *ret_batch,
+                          struct smoe_why *why)
+{
+    unsigned long long id = m->batch;
+    if (!smoe_batch_find(c, trainer, m->batch, ret_batch))
+        return smoe_fail(why, SMOE_EUNKNOWN, "GRADIENT.batch %llu: no such batch", id);
+    const struct smoe_batch *b = &c->batches[*ret_batch];
+    if (!b->training)
+        return smoe_fail(why, SMOE_ESTATE, "GRADIENT.batch %llu: was submitted for evaluation", id);
+    if (b->has_gradient)
+        return smoe_fail(why, SMOE_ESTATE, "GRADIENT.batch %llu: has its gradient already", id);
+    if (b->visits_forward_done < b->tokens * b->top_k)
+        return smoe_fail(why, SMOE_ESTATE,
+                         "GRADIENT.batch %llu: only %u of its %u visits have results", id,
+                         b->visits_forward_done, b->tokens * b->top_k);
+    return 0;
+}
+
+struct smoe_verdict smoe_batch_expect_gradient(const struct smoe_core *c, uint32_t trainer,
+                                               const struct smoe_msg_gradient *m,
+                                               struct smoe_why *why)
+{
+    uint32_t batch;
+    if (m->attempt < c->trainers[trainer].attempt)
+        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    int rc = gradient_batch(c, trainer, m, &batch, why);
+    if (rc)
+        return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
+    const struct smoe_batch *b = &c->batches[batch];
+    uint64_t bytes = (uint64_t)b->tokens * b->top_k * smoe_row_bytes(&c->layers[b->layer]);
+    return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = bytes};
+}
+
+/* One Backprop for the parcels of the batch that are at this worker. */
+static void send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
+{
+    struct smoe_batch *b = &c->batches[batch];
+    uint32_t most = smoe_list_count(&b->parcels, SMOE_DECISION_PARCELS_MAX);
+    uint32_t *parcels = smoe_core_list(c, most * sizeof *parcels);
+    uint64_t *ids = smoe_core_list(c, most * sizeof *ids);
+    uint64_t rows = 0;
+    uint32_t n = 0;
+    smoe_list_for_each (it, &b->parcels) {
+        struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
+        if (p->worker != worker || p->state != SMOE_VISIT_FORWARD_DONE || n == most)
+            continue;
+        parcels[n] = (uint32_t)(p - c->parcels);
+        ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
+        rows += p->rows;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        smoe_parcel_move(c, parcels[i], SMOE_VISIT_GRADIENT_QUEUED);
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    uint64_t flops[SMOE_PHASES] = {0, 2 * rows * c->layers[b->layer].forward_flops};
+    struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_BACKPROP);
+    m->backprop = (struct smoe_msg_backprop){ids, n, smoe_worker_assign(w, flops)};
+    struct smoe_action *a = &c->actions[c->n_actions - 1];
+    a->batch = batch;
+    a->tensor = SMOE_TENSOR_DY;
+    a->parcels = parcels;
+    a->n_parcels = n;
+}
+
+void smoe_batch_gradient(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_gradient *m)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    uint32_t batch;
+    if (m->attempt < t->attempt)
+        return;
+    int rc = gradient_batch(c, trainer, m, &batch, &why);
+    if (rc) {
+        smoe_core_refuse(c, t->session, rc, why.text, false, m->batch, 0);
+        return;
+    }
+    struct smoe_batch *b = &c->batches[batch];
+    b->has_gradient = true;
+    smoe_core_act(c, SMOE_ACT_GRADIENT_TAKEN, SMOE_NONE)->batch = batch;
+    for (;;) {
+        uint32_t worker = SMOE_NONE;
+        smoe_list_for_each (it, &b->parcels) {
+            struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
+            if (p->state == SMOE_VISIT_FORWARD_DONE) {
+                worker = p->worker;
+                break;
+            }
+        }
+        if (worker == SMOE_NONE)
+            break;
+        send_backprop(c, batch, worker);
+    }
+    smoe_core_act(c, SMOE_ACT_GRADIENT_FREED, SMOE_NONE)->batch = batch;
+}
+
+void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_discard *m)
+{
+    uint32_t batch;
+    if (m->attempt < c->trainers[trainer].attempt || !smoe_batch_find(c, trainer, m->batch, &batch))
+        return;
+    if (c->batches[batch].has_gradient) {
+        smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
+        smoe_trainer_reset(c, trainer, "a batch with a gradient was discarded");
+        return;
+    }
+    smoe_batch_forget(c, batch);
+    smoe_trainer_grant(c, trainer);
+    smoe_step_advance(c, trainer);
+}
+
+struct smoe_batch_view smoe_core_batch(const struct smoe_core *core, uint32_t batch)
+{
+    const struct smoe_batch *b = &core->batches[batch];
+    const struct smoe_layer *layer = &core->layers[b->layer];
+    return (struct smoe_batch_view){
+        .id = b->id,
+        .layer = b->layer,
+        .tokens = b->tokens,
+        .top_k = b->top_k,
+        .experts = layer->shape.experts,
+        .row_bytes = smoe_row_bytes(layer),
+        .routed = b->routed,
+    };
+}

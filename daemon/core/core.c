@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The door: one event in, one update out. Nothing is allocated here (core_new.c did).
+ *
+ * A step runs in four parts: the event is handled; the leases are looked at; the slot closes if it is
+ * due or may close early; the next wake-up is computed. In debug builds all invariants are walked
+ * afterwards.
+ *
+ * Invariants (smoe_core_check):
+ *  1. every account balances, and trainers (past ones included in the total), workers and experts
+ *     agree with the parcels and waiting tokens that exist;
+ *  2. each parcel is on the list of one batch and one worker, in a state its batch allows;
+ *  3. a worker's books (pending, owed, inbox) are the sums over its parcels;
+ *  4. pending batches, and only they, have waiting tokens.
+ */
+#include "daemon/core/core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+/* ---- answering ---- */
+
+struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type type,
+                                  uint32_t session)
+{
+    smoe_assert(core->n_actions < core->actions_max);
+    struct smoe_action *a = &core->actions[core->n_actions++];
+    a->type = type;
+    a->session = session;
+    a->batch = SMOE_NONE;
+    a->tensor = SMOE_TENSOR_NONE;
+    a->parcels = NULL;
+    a->n_parcels = 0;
+    return a;
+}
+
+struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
+                                    enum smoe_message_type type)
+{
+    struct smoe_action *a = smoe_core_act(core, SMOE_ACT_SEND, session);
+    memset(&a->message, 0, sizeof a->message);
+    a->message.type = type;
+    return &a->message;
+}
+
+void *smoe_core_list(struct smoe_core *core, size_t bytes)
+{
+    size_t aligned = (bytes + 15) & ~(size_t)15;
+    smoe_assert(aligned <= core->lists_cap - core->lists_used);
+    void *p = core->lists + core->lists_used;
+    core->lists_used += aligned;
+    return p;
+}
+
+void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const char *sentence,
+                      bool fatal, uint64_t batch, uint64_t request)
+{
+    core->totals.refused++;
+    struct smoe_msg_error *e = &smoe_core_send(core, session, SMOE_MSG_ERROR)->error;
+    *e = (struct smoe_msg_error){.code = code, .fatal = fatal, .batch = batch, .request = request};
+    snprintf(e->message, sizeof e->message, "%s", sentence);
+    if (!fatal)
+        return;
+    smoe_core_act(core, SMOE_ACT_CLOSE, session);
+    if (core->sessions[session].kind == SMOE_SESSION_FREE)
+        core->sessions[session].kind = SMOE_SESSION_CLOSING;
+}
+
+/* ---- events ---- */
+
+static bool agree_on_version(const struct smoe_msg_hello *m, uint32_t *ret)
+{
+    uint32_t high = m->protocol_max < SMOE_PROTOCOL_MAX ? m->protocol_max : SMOE_PROTOCOL_MAX;
+    *ret = high;
+    return high >= m->protocol_min && high >= SMOE_PROTOCOL_MIN;
+}
+
+static void welcome_worker(struct smoe_core *c, uint32_t session, uint32_t worker,
+                           uint32_t protocol)
+{
+    c->sessions[session] = (struct smoe_session){SMOE_SESSION_WORKER, worker};
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    w->budget_w = c->options.settings.worker_budget_w;
+    w->cap_w = c->options.settings.worker_cap_w;
+    struct smoe_msg_welcome *out = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
+    out->protocol = protocol;
+    out->epoch = c->epoch;
+    out->slot_us = (uint32_t)(c->options.settings.slot_ns / 1000);
+    out->tensor_bytes_max = c->options.tensor_bytes_max;
+    out->silence_ms_max = (uint32_t)(c->options.settings.silence_ns / 1000000);
+    memcpy(out->software, c->options.software, sizeof out->software);
+}
+
+static void on_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m)
+{
+    struct smoe_why why;
+    uint32_t protocol, worker;
+    if (!agree_on_version(m, &protocol)) {
+        smoe_fail(&why, SMOE_EVERSION, "HELLO: protocol %u..%u, this daemon speaks %d..%d",
+                  m->protocol_min, m->protocol_max, SMOE_PROTOCOL_MIN, SMOE_PROTOCOL_MAX);
+        smoe_core_refuse(c, session, SMOE_EVERSION, why.text, true, 0, 0);
+    } else if (c->draining) {
+        smoe_core_refuse(c, session, SMOE_EDRAINING, "HELLO: the daemon is shutting down", true, 0,
+                         0);
+    } else if (m->role == SMOE_ROLE_TRAINER) {
+        smoe_trainer_hello(c, session, m);
+    } else {
+        int rc = smoe_fleet_join(&c->fleet, session, m, c->now_ns, &worker, &why);
+        if (rc)
+            smoe_core_refuse(c, session, rc, why.text, true, 0, 0);
+        else
+            welcome_worker(c, session, worker, protocol);
+    }
+}
+
+static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t index,
+                              const struct smoe_message *m)
+{
+    struct smoe_worker *w = &c->fleet.workers[index];
+    w->heard_ns = c->now_ns;
+    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY) {
+        smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY must come first after WELCOME", true,
+                         0, 0);
+        return;
+    }
+    switch ((unsigned)m->type) {
+    case SMOE_MSG_INVENTORY:
+        if (w->state != SMOE_WORKER_JOINING) {
+            smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY: sent already", true, 0, 0);
+            return;
+        }
+        smoe_worker_move(w, SMOE_WORKER_READY);
+        smoe_layer_inventory(c, index, &m->inventory);
+        break;
+    case SMOE_MSG_HOSTED:
+        smoe_layer_hosted(c, index, m->hosted.layer);
+        break;
+    case SMOE_MSG_OUTPUT:
+        smoe_parcel_output(c, index, m->output.parcel);
+        break;
+    case SMOE_MSG_PARCEL_GRADIENT:
+        smoe_parcel_gradient(c, index, m->parcel_gradient.parcel);
+        break;
+    case SMOE_MSG_REPORT:
+        smoe_worker_reported(w, &m->report, c->now_ns);
+        break;
+    case SMOE_MSG_STEP_NORM:
+        smoe_step_norm(c, index, &m->step_norm);
+        break;
+    case SMOE_MSG_STEP_STAGED:
+        smoe_step_staged(c, index, &m->step_staged);
+        break;
+    case SMOE_MSG_EXPERT_STATE:
+        smoe_relay_state(c, index, &m->expert_state);
+        break;
+    case SMOE_MSG_EXPERT_STORED:
+        smoe_relay_stored(c, index, &m->expert_stored);
+        break;
+    case SMOE_MSG_ERROR: /* what the worker could not do; it closes if that was fatal */
+    case SMOE_MSG_PONG:
+        break;
+    default:
+        smoe_core_refuse(c, session, SMOE_ESTATE, "message not allowed here", true, 0, 0);
+        break;
+    }
+}
+
+static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t index,
+                               const struct smoe_event *event)
+{
+    const struct smoe_message *m = event->message;
+    switch ((unsigned)m->type) {
+    case SMOE_MSG_LAYER_DECLARE:
+        smoe_layer_declared(c, index, &m->layer_declare);
+        break;
+    case SMOE_MSG_SUBMIT:
+        smoe_batch_submit(c, index, event);
+        break;
+    case SMOE_MSG_GRADIENT:
+        smoe_batch_gradient(c, index, &m->gradient);
+        break;
+    case SMOE_MSG_STEP:
+        smoe_step_begin(c, index, &m->step);
+        break;
+    case SMOE_MSG_DISCARD:
+        smoe_batch_discard(c, index, &m->discard);
+        break;
+    case SMOE_MSG_RESTORE:
+        smoe_trainer_restore(c, index, &m->restore);
+        break;
+    case SMOE_MSG_EXPERT_FETCH:
+        smoe_relay_fetch(c, index, &m->expert_fetch);
+        break;
+    case SMOE_MSG_EXPERT_STORE:
+        smoe_relay_store(c, index, &m->expert_store);
+        break;
+    case SMOE_MSG_ERROR:
+    case SMOE_MSG_PONG:
+        break;
+    default:
+        smoe_core_refuse(c, session, SMOE_ESTATE, "message not allowed here", true, 0, 0);
+        break;
+    }
+}
+
+static void on_message(struct smoe_core *c, const struct smoe_event *event)
+{
+    const struct smoe_session *s = &c->sessions[event->session];
+    const struct smoe_message *m = event->message;
+    if (m->type == SMOE_MSG_PING) {
+        if (s->kind == SMOE_SESSION_WORKER)
+            c->fleet.workers[s->index].heard_ns = c->now_ns;
+        smoe_core_send(c, event->session, SMOE_MSG_PONG)->pong.nonce = m->ping.nonce;
+    } else if (m->type == SMOE_MSG_BYE) {
+        smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
+    } else if (s->kind == SMOE_SESSION_WORKER) {
+        on_worker_message(c, event->session, s->index, m);
+    } else if (s->kind == SMOE_SESSION_TRAINER) {
+        on_trainer_message(c, event->session, s->index, event);
+    }
+}
+
+static bool owns_on_worker(const struct smoe_core *c, uint32_t trainer, uint32_t worker)
+{
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
+            return true;
+    return false;
+}
+
+/* Everything that had a stake in the worker learns of its loss, trainers last: their reset looks at
+ * parcels whose worker is gone already. */
+static void worker_lost(struct smoe_core *c, uint32_t worker)
+{
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    smoe_relay_drop(c, SMOE_NONE, worker);
+    w->session = SMOE_NO_SESSION; /* nothing more is sent to it */
+    char reason[sizeof(smoe_sentence)];
+    snprintf(reason, sizeof reason, "worker %s is lost", w->id);
+    while (!smoe_list_empty(&c->worker_parcels[worker])) {
+        struct smoe_parcel *p = smoe_container_of(smoe_list_first(&c->worker_parcels[worker]),
+                                                  struct smoe_parcel, worker_link);
+        smoe_trainer_reset(c, c->batches[p->batch].trainer, reason); /* frees all its parcels */
+    }
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (c->trainers[t].step.phase > SMOE_STEP_SETTLING && owns_on_worker(c, t, worker))
+            smoe_trainer_reset(c, t, reason); /* its step awaits an answer that will not come */
+    smoe_worker_leave(w, c->now_ns);
+    smoe_layer_worker_lost(c, worker);
+}
+
+static void on_closed(struct smoe_core *c, uint32_t session)
+{
+    struct smoe_session s = c->sessions[session];
+    c->sessions[session] = (struct smoe_session){0};
+    if (s.kind == SMOE_SESSION_WORKER)
+        worker_lost(c, s.index);
+    else if (s.kind == SMOE_SESSION_TRAINER)
+        smoe_trainer_closed(c, s.index);
+}
+
+static void on_drain(struct smoe_core *c, const struct smoe_event *event)
+{
+    uint32_t i;
+    if (!smoe_fleet_find(&c->fleet, event->worker_id, &i))
+        return;
+    struct smoe_worker *w = &c->fleet.workers[i];
+    if (event->drain && w->state == SMOE_WORKER_READY)
+        smoe_worker_move(w, SMOE_WORKER_DRAINING);
+    else if (!event->drain && w->state == SMOE_WORKER_DRAINING)
+        smoe_worker_move(w, SMOE_WORKER_READY);
+    c->solve_useful = true;
+}
+
+static void on_configure(struct smoe_core *c, const struct smoe_core_settings *settings)
+{
+    bool new_length = settings->slot_ns != c->options.settings.slot_ns;
+    c->options.settings = *settings;
+    if (new_length)
+        c->slot_deadline_ns = c->now_ns + settings->slot_ns;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        c->fleet.workers[i].budget_w = settings->worker_budget_w;
+        c->fleet.workers[i].cap_w = settings->worker_cap_w;
+    }
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        smoe_trainer_grant(c, t);
+    smoe_layers_advance(c);
+    c->solve_useful = true;
+}
+
+static void dispatch(struct smoe_core *c, const struct smoe_event *event)
+{
+    switch (event->type) {
+    case SMOE_EVENT_TICK:
+        break;
+    case SMOE_EVENT_HELLO:
+        on_hello(c, event->session, &event->message->hello);
+        break;
+    case SMOE_EVENT_MESSAGE:
+        on_message(c, event);
+        break;
+    case SMOE_EVENT_CLOSED:
+        on_closed(c, event->session);
+        break;
+    case SMOE_EVENT_CONFIGURE:
+        on_configure(c, event->settings);
+        break;
+    case SMOE_EVENT_DRAIN:
+        on_drain(c, event);
+        break;
+    case SMOE_EVENT_SHUTDOWN:
+        c->draining = true;
+        break;
+    }
+}
+
+/* ---- time ---- */
+
+static uint64_t silence_of(const struct smoe_core *c)
+{
+    uint64_t three_slots = 3 * c->options.settings.slot_ns;
+    uint64_t silence = c->options.settings.silence_ns;
+    return silence > three_slots ? silence : three_slots;
+}
+
+static void expire_workers(struct smoe_core *c)
+{
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        struct smoe_worker *w = &c->fleet.workers[i];
+        if (w->session != SMOE_NO_SESSION && w->state != SMOE_WORKER_FREE &&
+            w->state != SMOE_WORKER_LOST && c->now_ns - w->heard_ns > silence_of(c)) {
+            struct smoe_why why;
+            uint32_t session = w->session;
+            smoe_fail(&why, SMOE_ETIMEOUT, "worker %s was silent for %llu ms", w->id,
+                      (unsigned long long)((c->now_ns - w->heard_ns) / 1000000));
+            smoe_core_refuse(c, session, SMOE_ETIMEOUT, why.text, true, 0, 0);
+            on_closed(c, session);
+            c->sessions[session].kind = SMOE_SESSION_CLOSING;
+        } else if (w->state == SMOE_WORKER_LOST &&
+                   c->now_ns - w->lost_ns > c->options.settings.worker_lease_ns) {
+            smoe_layer_worker_forgotten(c, i);
+            smoe_worker_move(w, SMOE_WORKER_FREE);
+        }
+    }
+}
+
+static void tell_if_drained(struct smoe_core *c)
+{
+    if (!c->draining || c->drained_told)
+        return;
+    const uint64_t *now = c->total.now;
+    if (now[SMOE_VISIT_ROUTED] || now[SMOE_VISIT_GRADIENT_QUEUED])
+        return;
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (c->trainers[t].step.phase > SMOE_STEP_SETTLING)
+            return;
+    smoe_core_act(c, SMOE_ACT_DRAINED, SMOE_NONE);
+    c->drained_told = true;
+}
+
+static void bury_zombies(struct smoe_core *c)
+{
+    while (c->n_batch_zombie)
+        c->batch_free[c->n_batch_free++] = c->batch_zombie[--c->n_batch_zombie];
+    while (c->n_parcel_zombie)
+        c->parcel_free[c->n_parcel_free++] = c->parcel_zombie[--c->n_parcel_zombie];
+}
+
+void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
+                    struct smoe_update *ret_update)
+{
+    if (event->now_ns > core->now_ns)
+        core->now_ns = event->now_ns;
+    core->n_actions = 0;
+    core->lists_used = 0;
+    bury_zombies(core);
+    dispatch(core, event);
+    for (uint32_t t = 0; t < core->options.limits.trainers_max; t++)
+        if (core->trainers[t].grant_due)
+            smoe_trainer_grant(core, t);
+    expire_workers(core);
+    smoe_trainers_expire(core);
+    smoe_slot_advance(core);
+    tell_if_drained(core);
+    core->totals.epoch = core->epoch;
+#ifndef NDEBUG
+    smoe_core_check(core);
+#endif
+    *ret_update = (struct smoe_update){core->actions, core->n_actions, core->slot_deadline_ns};
+}
+
+static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t trainer,
+                                             const struct smoe_message *m, uint64_t tensor_bytes,
+                                             struct smoe_why *why)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_verdict v;
+    if (m->type == SMOE_MSG_GRADIENT)
+        return smoe_batch_expect_gradient(c, trainer, &m->gradient, why);
+    if (m->type == SMOE_MSG_EXPERT_STORE)
+        return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
+    if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
+        return smoe_verdict_fail(
+            SMOE_FATAL,
+            smoe_fail(why, SMOE_ECREDIT,
+                      "SUBMIT: %llu bytes and %llu visits sent, %llu and %llu granted",
+                      (unsigned long long)t->sent_bytes, (unsigned long long)t->sent_visits,
+                      (unsigned long long)t->granted_bytes, (unsigned long long)t->granted_visits),
+            m->submit.batch, 0);
+    v = smoe_batch_expect_submit(c, t, &m->submit, why);
+    t->grant_due |= v.kind != SMOE_TAKE;
+    return v;
+}
+
+struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
+                                     const struct smoe_message *message, uint64_t tensor_bytes,
+                                     struct smoe_why *why)
+{
+    const struct smoe_session *s = &core->sessions[session];
+    if (s->kind == SMOE_SESSION_TRAINER) {
+        struct smoe_verdict v = expect_of_trainer(core, s->index, message, tensor_bytes, why);
+        core->totals.stale_frames += v.kind == SMOE_IGNORE;
+        return v;
+    }
+    if (s->kind != SMOE_SESSION_WORKER)
+        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    if (message->type == SMOE_MSG_EXPERT_STATE)
+        return smoe_relay_expect_state(core, s->index, &message->expert_state, why);
+    bool output = message->type == SMOE_MSG_OUTPUT;
+    uint64_t id = output ? message->output.parcel : message->parcel_gradient.parcel;
+    enum smoe_visit_state due = output ? SMOE_VISIT_ROUTED : SMOE_VISIT_GRADIENT_QUEUED;
+    uint32_t parcel;
+    if (!smoe_parcel_by_id(core, s->index, id, &parcel) || core->parcels[parcel].state != due) {
+        core->totals.late_frames++;
+        core->fleet.workers[s->index].late_frames++;
+        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    }
+    const struct smoe_parcel *p = &core->parcels[parcel];
+    return (struct smoe_verdict){.kind = SMOE_TAKE,
+                                 .bytes = p->rows * smoe_row_bytes(&core->layers[p->layer])};
+}
+
+/* ---- views ---- */
+
+const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core)
+{
+    return &core->fleet;
+}
+
+void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)
+{
+    *ret = core->totals;
+    ret->account = core->total;
+    ret->epoch = core->epoch;
+    ret->settings = core->options.settings;
+    ret->draining = core->draining;
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The daemon's mind, behind one door. Each thing that happens is an event that carries the time;
+ * smoe_core_step() takes it and answers with an update: the ordered list of what the shell must now
+ * do. The core calls nobody, reads no clock, allocates nothing after smoe_core_new, and gives the same
+ * update for the same history on every machine.
+ *
+ * Raw tensors never enter. A message's raw part stays with the caller (daemon/gateway); the core says
+ * by a `tensor` plan which rows of it belong into which outgoing frame.
+ */
+#ifndef SMOE_CORE_CORE_H
+#define SMOE_CORE_CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/hist.h"
+#include "daemon/core/fleet.h"
+#include "daemon/core/ledger.h"
+#include "daemon/core/policy.h"
+#include "proto/wire.h"
+
+struct smoe_core;
+
+/* Fixed at smoe_core_new. */
+struct smoe_core_limits {
+    uint32_t workers_max;     /* 1..SMOE_WORKERS_MAX */
+    uint32_t trainers_max;    /* 1..SMOE_TRAINERS_MAX */
+    uint32_t batches_max;     /* uncommitted batches of all trainers */
+    uint32_t parcels_max;     /* parcels in flight */
+    uint32_t slot_tokens_max; /* tokens one solve may hold; more wait for the next */
+};
+
+/* May change while running (SMOE_EVENT_CONFIGURE). */
+struct smoe_core_settings {
+    uint64_t slot_ns; /* 1 ms .. 60 s */
+    enum smoe_policy policy;
+    double v;                  /* V: weight of throughput and gate mass against backlog, > 0 */
+    double mu;                 /* weight of gate mass within it, >= 0 */
+    uint32_t workers_min;      /* a new layer waits for that many workers, >= 1 */
+    uint64_t silence_ns;       /* a worker silent for longer is lost (not below 3 slots) */
+    uint64_t worker_lease_ns;  /* how long a lost worker's place is kept */
+    uint64_t trainer_lease_ns; /* how long a gone trainer's layers stay its own */
+    uint64_t window_bytes;     /* credit of a trainer: raw bytes submitted, forward not done */
+    uint64_t window_visits;
+    uint64_t iteration_bytes_max; /* raw bytes a trainer may hold uncommitted */
+    double worker_budget_w;       /* Eavg / slot of every worker; +inf: none */
+    double worker_cap_w;          /* Emax / slot of every worker; +inf: none */
+};
+
+struct smoe_core_options {
+    struct smoe_core_limits limits;
+    struct smoe_core_settings settings;
+    uint64_t epoch; /* > 0; each Step that commits raises it */
+    uint64_t seed;  /* of the baselines' tie breaking */
+    uint64_t now_ns;
+    smoe_name software;        /* said in Welcome */
+    uint64_t tensor_bytes_max; /* said in Welcome: largest raw part of a frame */
+};
+
+enum smoe_event_type {
+    SMOE_EVENT_TICK,      /* time passed; nothing else */
+    SMOE_EVENT_HELLO,     /* the first message of a session */
+    SMOE_EVENT_MESSAGE,   /* a later one */
+    SMOE_EVENT_CLOSED,    /* the session's connection is gone */
+    SMOE_EVENT_CONFIGURE, /* new settings */
+    SMOE_EVENT_DRAIN,     /* drain or undrain a worker */
+    SMOE_EVENT_SHUTDOWN,  /* take nothing new; finish what is out */
+};
+
+struct smoe_event {
+    enum smoe_event_type type;
+    uint64_t now_ns; /* monotonic; never goes back */
+    uint32_t session;
+    const struct smoe_message *message; /* HELLO, MESSAGE */
+    /* SUBMIT only: what the shell lends for the life of the batch, until SMOE_ACT_BATCH_FREED. */
+    const float *scores;     /* [tokens, experts]; until SMOE_ACT_INPUT_FREED. NULL if routed */
+    const uint16_t *experts; /* [tokens, top_k], if routed */
+    uint32_t *room;          /* smoe_core_batch_room() numbers, uninitialised */
+    /* CONFIGURE */
+    const struct smoe_core_settings *settings;
+    /* DRAIN */
+    const char *worker_id;
+    bool drain;
+};
+
+/* Which raw part an outgoing message has. */
+enum smoe_tensor_plan {
+    SMOE_TENSOR_NONE,
+    SMOE_TENSOR_PASS, /* the raw part of the message being handled, as it is */
+    SMOE_TENSOR_X,    /* x rows of the parcels, gathered */
+    SMOE_TENSOR_DY,   /* dy rows of the parcels, gathered */
+    SMOE_TENSOR_Y,    /* visits and scores of the parcel, then the raw part being handled */
+    SMOE_TENSOR_DX,   /* visits of the parcel, then the raw part being handled */
+};
+
+enum smoe_action_type {
+    SMOE_ACT_SEND,        /* queue `message` to `session` */
+    SMOE_ACT_CLOSE,       /* close `session` after what is queued */
+    SMOE_ACT_BATCH_TAKEN, /* this SUBMIT was accepted as batch index `batch`: keep raw part and room */
+    SMOE_ACT_INPUT_FREED,    /* x and scores of `batch` will not be asked for again */
+    SMOE_ACT_GRADIENT_TAKEN, /* this GRADIENT's raw part belongs to `batch`: keep it */
+    SMOE_ACT_GRADIENT_FREED,
+    SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
+    SMOE_ACT_DRAINED,     /* shutting down: nothing is in flight any more */
+};
+
+struct smoe_action {
+    enum smoe_action_type type;
+    uint32_t session;
+    uint32_t batch;
+    enum smoe_tensor_plan tensor;
+    const uint32_t
+        *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
+    uint32_t n_parcels;
+    struct smoe_message message;
+};
+
+struct smoe_update {
+    const struct smoe_action *actions; /* in order; core's memory, until the next step */
+    size_t n_actions;
+    uint64_t wake_ns; /* send a TICK at this time unless another event comes first */
+};
+
+int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **ret,
+                  struct smoe_why *why);
+void smoe_core_free(struct smoe_core *core);
+
+/* Handles one event. Bad input is answered by actions (an Error to its sender, a close), never by a
+ * return value: there is nothing a caller could do about it. */
+void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
+                    struct smoe_update *ret_update);
+
+/* What to do with a message that has a raw part, before that part is read. */
+struct smoe_verdict {
+    enum {
+        SMOE_TAKE,   /* read it; it must have exactly `bytes` */
+        SMOE_IGNORE, /* late or of an older attempt: skip it silently */
+        SMOE_REFUSE, /* answer Error{code, batch, request} and skip it */
+        SMOE_FATAL,  /* answer Error{code} and close the session */
+    } kind;
+    int code;
+    uint64_t bytes;
+    uint64_t batch, request;
+};
+struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
+                                     const struct smoe_message *message, uint64_t tensor_bytes,
+                                     struct smoe_why *why);
+
+/* uint32_t numbers of room a batch needs. */
+size_t smoe_core_batch_room(uint32_t tokens, uint32_t top_k);
+
+/* Walks all invariants; asserts. O(everything): debug, simulator, once a second in release. */
+void smoe_core_check(const struct smoe_core *core);
+
+/* ---- views for the shell: tensors to move, status to print ----
+ * Parcels and batches that an update names can be viewed until the next step, even if it freed them. */
+
+/* A parcel: visits of one expert and batch at one worker. */
+struct smoe_parcel_view {
+    uint64_t id;
+    uint32_t batch; /* index */
+    uint32_t expert;
+    const uint32_t *visits; /* [rows] token * top_k + choice */
+    uint32_t rows;
+};
+struct smoe_parcel_view smoe_core_parcel(const struct smoe_core *core, uint32_t parcel);
+
+struct smoe_batch_view {
+    uint64_t id;
+    uint32_t layer, tokens, top_k;
+    uint32_t experts;
+    size_t row_bytes; /* d_model * size of a real */
+    bool routed;
+};
+struct smoe_batch_view smoe_core_batch(const struct smoe_core *core, uint32_t batch);
+
+struct smoe_expert_view {
+    uint32_t worker; /* index of its host, or UINT32_MAX */
+    struct smoe_account account;
+    double square_norm; /* of its gradient in the step being made; -1: not finite */
+};
+enum smoe_layer_state {
+    SMOE_LAYER_FREE,
+    SMOE_LAYER_WAITING, /* for workers, or for hosts to take their experts in */
+    SMOE_LAYER_READY,
+    SMOE_LAYER_LOST, /* an expert's state is gone: resume from a checkpoint */
+    SMOE_LAYER_STATES,
+};
+struct smoe_layer_view {
+    enum smoe_layer_state state;
+    const char *name;
+    uint64_t run, step;
+    struct smoe_layer_shape shape;
+    uint64_t forward_flops;
+    const struct smoe_expert_view *experts; /* [shape.experts] */
+    uint32_t owner;                         /* trainer index or UINT32_MAX */
+};
+const char *smoe_layer_state_name(enum smoe_layer_state state);
+/* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */
+struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t layer);
+
+const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core);
+
+struct smoe_trainer_view {
+    bool live; /* in use */
+    bool connected;
+    const char *name;
+    uint64_t attempt;
+    uint64_t step;         /* last committed */
+    const char *waits_for; /* why it is not being served now, or "" */
+    uint64_t batches;      /* uncommitted */
+    struct smoe_account account;
+};
+uint32_t smoe_core_n_trainers(const struct smoe_core *core);
+struct smoe_trainer_view smoe_core_trainer(const struct smoe_core *core, uint32_t trainer);
+
+struct smoe_core_totals {
+    struct smoe_account account;
+    uint64_t epoch;
+    uint64_t slots;        /* decisions made */
+    uint64_t slots_early;  /* of these, before their deadline */
+    uint64_t slots_missed; /* deadlines that passed without being noticed in time */
+    uint64_t steps;        /* committed */
+    uint64_t tokens_routed;
+    double gate_mass;          /* sum of the scores of chosen experts */
+    uint64_t choices;          /* visits routed with scores */
+    uint64_t choices_in_topk;  /* of these, to an expert of the token's own top-K */
+    uint64_t late_frames;      /* results of forgotten parcels, ignored */
+    uint64_t stale_frames;     /* trainer frames of an older attempt, ignored */
+    uint64_t refused;          /* errors answered */
+    struct smoe_hist lateness; /* of slot deadlines */
+    struct smoe_core_settings settings;
+    bool draining;
+};
+void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The core's memory: everything is allocated here, once, from the limits. Large tables are calloc'ed,
+ * so that what is never used is never touched and costs nothing.
+ */
+#include <stdlib.h>
+
+#include "daemon/core/core_state.h"
+
+#define PREHELLO_SESSIONS 128
+
+static int check_options(const struct smoe_core_options *o, struct smoe_why *why)
+{
+    const struct smoe_core_limits *l = &o->limits;
+    const struct smoe_core_settings *s = &o->settings;
+    if (l->workers_max < 1 || l->workers_max > SMOE_WORKERS_MAX)
+        return smoe_fail(why, SMOE_ECONFIG, "workers_max %u: not in 1..%d", l->workers_max,
+                         SMOE_WORKERS_MAX);
+    if (l->trainers_max < 1 || l->trainers_max > SMOE_TRAINERS_MAX)
+        return smoe_fail(why, SMOE_ECONFIG, "trainers_max %u: not in 1..%d", l->trainers_max,
+                         SMOE_TRAINERS_MAX);
+    if (!l->batches_max || !l->parcels_max || !l->slot_tokens_max)
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "batches_max, parcels_max, slot_tokens_max: must be > 0");
+    if (!(s->v > 0) || !(s->mu >= 0) || !s->slot_ns || o->epoch == 0)
+        return smoe_fail(why, SMOE_ECONFIG, "v, slot and epoch must be > 0, mu >= 0");
+    return 0;
+}
+
+/* Lists of an update: parcels (twice, with their ids and heads), the choices of a solve, the layers
+ * named to each worker, the experts named to hosts. */
+static bool allocate(struct smoe_core *c)
+{
+    const struct smoe_core_limits *l = &c->options.limits;
+    size_t w = l->workers_max;
+    size_t choices = (size_t)l->slot_tokens_max * SMOE_TOP_K_MAX;
+    c->n_sessions = l->workers_max + l->trainers_max + PREHELLO_SESSIONS;
+    c->gather_floats = (size_t)l->slot_tokens_max * 64;
+    c->actions_max =
+        w * (l->trainers_max + 8) + 2 * (size_t)l->batches_max + SMOE_LAYERS_MAX * w + 256;
+    c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
+                   SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 8 + (1u << 20);
+    c->sessions = calloc(c->n_sessions, sizeof *c->sessions);
+    c->trainers = calloc(l->trainers_max, sizeof *c->trainers);
+    c->layers = calloc(SMOE_LAYERS_MAX, sizeof *c->layers);
+    c->batches = calloc(l->batches_max, sizeof *c->batches);
+    c->batch_free = calloc(l->batches_max, sizeof *c->batch_free);
+    c->batch_zombie = calloc(l->batches_max, sizeof *c->batch_zombie);
+    c->parcel_zombie = calloc(l->parcels_max, sizeof *c->parcel_zombie);
+    c->parcels = calloc(l->parcels_max, sizeof *c->parcels);
+    c->parcel_free = calloc(l->parcels_max, sizeof *c->parcel_free);
+    c->worker_parcels = calloc(w, sizeof *c->worker_parcels);
+    c->worker_new = calloc(w, sizeof *c->worker_new);
+    c->relays = calloc(SMOE_RELAYS_MAX, sizeof *c->relays);
+    c->group_batches = calloc(l->batches_max, sizeof *c->group_batches);
+    c->gather = calloc(c->gather_floats, sizeof *c->gather);
+    c->chosen_expert = calloc(choices, sizeof *c->chosen_expert);
+    c->chosen_node = calloc(choices, sizeof *c->chosen_node);
+    c->arrivals = calloc(w, sizeof *c->arrivals);
+    c->nodes = calloc(w, sizeof *c->nodes);
+    c->debts = calloc(w, sizeof *c->debts);
+    c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
+    c->replica_node = calloc(SMOE_EXPERTS_MAX, sizeof *c->replica_node);
+    c->actions = calloc(c->actions_max, sizeof *c->actions);
+    c->lists = calloc(c->lists_cap, 1);
+    bool all = c->sessions && c->trainers && c->layers && c->batches && c->batch_free &&
+               c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
+               c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
+               c->chosen_expert && c->chosen_node && c->arrivals && c->nodes && c->debts &&
+               c->replica_first && c->replica_node && c->actions && c->lists;
+    for (uint32_t t = 0; all && t < l->trainers_max; t++) {
+        c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
+        all = c->trainers[t].step.awaiting != NULL;
+    }
+    return all && smoe_fleet_init(&c->fleet, l->workers_max) == 0 &&
+           smoe_map_init(&c->batch_by_id, l->batches_max, c->options.seed) == 0 &&
+           smoe_route_scratch_new(l->slot_tokens_max, SMOE_EXPERTS_MAX, l->workers_max,
+                                  &c->scratch) == 0;
+}
+
+static void link_free_lists(struct smoe_core *c)
+{
+    const struct smoe_core_limits *l = &c->options.limits;
+    smoe_list_init(&c->pending);
+    for (uint32_t i = 0; i < l->batches_max; i++)
+        c->batch_free[i] = l->batches_max - 1 - i; /* index 0 is taken first */
+    c->n_batch_free = l->batches_max;
+    for (uint32_t i = 0; i < l->parcels_max; i++)
+        c->parcel_free[i] = l->parcels_max - 1 - i;
+    c->n_parcel_free = l->parcels_max;
+    for (uint32_t i = 0; i < l->workers_max; i++) {
+        smoe_list_init(&c->worker_parcels[i]);
+        smoe_list_init(&c->worker_new[i]);
+    }
+    for (uint32_t i = 0; i < l->trainers_max; i++)
+        smoe_list_init(&c->trainers[i].batches);
+}
+
+int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **ret,
+                  struct smoe_why *why)
+{
+    int rc = check_options(options, why);
+    if (rc)
+        return rc;
+    struct smoe_core *c = calloc(1, sizeof *c);
+    if (!c)
+        return smoe_fail(why, SMOE_ENOMEMORY, "core: out of memory");
+    c->options = *options;
+    c->epoch = options->epoch;
+    c->now_ns = options->now_ns;
+    c->slot_deadline_ns = options->now_ns + options->settings.slot_ns;
+    c->tau_s = (double)options->settings.slot_ns * 1e-9;
+    smoe_rng_init(&c->rng, options->seed, 0);
+    if (!allocate(c)) {
+        smoe_core_free(c);
+        return smoe_fail(why, SMOE_ENOMEMORY, "core: out of memory for %u workers, %u parcels",
+                         options->limits.workers_max, options->limits.parcels_max);
+    }
+    link_free_lists(c);
+    *ret = c;
+    return 0;
+}
+
+void smoe_core_free(struct smoe_core *c)
+{
+    if (!c)
+        return;
+    for (uint32_t t = 0; c->trainers && t < c->options.limits.trainers_max; t++)
+        free(c->trainers[t].step.awaiting);
+    void *blocks[] = {c->sessions,      c->trainers,      c->layers,       c->batches,
+                      c->batch_free,    c->parcels,       c->parcel_free,  c->worker_parcels,
+                      c->worker_new,    c->relays,        c->gather,       c->chosen_expert,
+                      c->chosen_node,   c->arrivals,      c->nodes,        c->debts,
+                      c->replica_first, c->replica_node,  c->actions,      c->lists,
+                      c->batch_zombie,  c->parcel_zombie, c->group_batches};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        free(blocks[i]);
+    smoe_fleet_release(&c->fleet);
+    smoe_map_release(&c->batch_by_id);
+    smoe_route_scratch_free(c->scratch);
+    free(c);
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events
+ * in, actions out); layer.c hosts experts; trainer.c knows trainers, credit and their batches;
+ * parcel.c moves visits along; slot.c makes the slot's decision; step.c commits.
+ */
+#ifndef SMOE_CORE_CORE_STATE_H
+#define SMOE_CORE_CORE_STATE_H
+
+#include "common/base/list.h"
+#include "common/base/map.h"
+#include "common/base/rng.h"
+#include "daemon/core/core.h"
+
+#define SMOE_NONE UINT32_MAX
+
+struct smoe_session {
+    enum { SMOE_SESSION_FREE, SMOE_SESSION_WORKER, SMOE_SESSION_TRAINER, SMOE_SESSION_CLOSING } kind;
+    uint32_t index; /* of the worker or trainer */
+};
+
+struct smoe_layer {
+    enum smoe_layer_state state;
+    smoe_name name;
+    uint64_t run;
+    struct smoe_layer_shape shape;
+    uint64_t forward_flops; /* of one visit */
+    uint64_t step;          /* last committed */
+    uint32_t owner;         /* trainer index, or SMOE_NONE */
+    bool adopted;           /* found in inventories: hosts may still turn up */
+    struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
+};
+
+/* One Submit. The visits array lies in the room the shell lent. */
+struct smoe_batch {
+    bool used;
+    bool training;   /* needs a gradient */
+    bool routed;     /* replay: experts given */
+    bool after_step; /* submitted after a pending Step: waits for its commit */
+    bool in_step;    /* named by the pending Step */
+    bool has_gradient;
+    bool input_freed;
+    uint64_t id;
+    uint32_t trainer, layer, tokens, top_k;
+    uint64_t raw_bytes;
+    const float *scores;     /* [tokens, experts] */
+    const uint16_t *experts; /* [tokens, top_k] if routed */
+    uint32_t *visits;        /* [tokens * top_k], filled as parcels are made */
+    uint32_t visits_used;
+    uint32_t *waiting;       /* [tokens]: tokens not routed, rising, from waiting_first on */
+    uint32_t waiting_first, n_waiting;
+    uint32_t visits_forward_done, visits_settled;
+    uint64_t slot_seen; /* number of the slot that looked at it last */
+    struct smoe_list trainer_link;
+    struct smoe_list pending_link; /* while n_waiting > 0 */
+    struct smoe_list parcels;
+};
+
+struct smoe_parcel {
+    bool used;
+    enum smoe_visit_state state;
+    uint32_t generation; /* upper half of the id, so that a late answer is recognised */
+    uint32_t batch, worker, layer, expert;
+    uint32_t first, rows; /* batch->visits[first .. first + rows) */
+    struct smoe_list batch_link;
+    struct smoe_list worker_link;
+    struct smoe_list new_link; /* while the slot that made it collects */
+};
+
+enum smoe_step_phase {
+    SMOE_STEP_NONE,
+    SMOE_STEP_SETTLING, /* named batches are not all settled */
+    SMOE_STEP_NORM,     /* hosts report square norms */
+    SMOE_STEP_STAGING,  /* hosts compute into their second buffer */
+};
+
+struct smoe_step {
+    enum smoe_step_phase phase;
+    uint64_t number;
+    struct smoe_step_optimizer optimizer;
+    double gradient_divisor, clip_norm, dense_square_norm;
+    double square_norm, clip_scale;
+    uint32_t n_awaiting;
+    uint64_t *awaiting; /* bit w: worker w has not answered this phase; [workers_max / 64 + 1] */
+};
+
+struct smoe_trainer {
+    enum { SMOE_TRAINER_FREE, SMOE_TRAINER_LIVE, SMOE_TRAINER_GONE } state;
+    uint32_t session;
+    smoe_name name;
+    uint64_t incarnation;
+    uint64_t attempt;
+    uint64_t gone_ns;
+    uint64_t attached; /* bit l: may use layer l */
+    uint64_t requests[SMOE_LAYERS_MAX]; /* LayerDeclare waiting for its layer; valid if wanted bit */
+    uint64_t wanted;   /* bit l: requests[l] is open */
+    uint64_t sent_bytes, sent_visits;       /* since Welcome */
+    uint64_t granted_bytes, granted_visits; /* since Welcome */
+    bool grant_due; /* credit came back in a way that sent none yet */
+    uint64_t iteration_bytes;               /* uncommitted */
+    uint64_t step_committed;
+    struct smoe_msg_step_done last_done; /* answer to a repeated Step */
+    struct smoe_step step;
+    struct smoe_list batches;
+    uint64_t n_batches;
+    struct smoe_account account;
+};
+
+/* An expert-state request on its way through a worker. */
+struct smoe_relay {
+    bool used;
+    uint32_t trainer, worker;
+    uint64_t request; /* the trainer's */
+    uint32_t layer, expert, parts;
+    bool store;
+    uint64_t step;
+};
+#define SMOE_RELAYS_MAX 4096
+
+struct smoe_core {
+    struct smoe_core_options options;
+    uint64_t now_ns;
+    uint64_t epoch;
+    bool draining, drained_told;
+
+    struct smoe_session *sessions;
+    uint32_t n_sessions;
+    struct smoe_fleet fleet;
+    struct smoe_trainer *trainers;
+    struct smoe_layer *layers; /* [SMOE_LAYERS_MAX] */
+
+    struct smoe_batch *batches;
+    uint32_t *batch_free;
+    uint32_t n_batch_free;
+    uint32_t *batch_zombie; /* freed in this step, named by its actions: free at the next */
+    uint32_t n_batch_zombie;
+    struct smoe_map batch_by_id; /* trainer index and id -> index */
+    struct smoe_list pending;    /* batches with waiting tokens, oldest first */
+
+    struct smoe_parcel *parcels;
+    uint32_t *parcel_free;
+    uint32_t n_parcel_free;
+    uint32_t *parcel_zombie; /* as batch_zombie */
+    uint32_t n_parcel_zombie;
+    struct smoe_list *worker_parcels; /* [workers_max] all parcels at a worker, uncommitted included */
+    struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
+
+    struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
+
+    /* The slot */
+    uint64_t slot_deadline_ns;
+    bool solve_useful; /* something changed since the last solve that could let tokens move */
+    double tau_s;      /* planned length of the present slot */
+    struct smoe_rng rng;
+    struct smoe_route_scratch *scratch;
+    uint32_t *group_batches; /* [batches_max] */
+    float *gather; /* scores that do not lie together */
+    size_t gather_floats;
+    uint16_t *chosen_expert; /* [slot_tokens_max * SMOE_TOP_K_MAX] */
+    uint32_t *chosen_node;
+    uint32_t *arrivals; /* [workers_max] */
+    struct smoe_node *nodes;
+    double *debts;
+    uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
+    uint32_t *replica_node;
+
+    struct smoe_account total;
+    struct smoe_core_totals totals;
+
+    /* The update being made */
+    struct smoe_action *actions;
+    size_t n_actions, actions_max;
+    uint8_t *lists; /* arrays that actions point to */
+    size_t lists_used, lists_cap;
+};
+
+/* ---- core.c: answering ---- */
+
+/* A zeroed action of the type, to be filled in. */
+struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type type,
+                                  uint32_t session);
+/* The message of a new SEND action. */
+struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
+                                    enum smoe_message_type type);
+/* Memory for an array an action points to; lives until the next step. */
+void *smoe_core_list(struct smoe_core *core, size_t bytes);
+/* Answers an error; `fatal` also closes. */
+void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const char *sentence,
+                      bool fatal, uint64_t batch, uint64_t request);
+
+/* ---- layer.c ---- */
+void smoe_layer_declared(struct smoe_core *core, uint32_t trainer,
+                         const struct smoe_msg_layer_declare *m);
+void smoe_layer_inventory(struct smoe_core *core, uint32_t worker,
+                          const struct smoe_msg_inventory *m);
+void smoe_layer_hosted(struct smoe_core *core, uint32_t worker, uint32_t layer);
+void smoe_layer_worker_lost(struct smoe_core *core, uint32_t worker);
+void smoe_layer_worker_forgotten(struct smoe_core *core, uint32_t worker);
+/* Waiting layers may have what they wait for. */
+void smoe_layers_advance(struct smoe_core *core);
+void smoe_layers_release_owner(struct smoe_core *core, uint32_t trainer);
+uint64_t smoe_layers_owned(const struct smoe_core *core, uint32_t trainer);
+/* Does the worker host an expert of the layer? */
+bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
+
+/* ---- trainer.c: sessions, attempts, credit ---- */
+void smoe_trainer_hello(struct smoe_core *core, uint32_t session, const struct smoe_msg_hello *m);
+void smoe_trainer_closed(struct smoe_core *core, uint32_t trainer);
+/* Drops everything uncommitted and asks for it again (a new attempt). */
+void smoe_trainer_reset(struct smoe_core *core, uint32_t trainer, const char *reason);
+void smoe_trainer_grant(struct smoe_core *core, uint32_t trainer);
+void smoe_trainers_expire(struct smoe_core *core);
+void smoe_trainer_restore(struct smoe_core *core, uint32_t trainer,
+                          const struct smoe_msg_restore *m);
+
+/* ---- batch.c: Submit, Gradient, Discard ---- */
+struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *core,
+                                               const struct smoe_trainer *trainer,
+                                               const struct smoe_msg_submit *m,
+                                               struct smoe_why *why);
+/* Counts a Submit of that size as sent, whatever becomes of it; false if the credit does not cover it. */
+bool smoe_trainer_spend(struct smoe_trainer *trainer, uint64_t bytes, uint64_t visits);
+struct smoe_verdict smoe_batch_expect_gradient(const struct smoe_core *core, uint32_t trainer,
+                                                 const struct smoe_msg_gradient *m,
+                                                 struct smoe_why *why);
+void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct smoe_event *event);
+void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
+                           const struct smoe_msg_gradient *m);
+void smoe_batch_discard(struct smoe_core *core, uint32_t trainer,
+                          const struct smoe_msg_discard *m);
+bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
+                     uint32_t *ret_batch);
+/* Ends a batch whose unfinished parcels workers may still have: tells them. */
+void smoe_batch_forget(struct smoe_core *core, uint32_t batch);
+/* Ends a batch; visits that are not COMMITTED or settled evaluations become FAILED. */
+void smoe_batch_free(struct smoe_core *core, uint32_t batch);
+
+/* ---- parcel.c ---- */
+/* A new parcel of visits[first..first+rows); the caller made sure that one is free. */
+uint32_t smoe_parcel_new(struct smoe_core *core, uint32_t batch, uint32_t worker, uint32_t expert,
+                         uint32_t first, uint32_t rows);
+/* Books the move of all its visits, on every account. */
+void smoe_parcel_move(struct smoe_core *core, uint32_t parcel, enum smoe_visit_state to);
+void smoe_parcel_free(struct smoe_core *core, uint32_t parcel);
+bool smoe_parcel_by_id(const struct smoe_core *core, uint32_t worker, uint64_t id,
+                       uint32_t *ret_parcel);
+void smoe_parcel_output(struct smoe_core *core, uint32_t worker, uint64_t id);
+void smoe_parcel_gradient(struct smoe_core *core, uint32_t worker, uint64_t id);
+uint64_t smoe_parcel_wire_id(const struct smoe_core *core, uint32_t parcel);
+
+/* ---- slot.c, slot_route.c ---- */
+bool smoe_batch_routable(const struct smoe_core *core, const struct smoe_batch *batch);
+/* Routes what waits, as far as caps and parcels allow; the parcels are on the worker_new lists. */
+void smoe_slot_route(struct smoe_core *core);
+/* Closes the slot if its deadline has come or if it may close early. */
+void smoe_slot_advance(struct smoe_core *core);
+
+/* ---- step.c ---- */
+void smoe_step_begin(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_step *m);
+/* A batch settled or vanished: the pending Step may go on. */
+void smoe_step_advance(struct smoe_core *core, uint32_t trainer);
+void smoe_step_norm(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_norm *m);
+void smoe_step_staged(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_staged *m);
+void smoe_step_abort(struct smoe_core *core, uint32_t trainer);
+
+/* ---- state_relay.c ---- */
+void smoe_relay_fetch(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_expert_fetch *m);
+void smoe_relay_store(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_expert_store *m);
+void smoe_relay_state(struct smoe_core *core, uint32_t worker, const struct smoe_msg_expert_state *m);
+void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
+                       const struct smoe_msg_expert_stored *m);
+/* The worker or trainer is gone: open requests are answered or forgotten. */
+void smoe_relay_drop(struct smoe_core *core, uint32_t trainer, uint32_t worker);
+uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts);
+struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *core, uint32_t worker,
+                                            const struct smoe_msg_expert_state *m,
+                                            struct smoe_why *why);
+struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *core, uint32_t trainer,
+                                            const struct smoe_msg_expert_store *m,
+                                            struct smoe_why *why);
+
+/* A verdict that fails the message or the session; the sentence is in why. */
+static inline struct smoe_verdict smoe_verdict_fail(unsigned kind, int code, uint64_t batch,
+                                                    uint64_t request)
+{
+    return (struct smoe_verdict){.kind = kind, .code = code, .batch = batch, .request = request};
+}
+
+static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
+{
+    return layer->shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
+}
+
+static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
+{
+    return layer->shape.d_model * smoe_real_bytes(layer);
+}
+
+#endif

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Invariants, checked by smoe_worker_check:
+ *  1. pending <= given, owed >= pending backward work: what can run is part of what is owed.
+ *  2. a worker without a session has no work on its books.
+ *  3. its account balances.
+ *
+ * The queue has two sources. The books (given minus finished parcels) are the truth about what the
+ * worker was given; its reports tell how far it is inside those parcels. A report names the last
+ * sequence it had received, and `assignments` remembers how much had been given by then, so that
+ * work sent after it is added and never erased by a late report.
+ */
+#include "daemon/core/fleet.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+
+#define BIT(state) (1u << SMOE_WORKER_##state)
+
+static const unsigned legal[SMOE_WORKER_STATES] = {
+    [SMOE_WORKER_FREE] = BIT(JOINING),
+    [SMOE_WORKER_JOINING] = BIT(READY) | BIT(LOST),
+    [SMOE_WORKER_READY] = BIT(DRAINING) | BIT(LOST),
+    [SMOE_WORKER_DRAINING] = BIT(READY) | BIT(LOST),
+    [SMOE_WORKER_LOST] = BIT(JOINING) | BIT(FREE),
+};
+
+int smoe_fleet_init(struct smoe_fleet *fleet, uint32_t workers_max)
+{
+    *fleet = (struct smoe_fleet){.n_max = workers_max};
+    fleet->workers = calloc(workers_max, sizeof *fleet->workers);
+    return fleet->workers ? 0 : SMOE_ENOMEMORY;
+}
+
+void smoe_fleet_release(struct smoe_fleet *fleet)
+{
+    free(fleet->workers);
+    *fleet = (struct smoe_fleet){0};
+}
+
+const char *smoe_worker_state_name(enum smoe_worker_state state)
+{
+    static const char *const names[SMOE_WORKER_STATES] = {"free", "joining", "ready", "draining",
+                                                          "lost"};
+    return names[state];
+}
+
+void smoe_worker_move(struct smoe_worker *worker, enum smoe_worker_state to)
+{
+    smoe_assert(legal[worker->state] >> to & 1);
+    worker->state = to;
+}
+
+bool smoe_fleet_find(const struct smoe_fleet *fleet, const char *id, uint32_t *ret_index)
+{
+    for (uint32_t i = 0; i < fleet->n_used; i++) {
+        const struct smoe_worker *w = &fleet->workers[i];
+        if (w->state == SMOE_WORKER_FREE || strcmp(w->id, id) != 0)
+            continue;
+        *ret_index = i;
+        return true;
+    }
+    return false;
+}
+
+static bool find_free(struct smoe_fleet *fleet, uint32_t *ret_index)
+{
+    for (uint32_t i = 0; i < fleet->n_max; i++) {
+        if (fleet->workers[i].state != SMOE_WORKER_FREE)
+            continue;
+        if (i >= fleet->n_used)
+            fleet->n_used = i + 1;
+        *ret_index = i;
+        return true;
+    }
+    return false;
+}
+
+static void start_connection(struct smoe_worker *w, uint32_t session,
+                             const struct smoe_msg_hello *hello, uint64_t now_ns)
+{
+    w->session = session;
+    w->incarnation = hello->incarnation;
+    memcpy(w->freq_driver, hello->freq_driver, sizeof w->freq_driver);
+    w->lanes = hello->lanes;
+    w->busy_watts = hello->busy_watts;
+    w->freq_max_hz = hello->freq_max_hz;
+    w->inbox_bytes_max = hello->inbox_bytes_max;
+    w->sequence = 0;
+    memset(w->assignments, 0, sizeof w->assignments);
+    memset(w->given_flops, 0, sizeof w->given_flops);
+    w->has_report = false;
+    w->freq_khz_sent = 0;
+    w->heard_ns = w->debt_ns = now_ns;
+    w->hosted_layers = 0;
+}
+
+int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,
+                    uint64_t now_ns, uint32_t *ret_index, struct smoe_why *why)
+{
+    uint32_t i;
+    if (smoe_fleet_find(fleet, hello->name, &i)) {
+        if (fleet->workers[i].state != SMOE_WORKER_LOST)
+            return smoe_fail(why, SMOE_EEXIST, "worker %s is connected already", hello->name);
+    } else {
+        if (!find_free(fleet, &i))
+            return smoe_fail(why, SMOE_ELIMIT, "fleet is full: %u workers", fleet->n_max);
+        fleet->workers[i] =
+            (struct smoe_worker){.budget_w = (double)INFINITY, .cap_w = (double)INFINITY};
+        memcpy(fleet->workers[i].id, hello->name, sizeof hello->name);
+    }
+    start_connection(&fleet->workers[i], session, hello, now_ns);
+    smoe_worker_move(&fleet->workers[i], SMOE_WORKER_JOINING);
+    *ret_index = i;
+    return 0;
+}
+
+void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns)
+{
+    smoe_worker_move(worker, SMOE_WORKER_LOST);
+    worker->session = SMOE_NO_SESSION;
+    worker->lost_ns = now_ns;
+    worker->hosted_layers = 0;
+    memset(worker->pending_flops, 0, sizeof worker->pending_flops);
+    worker->owed_flops = 0;
+    worker->inbox_bytes = 0;
+}
+
+bool smoe_worker_live(const struct smoe_worker *worker)
+{
+    return worker->state == SMOE_WORKER_READY || worker->state == SMOE_WORKER_DRAINING;
+}
+
+uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES])
+{
+    uint64_t sequence = ++worker->sequence;
+    struct smoe_assignment *a = &worker->assignments[sequence % SMOE_ASSIGNMENTS_KEPT];
+    a->sequence = sequence;
+    for (int p = 0; p < SMOE_PHASES; p++) {
+        worker->given_flops[p] += flops[p];
+        worker->pending_flops[p] += flops[p];
+        a->flops[p] = worker->given_flops[p];
+    }
+    return sequence;
+}
+
+/* Work given after `sequence`; false when that is too long ago to know. */
+static bool given_after(const struct smoe_worker *w, uint64_t sequence, enum smoe_phase phase,
+                        uint64_t *ret)
+{
+    if (sequence == 0) {
+        *ret = w->given_flops[phase];
+        return true;
+    }
+    const struct smoe_assignment *a = &w->assignments[sequence % SMOE_ASSIGNMENTS_KEPT];
+    if (a->sequence != sequence)
+        return false;
+    *ret = w->given_flops[phase] - a->flops[phase];
+    return true;
+}
+
+uint64_t smoe_worker_executable(const struct smoe_worker *w, enum smoe_phase phase)
+{
+    uint64_t books = w->pending_flops[phase];
+    uint64_t after;
+    if (!w->has_report || !given_after(w, w->report.sequence, phase, &after))
+        return books;
+    uint64_t queued =
+        phase == SMOE_FORWARD ? w->report.queue_forward_flops : w->report.queue_backward_flops;
+    if (queued > books || after > books - queued)
+        return books;
+    return queued + after;
+}
+
+/* Learns from the work finished between two reports. Counters of one incarnation only grow; a fresh
+ * connection starts from its first report. */
+static void learn_cost(struct smoe_cost_estimate *cost, uint64_t cycles, uint64_t flops)
+{
+    if (!flops || !cycles)
+        return;
+    double keep = SMOE_COST_HALF_LIFE_CYCLES / (SMOE_COST_HALF_LIFE_CYCLES + (double)cycles);
+    cost->cycles = cost->cycles * keep + (double)cycles;
+    cost->flops = cost->flops * keep + (double)flops;
+}
+
+static uint64_t grown(uint64_t now, uint64_t before)
+{
+    return now > before ? now - before : 0;
+}
+
+void smoe_worker_charge(struct smoe_worker *w, double new_joules, uint64_t now_ns)
+{
+    double wall_s = now_ns > w->debt_ns ? (double)(now_ns - w->debt_ns) * 1e-9 : 0;
+    w->debt_j = smoe_freq_debt(w->debt_j, new_joules, w->budget_w, wall_s);
+    w->debt_ns = now_ns;
+}
+
+/* How far the report is from the books at the sequence it names. */
+static uint64_t drift_of(const struct smoe_worker *w, const struct smoe_msg_report *report,
+                         enum smoe_phase phase, uint64_t queued)
+{
+    uint64_t after;
+    if (!given_after(w, report->sequence, phase, &after))
+        return 0;
+    uint64_t books = grown(w->pending_flops[phase], after);
+    return queued > books ? queued - books : 0; /* less than the books is progress, not drift */
+}
+
+void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *report,
+                          uint64_t now_ns)
+{
+    const struct smoe_msg_report *last = &w->report;
+    if (w->has_report) {
+        learn_cost(&w->cost[SMOE_FORWARD], grown(report->forward_cycles, last->forward_cycles),
+                   grown(report->forward_flops, last->forward_flops));
+        learn_cost(&w->cost[SMOE_BACKWARD], grown(report->backward_cycles, last->backward_cycles),
+                   grown(report->backward_flops, last->backward_flops));
+        double joules = report->joules > last->joules ? report->joules - last->joules : 0;
+        w->joules += joules;
+        smoe_worker_charge(w, joules, now_ns);
+    }
+    w->drift_flops += drift_of(w, report, SMOE_FORWARD, report->queue_forward_flops) +
+                      drift_of(w, report, SMOE_BACKWARD, report->queue_backward_flops);
+    w->freq_max_hz = report->freq_max_hz;
+    w->report = *report;
+    w->has_report = true;
+}
+
+double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
+{
+    const struct smoe_cost_estimate *own = &w->cost[phase];
+    if (own->flops > 0)
+        return own->cycles / own->flops;
+    const struct smoe_cost_estimate *other = &w->cost[!phase];
+    return other->flops > 0 ? other->cycles / other->flops : SMOE_COST_PRIOR;
+}
+
+double smoe_worker_cycles_per_visit(const struct smoe_worker *w, uint64_t forward_flops,
+                                    bool training)
+{
+    double c = (double)forward_flops * smoe_worker_cycles_per_flop(w, SMOE_FORWARD);
+    if (training) /* the backward pass does twice the forward's flops */
+        c += 2.0 * (double)forward_flops * smoe_worker_cycles_per_flop(w, SMOE_BACKWARD);
+    return c;
+}
+
+double smoe_worker_backlog(const struct smoe_worker *w, uint64_t forward_flops, bool training,
+                           double *ret_executable)
+{
+    double cost[SMOE_PHASES] = {smoe_worker_cycles_per_flop(w, SMOE_FORWARD),
+                                smoe_worker_cycles_per_flop(w, SMOE_BACKWARD)};
+    double visit = smoe_worker_cycles_per_visit(w, forward_flops, training);
+    double forward = (double)smoe_worker_executable(w, SMOE_FORWARD) * cost[SMOE_FORWARD];
+    uint64_t backward_now = smoe_worker_executable(w, SMOE_BACKWARD);
+    uint64_t not_yet = w->owed_flops - w->pending_flops[SMOE_BACKWARD];
+    double executable = forward + (double)backward_now * cost[SMOE_BACKWARD];
+    *ret_executable = executable / visit;
+    return (executable + (double)not_yet * cost[SMOE_BACKWARD]) / visit;
+}
+
+struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_t forward_flops,
+                                            bool training)
+{
+    return (struct smoe_freq_node){
+        .cycles_per_visit = smoe_worker_cycles_per_visit(w, forward_flops, training),
+        .freq_max_hz = w->freq_max_hz,
+        .kappa = w->kappa,
+        .energy_max_w = w->cap_w,
+        .energy_mean_w = w->budget_w,
+    };
+}
+
+void smoe_worker_check(const struct smoe_worker *w)
+{
+    if (w->state == SMOE_WORKER_FREE)
+        return;
+    for (int p = 0; p < SMOE_PHASES; p++)
+        smoe_assert(w->pending_flops[p] <= w->given_flops[p] || w->state == SMOE_WORKER_LOST);
+    smoe_assert(w->owed_flops >= w->pending_flops[SMOE_BACKWARD]);
+    smoe_assert(w->inbox_bytes <= w->inbox_bytes_max);
+    smoe_assert(smoe_account_balanced(&w->account));
+    smoe_assert(w->debt_j >= 0 && w->debt_j - w->debt_j == 0);
+    if (w->session == SMOE_NO_SESSION)
+        smoe_assert(!w->owed_flops && !w->pending_flops[SMOE_FORWARD] && !w->inbox_bytes);
+}

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Layers: who owns them, where their experts stand, when they are ready.
+ *
+ *     FREE -> WAITING -> READY <-> WAITING (a host left and may return)
+ *                \          \
+ *                 +----------+--> LOST (an expert's state is gone) -> FREE
+ *
+ * A layer is (name, run): the run is a random number of the training run, so that a restarted daemon
+ * can tell, from what workers still hold, whether a trainer that comes back means the same experts.
+ * Such layers are adopted from inventories; nobody owns them until their trainer declares them again.
+ *
+ * Placement is static and uniform: expert e of a new layer stands on the (e mod W)-th of the W ready
+ * workers in order of their ids.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+const char *smoe_layer_state_name(enum smoe_layer_state state)
+{
+    static const char *const names[SMOE_LAYER_STATES] = {"free", "waiting", "ready", "lost"};
+    return names[state];
+}
+
+static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
+{
+    static const unsigned legal[SMOE_LAYER_STATES] = {
+        [SMOE_LAYER_FREE] = 1u << SMOE_LAYER_WAITING,
+        [SMOE_LAYER_WAITING] =
+            1u << SMOE_LAYER_READY | 1u << SMOE_LAYER_LOST | 1u << SMOE_LAYER_FREE,
+        [SMOE_LAYER_READY] =
+            1u << SMOE_LAYER_WAITING | 1u << SMOE_LAYER_LOST | 1u << SMOE_LAYER_FREE,
+        [SMOE_LAYER_LOST] = 1u << SMOE_LAYER_FREE,
+    };
+    smoe_assert(legal[layer->state] >> to & 1);
+    layer->state = to;
+}
+
+bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)
+{
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->experts[e].worker == worker)
+            return true;
+    return false;
+}
+
+/* A forward visit multiplies by two matrices of d x h (three for SwiGLU); a multiply-add is 2 flops. */
+static uint64_t flops_of(const struct smoe_layer_shape *shape)
+{
+    uint64_t matrices = shape->activation == 3 ? 3 : 2;
+    return 2 * matrices * shape->d_model * shape->d_ff;
+}
+
+static bool find_layer(const struct smoe_core *c, const char *name, uint32_t *ret)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        if (c->layers[l].state == SMOE_LAYER_FREE || strcmp(c->layers[l].name, name) != 0)
+            continue;
+        *ret = l;
+        return true;
+    }
+    return false;
+}
+
+static uint32_t new_layer(struct smoe_core *c, const char *name, uint64_t run,
+                          const struct smoe_layer_shape *shape)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (layer->state != SMOE_LAYER_FREE)
+            continue;
+        memset(layer, 0, sizeof *layer);
+        memcpy(layer->name, name, sizeof layer->name);
+        layer->run = run;
+        layer->shape = *shape;
+        layer->forward_flops = flops_of(shape);
+        layer->owner = SMOE_NONE;
+        for (uint32_t e = 0; e < shape->experts; e++)
+            layer->experts[e].worker = SMOE_NONE;
+        layer_move(layer, SMOE_LAYER_WAITING);
+        return l;
+    }
+    return SMOE_NONE;
+}
+
+/* ---- hosts ---- */
+
+/* Tells a worker which experts of the layer it now holds (none: drop them). */
+static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker, bool none)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    uint32_t *experts = smoe_core_list(c, layer->shape.experts * sizeof *experts);
+    size_t n = 0;
+    for (uint32_t e = 0; e < layer->shape.experts && !none; e++)
+        if (layer->experts[e].worker == worker)
+            experts[n++] = e;
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    w->hosted_layers &= ~(UINT64_C(1) << l);
+    struct smoe_msg_host *host = &smoe_core_send(c, w->session, SMOE_MSG_HOST)->host;
+    host->layer = l;
+    memcpy(host->name, layer->name, sizeof host->name);
+    host->run = layer->run;
+    host->shape = layer->shape;
+    host->experts = experts;
+    host->n_experts = n;
+}
+
+static void free_layer(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t b = 0; b < c->options.limits.batches_max; b++)
+        if (c->batches[b].used && c->batches[b].layer == l)
+            smoe_trainer_reset(c, c->batches[b].trainer, "the layer was replaced");
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (smoe_worker_live(&c->fleet.workers[w]) && smoe_layer_on_worker(layer, w))
+            send_host(c, l, w, true);
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        c->trainers[t].attached &= ~(UINT64_C(1) << l);
+    layer_move(layer, SMOE_LAYER_FREE);
+}
+
+/* Indices of the ready workers in order of their ids; returns how many. */
+static uint32_t ready_workers(const struct smoe_core *c, uint32_t *ret_sorted)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        if (c->fleet.workers[i].state != SMOE_WORKER_READY)
+            continue;
+        uint32_t at = n++;
+        for (;
+             at > 0 && strcmp(c->fleet.workers[ret_sorted[at - 1]].id, c->fleet.workers[i].id) > 0;
+             at--)
+            ret_sorted[at] = ret_sorted[at - 1];
+        ret_sorted[at] = i;
+    }
+    return n;
+}
+
+static bool placed(const struct smoe_layer *layer)
+{
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->experts[e].worker == SMOE_NONE)
+            return false;
+    return true;
+}
+
+/* Places a new layer if there are workers enough. */
+static void place(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    uint32_t *sorted = smoe_core_list(c, c->fleet.n_used * sizeof *sorted + 4);
+    uint32_t n = ready_workers(c, sorted);
+    if (n == 0 || n < c->options.settings.workers_min)
+        return;
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        layer->experts[e].worker = sorted[e % n];
+    uint32_t hosts = n < layer->shape.experts ? n : layer->shape.experts;
+    for (uint32_t i = 0; i < hosts; i++) {
+        c->fleet.workers[sorted[i]].reference_flops = layer->forward_flops;
+        send_host(c, l, sorted[i], false);
+    }
+}
+
+static bool all_hosted(const struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        uint32_t host = layer->experts[e].worker;
+        if (host == SMOE_NONE || !smoe_worker_live(&c->fleet.workers[host]) ||
+            !(c->fleet.workers[host].hosted_layers >> l & 1))
+            return false;
+    }
+    return true;
+}
+
+static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    const struct smoe_layer *layer = &c->layers[l];
+    t->attached |= UINT64_C(1) << l;
+    t->wanted &= ~(UINT64_C(1) << l);
+    struct smoe_msg_layer_ready *m =
+        &smoe_core_send(c, t->session, SMOE_MSG_LAYER_READY)->layer_ready;
+    m->request = t->requests[l];
+    m->layer = l;
+    m->shape = layer->shape;
+    m->run = layer->run;
+    m->step = layer->step;
+}
+
+/* Ends everybody's hope for the layer, in words. */
+static void lose_layer(struct smoe_core *c, uint32_t l, const char *sentence)
+{
+    layer_move(&c->layers[l], SMOE_LAYER_LOST);
+    uint64_t bit = UINT64_C(1) << l;
+    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
+        struct smoe_trainer *t = &c->trainers[i];
+        if (t->state == SMOE_TRAINER_LIVE && ((t->attached | t->wanted) & bit))
+            smoe_core_refuse(c, t->session, SMOE_ELOST, sentence, true, 0,
+                             t->wanted & bit ? t->requests[l] : 0);
+    }
+}
+
+void smoe_layers_advance(struct smoe_core *c)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (layer->state != SMOE_LAYER_WAITING)
+            continue;
+        if (!layer->adopted && !placed(layer))
+            place(c, l);
+        if (!placed(layer) || !all_hosted(c, l))
+            continue;
+        layer_move(layer, SMOE_LAYER_READY);
+        c->solve_useful = true;
+        for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+            if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
+                answer_declare(c, t, l);
+        if (layer->owner != SMOE_NONE)
+            smoe_step_advance(c, layer->owner);
+    }
+}
+
+void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, uint32_t l)
+{
+    if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_layer_on_worker(&c->layers[l], worker))
+        return; /* dropped in the meantime */
+    c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
+    smoe_layers_advance(c);
+}
+
+/* ---- inventories ---- */
+
+/* What a worker holds of a layer the daemon knows is still right, or the layer is lost. */
+static bool matches(const struct smoe_layer *layer, uint32_t worker,
+                    const struct smoe_inventory_layer *held)
+{
+    if (!held)
+        return layer->step == 0; /* nothing learned yet: the seed gives it back */
+    if (held->step != layer->step)
+        return false;
+    size_t at = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        if (layer->experts[e].worker != worker)
+            continue;
+        while (at < held->n_experts && held->experts[at] < e)
+            at++;
+        if ((at == held->n_experts || held->experts[at] != e) && layer->step > 0)
+            return false;
+    }
+    return true;
+}
+
+static const struct smoe_inventory_layer *held_of(const struct smoe_layer *layer,
+                                                  const struct smoe_msg_inventory *m)
+{
+    for (size_t i = 0; i < m->n_layers; i++)
+        if (m->layers[i].run == layer->run && strcmp(m->layers[i].name, layer->name) == 0)
+            return &m->layers[i];
+    return NULL;
+}
+
+/* A host returned: it gets its experts back if it still has them. */
+static void take_back(struct smoe_core *c, uint32_t l, uint32_t worker,
+                      const struct smoe_msg_inventory *m)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    if (matches(layer, worker, held_of(layer, m))) {
+        w->reference_flops = layer->forward_flops;
+        send_host(c, l, worker, false);
+        return;
+    }
+    struct smoe_why why;
+    smoe_fail(&why, SMOE_ELOST,
+              "layer %s: worker %s came back without the experts of step %llu: "
+              "resume from a checkpoint",
+              layer->name, w->id, (unsigned long long)layer->step);
+    lose_layer(c, l, why.text);
+}
+
+/* Experts of a layer this daemon has never heard of (it was restarted): keep them for their trainer. */
+static void adopt(struct smoe_core *c, uint32_t worker, const struct smoe_inventory_layer *held)
+{
+    uint32_t l;
+    if (!find_layer(c, held->name, &l)) {
+        l = new_layer(c, held->name, held->run, &held->shape);
+        if (l == SMOE_NONE)
+            return;
+        c->layers[l].adopted = true;
+        c->layers[l].step = held->step;
+    }
+    struct smoe_layer *layer = &c->layers[l];
+    if (!layer->adopted || layer->run != held->run || layer->step != held->step ||
+        layer->shape.experts != held->shape.experts || layer->state != SMOE_LAYER_WAITING)
+        return;
+    bool any = false;
+    for (size_t i = 0; i < held->n_experts; i++) {
+        struct smoe_expert_view *e = &layer->experts[held->experts[i]];
+        if (e->worker == SMOE_NONE) {
+            e->worker = worker;
+            any = true;
+        }
+    }
+    if (any) {
+        c->fleet.workers[worker].reference_flops = layer->forward_flops;
+        send_host(c, l, worker, false);
+    }
+}
+
+void smoe_layer_inventory(struct smoe_core *c, uint32_t worker, const struct smoe_msg_inventory *m)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if ((layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY) &&
+            smoe_layer_on_worker(layer, worker))
+            take_back(c, l, worker, m);
+    }
+    for (size_t i = 0; i < m->n_layers; i++)
+        adopt(c, worker, &m->layers[i]);
+    smoe_layers_advance(c);
+}
+
+void smoe_layer_worker_lost(struct smoe_core *c, uint32_t worker)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (layer->state == SMOE_LAYER_READY && smoe_layer_on_worker(layer, worker))
+            layer_move(layer, SMOE_LAYER_WAITING);
+    }
+}
+
+void smoe_layer_worker_forgotten(struct smoe_core *c, uint32_t worker)
+{
+    struct smoe_why why;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (layer->state == SMOE_LAYER_FREE || !smoe_layer_on_worker(layer, worker))
+            continue;
+        if (layer->state == SMOE_LAYER_WAITING && layer->step > 0) {
+            smoe_fail(&why, SMOE_ELOST,
+                      "layer %s: worker %s took experts of step %llu with it: "
+                      "resume from a checkpoint",
+                      layer->name, c->fleet.workers[worker].id, (unsigned long long)layer->step);
+            lose_layer(c, l, why.text);
+        }
+        bool replace = layer->state == SMOE_LAYER_WAITING && !layer->adopted;
+        for (uint32_t e = 0; e < layer->shape.experts; e++)
+            if (layer->experts[e].worker == worker || replace)
+                layer->experts[e].worker =
+                    SMOE_NONE; /* place() starts over: step 0 is in the seed */
+    }
+    smoe_layers_advance(c);
+}
+
+/* ---- trainers ---- */
+
+uint64_t smoe_layers_owned(const struct smoe_core *c, uint32_t trainer)
+{
+    uint64_t bits = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (c->layers[l].state != SMOE_LAYER_FREE && c->layers[l].owner == trainer)
+            bits |= UINT64_C(1) << l;
+    return bits;
+}
+
+void smoe_layers_release_owner(struct smoe_core *c, uint32_t trainer)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (c->layers[l].owner == trainer)
+            c->layers[l].owner = SMOE_NONE;
+}
+
+static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer_shape *b)
+{
+    return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
+           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
+           a->seed == b->seed && a->zero_output == b->zero_output;
+}
+
+/* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
+static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_layer_declare *m,
+                   uint32_t *ret_layer, struct smoe_why *why)
+{
+    uint32_t l = SMOE_NONE;
+    bool found = find_layer(c, m->name, &l);
+    if (m->evaluate_only) {
+        *ret_layer = l;
+        return found ? 0 : smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
+    }
+    if (found) {
+        struct smoe_layer *layer = &c->layers[l];
+        bool foreign = layer->owner != SMOE_NONE && layer->owner != trainer;
+        if (foreign)
+            return smoe_fail(why, SMOE_EEXIST, "layer %s: trainer %s owns it", m->name,
+                             c->trainers[layer->owner].name);
+        if (layer->run == m->run && layer->state != SMOE_LAYER_LOST) {
+            *ret_layer = l;
+            return same_shape(&layer->shape, &m->shape)
+                       ? 0
+                       : smoe_fail(why, SMOE_ESHAPE, "layer %s: run %016llx has another shape",
+                                   m->name, (unsigned long long)m->run);
+        }
+        if (layer->owner == trainer && layer->state != SMOE_LAYER_LOST)
+            return smoe_fail(why, SMOE_EEXIST, "layer %s: declared already with another run",
+                             m->name);
+        free_layer(c, l);
+    }
+    l = new_layer(c, m->name, m->run, &m->shape);
+    if (l == SMOE_NONE)
+        return smoe_fail(why, SMOE_ELIMIT, "layer %s: %d layers exist already", m->name,
+                         SMOE_LAYERS_MAX);
+    c->layers[l].step = m->step;
+    c->layers[l].adopted = m->step > 0; /* its state must be somewhere: wait for the workers */
+    *ret_layer = l;
+    return 0;
+}
+
+void smoe_layer_declared(struct smoe_core *c, uint32_t trainer,
+                         const struct smoe_msg_layer_declare *m)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    uint32_t l = SMOE_NONE;
+    int rc = resolve(c, trainer, m, &l, &why);
+    if (rc) {
+        smoe_core_refuse(c, t->session, rc, why.text, false, 0, m->request);
+        return;
+    }
+    if (!m->evaluate_only)
+        c->layers[l].owner = trainer;
+    t->requests[l] = m->request;
+    t->wanted |= UINT64_C(1) << l;
+    if (c->layers[l].state == SMOE_LAYER_READY)
+        answer_declare(c, trainer, l);
+    else
+        smoe_layers_advance(c);
+}
+
+struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
+{
+    const struct smoe_layer *layer = &core->layers[l];
+    return (struct smoe_layer_view){
+        .state = layer->state,
+        .name = layer->name,
+        .run = layer->run,
+        .step = layer->step,
+        .shape = layer->shape,
+        .forward_flops = layer->forward_flops,
+        .experts = layer->experts,
+        .owner = layer->owner,
+    };
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The slot: arrivals and queues in, routes and frequencies out, one Decision per worker.
+ *
+ * A slot ends at its absolute deadline, or early when tokens wait and an eligible worker has nothing to
+ * do, so that a synchronous trainer never waits for the clock. At its end the pending tokens are
+ * routed (slot_route.c) and each worker with new parcels, or whose frequency must change, gets a
+ * Decision.
+ */
+#include <math.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+#define FREQ_STEP 0.005 /* a smaller change of frequency is not worth a message */
+
+/* ---- when ---- */
+
+bool smoe_batch_routable(const struct smoe_core *c, const struct smoe_batch *b)
+{
+    return !b->after_step && c->layers[b->layer].state == SMOE_LAYER_READY;
+}
+
+static uint64_t pending_layers(const struct smoe_core *c)
+{
+    uint64_t layers = 0;
+    smoe_list_for_each (it, &c->pending) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
+        if (smoe_batch_routable(c, b))
+            layers |= UINT64_C(1) << b->layer;
+    }
+    return layers;
+}
+
+/* Tokens wait, something changed since they could not move, and a worker that could serve them idles. */
+static bool may_close_early(const struct smoe_core *c)
+{
+    if (!c->solve_useful || smoe_list_empty(&c->pending))
+        return false;
+    uint64_t layers = pending_layers(c);
+    for (uint32_t i = 0; layers && i < c->fleet.n_used; i++) {
+        const struct smoe_worker *w = &c->fleet.workers[i];
+        if (w->state == SMOE_WORKER_READY && (w->hosted_layers & layers) &&
+            !smoe_worker_executable(w, SMOE_FORWARD) && !smoe_worker_executable(w, SMOE_BACKWARD))
+            return true;
+    }
+    return false;
+}
+
+/* ---- decisions ---- */
+
+/* f_j for what the worker now has to do within tau; 0 while it has no ceiling to speak of. */
+static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
+{
+    if (!w->reference_flops)
+        return 0;
+    struct smoe_freq_node f = smoe_worker_freq_node(w, w->reference_flops, true);
+    double price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
+    double hz = smoe_freq_ceiling(&f);
+    if (price > 0) {
+        double served, unused = 0;
+        struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
+        node.backlog = smoe_worker_backlog(w, w->reference_flops, true, &node.executable);
+        node.service_max = smoe_freq_service_max(&f, c->tau_s, &unused);
+        smoe_cost(&node, SMOE_COST_EXACT, 0, &served);
+        hz = smoe_freq_decide(&f, served, c->tau_s, price);
+    }
+    return (uint64_t)(hz / 1000);
+}
+
+static bool freq_must_change(const struct smoe_core *c, const struct smoe_worker *w, uint64_t khz)
+{
+    if (!khz || khz == w->freq_khz_sent)
+        return false;
+    if (!w->freq_khz_sent)
+        return true;
+    double change = fabs((double)khz / (double)w->freq_khz_sent - 1);
+    return change > FREQ_STEP && c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns;
+}
+
+/* The first n new parcels go into the worker's next Decision; returns their forward work. */
+static uint64_t take_new_parcels(struct smoe_core *c, uint32_t worker, uint32_t n,
+                                 struct smoe_parcel_head *heads, uint32_t *parcels)
+{
+    uint64_t flops = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct smoe_parcel *p =
+            smoe_container_of(c->worker_new[worker].next, struct smoe_parcel, new_link);
+        parcels[i] = (uint32_t)(p - c->parcels);
+        heads[i] = (struct smoe_parcel_head){smoe_parcel_wire_id(c, parcels[i]), p->layer,
+                                             p->expert, p->rows, c->batches[p->batch].training};
+        flops += p->rows * c->layers[p->layer].forward_flops;
+        smoe_list_remove(&p->new_link);
+    }
+    return flops;
+}
+
+static void send_decision(struct smoe_core *c, uint32_t worker, uint64_t khz)
+{
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    uint32_t n = smoe_list_count(&c->worker_new[worker], SMOE_DECISION_PARCELS_MAX);
+    struct smoe_parcel_head *heads = smoe_core_list(c, n * sizeof *heads);
+    uint32_t *parcels = smoe_core_list(c, n * sizeof *parcels);
+    uint64_t flops[SMOE_PHASES] = {take_new_parcels(c, worker, n, heads, parcels), 0};
+    struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_DECISION);
+    m->decision = (struct smoe_msg_decision){smoe_worker_assign(w, flops), c->epoch, khz, heads, n};
+    struct smoe_action *a = &c->actions[c->n_actions - 1];
+    a->tensor = n ? SMOE_TENSOR_X : SMOE_TENSOR_NONE;
+    a->parcels = parcels;
+    a->n_parcels = n;
+}
+
+static void decide(struct smoe_core *c)
+{
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        struct smoe_worker *w = &c->fleet.workers[i];
+        if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
+            continue;
+        uint64_t khz = decide_freq(c, w);
+        bool change = freq_must_change(c, w, khz);
+        if (change) {
+            w->freq_khz_sent = khz;
+            w->freq_changed_ns = c->now_ns;
+        }
+        while (change || !smoe_list_empty(&c->worker_new[i])) {
+            send_decision(c, i, w->freq_khz_sent);
+            change = false;
+        }
+    }
+}
+
+/* ---- closing ---- */
+
+static void close_slot(struct smoe_core *c)
+{
+    c->totals.slots++;
+    c->solve_useful = false;
+    if (!smoe_list_empty(&c->pending) && !c->draining)
+        smoe_slot_route(c);
+    decide(c);
+}
+
+void smoe_slot_advance(struct smoe_core *c)
+{
+    uint64_t slot_ns = c->options.settings.slot_ns;
+    if (c->now_ns >= c->slot_deadline_ns) {
+        uint64_t late_ns = c->now_ns - c->slot_deadline_ns;
+        smoe_hist_add(&c->totals.lateness, late_ns);
+        c->totals.slots_missed += late_ns / slot_ns;
+        c->slot_deadline_ns += (late_ns / slot_ns + 1) * slot_ns;
+        c->tau_s = (double)slot_ns * 1e-9;
+        close_slot(c);
+    } else if (may_close_early(c) && !c->draining) {
+        c->totals.slots_early++;
+        close_slot(c);
+    }
+}

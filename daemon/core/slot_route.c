@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Routing of one slot: from waiting tokens to parcels.
+ *
+ *  1. pending batches are taken in groups that one solve can route together (same layer, K and
+ *     kind), oldest first, up to slot_tokens_max tokens a group;
+ *  2. the group's problem is set up in visits of its layer: Q and Dhat of every worker for the planned
+ *     length tau (MODEL.md, "Slot length"), caps from the workers' inboxes, weights from the scores;
+ *  3. the policy solves it; chosen visits become parcels, tokens without K experts wait.
+ *
+ * Replays come with their experts; only the replica is to be chosen. Their tokens go in order up to
+ * the first whose experts have no host or room now.
+ */
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+/* ---- the problem ---- */
+
+/* Batches that one solve routes together. */
+struct group {
+    uint32_t layer, top_k;
+    bool training;
+    uint32_t n_tokens; /* of the batches in order, each from its waiting_first on */
+    uint32_t n_batches;
+    uint32_t *batches; /* [n_batches], core->group_batches */
+};
+
+static uint32_t row_room(const struct smoe_worker *w, const struct smoe_layer *layer)
+{
+    if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
+        return 0;
+    uint64_t rows = (w->inbox_bytes_max - w->inbox_bytes) / smoe_row_bytes(layer);
+    return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
+}
+
+/* tau: the time the hosts need together for backlog and arrivals, at most the slot. */
+static double plan_horizon(const struct smoe_core *c, const struct group *g)
+{
+    const struct smoe_layer *layer = &c->layers[g->layer];
+    double work = (double)g->n_tokens * g->top_k, rate = 0, executable;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        const struct smoe_worker *w = &c->fleet.workers[i];
+        if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
+            continue;
+        struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
+        work += smoe_worker_backlog(w, layer->forward_flops, g->training, &executable);
+        rate += smoe_freq_ceiling(&f) / f.cycles_per_visit;
+    }
+    return smoe_freq_horizon((double)c->options.settings.slot_ns * 1e-9, work, rate);
+}
+
+static void fill_nodes(struct smoe_core *c, const struct group *g)
+{
+    const struct smoe_layer *layer = &c->layers[g->layer];
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        struct smoe_worker *w = &c->fleet.workers[i];
+        struct smoe_node *node = &c->nodes[i];
+        *node = (struct smoe_node){.penalty = c->options.settings.v};
+        c->debts[i] = w->debt_j;
+        if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
+            continue; /* a cap of 0 keeps it out */
+        struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
+        node->backlog =
+            smoe_worker_backlog(w, layer->forward_flops, g->training, &node->executable);
+        node->energy_price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
+        node->service_max = smoe_freq_service_max(&f, c->tau_s, &w->service_carry);
+        node->arrivals_max = row_room(w, layer);
+    }
+}
+
+/* Which live workers hold each expert. */
+static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        c->replica_first[e] = n;
+        uint32_t host = layer->experts[e].worker;
+        if (host != SMOE_NONE && smoe_worker_live(&c->fleet.workers[host]))
+            c->replica_node[n++] = host;
+    }
+    c->replica_first[layer->shape.experts] = n;
+}
+
+/* The group's scores as one matrix: in place where they lie together, else gathered. */
+static const float *group_scores(struct smoe_core *c, const struct group *g)
+{
+    uint32_t width = c->layers[g->layer].shape.experts;
+    const struct smoe_batch *b = &c->batches[g->batches[0]];
+    const uint32_t *tokens = b->waiting + b->waiting_first;
+    if (g->n_batches == 1 && tokens[g->n_tokens - 1] - tokens[0] == g->n_tokens - 1)
+        return b->scores + (size_t)tokens[0] * width;
+    float *to = c->gather;
+    uint32_t left = g->n_tokens;
+    for (uint32_t i = 0; i < g->n_batches; i++) {
+        b = &c->batches[g->batches[i]];
+        for (uint32_t t = 0; t < b->n_waiting && left; t++, left--, to += width)
+            memcpy(to, b->scores + (size_t)b->waiting[b->waiting_first + t] * width,
+                   width * sizeof *to);
+    }
+    return c->gather;
+}
+
+/* ---- parcels ---- */
+
+/* One choice of the solve: visit of the batch, by expert and node. */
+struct choice {
+    uint32_t visit, node;
+    uint16_t expert;
+};
+
+/* Visits of the batch's next `n` waiting tokens, in rising order; unrouted tokens stay waiting. */
+static uint32_t collect(struct smoe_batch *b, uint32_t n, const uint16_t *experts,
+                        const uint32_t *nodes, struct choice *ret)
+{
+    uint32_t made = 0, kept = 0;
+    uint32_t *waiting = b->waiting + b->waiting_first;
+    for (uint32_t t = 0; t < n; t++) {
+        if (experts[(size_t)t * b->top_k] == SMOE_ROUTE_NONE) {
+            waiting[kept++] = waiting[t];
+            continue;
+        }
+        for (uint32_t k = 0; k < b->top_k; k++)
+            ret[made++] =
+                (struct choice){waiting[t] * b->top_k + k, nodes[(size_t)t * b->top_k + k],
+                                experts[(size_t)t * b->top_k + k]};
+    }
+    /* The tokens that stay close up to those that were not looked at. */
+    memmove(waiting + (n - kept), waiting, kept * sizeof *waiting);
+    b->waiting_first += n - kept;
+    b->n_waiting -= n - kept;
+    return made;
+}
+
+/* Counting sort by expert, stable; `ret_first[e]` is where expert e begins. */
+static void sort_by_expert(const struct choice *in, uint32_t n, uint32_t experts,
+                           struct choice *out, uint32_t *ret_first)
+{
+    memset(ret_first, 0, (experts + 1) * sizeof *ret_first);
+    for (uint32_t i = 0; i < n; i++)
+        ret_first[in[i].expert + 1]++;
+    for (uint32_t e = 0; e < experts; e++)
+        ret_first[e + 1] += ret_first[e];
+    for (uint32_t i = 0; i < n; i++)
+        out[ret_first[in[i].expert]++] = in[i];
+    memmove(ret_first + 1, ret_first, experts * sizeof *ret_first); /* undo the running ends */
+    ret_first[0] = 0;
+}
+
+/* The visits of one expert at one node become parcels. */
+static void make_parcels(struct smoe_core *c, uint32_t batch, const struct choice *of_expert,
+                         uint32_t n, uint32_t node)
+{
+    struct smoe_batch *b = &c->batches[batch];
+    uint32_t first = b->visits_used;
+    for (uint32_t i = 0; i < n; i++)
+        if (of_expert[i].node == node)
+            b->visits[b->visits_used++] = of_expert[i].visit;
+    while (first < b->visits_used) {
+        uint32_t rows = b->visits_used - first;
+        if (rows > SMOE_PARCEL_ROWS_MAX)
+            rows = SMOE_PARCEL_ROWS_MAX;
+        uint32_t p = smoe_parcel_new(c, batch, node, of_expert[0].expert, first, rows);
+        smoe_parcel_move(c, p, SMOE_VISIT_ROUTED);
+        smoe_list_push_back(&c->worker_new[node], &c->parcels[p].new_link);
+        first += rows;
+    }
+}
+
+/* Turns the solve's answer for the next n waiting tokens of a batch into parcels. */
+static void dispatch_batch(struct smoe_core *c, uint32_t batch, uint32_t n, const uint16_t *experts,
+                           const uint32_t *nodes)
+{
+    struct smoe_batch *b = &c->batches[batch];
+    uint32_t width = c->layers[b->layer].shape.experts;
+    size_t mark = c->lists_used; /* scratch: given back below */
+    struct choice *chosen = smoe_core_list(c, (size_t)n * b->top_k * sizeof *chosen);
+    struct choice *sorted = smoe_core_list(c, (size_t)n * b->top_k * sizeof *sorted);
+    uint32_t *first = smoe_core_list(c, (width + 1) * sizeof *first);
+    uint32_t made = collect(b, n, experts, nodes, chosen);
+    sort_by_expert(chosen, made, width, sorted, first);
+    for (uint32_t e = 0; e < width; e++) {
+        uint32_t count = first[e + 1] - first[e];
+        for (uint32_t r = c->replica_first[e]; count && r < c->replica_first[e + 1]; r++)
+            make_parcels(c, batch, sorted + first[e], count, c->replica_node[r]);
+    }
+    c->lists_used = mark;
+    if (!b->n_waiting)
+        smoe_list_remove(&b->pending_link);
+}
+
+/* ---- groups ---- */
+
+/* Parcels a group may make at most: one per expert, replica and batch, and one per full parcel. */
+static uint64_t parcels_at_most(const struct smoe_core *c, const struct group *g)
+{
+    uint64_t visits = (uint64_t)g->n_tokens * g->top_k;
+    uint64_t places = c->replica_first[c->layers[g->layer].shape.experts];
+    uint64_t by_place = places * g->n_batches + visits / SMOE_PARCEL_ROWS_MAX;
+    return by_place < visits ? by_place : visits;
+}
+
+/* Sums up what the routing was worth, for status and bench. */
+static void account_quality(struct smoe_core *c, const struct group *g, const float *scores)
+{
+    uint32_t width = c->layers[g->layer].shape.experts;
+    for (uint32_t t = 0; t < g->n_tokens; t++) {
+        const uint16_t *chosen = c->chosen_expert + (size_t)t * g->top_k;
+        const float *row = scores + (size_t)t * width;
+        if (chosen[0] == SMOE_ROUTE_NONE)
+            continue;
+        c->totals.tokens_routed++;
+        for (uint32_t k = 0; k < g->top_k; k++) {
+            uint32_t better = 0;
+            for (uint32_t e = 0; e < width; e++)
+                better += row[e] > row[chosen[k]] || (row[e] == row[chosen[k]] && e < chosen[k]);
+            c->totals.gate_mass += (double)row[chosen[k]];
+            c->totals.choices_in_topk += better < g->top_k;
+            c->totals.choices++;
+        }
+    }
+}
+
+static void route_group(struct smoe_core *c, const struct group *g)
+{
+    const struct smoe_layer *layer = &c->layers[g->layer];
+    c->tau_s = plan_horizon(c, g);
+    fill_nodes(c, g);
+    const float *scores = group_scores(c, g);
+    struct smoe_route_problem problem = {
+        .n_tokens = g->n_tokens,
+        .n_experts = layer->shape.experts,
+        .n_nodes = c->fleet.n_used,
+        .top_k = g->top_k,
+        .scores = scores,
+        .score_weight = c->options.settings.v * c->options.settings.mu,
+        .replica_first = c->replica_first,
+        .replica_node = c->replica_node,
+        .nodes = c->nodes,
+        .mode = SMOE_COST_EXACT,
+    };
+    struct smoe_route_answer answer = {
+        .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
+    smoe_policy_route(c->options.settings.policy, &problem, c->debts, &c->rng, c->scratch, &answer);
+    account_quality(c, g, scores);
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < g->n_batches; i++) {
+        uint32_t left = g->n_tokens - done;
+        uint32_t waiting = c->batches[g->batches[i]].n_waiting;
+        uint32_t n = waiting < left ? waiting : left;
+        dispatch_batch(c, g->batches[i], n, c->chosen_expert + (size_t)done * g->top_k,
+                       c->chosen_node + (size_t)done * g->top_k);
+        done += n;
+    }
+}
+
+/* A replay: experts are given, each visit goes to a replica that has room; all of it or none. */
+static void route_replay(struct smoe_core *c, uint32_t batch)
+{
+    struct smoe_batch *b = &c->batches[batch];
+    uint32_t n = b->n_waiting, visits = n * b->top_k;
+    if (visits > c->options.limits.slot_tokens_max * SMOE_TOP_K_MAX || visits > c->n_parcel_free)
+        n = c->n_parcel_free / b->top_k < c->options.limits.slot_tokens_max
+                ? c->n_parcel_free / b->top_k
+                : c->options.limits.slot_tokens_max;
+    if (!n)
+        return;
+    struct group g = {.layer = b->layer, .top_k = b->top_k, .training = b->training, .n_tokens = n};
+    c->tau_s = plan_horizon(c, &g);
+    fill_nodes(c, &g);
+    for (uint32_t i = 0; i < n * b->top_k; i++) {
+        uint32_t token = b->waiting[b->waiting_first + i / b->top_k];
+        uint32_t e = b->experts[(size_t)token * b->top_k + i % b->top_k];
+        uint32_t r = c->replica_first[e];
+        if (r == c->replica_first[e + 1] || !c->nodes[c->replica_node[r]].arrivals_max) {
+            n = i / b->top_k; /* tokens before this one fit */
+            break;
+        }
+        c->nodes[c->replica_node[r]].arrivals_max--;
+        c->chosen_expert[i] = (uint16_t)e;
+        c->chosen_node[i] = c->replica_node[r];
+    }
+    if (n)
+        dispatch_batch(c, batch, n, c->chosen_expert, c->chosen_node);
+    c->totals.tokens_routed += n;
+}
+
+/* Collects what can be routed together with batch `first`, within the limits of one solve. */
+static struct group collect_group(struct smoe_core *c, const struct smoe_batch *first)
+{
+    uint32_t width = c->layers[first->layer].shape.experts;
+    struct group g = {.layer = first->layer, .top_k = first->top_k, .training = first->training};
+    uint64_t most = c->gather_floats / width;
+    if (most > c->options.limits.slot_tokens_max)
+        most = c->options.limits.slot_tokens_max;
+    g.batches = c->group_batches;
+    for (const struct smoe_list *it = &first->pending_link; it != &c->pending; it = it->next) {
+        struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
+        if (b->layer != g.layer || b->top_k != g.top_k || b->training != g.training || b->routed ||
+            !smoe_batch_routable(c, b) || g.n_tokens == most)
+            continue;
+        uint64_t room = most - g.n_tokens;
+        g.batches[g.n_batches++] = (uint32_t)(b - c->batches);
+        g.n_tokens += b->n_waiting < room ? b->n_waiting : (uint32_t)room;
+        b->slot_seen = c->totals.slots;
+    }
+    return g;
+}
+
+void smoe_slot_route(struct smoe_core *c)
+{
+    /* The list changes under us: batches leave it when routed, so start over until all were seen. */
+    for (bool found = true; found;) {
+        found = false;
+        smoe_list_for_each (it, &c->pending) {
+            struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
+            if (b->slot_seen == c->totals.slots || !smoe_batch_routable(c, b))
+                continue;
+            found = true;
+            fill_replicas(c, &c->layers[b->layer]);
+            if (b->routed) {
+                b->slot_seen = c->totals.slots;
+                route_replay(c, (uint32_t)(b - c->batches));
+                break;
+            }
+            struct group g = collect_group(c, b);
+            if (parcels_at_most(c, &g) > c->n_parcel_free)
+                g.n_tokens = 0; /* parcels come back when batches commit */
+            if (g.n_tokens)
+                route_group(c, &g);
+            break;
+        }
+    }
+}

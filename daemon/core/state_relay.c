@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Expert states on their way between a trainer and the worker that hosts the expert: checkpoints are
+ * fetched and stored through the daemon, which only checks who may ask and that the sizes are right.
+ * A request is remembered until the worker answers; if either side leaves, it is answered with an
+ * error or forgotten.
+ */
+#include "daemon/core/core_state.h"
+
+/* Elements of one flat parameter vector (common/kernels/ffn.h). */
+static uint64_t params_of(const struct smoe_layer_shape *s)
+{
+    uint64_t matrices = s->activation == 3 ? 3 : 2;
+    return matrices * s->d_model * s->d_ff + s->d_ff + s->d_model;
+}
+
+uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts)
+{
+    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
+    uint64_t vectors = (parts & SMOE_STATE_WEIGHTS ? 1 : 0) +
+                       (parts & SMOE_STATE_MOMENTS ? moments : 0) +
+                       (parts & SMOE_STATE_GRADIENT ? 1 : 0);
+    return vectors * params_of(&layer->shape) * smoe_real_bytes(layer);
+}
+
+/* Is there such an expert for this trainer, and somebody to ask? */
+static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l, uint32_t expert,
+                        uint32_t *ret_worker, struct smoe_why *why)
+{
+    if (!(c->trainers[trainer].attached >> l & 1))
+        return smoe_fail(why, SMOE_EUNKNOWN, "layer %u: not declared by you", l);
+    const struct smoe_layer *layer = &c->layers[l];
+    if (expert >= layer->shape.experts)
+        return smoe_fail(why, SMOE_EFIELD, "expert %u: layer %s has %u", expert, layer->name,
+                         layer->shape.experts);
+    if (layer->state != SMOE_LAYER_READY)
+        return smoe_fail(why, SMOE_ESTATE, "layer %s: not all experts have a host now",
+                         layer->name);
+    *ret_worker = layer->experts[expert].worker;
+    return 0;
+}
+
+static uint32_t find_free(const struct smoe_core *c)
+{
+    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
+        if (!c->relays[i].used)
+            return i;
+    return SMOE_NONE;
+}
+
+/* Remembers the request; its index + 1 is the number the worker is asked under. */
+static int remember(struct smoe_core *c, const struct smoe_relay *relay, uint64_t *ret_number,
+                    struct smoe_why *why)
+{
+    uint32_t i = find_free(c);
+    if (i == SMOE_NONE)
+        return smoe_fail(why, SMOE_ELIMIT, "%d expert states are on their way already",
+                         SMOE_RELAYS_MAX);
+    c->relays[i] = *relay;
+    *ret_number = i + 1;
+    return 0;
+}
+
+static struct smoe_relay *relay_of(struct smoe_core *c, uint32_t worker, uint64_t number,
+                                   bool store)
+{
+    if (number < 1 || number > SMOE_RELAYS_MAX)
+        return NULL;
+    struct smoe_relay *r = &c->relays[number - 1];
+    return r->used && r->worker == worker && r->store == store ? r : NULL;
+}
+
+void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_fetch *m)
+{
+    struct smoe_why why;
+    struct smoe_relay relay = {.used = true,
+                               .trainer = trainer,
+                               .request = m->request,
+                               .layer = m->layer,
+                               .expert = m->expert,
+                               .parts = m->parts};
+    uint64_t number;
+    int rc = check_target(c, trainer, m->layer, m->expert, &relay.worker, &why);
+    if (rc == 0)
+        rc = remember(c, &relay, &number, &why);
+    if (rc) {
+        smoe_fail_at(&why, rc, "EXPERT_FETCH");
+        smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
+        return;
+    }
+    uint32_t to = c->fleet.workers[relay.worker].session;
+    smoe_core_send(c, to, SMOE_MSG_EXPERT_FETCH)->expert_fetch =
+        (struct smoe_msg_expert_fetch){number, m->layer, m->expert, m->parts};
+}
+
+struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *c, uint32_t trainer,
+                                            const struct smoe_msg_expert_store *m,
+                                            struct smoe_why *why)
+{
+    uint32_t worker;
+    int rc = check_target(c, trainer, m->layer, m->expert, &worker, why);
+    if (rc == 0 && c->layers[m->layer].owner != trainer)
+        rc = smoe_fail(why, SMOE_EROLE, "layer %s: attached for evaluation only",
+                       c->layers[m->layer].name);
+    if (rc) {
+        smoe_fail_at(why, rc, "EXPERT_STORE");
+        return smoe_verdict_fail(SMOE_REFUSE, rc, 0, m->request);
+    }
+    return (struct smoe_verdict){.kind = SMOE_TAKE,
+                                 .bytes = smoe_relay_bytes(&c->layers[m->layer], m->parts)};
+}
+
+void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_store *m)
+{
+    struct smoe_why why;
+    struct smoe_relay relay = {.used = true,
+                               .trainer = trainer,
+                               .request = m->request,
+                               .layer = m->layer,
+                               .expert = m->expert,
+                               .parts = m->parts,
+                               .store = true,
+                               .step = m->step};
+    uint64_t number;
+    int rc = check_target(c, trainer, m->layer, m->expert, &relay.worker, &why);
+    if (rc == 0)
+        rc = remember(c, &relay, &number, &why);
+    if (rc) {
+        smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
+        return;
+    }
+    struct smoe_message *out =
+        smoe_core_send(c, c->fleet.workers[relay.worker].session, SMOE_MSG_EXPERT_STORE);
+    out->expert_store =
+        (struct smoe_msg_expert_store){number, m->layer, m->expert, m->parts, m->step};
+    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+}
+
+struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *c, uint32_t worker,
+                                            const struct smoe_msg_expert_state *m,
+                                            struct smoe_why *why)
+{
+    uint64_t i = m->request - 1;
+    (void)why;
+    if (i >= SMOE_RELAYS_MAX || !c->relays[i].used || c->relays[i].worker != worker ||
+        c->relays[i].store)
+        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    const struct smoe_relay *r = &c->relays[i];
+    return (struct smoe_verdict){.kind = SMOE_TAKE,
+                                 .bytes = smoe_relay_bytes(&c->layers[r->layer], r->parts)};
+}
+
+void smoe_relay_state(struct smoe_core *c, uint32_t worker, const struct smoe_msg_expert_state *m)
+{
+    struct smoe_relay *r = relay_of(c, worker, m->request, false);
+    if (!r)
+        return;
+    r->used = false;
+    struct smoe_message *out =
+        smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STATE);
+    out->expert_state =
+        (struct smoe_msg_expert_state){r->request, r->layer, r->expert, r->parts, m->step};
+    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+}
+
+void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_msg_expert_stored *m)
+{
+    struct smoe_relay *r = relay_of(c, worker, m->request, true);
+    if (!r)
+        return;
+    r->used = false;
+    smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STORED)->expert_stored =
+        (struct smoe_msg_expert_stored){r->request, r->layer, r->expert};
+}
+
+void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)
+{
+    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+        struct smoe_relay *r = &c->relays[i];
+        if (!r->used || (r->trainer != trainer && r->worker != worker))
+            continue;
+        r->used = false;
+        if (r->worker == worker)
+            smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ECLOSED,
+                             "the worker left before it answered", false, 0, r->request);
+    }
+}

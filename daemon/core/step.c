@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The optimizer step as a two-phase commit over the hosts of the trainer's experts.
+ *
+ *     NONE --Step--> SETTLING --all named batches settled--> NORM --all norms in--> STAGING
+ *       ^                                                                              |
+ *       +------------------- commit: epoch + 1, StepCommit, StepDone <-----------------+
+ *
+ * NORM gives one clip scale over all experts and the trainer's own dense part. In STAGING every host
+ * computes the new state beside the old one, so until the commit the step can be thrown away
+ * (smoe_step_abort) and nothing has happened; after it, nothing can stop it: StepCommit precedes every
+ * later frame on a worker's connection. Square norms are added in the order of layer and expert, so
+ * the scale does not depend on who answered first.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+/* Hosts of the trainer's layers, each once: calls them out through the bitmap and returns the count. */
+static uint32_t await_hosts(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_step *s = &c->trainers[trainer].step;
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    memset(s->awaiting, 0, (c->options.limits.workers_max / 64 + 1) * sizeof *s->awaiting);
+    s->n_awaiting = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        for (uint32_t e = 0; (owned >> l & 1) && e < c->layers[l].shape.experts; e++) {
+            uint32_t w = c->layers[l].experts[e].worker;
+            uint64_t bit = UINT64_C(1) << (w % 64);
+            s->n_awaiting += !(s->awaiting[w / 64] & bit);
+            s->awaiting[w / 64] |= bit;
+        }
+    }
+    return s->n_awaiting;
+}
+
+static bool awaited(const struct smoe_step *s, uint32_t worker)
+{
+    return s->awaiting[worker / 64] >> (worker % 64) & 1;
+}
+
+/* One answer; true when it was the last. */
+static bool answered(struct smoe_step *s, uint32_t worker)
+{
+    s->awaiting[worker / 64] &= ~(UINT64_C(1) << (worker % 64));
+    return --s->n_awaiting == 0;
+}
+
+/* Layers of the trainer that the worker hosts, as a list in the update's memory. */
+static size_t hosted_layers(struct smoe_core *c, uint32_t trainer, uint32_t worker,
+                            const uint32_t **ret_layers)
+{
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    uint32_t *layers = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *layers);
+    size_t n = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
+            layers[n++] = l;
+    *ret_layers = layers;
+    return n;
+}
+
+static bool hosts_ready(const struct smoe_core *c, uint32_t trainer)
+{
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((owned >> l & 1) && c->layers[l].state != SMOE_LAYER_READY)
+            return false;
+    return owned != 0;
+}
+
+static void ask_norms(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    t->step.phase = SMOE_STEP_NORM;
+    t->step.square_norm = 0;
+    await_hosts(c, trainer);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
+        if (!awaited(&t->step, w))
+            continue;
+        const uint32_t *layers;
+        size_t n = hosted_layers(c, trainer, w, &layers);
+        struct smoe_msg_step_prepare *m =
+            &smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_PREPARE)->step_prepare;
+        m->step = t->step.number;
+        m->attempt = t->attempt;
+        m->layers = layers;
+        m->n_layers = n;
+        m->gradient_divisor = t->step.gradient_divisor;
+        m->optimizer = t->step.optimizer;
+        m->owner = trainer;
+    }
+}
+
+static bool named_batches_settled(const struct smoe_trainer *t)
+{
+    smoe_list_for_each (it, &t->batches) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        if (b->in_step && b->visits_settled < b->tokens * b->top_k)
+            return false;
+    }
+    return true;
+}
+
+void smoe_step_advance(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    if (t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) && hosts_ready(c, trainer))
+        ask_norms(c, trainer);
+}
+
+/* ---- Step ---- */
+
+/* Marks the named batches; a code and a sentence if the Step cannot be. */
+static int name_batches(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_step *m,
+                        struct smoe_why *why)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    for (size_t i = 0; i < m->n_batches; i++) {
+        uint32_t batch;
+        if (!smoe_batch_find(c, trainer, m->batches[i], &batch) || !c->batches[batch].training)
+            return smoe_fail(why, SMOE_EUNKNOWN, "STEP.batches[%zu]: no training batch %llu", i,
+                             (unsigned long long)m->batches[i]);
+        c->batches[batch].in_step = true;
+    }
+    smoe_list_for_each (it, &t->batches) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        if (b->training && !b->in_step)
+            return smoe_fail(why, SMOE_ESTATE,
+                             "STEP: batch %llu was submitted before it and is not "
+                             "named: name or discard it",
+                             (unsigned long long)b->id);
+        if (b->in_step && !b->has_gradient)
+            return smoe_fail(why, SMOE_ESTATE, "STEP: batch %llu has no gradient yet",
+                             (unsigned long long)b->id);
+    }
+    return 0;
+}
+
+static void unname_batches(struct smoe_trainer *t)
+{
+    smoe_list_for_each (it, &t->batches) {
+        struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        b->in_step = b->after_step = false;
+    }
+}
+
+static int check_step(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_step *m,
+                      struct smoe_why *why)
+{
+    const struct smoe_trainer *t = &c->trainers[trainer];
+    if (t->step.phase != SMOE_STEP_NONE)
+        return smoe_fail(why, SMOE_ESTATE, "STEP %llu: step %llu is not done",
+                         (unsigned long long)m->step, (unsigned long long)t->step.number);
+    if (m->step != t->step_committed + 1)
+        return smoe_fail(why, SMOE_EFIELD, "STEP.step %llu: the next is %llu",
+                         (unsigned long long)m->step, (unsigned long long)t->step_committed + 1);
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((owned >> l & 1) && c->layers[l].shape.optimizer != m->optimizer.kind)
+            return smoe_fail(why, SMOE_EFIELD,
+                             "STEP.optimizer.kind %u: layer %s was declared with %u",
+                             m->optimizer.kind, c->layers[l].name, c->layers[l].shape.optimizer);
+    if (!owned)
+        return smoe_fail(why, SMOE_ESTATE, "STEP: you own no layer");
+    return name_batches(c, trainer, m, why);
+}
+
+void smoe_step_begin(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_step *m)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    if (m->attempt < t->attempt)
+        return;
+    if (m->step == t->step_committed && t->last_done.step == m->step) {
+        smoe_core_send(c, t->session, SMOE_MSG_STEP_DONE)->step_done =
+            t->last_done; /* asked again */
+        return;
+    }
+    int rc = check_step(c, trainer, m, &why);
+    if (rc) {
+        if (t->step.phase == SMOE_STEP_NONE)
+            unname_batches(t);
+        smoe_core_refuse(c, t->session, rc, why.text, false, 0, m->step);
+        return;
+    }
+    struct smoe_step *s = &t->step;
+    s->phase = SMOE_STEP_SETTLING;
+    s->number = m->step;
+    s->optimizer = m->optimizer;
+    s->gradient_divisor = m->gradient_divisor;
+    s->clip_norm = m->clip_norm;
+    s->dense_square_norm = m->dense_square_norm;
+    smoe_step_advance(c, trainer);
+}
+
+void smoe_step_abort(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    if (t->step.phase == SMOE_STEP_NONE)
+        return;
+    t->step.phase = SMOE_STEP_NONE; /* the Reset that follows an abort unstages it on the workers */
+    unname_batches(t);
+}
+
+/* ---- answers of workers ---- */
+
+/* Does this answer belong to the phase that the owner's step is in? Late ones and ones nobody asked
+ * for do not. */
+static bool expected(const struct smoe_core *c, uint32_t worker, uint32_t owner, uint64_t number,
+                     uint64_t attempt, enum smoe_step_phase phase)
+{
+    if (owner >= c->options.limits.trainers_max)
+        return false;
+    const struct smoe_trainer *t = &c->trainers[owner];
+    return t->step.phase == phase && t->step.number == number && t->attempt == attempt &&
+           awaited(&t->step, worker);
+}
+
+static void stage(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_step *s = &t->step;
+    double norm = sqrt(s->square_norm);
+    s->clip_scale = s->clip_norm > 0 && norm > s->clip_norm ? s->clip_norm / norm : 1;
+    s->phase = SMOE_STEP_STAGING;
+    await_hosts(c, trainer);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
+        if (!awaited(s, w))
+            continue;
+        smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_STAGE)->step_stage =
+            (struct smoe_msg_step_stage){s->number, t->attempt, s->clip_scale, trainer};
+    }
+}
+
+/* Sums in the order of layer and expert. False if a gradient is not finite. */
+static bool sum_norms(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_step *s = &c->trainers[trainer].step;
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    s->square_norm = s->dense_square_norm;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        for (uint32_t e = 0; (owned >> l & 1) && e < c->layers[l].shape.experts; e++) {
+            if (c->layers[l].experts[e].square_norm < 0)
+                return false;
+            s->square_norm += c->layers[l].experts[e].square_norm;
+        }
+    return true;
+}
+
+/* A gradient that is NaN or infinite: the step is refused and nothing of it reaches a weight. */
+static void refuse_not_finite(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    smoe_fail(&why, SMOE_ENOTFINITE, "STEP %llu: a gradient of an expert is not finite",
+              (unsigned long long)t->step.number);
+    smoe_core_refuse(c, t->session, SMOE_ENOTFINITE, why.text, false, 0, t->step.number);
+    smoe_trainer_reset(c, trainer, why.text);
+}
+
+void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_norm *m)
+{
+    uint32_t trainer = m->owner;
+    if (!expected(c, worker, trainer, m->step, m->attempt, SMOE_STEP_NORM))
+        return;
+    for (size_t i = 0; i < m->n_layers; i++) {
+        struct smoe_layer *layer = &c->layers[m->layers[i].layer];
+        for (size_t j = 0; j < m->layers[i].n && layer->owner == trainer; j++)
+            if (m->layers[i].experts[j] < layer->shape.experts &&
+                layer->experts[m->layers[i].experts[j]].worker == worker)
+                layer->experts[m->layers[i].experts[j]].square_norm = m->layers[i].square_norms[j];
+    }
+    if (!answered(&c->trainers[trainer].step, worker))
+        return;
+    if (sum_norms(c, trainer))
+        stage(c, trainer);
+    else
+        refuse_not_finite(c, trainer);
+}
+
+static void commit(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_step *s = &t->step;
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    c->epoch++;
+    c->totals.steps++;
+    t->step_committed = s->number;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (owned >> l & 1)
+            c->layers[l].step = s->number;
+    await_hosts(c, trainer);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (awaited(s, w))
+            smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_COMMIT)->step_commit =
+                (struct smoe_msg_step_commit){s->number, t->attempt, c->epoch, trainer};
+    s->phase = SMOE_STEP_NONE;
+    smoe_list_for_each_safe (it, &t->batches) {
+        struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        b->after_step = false;
+        if (!b->in_step)
+            continue;
+        smoe_list_for_each (p, &b->parcels)
+            smoe_parcel_move(
+                c, (uint32_t)(smoe_container_of(p, struct smoe_parcel, batch_link) - c->parcels),
+                SMOE_VISIT_COMMITTED);
+        smoe_batch_free(c, (uint32_t)(b - c->batches));
+    }
+    t->last_done = (struct smoe_msg_step_done){s->number, c->epoch, s->clip_scale, s->square_norm};
+    smoe_core_send(c, t->session, SMOE_MSG_STEP_DONE)->step_done = t->last_done;
+    c->solve_useful = true;
+}
+
+void smoe_step_staged(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_staged *m)
+{
+    if (expected(c, worker, m->owner, m->step, m->attempt, SMOE_STEP_STAGING) &&
+        answered(&c->trainers[m->owner].step, worker))
+        commit(c, m->owner);
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Trainers: sessions, credit, and the life of their batches.
+ *
+ *     FREE -> LIVE <-> GONE (connection lost, lease runs) -> FREE
+ *
+ * Whatever is uncommitted belongs to an attempt. When the connection breaks, a worker is lost, or a
+ * gradient must be taken back, the attempt ends: all batches of the trainer are dropped, workers forget
+ * their share (Reset), and the trainer is asked to send everything uncommitted again (Need) with the
+ * next number. Frames that carry an older number are ignored. There is no other recovery path.
+ *
+ * Credit is two running totals, as QUIC's MAX_DATA: the trainer may have sent at most what was granted
+ * since Welcome; granted = sent and still waiting for forward + one window. What it may hold between
+ * Submit and Step is bounded separately and refused at once, because waiting would not help.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/core_state.h"
+
+/* ---- hello and goodbye ---- */
+
+static bool find_trainer(const struct smoe_core *c, const char *name, uint32_t *ret)
+{
+    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
+        if (c->trainers[i].state == SMOE_TRAINER_FREE || strcmp(c->trainers[i].name, name) != 0)
+            continue;
+        *ret = i;
+        return true;
+    }
+    return false;
+}
+
+static bool find_free(const struct smoe_core *c, uint32_t *ret)
+{
+    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
+        if (c->trainers[i].state != SMOE_TRAINER_FREE)
+            continue;
+        *ret = i;
+        return true;
+    }
+    return false;
+}
+
+static void forget_trainer(struct smoe_core *c, uint32_t trainer)
+{
+    smoe_layers_release_owner(c, trainer);
+    c->trainers[trainer].state = SMOE_TRAINER_FREE;
+}
+
+static void start_trainer(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_hello *m)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    uint64_t *awaiting = t->step.awaiting;
+    *t = (struct smoe_trainer){.incarnation = m->incarnation};
+    t->step.awaiting = awaiting;
+    memcpy(t->name, m->name, sizeof t->name);
+    smoe_list_init(&t->batches);
+}
+
+static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer)
+{
+    const struct smoe_core_settings *s = &c->options.settings;
+    struct smoe_trainer *t = &c->trainers[trainer];
+    c->sessions[session] = (struct smoe_session){SMOE_SESSION_TRAINER, trainer};
+    t->state = SMOE_TRAINER_LIVE;
+    t->session = session;
+    t->attempt++;
+    t->attached = t->wanted = 0;
+    t->sent_bytes = t->sent_visits = 0;
+    t->granted_bytes = s->window_bytes;
+    t->granted_visits = s->window_visits;
+    struct smoe_msg_welcome *w = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
+    w->protocol = SMOE_PROTOCOL_MAX;
+    w->epoch = c->epoch;
+    w->slot_us = (uint32_t)(s->slot_ns / 1000);
+    w->tensor_bytes_max = c->options.tensor_bytes_max;
+    w->silence_ms_max = (uint32_t)(s->silence_ns / 1000000);
+    w->attempt = t->attempt;
+    w->credit = (struct smoe_msg_credit){t->granted_bytes, t->granted_visits};
+    w->iteration_bytes_max = s->iteration_bytes_max;
+    memcpy(w->software, c->options.software, sizeof w->software);
+}
+
+void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m)
+{
+    uint32_t i;
+    struct smoe_why why;
+    if (find_trainer(c, m->name, &i)) {
+        struct smoe_trainer *t = &c->trainers[i];
+        if (t->state == SMOE_TRAINER_LIVE) {
+            smoe_fail(&why, SMOE_EEXIST, "trainer %s is connected already", m->name);
+            smoe_core_refuse(c, session, SMOE_EEXIST, why.text, true, 0, 0);
+            return;
+        }
+        if (t->incarnation != m->incarnation) { /* another process of that name: a fresh start */
+            forget_trainer(c, i);
+            start_trainer(c, i, m);
+        }
+    } else if (find_free(c, &i)) {
+        start_trainer(c, i, m);
+    } else {
+        smoe_fail(&why, SMOE_ELIMIT, "%u trainers are connected already",
+                  c->options.limits.trainers_max);
+        smoe_core_refuse(c, session, SMOE_ELIMIT, why.text, true, 0, 0);
+        return;
+    }
+    welcome(c, session, i);
+}
+
+/* Workers forget what they hold of the trainer's layers. */
+static void reset_workers(struct smoe_core *c, uint32_t trainer)
+{
+    uint64_t owned = smoe_layers_owned(c, trainer);
+    for (uint32_t w = 0; owned && w < c->fleet.n_used; w++) {
+        const struct smoe_worker *worker = &c->fleet.workers[w];
+        if (!smoe_worker_live(worker) || worker->session == SMOE_NO_SESSION)
+            continue;
+        uint32_t *layers = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *layers);
+        size_t n = 0;
+        for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+            if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], w))
+                layers[n++] = l;
+        if (!n)
+            continue;
+        struct smoe_msg_reset *m = &smoe_core_send(c, worker->session, SMOE_MSG_RESET)->reset;
+        *m = (struct smoe_msg_reset){layers, n, c->trainers[trainer].attempt};
+    }
+}
+
+/* Training parcels are forgotten by the Reset that follows, evaluations one by one. */
+static void drop_batches(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    smoe_step_abort(c, trainer);
+    while (!smoe_list_empty(&t->batches)) {
+        struct smoe_batch *b =
+            smoe_container_of(smoe_list_first(&t->batches), struct smoe_batch, trainer_link);
+        if (b->training)
+            smoe_batch_free(c, (uint32_t)(b - c->batches));
+        else
+            smoe_batch_forget(c, (uint32_t)(b - c->batches));
+    }
+    smoe_assert(t->n_batches == 0 && t->iteration_bytes == 0);
+}
+
+void smoe_trainer_reset(struct smoe_core *c, uint32_t trainer, const char *reason)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    t->attempt++;
+    drop_batches(c, trainer);
+    reset_workers(c, trainer);
+    if (t->state != SMOE_TRAINER_LIVE)
+        return;
+    struct smoe_msg_need *m = &smoe_core_send(c, t->session, SMOE_MSG_NEED)->need;
+    m->attempt = t->attempt;
+    snprintf(m->reason, sizeof m->reason, "%s", reason);
+    smoe_trainer_grant(c, trainer);
+}
+
+void smoe_trainer_closed(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    t->state = SMOE_TRAINER_GONE;
+    t->gone_ns = c->now_ns;
+    smoe_relay_drop(c, trainer, SMOE_NONE);
+    smoe_trainer_reset(c, trainer, "");
+}
+
+void smoe_trainers_expire(struct smoe_core *c)
+{
+    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++)
+        if (c->trainers[i].state == SMOE_TRAINER_GONE &&
+            c->now_ns - c->trainers[i].gone_ns > c->options.settings.trainer_lease_ns)
+            forget_trainer(c, i);
+}
+
+/* ---- credit ---- */
+
+/* Bytes and visits submitted and waiting for their forward pass. */
+static void outstanding(const struct smoe_core *c, const struct smoe_trainer *t,
+                        uint64_t *ret_bytes, uint64_t *ret_visits)
+{
+    *ret_bytes = *ret_visits = 0;
+    smoe_list_for_each (it, &t->batches) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        if (b->input_freed)
+            continue;
+        *ret_bytes += b->raw_bytes;
+        *ret_visits += (uint64_t)b->tokens * b->top_k;
+    }
+    (void)c;
+}
+
+bool smoe_trainer_spend(struct smoe_trainer *t, uint64_t bytes, uint64_t visits)
+{
+    t->sent_bytes += bytes;
+    t->sent_visits += visits;
+    return t->sent_bytes <= t->granted_bytes && t->sent_visits <= t->granted_visits;
+}
+
+void smoe_trainer_grant(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    t->grant_due = false;
+    if (t->state != SMOE_TRAINER_LIVE)
+        return;
+    uint64_t bytes, visits;
+    outstanding(c, t, &bytes, &visits);
+    uint64_t up_to_bytes = t->sent_bytes - bytes + c->options.settings.window_bytes;
+    uint64_t up_to_visits = t->sent_visits - visits + c->options.settings.window_visits;
+    if (up_to_bytes <= t->granted_bytes && up_to_visits <= t->granted_visits)
+        return; /* a grant is never taken back */
+    if (up_to_bytes > t->granted_bytes)
+        t->granted_bytes = up_to_bytes;
+    if (up_to_visits > t->granted_visits)
+        t->granted_visits = up_to_visits;
+    struct smoe_msg_credit *m = &smoe_core_send(c, t->session, SMOE_MSG_CREDIT)->credit;
+    *m = (struct smoe_msg_credit){t->granted_bytes, t->granted_visits};
+}
+
+/* ---- Restore ---- */
+
+void smoe_trainer_restore(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_restore *m)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    if (m->attempt < t->attempt)
+        return;
+    smoe_trainer_reset(c, trainer, "restored from a checkpoint");
+    t->step_committed = m->step;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (c->layers[l].state != SMOE_LAYER_FREE && c->layers[l].owner == trainer)
+            c->layers[l].step = m->step;
+}
+
+/* ---- views ---- */
+
+uint32_t smoe_core_n_trainers(const struct smoe_core *core)
+{
+    return core->options.limits.trainers_max;
+}
+
+static const char *waits_for(const struct smoe_core *c, uint32_t trainer)
+{
+    const struct smoe_trainer *t = &c->trainers[trainer];
+    if (t->wanted)
+        return "workers to host its layer";
+    if (t->step.phase == SMOE_STEP_SETTLING)
+        return "gradients of the batches its step names";
+    if (t->step.phase != SMOE_STEP_NONE)
+        return "workers to compute its step";
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((t->attached >> l & 1) && c->layers[l].state != SMOE_LAYER_READY)
+            return "a lost worker to come back";
+    if (t->account.now[SMOE_VISIT_WAITING])
+        return "room in the workers' queues";
+    return "";
+}
+
+struct smoe_trainer_view smoe_core_trainer(const struct smoe_core *core, uint32_t trainer)
+{
+    const struct smoe_trainer *t = &core->trainers[trainer];
+    if (t->state == SMOE_TRAINER_FREE)
+        return (struct smoe_trainer_view){.name = "", .waits_for = ""};
+    return (struct smoe_trainer_view){
+        .live = true,
+        .connected = t->state == SMOE_TRAINER_LIVE,
+        .name = t->name,
+        .attempt = t->attempt,
+        .step = t->step_committed,
+        .waits_for = waits_for(core, trainer),
+        .batches = t->n_batches,
+        .account = t->account,
+    };
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/blob.h"
+
+#include <stdlib.h>
+
+#include "common/base/assert.h"
+
+struct smoe_blob *smoe_blob_new(struct smoe_budget *budget, size_t bytes)
+{
+    if (bytes > SIZE_MAX / 2)
+        return NULL;
+    if (budget && bytes > budget->max_bytes - budget->used_bytes)
+        return NULL;
+    size_t size = (sizeof(struct smoe_blob) + bytes + 63) & ~(size_t)63;
+    struct smoe_blob *blob = aligned_alloc(64, size);
+    if (!blob)
+        return NULL;
+    blob->budget = budget;
+    blob->bytes = bytes;
+    blob->refs = 1;
+    if (budget) {
+        budget->used_bytes += bytes;
+        if (budget->used_bytes > budget->peak_bytes)
+            budget->peak_bytes = budget->used_bytes;
+    }
+    return blob;
+}
+
+struct smoe_blob *smoe_blob_ref(struct smoe_blob *blob)
+{
+    smoe_assert(blob->refs > 0 && blob->refs < UINT32_MAX);
+    blob->refs++;
+    return blob;
+}
+
+void smoe_blob_unref(struct smoe_blob *blob)
+{
+    if (!blob)
+        return;
+    smoe_assert(blob->refs > 0);
+    if (--blob->refs)
+        return;
+    if (blob->budget)
+        blob->budget->used_bytes -= blob->bytes;
+    free(blob);
+}

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Messages as plain structs, and the way between them and the protobuf part of a frame. The only
+ * room that knows protobuf-c. Decoding is total: every field is checked against its limits after
+ * unpacking (a string may hold NUL or bad UTF-8, a double NaN), and the refusal names the field and
+ * the limit. What a message means, and its raw part, is written in stablemoe.proto and
+ * docs/protocol.md.
+ */
+#ifndef SMOE_PROTO_WIRE_H
+#define SMOE_PROTO_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/base/limits.h"
+
+#define SMOE_PROTOCOL_MIN 1
+#define SMOE_PROTOCOL_MAX 1
+
+/* Who may send a message, as bits. */
+#define SMOE_BY_WORKER  1u /* worker to daemon */
+#define SMOE_BY_TRAINER 2u /* trainer to daemon */
+#define SMOE_TO_WORKER  4u /* daemon to worker */
+#define SMOE_TO_TRAINER 8u /* daemon to trainer */
+#define SMOE_ANY_SIDE   15u
+#define SMOE_BY_DAEMON  (SMOE_TO_WORKER | SMOE_TO_TRAINER)
+#define SMOE_BY_PEER    (SMOE_BY_WORKER | SMOE_BY_TRAINER)
+
+/* symbol, type number, struct/field, protobuf message, senders, may have a raw part */
+#define SMOE_MESSAGE_MAP(X)                                                                    \
+    X(HELLO, 1, hello, Hello, SMOE_BY_PEER, false)                                             \
+    X(WELCOME, 2, welcome, Welcome, SMOE_BY_DAEMON, false)                                     \
+    X(ERROR, 3, error, Error, SMOE_ANY_SIDE, false)                                            \
+    X(PING, 4, ping, Ping, SMOE_ANY_SIDE, false)                                               \
+    X(PONG, 5, pong, Pong, SMOE_ANY_SIDE, false)                                               \
+    X(BYE, 6, bye, Bye, SMOE_ANY_SIDE, false)                                                  \
+    X(LAYER_DECLARE, 16, layer_declare, LayerDeclare, SMOE_BY_TRAINER, false)                  \
+    X(LAYER_READY, 17, layer_ready, LayerReady, SMOE_TO_TRAINER, false)                        \
+    X(SUBMIT, 18, submit, Submit, SMOE_BY_TRAINER, true)                                       \
+    X(RESULT, 19, result, Result, SMOE_TO_TRAINER, true)                                       \
+    X(GRADIENT, 20, gradient, Gradient, SMOE_BY_TRAINER, true)                                 \
+    X(INPUT_GRADIENT, 21, input_gradient, InputGradient, SMOE_TO_TRAINER, true)                \
+    X(STEP, 22, step, Step, SMOE_BY_TRAINER, false)                                            \
+    X(STEP_DONE, 23, step_done, StepDone, SMOE_TO_TRAINER, false)                              \
+    X(DISCARD, 24, discard, Discard, SMOE_BY_TRAINER, false)                                   \
+    X(CREDIT, 25, credit, Credit, SMOE_TO_TRAINER, false)                                      \
+    X(NEED, 26, need, Need, SMOE_TO_TRAINER, false)                                            \
+    X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, false)                                   \
+    X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, false)    \
+    X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, true)     \
+    X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, true)     \
+    X(EXPERT_STORED, 35, expert_stored, ExpertStored, SMOE_BY_WORKER | SMOE_TO_TRAINER, false) \
+    X(INVENTORY, 48, inventory, Inventory, SMOE_BY_WORKER, false)                              \
+    X(HOST, 49, host, Host, SMOE_TO_WORKER, false)                                             \
+    X(HOSTED, 50, hosted, Hosted, SMOE_BY_WORKER, false)                                       \
+    X(DECISION, 51, decision, Decision, SMOE_TO_WORKER, true)                                  \
+    X(OUTPUT, 52, output, Output, SMOE_BY_WORKER, true)                                        \
+    X(BACKPROP, 53, backprop, Backprop, SMOE_TO_WORKER, true)                                  \
+    X(PARCEL_GRADIENT, 54, parcel_gradient, ParcelGradient, SMOE_BY_WORKER, true)              \
+    X(RESET, 55, reset, Reset, SMOE_TO_WORKER, false)                                          \
+    X(REPORT, 56, report, Report, SMOE_BY_WORKER, false)                                       \
+    X(STEP_PREPARE, 57, step_prepare, StepPrepare, SMOE_TO_WORKER, false)                      \
+    X(STEP_NORM, 58, step_norm, StepNorm, SMOE_BY_WORKER, false)                               \
+    X(STEP_STAGE, 59, step_stage, StepStage, SMOE_TO_WORKER, false)                            \
+    X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, false)                         \
+    X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, false)                         \
+    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, false)
+
+enum smoe_message_type {
+#define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
+    SMOE_MESSAGE_MAP(X)
+#undef X
+};
+
+enum smoe_role { SMOE_ROLE_WORKER = 1, SMOE_ROLE_TRAINER = 2 };
+enum smoe_dtype { SMOE_DTYPE_F32 = 1, SMOE_DTYPE_F64 = 2 };
+enum smoe_state_part {
+    SMOE_STATE_WEIGHTS = 1,
+    SMOE_STATE_MOMENTS = 2,
+    SMOE_STATE_GRADIENT = 4,
+};
+
+/* Strings are NUL-terminated and valid UTF-8 without control characters. */
+typedef char smoe_name[SMOE_NAME_MAX + 1];
+typedef char smoe_sentence[240];
+
+struct smoe_msg_hello {
+    uint32_t protocol_min, protocol_max;
+    enum smoe_role role;
+    smoe_name name;
+    uint64_t incarnation; /* never 0 */
+    smoe_name software;
+    /* role worker only */
+    double freq_max_hz; /* > 0 */
+    uint64_t inbox_bytes_max;
+    uint32_t lanes; /* 1..256 */
+    double busy_watts;
+    smoe_name freq_driver;
+};
+
+struct smoe_msg_credit {
+    uint64_t bytes_total, visits_total;
+};
+
+struct smoe_msg_welcome {
+    uint32_t protocol;
+    uint64_t epoch;
+    uint32_t slot_us;
+    uint64_t tensor_bytes_max;
+    uint32_t silence_ms_max;
+    uint64_t attempt;
+    struct smoe_msg_credit credit;
+    uint64_t iteration_bytes_max;
+    smoe_name software;
+};
+
+struct smoe_msg_error {
+    int32_t code; /* negative */
+    smoe_sentence message;
+    bool fatal;
+    uint64_t batch, request;
+};
+
+struct smoe_msg_ping {
+    uint64_t nonce;
+};
+struct smoe_msg_pong {
+    uint64_t nonce;
+};
+struct smoe_msg_bye {
+    smoe_sentence reason;
+};
+
+/* The shape of an expert layer; checked against common/base/limits.h. Enumerations have the values
+ * of common/kernels (activation, optimizer). */
+struct smoe_layer_shape {
+    uint32_t experts, d_model, d_ff;
+    uint32_t activation; /* enum smoe_activation */
+    enum smoe_dtype dtype;
+    uint32_t optimizer; /* enum smoe_optimizer_kind */
+    uint64_t seed;
+    bool zero_output;
+};
+
+struct smoe_msg_layer_declare {
+    uint64_t request;
+    smoe_name name;
+    uint64_t run; /* 0 only with evaluate_only */
+    struct smoe_layer_shape shape;
+    bool evaluate_only;
+    uint64_t step;
+};
+
+struct smoe_msg_layer_ready {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_layer_shape shape;
+    uint64_t run, step;
+};
+
+struct smoe_msg_submit {
+    uint64_t batch, attempt;
+    uint32_t layer, tokens, top_k;
+    bool needs_gradient, routed;
+};
+
+struct smoe_msg_result {
+    uint64_t batch, attempt;
+    uint32_t expert, rows;
+};
+
+struct smoe_msg_gradient {
+    uint64_t batch, attempt;
+};
+
+struct smoe_msg_input_gradient {
+    uint64_t batch, attempt;
+    uint32_t expert, rows;
+};
+
+struct smoe_step_optimizer {
+    uint32_t kind; /* enum smoe_optimizer_kind */
+    double learning_rate, momentum, beta1, beta2, epsilon, weight_decay;
+};
+
+struct smoe_msg_step {
+    uint64_t step, attempt;
+    const uint64_t *batches; /* [n_batches], borrowed until the next decode */
+    size_t n_batches;        /* at most SMOE_STEP_BATCHES_MAX */
+    struct smoe_step_optimizer optimizer;
+    double gradient_divisor, clip_norm, dense_square_norm;
+};
+
+struct smoe_msg_step_done {
+    uint64_t step, epoch;
+    double clip_scale, square_norm;
+};
+
+struct smoe_msg_discard {
+    uint64_t batch, attempt;
+};
+struct smoe_msg_need {
+    uint64_t attempt;
+    smoe_sentence reason;
+};
+struct smoe_msg_restore {
+    uint64_t step, attempt;
+};
+
+struct smoe_msg_expert_fetch {
+    uint64_t request;
+    uint32_t layer, expert, parts;
+};
+struct smoe_msg_expert_state {
+    uint64_t request;
+    uint32_t layer, expert, parts;
+    uint64_t step;
+};
+struct smoe_msg_expert_store {
+    uint64_t request;
+    uint32_t layer, expert, parts;
+    uint64_t step;
+};
+struct smoe_msg_expert_stored {
+    uint64_t request;
+    uint32_t layer, expert;
+};
+
+struct smoe_inventory_layer {
+    smoe_name name;
+    uint64_t run, step;
+    struct smoe_layer_shape shape;
+    const uint32_t *experts; /* [n_experts], rising */
+    size_t n_experts;
+};
+struct smoe_msg_inventory {
+    const struct smoe_inventory_layer *layers; /* borrowed until the next decode */
+    size_t n_layers;
+};
+
+struct smoe_msg_host {
+    uint32_t layer;
+    smoe_name name;
+    uint64_t run;
+    struct smoe_layer_shape shape;
+    const uint32_t *experts; /* [n_experts], rising; borrowed until the next decode */
+    size_t n_experts;
+};
+struct smoe_msg_hosted {
+    uint32_t layer;
+};
+
+struct smoe_parcel_head {
+    uint64_t id;
+    uint32_t layer, expert, rows;
+    bool keep;
+};
+struct smoe_msg_decision {
+    uint64_t sequence, epoch, freq_khz;
+    const struct smoe_parcel_head *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+
+struct smoe_msg_output {
+    uint64_t parcel;
+};
+struct smoe_msg_backprop {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+    uint64_t sequence;
+};
+struct smoe_msg_parcel_gradient {
+    uint64_t parcel;
+};
+struct smoe_msg_reset {
+    const uint32_t *layers; /* [n_layers], rising; borrowed until the next decode */
+    size_t n_layers;
+    uint64_t attempt;
+};
+
+struct smoe_msg_forget {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+
+struct smoe_msg_report {
+    uint64_t sequence;
+    uint64_t queue_forward_flops, queue_backward_flops;
+    uint64_t forward_visits, backward_visits;
+    uint64_t forward_flops, backward_flops;
+    uint64_t forward_cycles, backward_cycles;
+    uint64_t busy_ns, active_ns;
+    double joules;
+    char energy_source[16];
+    uint64_t freq_khz;
+    double freq_max_hz, temperature_c;
+    uint64_t kept_bytes;
+};
+
+struct smoe_msg_step_prepare {
+    uint64_t step, attempt;
+    const uint32_t *layers; /* [n_layers], borrowed until the next decode */
+    size_t n_layers;
+    double gradient_divisor;
+    struct smoe_step_optimizer optimizer;
+    uint32_t owner;
+};
+
+struct smoe_layer_norms {
+    uint32_t layer;
+    const uint32_t *experts;    /* [n] rising */
+    const double *square_norms; /* [n] */
+    size_t n;
+};
+struct smoe_msg_step_norm {
+    uint64_t step, attempt;
+    const struct smoe_layer_norms *layers; /* borrowed until the next decode */
+    size_t n_layers;
+    uint32_t owner;
+};
+struct smoe_msg_step_stage {
+    uint64_t step, attempt;
+    double clip_scale;
+    uint32_t owner;
+};
+struct smoe_msg_step_staged {
+    uint64_t step, attempt;
+    uint32_t owner;
+};
+struct smoe_msg_step_commit {
+    uint64_t step, attempt, epoch;
+    uint32_t owner;
+};
+
+struct smoe_message {
+    enum smoe_message_type type;
+    union {
+#define X(symbol, number, field, pb, senders, raw) struct smoe_msg_##field field;
+        SMOE_MESSAGE_MAP(X)
+#undef X
+    };
+};
+
+/* Name of a type ("SUBMIT") or NULL. */
+const char *smoe_message_name(uint16_t type);
+
+/* Refuses a frame by its header alone, before anything is allocated: unknown type, a sender that may
+ * not send it (`side`, one SMOE_* bit), a protobuf part over `body_bytes_max`, a raw part where there is
+ * none or over `tensor_bytes_max`. */
+int smoe_message_admit(uint16_t type, uint32_t body_bytes, uint32_t tensor_bytes, unsigned side,
+                       uint32_t body_bytes_max, uint64_t tensor_bytes_max, struct smoe_why *why);
+
+/* Scratch memory for coding: one a machine, reused for every message. */
+struct smoe_wire;
+int smoe_wire_new(struct smoe_wire **ret);
+void smoe_wire_free(struct smoe_wire *wire);
+
+/* Changes with every decode: arrays of an earlier message are gone when it differs. */
+uint64_t smoe_wire_generation(const struct smoe_wire *wire);
+
+/* Packs a message. The bytes are valid until the next encode with this wire. Returns SMOE_ETOOBIG if
+ * they exceed SMOE_CONTROL_BYTES_MAX. The message is trusted. */
+int smoe_wire_encode(struct smoe_wire *wire, const struct smoe_message *message,
+                     const uint8_t **ret_body, size_t *ret_bytes);
+
+/* Unpacks and validates. Arrays in *ret_message are valid until the next decode with this wire.
+ * SMOE_EMALFORMED, SMOE_EFIELD or SMOE_ENOTFINITE with a sentence that names message and field. */
+int smoe_wire_decode(struct smoe_wire *wire, uint16_t type, const uint8_t *body, size_t bytes,
+                     struct smoe_message *ret_message, struct smoe_why *why);
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of wire: what the files that translate messages share. A reader checks field after field and
+ * stops at the first that is wrong; `struct smoe_reader` remembers the message's name for the sentence
+ * and the arena for arrays.
+ */
+#ifndef SMOE_PROTO_WIRE_FIELDS_H
+#define SMOE_PROTO_WIRE_FIELDS_H
+
+#include "proto/arena.h"
+#include "proto/stablemoe.pb-c.h"
+#include "proto/wire.h"
+
+struct smoe_reader {
+    const char *message; /* "SUBMIT" */
+    struct smoe_arena *arena;
+    struct smoe_why *why;
+};
+
+/* Each returns 0, or a code after writing `MESSAGE.field ...` into why. */
+int smoe_check_range(struct smoe_reader *r, const char *field, uint64_t value, uint64_t min,
+                     uint64_t max);
+int smoe_check_double(struct smoe_reader *r, const char *field, double value, double min,
+                      double max);
+int smoe_check_fraction(struct smoe_reader *r, const char *field, double value); /* [0, 1) */
+int smoe_check_rising(struct smoe_reader *r, const char *field, size_t n, const uint32_t *values,
+                      uint32_t bound);
+int smoe_read_name(struct smoe_reader *r, const char *field, const char *text, smoe_name ret);
+
+/* Text for people: never refused; what is not printable ASCII becomes '?', what is too long is cut. */
+void smoe_read_text(const char *text, char *ret, size_t cap);
+
+/* protobuf-c's fields are not const although packing only reads them. */
+void *smoe_unconst(const void *p);
+
+/* One pair a message: fill makes protobuf from ours (may take arrays from the arena), read validates
+ * protobuf into ours. fill returns SMOE_ETOOBIG when the arena is full. */
+#define X(symbol, number, field, pb, senders, raw)                                    \
+    int smoe_fill_##field(struct smoe_arena *arena, const struct smoe_msg_##field *m, \
+                          Stablemoe__V1__##pb *p);                                    \
+    int smoe_read_##field(struct smoe_reader *r, const Stablemoe__V1__##pb *p,        \
+                          struct smoe_msg_##field *m);
+SMOE_MESSAGE_MAP(X)
+#undef X
+
+/* Parts that several messages share. */
+void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape *p);
+int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
+                    struct smoe_layer_shape *m);
+void smoe_fill_step_optimizer(const struct smoe_step_optimizer *m, Stablemoe__V1__Optimizer *p);
+int smoe_read_step_optimizer(struct smoe_reader *r, const Stablemoe__V1__Optimizer *p,
+                             struct smoe_step_optimizer *m);
+
+#endif

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Messages between daemon and worker.
+ */
+#include "proto/wire_fields.h"
+
+/* An array of n pointers to n objects, as protobuf-c wants repeated messages. NULL when full. */
+static void **new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes)
+{
+    size_t stride = (object_bytes + 15) & ~(size_t)15;
+    void **pointers = smoe_arena_alloc(arena, n * sizeof *pointers);
+    uint8_t *objects = smoe_arena_alloc(arena, n * stride);
+    if (!pointers || !objects)
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        pointers[i] = objects + i * stride;
+    return pointers;
+}
+
+int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventory *m,
+                        Stablemoe__V1__Inventory *p)
+{
+    void **layers = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__InventoryLayer));
+    void **shapes = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__LayerShape));
+    if (!layers || !shapes)
+        return SMOE_ETOOBIG;
+    for (size_t i = 0; i < m->n_layers; i++) {
+        const struct smoe_inventory_layer *from = &m->layers[i];
+        Stablemoe__V1__InventoryLayer *to = layers[i];
+        stablemoe__v1__inventory_layer__init(to);
+        stablemoe__v1__layer_shape__init(shapes[i]);
+        smoe_fill_shape(&from->shape, shapes[i]);
+        to->name = smoe_unconst(from->name);
+        to->run = from->run;
+        to->step = from->step;
+        to->shape = shapes[i];
+        to->experts = smoe_unconst(from->experts);
+        to->n_experts = from->n_experts;
+    }
+    p->layers = (Stablemoe__V1__InventoryLayer **)layers;
+    p->n_layers = m->n_layers;
+    return 0;
+}
+
+static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__InventoryLayer *p,
+                                struct smoe_inventory_layer *m)
+{
+    int rc;
+    if ((rc = smoe_read_name(r, "layers.name", p->name, m->name)) ||
+        (rc = smoe_check_range(r, "layers.run", p->run, 1, UINT64_MAX)) ||
+        (rc = smoe_read_shape(r, p->shape, &m->shape)) ||
+        (rc = smoe_check_rising(r, "layers.experts", p->n_experts, p->experts, m->shape.experts)))
+        return rc;
+    m->run = p->run;
+    m->step = p->step;
+    m->experts = p->experts;
+    m->n_experts = p->n_experts;
+    return 0;
+}
+
+int smoe_read_inventory(struct smoe_reader *r, const Stablemoe__V1__Inventory *p,
+                        struct smoe_msg_inventory *m)
+{
+    int rc = smoe_check_range(r, "layers", p->n_layers, 0, SMOE_LAYERS_MAX);
+    if (rc)
+        return rc;
+    struct smoe_inventory_layer *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
+    if (!layers)
+        return smoe_fail(r->why, SMOE_ETOOBIG, "INVENTORY.layers: too many to unpack");
+    for (size_t i = 0; i < p->n_layers && !rc; i++)
+        rc = read_inventory_layer(r, p->layers[i], &layers[i]);
+    m->layers = layers;
+    m->n_layers = p->n_layers;
+    return rc;
+}
+
+int smoe_fill_host(struct smoe_arena *arena, const struct smoe_msg_host *m, Stablemoe__V1__Host *p)
+{
+    Stablemoe__V1__LayerShape *shape = smoe_arena_alloc(arena, sizeof *shape);
+    if (!shape)
+        return SMOE_ETOOBIG;
+    stablemoe__v1__layer_shape__init(shape);
+    smoe_fill_shape(&m->shape, shape);
+    p->layer = m->layer;
+    p->name = smoe_unconst(m->name);
+    p->run = m->run;
+    p->shape = shape;
+    p->experts = smoe_unconst(m->experts);
+    p->n_experts = m->n_experts;
+    return 0;
+}
+
+int smoe_read_host(struct smoe_reader *r, const Stablemoe__V1__Host *p, struct smoe_msg_host *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1)) ||
+        (rc = smoe_read_name(r, "name", p->name, m->name)) ||
+        (rc = smoe_check_range(r, "run", p->run, 1, UINT64_MAX)) ||
+        (rc = smoe_read_shape(r, p->shape, &m->shape)) ||
+        (rc = smoe_check_rising(r, "experts", p->n_experts, p->experts, m->shape.experts)))
+        return rc;
+    m->layer = p->layer;
+    m->run = p->run;
+    m->experts = p->experts;
+    m->n_experts = p->n_experts;
+    return 0;
+}
+
+int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,
+                     Stablemoe__V1__Hosted *p)
+{
+    (void)arena;
+    p->layer = m->layer;
+    return 0;
+}
+
+int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
+                     struct smoe_msg_hosted *m)
+{
+    m->layer = p->layer;
+    return smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+}
+
+int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision *m,
+                       Stablemoe__V1__Decision *p)
+{
+    void **parcels = new_objects(arena, m->n_parcels, sizeof(Stablemoe__V1__Parcel));
+    if (!parcels)
+        return SMOE_ETOOBIG;
+    for (size_t i = 0; i < m->n_parcels; i++) {
+        const struct smoe_parcel_head *from = &m->parcels[i];
+        Stablemoe__V1__Parcel *to = parcels[i];
+        stablemoe__v1__parcel__init(to);
+        to->id = from->id;
+        to->layer = from->layer;
+        to->expert = from->expert;
+        to->rows = from->rows;
+        to->keep = from->keep;
+    }
+    p->sequence = m->sequence;
+    p->epoch = m->epoch;
+    p->freq_khz = m->freq_khz;
+    p->parcels = (Stablemoe__V1__Parcel **)parcels;
+    p->n_parcels = m->n_parcels;
+    return 0;
+}
+
+static int read_parcel(struct smoe_reader *r, const Stablemoe__V1__Parcel *p,
+                       struct smoe_parcel_head *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "parcels.id", p->id, 1, UINT64_MAX)) ||
+        (rc = smoe_check_range(r, "parcels.layer", p->layer, 0, SMOE_LAYERS_MAX - 1)) ||
+        (rc = smoe_check_range(r, "parcels.expert", p->expert, 0, SMOE_EXPERTS_MAX - 1)) ||
+        (rc = smoe_check_range(r, "parcels.rows", p->rows, 1, SMOE_PARCEL_ROWS_MAX)))
+        return rc;
+    *m = (struct smoe_parcel_head){p->id, p->layer, p->expert, p->rows, p->keep};
+    return 0;
+}
+
+int smoe_read_decision(struct smoe_reader *r, const Stablemoe__V1__Decision *p,
+                       struct smoe_msg_decision *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "sequence", p->sequence, 1, UINT64_MAX)) ||
+        (rc = smoe_check_range(r, "freq_khz", p->freq_khz, 0, 1000000000)) ||
+        (rc = smoe_check_range(r, "parcels", p->n_parcels, 0, SMOE_DECISION_PARCELS_MAX)))
+        return rc;
+    struct smoe_parcel_head *parcels = smoe_arena_alloc(r->arena, p->n_parcels * sizeof *parcels);
+    if (!parcels)
+        return smoe_fail(r->why, SMOE_ETOOBIG, "DECISION.parcels: too many to unpack");
+    for (size_t i = 0; i < p->n_parcels && !rc; i++)
+        rc = read_parcel(r, p->parcels[i], &parcels[i]);
+    m->sequence = p->sequence;
+    m->epoch = p->epoch;
+    m->freq_khz = p->freq_khz;
+    m->parcels = parcels;
+    m->n_parcels = p->n_parcels;
+    return rc;
+}
+
+int smoe_fill_output(struct smoe_arena *arena, const struct smoe_msg_output *m,
+                     Stablemoe__V1__Output *p)
+{
+    (void)arena;
+    p->parcel = m->parcel;
+    return 0;
+}
+
+int smoe_read_output(struct smoe_reader *r, const Stablemoe__V1__Output *p,
+                     struct smoe_msg_output *m)
+{
+    m->parcel = p->parcel;
+    return smoe_check_range(r, "parcel", p->parcel, 1, UINT64_MAX);
+}
+
+int smoe_fill_backprop(struct smoe_arena *arena, const struct smoe_msg_backprop *m,
+                       Stablemoe__V1__Backprop *p)
+{
+    (void)arena;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
+    p->sequence = m->sequence;
+    return 0;
+}
+
+int smoe_read_backprop(struct smoe_reader *r, const Stablemoe__V1__Backprop *p,
+                       struct smoe_msg_backprop *m)
+{
+    m->sequence = p->sequence;
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
+}
+
+int smoe_fill_parcel_gradient(struct smoe_arena *arena, const struct smoe_msg_parcel_gradient *m,
+                              Stablemoe__V1__ParcelGradient *p)
+{
+    (void)arena;
+    p->parcel = m->parcel;
+    return 0;
+}
+
+int smoe_read_parcel_gradient(struct smoe_reader *r, const Stablemoe__V1__ParcelGradient *p,
+                              struct smoe_msg_parcel_gradient *m)
+{
+    m->parcel = p->parcel;
+    return smoe_check_range(r, "parcel", p->parcel, 1, UINT64_MAX);
+}
+
+int smoe_fill_reset(struct smoe_arena *arena, const struct smoe_msg_reset *m,
+                    Stablemoe__V1__Reset *p)
+{
+    (void)arena;
+    p->layers = smoe_unconst(m->layers);
+    p->n_layers = m->n_layers;
+    p->attempt = m->attempt;
+    return 0;
+}
+
+int smoe_read_reset(struct smoe_reader *r, const Stablemoe__V1__Reset *p, struct smoe_msg_reset *m)
+{
+    *m = (struct smoe_msg_reset){p->layers, p->n_layers, p->attempt};
+    int rc = smoe_check_range(r, "layers", p->n_layers, 1, SMOE_LAYERS_MAX);
+    return rc ? rc : smoe_check_rising(r, "layers", p->n_layers, p->layers, SMOE_LAYERS_MAX);
+}
+
+int smoe_fill_forget(struct smoe_arena *arena, const struct smoe_msg_forget *m,
+                     Stablemoe__V1__Forget *p)
+{
+    (void)arena;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
+    return 0;
+}
+
+int smoe_read_forget(struct smoe_reader *r, const Stablemoe__V1__Forget *p,
+                     struct smoe_msg_forget *m)
+{
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
+}
+
+int smoe_fill_report(struct smoe_arena *arena, const struct smoe_msg_report *m,
+                     Stablemoe__V1__Report *p)
+{
+    (void)arena;
+    p->sequence = m->sequence;
+    p->queue_forward_flops = m->queue_forward_flops;
+    p->queue_backward_flops = m->queue_backward_flops;
+    p->forward_visits = m->forward_visits;
+    p->backward_visits = m->backward_visits;
+    p->forward_flops = m->forward_flops;
+    p->backward_flops = m->backward_flops;
+    p->forward_cycles = m->forward_cycles;
+    p->backward_cycles = m->backward_cycles;
+    p->busy_ns = m->busy_ns;
+    p->active_ns = m->active_ns;
+    p->joules = m->joules;
+    p->energy_source = smoe_unconst(m->energy_source);
+    p->freq_khz = m->freq_khz;
+    p->freq_max_hz = m->freq_max_hz;
+    p->temperature_c = m->temperature_c;
+    p->kept_bytes = m->kept_bytes;
+    return 0;
+}
+
+int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
+                     struct smoe_msg_report *m)
+{
+    int rc;
+    if ((rc = smoe_check_double(r, "joules", p->joules, 0, 1e15)) ||
+        (rc = smoe_check_double(r, "freq_max_hz", p->freq_max_hz, 1, 1e12)) ||
+        (rc = smoe_check_double(r, "temperature_c", p->temperature_c, -273.15, 1000)) ||
+        (rc = smoe_check_range(r, "freq_khz", p->freq_khz, 0, 1000000000)))
+        return rc;
+    m->sequence = p->sequence;
+    m->queue_forward_flops = p->queue_forward_flops;
+    m->queue_backward_flops = p->queue_backward_flops;
+    m->forward_visits = p->forward_visits;
+    m->backward_visits = p->backward_visits;
+    m->forward_flops = p->forward_flops;
+    m->backward_flops = p->backward_flops;
+    m->forward_cycles = p->forward_cycles;
+    m->backward_cycles = p->backward_cycles;
+    m->busy_ns = p->busy_ns;
+    m->active_ns = p->active_ns;
+    m->joules = p->joules;
+    smoe_read_text(p->energy_source, m->energy_source, sizeof m->energy_source);
+    m->freq_khz = p->freq_khz;
+    m->freq_max_hz = p->freq_max_hz;
+    m->temperature_c = p->temperature_c;
+    m->kept_bytes = p->kept_bytes;
+    return 0;
+}
+
+int smoe_fill_step_prepare(struct smoe_arena *arena, const struct smoe_msg_step_prepare *m,
+                           Stablemoe__V1__StepPrepare *p)
+{
+    Stablemoe__V1__Optimizer *optimizer = smoe_arena_alloc(arena, sizeof *optimizer);
+    if (!optimizer)
+        return SMOE_ETOOBIG;
+    stablemoe__v1__optimizer__init(optimizer);
+    smoe_fill_step_optimizer(&m->optimizer, optimizer);
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->layers = smoe_unconst(m->layers);
+    p->n_layers = m->n_layers;
+    p->gradient_divisor = m->gradient_divisor;
+    p->optimizer = optimizer;
+    p->owner = m->owner;
+    return 0;
+}
+
+int smoe_read_step_prepare(struct smoe_reader *r, const Stablemoe__V1__StepPrepare *p,
+                           struct smoe_msg_step_prepare *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "layers", p->n_layers, 1, SMOE_LAYERS_MAX)) ||
+        (rc = smoe_check_rising(r, "layers", p->n_layers, p->layers, SMOE_LAYERS_MAX)) ||
+        (rc = smoe_check_double(r, "gradient_divisor", p->gradient_divisor, 1e-30, 1e30)) ||
+        (rc = smoe_read_step_optimizer(r, p->optimizer, &m->optimizer)))
+        return rc;
+    m->step = p->step;
+    m->attempt = p->attempt;
+    m->layers = p->layers;
+    m->n_layers = p->n_layers;
+    m->gradient_divisor = p->gradient_divisor;
+    m->owner = p->owner;
+    return 0;
+}
+
+int smoe_fill_step_norm(struct smoe_arena *arena, const struct smoe_msg_step_norm *m,
+                        Stablemoe__V1__StepNorm *p)
+{
+    void **layers = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__LayerNorms));
+    if (!layers)
+        return SMOE_ETOOBIG;
+    for (size_t i = 0; i < m->n_layers; i++) {
+        Stablemoe__V1__LayerNorms *to = layers[i];
+        stablemoe__v1__layer_norms__init(to);
+        to->layer = m->layers[i].layer;
+        to->experts = smoe_unconst(m->layers[i].experts);
+        to->n_experts = m->layers[i].n;
+        to->square_norms = smoe_unconst(m->layers[i].square_norms);
+        to->n_square_norms = m->layers[i].n;
+    }
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->layers = (Stablemoe__V1__LayerNorms **)layers;
+    p->n_layers = m->n_layers;
+    p->owner = m->owner;
+    return 0;
+}
+
+static int read_layer_norms(struct smoe_reader *r, const Stablemoe__V1__LayerNorms *p,
+                            struct smoe_layer_norms *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "layers.layer", p->layer, 0, SMOE_LAYERS_MAX - 1)) ||
+        (rc = smoe_check_range(r, "layers.square_norms", p->n_square_norms, p->n_experts,
+                               p->n_experts)) ||
+        (rc = smoe_check_rising(r, "layers.experts", p->n_experts, p->experts, SMOE_EXPERTS_MAX)))
+        return rc;
+    for (size_t i = 0; i < p->n_square_norms; i++)
+        if ((rc = smoe_check_double(r, "layers.square_norms", p->square_norms[i], -1, 1e300)))
+            return rc;
+    *m = (struct smoe_layer_norms){p->layer, p->experts, p->square_norms, p->n_experts};
+    return 0;
+}
+
+int smoe_read_step_norm(struct smoe_reader *r, const Stablemoe__V1__StepNorm *p,
+                        struct smoe_msg_step_norm *m)
+{
+    int rc = smoe_check_range(r, "layers", p->n_layers, 0, SMOE_LAYERS_MAX);
+    if (rc)
+        return rc;
+    struct smoe_layer_norms *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
+    if (!layers)
+        return smoe_fail(r->why, SMOE_ETOOBIG, "STEP_NORM.layers: too many to unpack");
+    for (size_t i = 0; i < p->n_layers && !rc; i++)
+        rc = read_layer_norms(r, p->layers[i], &layers[i]);
+    *m = (struct smoe_msg_step_norm){p->step, p->attempt, layers, p->n_layers, p->owner};
+    return rc;
+}
+
+int smoe_fill_step_stage(struct smoe_arena *arena, const struct smoe_msg_step_stage *m,
+                         Stablemoe__V1__StepStage *p)
+{
+    (void)arena;
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->clip_scale = m->clip_scale;
+    p->owner = m->owner;
+    return 0;
+}
+
+int smoe_read_step_stage(struct smoe_reader *r, const Stablemoe__V1__StepStage *p,
+                         struct smoe_msg_step_stage *m)
+{
+    *m = (struct smoe_msg_step_stage){p->step, p->attempt, p->clip_scale, p->owner};
+    return smoe_check_double(r, "clip_scale", p->clip_scale, 0, 1);
+}
+
+int smoe_fill_step_staged(struct smoe_arena *arena, const struct smoe_msg_step_staged *m,
+                          Stablemoe__V1__StepStaged *p)
+{
+    (void)arena;
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->owner = m->owner;
+    return 0;
+}
+
+int smoe_read_step_staged(struct smoe_reader *r, const Stablemoe__V1__StepStaged *p,
+                          struct smoe_msg_step_staged *m)
+{
+    (void)r;
+    *m = (struct smoe_msg_step_staged){p->step, p->attempt, p->owner};
+    return 0;
+}
+
+int smoe_fill_step_commit(struct smoe_arena *arena, const struct smoe_msg_step_commit *m,
+                          Stablemoe__V1__StepCommit *p)
+{
+    (void)arena;
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->epoch = m->epoch;
+    p->owner = m->owner;
+    return 0;
+}
+
+int smoe_read_step_commit(struct smoe_reader *r, const Stablemoe__V1__StepCommit *p,
+                          struct smoe_msg_step_commit *m)
+{
+    (void)r;
+    *m = (struct smoe_msg_step_commit){p->step, p->attempt, p->epoch, p->owner};
+    return 0;
+}
