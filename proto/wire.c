@@ -96,13 +96,13 @@ static const struct row {
     uint16_t type;
     const char *name;
     unsigned senders;
-    bool raw;
+    enum smoe_raw_part raw;
     int (*encode)(struct smoe_wire *, const struct smoe_message *, size_t *);
     int (*decode)(struct smoe_reader *, ProtobufCAllocator *, const uint8_t *, size_t,
                   struct smoe_message *);
 } rows[] = {
 #define X(symbol, number, field, pb, senders, raw) \
-    {number, #symbol, senders, raw, encode_##field, decode_##field},
+    {number, #symbol, senders, SMOE_RAW_##raw, encode_##field, decode_##field},
     SMOE_MESSAGE_MAP(X)
 #undef X
 };
@@ -132,7 +132,9 @@ int smoe_message_admit(uint16_t type, uint32_t body_bytes, uint32_t tensor_bytes
     if (body_bytes > body_bytes_max)
         return smoe_fail(why, SMOE_ETOOBIG, "%s: protobuf part of %u bytes, at most %u now",
                          row->name, body_bytes, body_bytes_max);
-    if (tensor_bytes && !row->raw)
+    if (!tensor_bytes && row->raw == SMOE_RAW_MUST)
+        return smoe_fail(why, SMOE_EMALFORMED, "%s: raw part is missing", row->name);
+    if (tensor_bytes && row->raw == SMOE_RAW_NONE)
         return smoe_fail(why, SMOE_EMALFORMED, "%s: raw part of %u bytes where there is none",
                          row->name, tensor_bytes);
     if (tensor_bytes > tensor_bytes_max)

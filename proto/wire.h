@@ -28,45 +28,45 @@
 #define SMOE_BY_DAEMON  (SMOE_TO_WORKER | SMOE_TO_TRAINER)
 #define SMOE_BY_PEER    (SMOE_BY_WORKER | SMOE_BY_TRAINER)
 
-/* symbol, type number, struct/field, protobuf message, senders, may have a raw part */
+/* symbol, type number, struct/field, protobuf message, senders, raw part: none, optional or must */
 #define SMOE_MESSAGE_MAP(X)                                                                    \
-    X(HELLO, 1, hello, Hello, SMOE_BY_PEER, false)                                             \
-    X(WELCOME, 2, welcome, Welcome, SMOE_BY_DAEMON, false)                                     \
-    X(ERROR, 3, error, Error, SMOE_ANY_SIDE, false)                                            \
-    X(PING, 4, ping, Ping, SMOE_ANY_SIDE, false)                                               \
-    X(PONG, 5, pong, Pong, SMOE_ANY_SIDE, false)                                               \
-    X(BYE, 6, bye, Bye, SMOE_ANY_SIDE, false)                                                  \
-    X(LAYER_DECLARE, 16, layer_declare, LayerDeclare, SMOE_BY_TRAINER, false)                  \
-    X(LAYER_READY, 17, layer_ready, LayerReady, SMOE_TO_TRAINER, false)                        \
-    X(SUBMIT, 18, submit, Submit, SMOE_BY_TRAINER, true)                                       \
-    X(RESULT, 19, result, Result, SMOE_TO_TRAINER, true)                                       \
-    X(GRADIENT, 20, gradient, Gradient, SMOE_BY_TRAINER, true)                                 \
-    X(INPUT_GRADIENT, 21, input_gradient, InputGradient, SMOE_TO_TRAINER, true)                \
-    X(STEP, 22, step, Step, SMOE_BY_TRAINER, false)                                            \
-    X(STEP_DONE, 23, step_done, StepDone, SMOE_TO_TRAINER, false)                              \
-    X(DISCARD, 24, discard, Discard, SMOE_BY_TRAINER, false)                                   \
-    X(CREDIT, 25, credit, Credit, SMOE_TO_TRAINER, false)                                      \
-    X(NEED, 26, need, Need, SMOE_TO_TRAINER, false)                                            \
-    X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, false)                                   \
-    X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, false)    \
-    X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, true)     \
-    X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, true)     \
-    X(EXPERT_STORED, 35, expert_stored, ExpertStored, SMOE_BY_WORKER | SMOE_TO_TRAINER, false) \
-    X(INVENTORY, 48, inventory, Inventory, SMOE_BY_WORKER, false)                              \
-    X(HOST, 49, host, Host, SMOE_TO_WORKER, false)                                             \
-    X(HOSTED, 50, hosted, Hosted, SMOE_BY_WORKER, false)                                       \
-    X(DECISION, 51, decision, Decision, SMOE_TO_WORKER, true)                                  \
-    X(OUTPUT, 52, output, Output, SMOE_BY_WORKER, true)                                        \
-    X(BACKPROP, 53, backprop, Backprop, SMOE_TO_WORKER, true)                                  \
-    X(PARCEL_GRADIENT, 54, parcel_gradient, ParcelGradient, SMOE_BY_WORKER, true)              \
-    X(RESET, 55, reset, Reset, SMOE_TO_WORKER, false)                                          \
-    X(REPORT, 56, report, Report, SMOE_BY_WORKER, false)                                       \
-    X(STEP_PREPARE, 57, step_prepare, StepPrepare, SMOE_TO_WORKER, false)                      \
-    X(STEP_NORM, 58, step_norm, StepNorm, SMOE_BY_WORKER, false)                               \
-    X(STEP_STAGE, 59, step_stage, StepStage, SMOE_TO_WORKER, false)                            \
-    X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, false)                         \
-    X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, false)                         \
-    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, false)
+    X(HELLO, 1, hello, Hello, SMOE_BY_PEER, NONE)                                             \
+    X(WELCOME, 2, welcome, Welcome, SMOE_BY_DAEMON, NONE)                                     \
+    X(ERROR, 3, error, Error, SMOE_ANY_SIDE, NONE)                                            \
+    X(PING, 4, ping, Ping, SMOE_ANY_SIDE, NONE)                                               \
+    X(PONG, 5, pong, Pong, SMOE_ANY_SIDE, NONE)                                               \
+    X(BYE, 6, bye, Bye, SMOE_ANY_SIDE, NONE)                                                  \
+    X(LAYER_DECLARE, 16, layer_declare, LayerDeclare, SMOE_BY_TRAINER, NONE)                  \
+    X(LAYER_READY, 17, layer_ready, LayerReady, SMOE_TO_TRAINER, NONE)                        \
+    X(SUBMIT, 18, submit, Submit, SMOE_BY_TRAINER, MUST)                                       \
+    X(RESULT, 19, result, Result, SMOE_TO_TRAINER, MUST)                                       \
+    X(GRADIENT, 20, gradient, Gradient, SMOE_BY_TRAINER, MUST)                                 \
+    X(INPUT_GRADIENT, 21, input_gradient, InputGradient, SMOE_TO_TRAINER, MUST)                \
+    X(STEP, 22, step, Step, SMOE_BY_TRAINER, NONE)                                            \
+    X(STEP_DONE, 23, step_done, StepDone, SMOE_TO_TRAINER, NONE)                              \
+    X(DISCARD, 24, discard, Discard, SMOE_BY_TRAINER, NONE)                                   \
+    X(CREDIT, 25, credit, Credit, SMOE_TO_TRAINER, NONE)                                      \
+    X(NEED, 26, need, Need, SMOE_TO_TRAINER, NONE)                                            \
+    X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, NONE)                                   \
+    X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, NONE)    \
+    X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, MUST)     \
+    X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, MUST)     \
+    X(EXPERT_STORED, 35, expert_stored, ExpertStored, SMOE_BY_WORKER | SMOE_TO_TRAINER, NONE) \
+    X(INVENTORY, 48, inventory, Inventory, SMOE_BY_WORKER, NONE)                              \
+    X(HOST, 49, host, Host, SMOE_TO_WORKER, NONE)                                             \
+    X(HOSTED, 50, hosted, Hosted, SMOE_BY_WORKER, NONE)                                       \
+    X(DECISION, 51, decision, Decision, SMOE_TO_WORKER, OPTIONAL)                                  \
+    X(OUTPUT, 52, output, Output, SMOE_BY_WORKER, MUST)                                        \
+    X(BACKPROP, 53, backprop, Backprop, SMOE_TO_WORKER, MUST)                                  \
+    X(PARCEL_GRADIENT, 54, parcel_gradient, ParcelGradient, SMOE_BY_WORKER, MUST)              \
+    X(RESET, 55, reset, Reset, SMOE_TO_WORKER, NONE)                                          \
+    X(REPORT, 56, report, Report, SMOE_BY_WORKER, NONE)                                       \
+    X(STEP_PREPARE, 57, step_prepare, StepPrepare, SMOE_TO_WORKER, NONE)                      \
+    X(STEP_NORM, 58, step_norm, StepNorm, SMOE_BY_WORKER, NONE)                               \
+    X(STEP_STAGE, 59, step_stage, StepStage, SMOE_TO_WORKER, NONE)                            \
+    X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, NONE)                         \
+    X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, NONE)                         \
+    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -250,6 +250,8 @@ struct smoe_msg_host {
 };
 struct smoe_msg_hosted {
     uint32_t layer;
+    int32_t code;
+    smoe_sentence message;
 };
 
 struct smoe_parcel_head {
@@ -343,12 +345,14 @@ struct smoe_message {
     };
 };
 
+enum smoe_raw_part { SMOE_RAW_NONE, SMOE_RAW_OPTIONAL, SMOE_RAW_MUST };
+
 /* Name of a type ("SUBMIT") or NULL. */
 const char *smoe_message_name(uint16_t type);
 
 /* Refuses a frame by its header alone, before anything is allocated: unknown type, a sender that may
  * not send it (`side`, one SMOE_* bit), a protobuf part over `body_bytes_max`, a raw part where there is
- * none or over `tensor_bytes_max`. */
+ * none, none where there must be one, or one over `tensor_bytes_max`. */
 int smoe_message_admit(uint16_t type, uint32_t body_bytes, uint32_t tensor_bytes, unsigned side,
                        uint32_t body_bytes_max, uint64_t tensor_bytes_max, struct smoe_why *why);
 

@@ -111,6 +111,8 @@ int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,
 {
     (void)arena;
     p->layer = m->layer;
+    p->code = m->code;
+    p->message = smoe_unconst(m->message);
     return 0;
 }
 
@@ -118,6 +120,10 @@ int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
                      struct smoe_msg_hosted *m)
 {
     m->layer = p->layer;
+    m->code = p->code;
+    smoe_read_text(p->message, m->message, sizeof m->message);
+    if (p->code > 0)
+        return smoe_fail(r->why, SMOE_EFIELD, "HOSTED.code %d: must not be positive", p->code);
     return smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
 }
 

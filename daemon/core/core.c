@@ -136,7 +136,7 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
         smoe_layer_inventory(c, index, &m->inventory);
         break;
     case SMOE_MSG_HOSTED:
-        smoe_layer_hosted(c, index, m->hosted.layer);
+        smoe_layer_hosted(c, index, &m->hosted);
         break;
     case SMOE_MSG_OUTPUT:
         smoe_parcel_output(c, index, m->output.parcel);

@@ -123,6 +123,9 @@ struct smoe_update {
     uint64_t wake_ns; /* send a TICK at this time unless another event comes first */
 };
 
+/* Session numbers are 0 .. this - 1: workers, trainers, and those that have not said hello. */
+uint32_t smoe_core_sessions_max(const struct smoe_core_limits *limits);
+
 int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **ret,
                   struct smoe_why *why);
 void smoe_core_free(struct smoe_core *core);

@@ -9,6 +9,11 @@
 
 #define PREHELLO_SESSIONS 128
 
+uint32_t smoe_core_sessions_max(const struct smoe_core_limits *limits)
+{
+    return limits->workers_max + limits->trainers_max + PREHELLO_SESSIONS;
+}
+
 static int check_options(const struct smoe_core_options *o, struct smoe_why *why)
 {
     const struct smoe_core_limits *l = &o->limits;
@@ -34,7 +39,7 @@ static bool allocate(struct smoe_core *c)
     const struct smoe_core_limits *l = &c->options.limits;
     size_t w = l->workers_max;
     size_t choices = (size_t)l->slot_tokens_max * SMOE_TOP_K_MAX;
-    c->n_sessions = l->workers_max + l->trainers_max + PREHELLO_SESSIONS;
+    c->n_sessions = smoe_core_sessions_max(l);
     c->gather_floats = (size_t)l->slot_tokens_max * 64;
     c->actions_max =
         w * (l->trainers_max + 8) + 2 * (size_t)l->batches_max + SMOE_LAYERS_MAX * w + 256;

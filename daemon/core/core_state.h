@@ -193,7 +193,7 @@ void smoe_layer_declared(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_layer_declare *m);
 void smoe_layer_inventory(struct smoe_core *core, uint32_t worker,
                           const struct smoe_msg_inventory *m);
-void smoe_layer_hosted(struct smoe_core *core, uint32_t worker, uint32_t layer);
+void smoe_layer_hosted(struct smoe_core *core, uint32_t worker, const struct smoe_msg_hosted *m);
 void smoe_layer_worker_lost(struct smoe_core *core, uint32_t worker);
 void smoe_layer_worker_forgotten(struct smoe_core *core, uint32_t worker);
 /* Waiting layers may have what they wait for. */

@@ -192,14 +192,14 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 }
 
 /* Ends everybody's hope for the layer, in words. */
-static void lose_layer(struct smoe_core *c, uint32_t l, const char *sentence)
+static void lose_layer(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
     layer_move(&c->layers[l], SMOE_LAYER_LOST);
     uint64_t bit = UINT64_C(1) << l;
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
         struct smoe_trainer *t = &c->trainers[i];
         if (t->state == SMOE_TRAINER_LIVE && ((t->attached | t->wanted) & bit))
-            smoe_core_refuse(c, t->session, SMOE_ELOST, sentence, true, 0,
+            smoe_core_refuse(c, t->session, code, sentence, true, 0,
                              t->wanted & bit ? t->requests[l] : 0);
     }
 }
@@ -224,10 +224,19 @@ void smoe_layers_advance(struct smoe_core *c)
     }
 }
 
-void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, uint32_t l)
+void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
+    uint32_t l = m->layer;
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_layer_on_worker(&c->layers[l], worker))
         return; /* dropped in the meantime */
+    if (m->code) {
+        struct smoe_why why;
+        smoe_fail(&why, m->code, "layer %s: worker %s cannot host it: %s", c->layers[l].name,
+                  c->fleet.workers[worker].id, m->message);
+        if (c->layers[l].state != SMOE_LAYER_LOST)
+            lose_layer(c, l, m->code, why.text);
+        return;
+    }
     c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
 }
@@ -279,7 +288,7 @@ static void take_back(struct smoe_core *c, uint32_t l, uint32_t worker,
               "layer %s: worker %s came back without the experts of step %llu: "
               "resume from a checkpoint",
               layer->name, w->id, (unsigned long long)layer->step);
-    lose_layer(c, l, why.text);
+    lose_layer(c, l, SMOE_ELOST, why.text);
 }
 
 /* Experts of a layer this daemon has never heard of (it was restarted): keep them for their trainer. */
@@ -345,7 +354,7 @@ void smoe_layer_worker_forgotten(struct smoe_core *c, uint32_t worker)
                       "layer %s: worker %s took experts of step %llu with it: "
                       "resume from a checkpoint",
                       layer->name, c->fleet.workers[worker].id, (unsigned long long)layer->step);
-            lose_layer(c, l, why.text);
+            lose_layer(c, l, SMOE_ELOST, why.text);
         }
         bool replace = layer->state == SMOE_LAYER_WAITING && !layer->adopted;
         for (uint32_t e = 0; e < layer->shape.experts; e++)

@@ -1,0 +1,483 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Sessions.
+ *
+ *     FREE -> HELLO -> OPEN -> CLOSING -> FREE
+ *               \________________^
+ *
+ * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
+ * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
+ * hello in time, or by not reading. That it must close is often found while an update is being carried
+ * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
+ * would overwrite the update.
+ */
+#include "daemon/gateway/gateway.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/gateway/gateway_state.h"
+
+/* ---- memory ---- */
+
+int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gateway **ret,
+                     struct smoe_why *why)
+{
+    struct smoe_gateway *gw = calloc(1, sizeof *gw);
+    if (!gw)
+        return smoe_fail(why, SMOE_ENOMEMORY, "gateway: out of memory");
+    smoe_list_init(&gw->dirty);
+    smoe_list_init(&gw->unburied);
+    gw->options = *options;
+    gw->budget.max_bytes = options->tensors_bytes_max;
+    gw->n_sessions = smoe_core_sessions_max(&options->core.limits);
+    gw->sessions = calloc(gw->n_sessions, sizeof *gw->sessions);
+    gw->batches = calloc(options->core.limits.batches_max, sizeof *gw->batches);
+    int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
+    if (rc)
+        smoe_fail(why, rc, "gateway: out of memory");
+    else
+        rc = smoe_core_new(&options->core, &gw->core, why);
+    if (rc) {
+        smoe_gateway_free(gw);
+        return rc;
+    }
+    gw->wake_ns = options->core.now_ns + options->core.settings.slot_ns;
+    *ret = gw;
+    return 0;
+}
+
+void smoe_gateway_free(struct smoe_gateway *gw)
+{
+    if (!gw)
+        return;
+    for (uint32_t s = 0; gw->sessions && s < gw->n_sessions; s++)
+        if (gw->sessions[s].state != SMOE_GATE_FREE)
+            smoe_channel_release(&gw->sessions[s].channel);
+    for (uint32_t b = 0; gw->batches && b < gw->options.core.limits.batches_max; b++)
+        smoe_relay_free_batch(&gw->batches[b]);
+    free(gw->sessions);
+    free(gw->batches);
+    smoe_wire_free(gw->wire);
+    smoe_core_free(gw->core);
+    free(gw);
+}
+
+/* ---- closing ---- */
+
+static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
+{
+    if (!smoe_list_linked(&s->dirty_link))
+        smoe_list_push_back(&gw->dirty, &s->dirty_link);
+}
+
+/* The session ends; the core hears of it when the present update has been carried out. */
+static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
+{
+    if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
+        return;
+    s->state = SMOE_GATE_CLOSING;
+    snprintf(s->reason, sizeof s->reason, "%s", reason);
+    smoe_list_push_back(&gw->unburied, &s->unburied_link);
+    mark_dirty(gw, s);
+}
+
+/* ---- carrying out updates ---- */
+
+static void send_action(struct smoe_gateway *gw, const struct smoe_action *a, struct smoe_blob *blob)
+{
+    struct smoe_gate_session *s = &gw->sessions[a->session];
+    if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
+        return;
+    if (a->message.type == SMOE_MSG_CREDIT && s->channel.out.bytes > gw->options.outbox_bytes_max / 4) {
+        s->held_credit = a->message.credit; /* given when the peer has read what waits for it */
+        s->credit_is_held = true;
+        return;
+    }
+    if (a->message.type == SMOE_MSG_WELCOME)
+        s->channel.tensor_bytes_max = a->message.welcome.tensor_bytes_max;
+    struct smoe_segment segments[SMOE_SEGMENTS_MAX];
+    size_t n_segments;
+    int rc = smoe_relay_segments(gw, a, blob, segments, &n_segments);
+    if (rc == 0)
+        rc = smoe_channel_send(&s->channel, &a->message, segments, n_segments);
+    if (rc == 0)
+        mark_dirty(gw, s);
+    smoe_relay_release(segments, n_segments);
+    if (rc == SMOE_ELIMIT) {
+        gw->slow_peers++;
+        doom(gw, s, "does not read what it is sent");
+    } else if (rc) {
+        doom(gw, s, smoe_strerror(rc));
+    }
+}
+
+static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, struct smoe_blob *blob)
+{
+    switch (a->type) {
+    case SMOE_ACT_SEND:
+        send_action(gw, a, blob);
+        break;
+    case SMOE_ACT_CLOSE: {
+        const struct smoe_gate_session *s = &gw->sessions[a->session];
+        doom(gw, &gw->sessions[a->session], s->reason);
+        break;
+    }
+    case SMOE_ACT_BATCH_TAKEN:
+        smoe_relay_take_batch(gw, a->batch, blob);
+        break;
+    case SMOE_ACT_INPUT_FREED:
+        smoe_relay_free_input(&gw->batches[a->batch]);
+        break;
+    case SMOE_ACT_GRADIENT_TAKEN:
+        gw->batches[a->batch].gradient = smoe_blob_ref(blob);
+        break;
+    case SMOE_ACT_GRADIENT_FREED:
+        smoe_blob_unref(gw->batches[a->batch].gradient);
+        gw->batches[a->batch].gradient = NULL;
+        break;
+    case SMOE_ACT_BATCH_FREED:
+        smoe_relay_free_batch(&gw->batches[a->batch]);
+        break;
+    case SMOE_ACT_DRAINED:
+        gw->drained = true;
+        break;
+    }
+}
+
+/* One core step and its consequences. `blob` is the raw part of the message in hand, or NULL. */
+static void step_once(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
+{
+    struct smoe_update update;
+    smoe_core_step(gw->core, event, &update);
+    for (size_t i = 0; i < update.n_actions; i++)
+        carry_out(gw, &update.actions[i], blob);
+    gw->wake_ns = update.wake_ns;
+}
+
+static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
+{
+    step_once(gw, event, blob);
+    while (!smoe_list_empty(&gw->unburied)) {
+        struct smoe_gate_session *s = smoe_container_of(smoe_list_first(&gw->unburied),
+                                                        struct smoe_gate_session, unburied_link);
+        smoe_list_remove(&s->unburied_link);
+        struct smoe_event closed = {.type = SMOE_EVENT_CLOSED,
+                                    .now_ns = event->now_ns,
+                                    .session = (uint32_t)(s - gw->sessions)};
+        step_once(gw, &closed, NULL);
+    }
+}
+
+/* ---- messages ---- */
+
+struct delivery {
+    struct smoe_gateway *gw;
+    struct smoe_gate_session *session;
+    uint64_t now_ns;
+};
+
+static int expect(void *context, const struct smoe_message *message, size_t tensor_bytes,
+                  struct smoe_why *why)
+{
+    struct delivery *d = context;
+    uint32_t index = (uint32_t)(d->session - d->gw->sessions);
+    if (d->session->state != SMOE_GATE_OPEN)
+        return smoe_fail(why, SMOE_ESTATE, "%s: before HELLO",
+                         smoe_message_name((uint16_t)message->type));
+    struct smoe_verdict v = smoe_core_expect(d->gw->core, index, message, tensor_bytes, why);
+    switch (v.kind) {
+    case SMOE_TAKE:
+        if (v.bytes == tensor_bytes)
+            return 0;
+        return smoe_fail(why, SMOE_ESHAPE, "%s: raw part of %zu bytes, expected %llu",
+                         smoe_message_name((uint16_t)message->type), tensor_bytes,
+                         (unsigned long long)v.bytes);
+    case SMOE_REFUSE:
+        smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch, v.request);
+        mark_dirty(d->gw, d->session);
+        break;
+    case SMOE_IGNORE:
+        break;
+    case SMOE_FATAL:
+        return v.code;
+    }
+    struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = d->now_ns};
+    step(d->gw, &tick, NULL); /* credit that came back with the refusal */
+    return SMOE_CHANNEL_SKIP;
+}
+
+static void hello(struct delivery *d, const struct smoe_message *message)
+{
+    struct smoe_gate_session *s = d->session;
+    const struct smoe_msg_hello *m = &message->hello;
+    bool worker = m->role == SMOE_ROLE_WORKER;
+    s->state = SMOE_GATE_OPEN;
+    s->channel.peer_side = worker ? SMOE_BY_WORKER : SMOE_BY_TRAINER;
+    s->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
+    snprintf(s->peer, sizeof s->peer, "%s %s", worker ? "worker" : "trainer", m->name);
+    struct smoe_event event = {.type = SMOE_EVENT_HELLO,
+                               .now_ns = d->now_ns,
+                               .session = (uint32_t)(s - d->gw->sessions),
+                               .message = message};
+    step(d->gw, &event, NULL);
+}
+
+static int deliver(void *context, const struct smoe_message *message, struct smoe_blob *blob,
+                   struct smoe_why *why)
+{
+    struct delivery *d = context;
+    struct smoe_gate_session *s = d->session;
+    if (s->state == SMOE_GATE_CLOSING)
+        return SMOE_ECLOSED; /* already answered */
+    if ((message->type == SMOE_MSG_HELLO) != (s->state == SMOE_GATE_HELLO))
+        return smoe_fail(why, SMOE_ESTATE, "%s: %s",
+                         smoe_message_name((uint16_t)message->type),
+                         s->state == SMOE_GATE_HELLO ? "HELLO must come first" : "sent already");
+    if (message->type == SMOE_MSG_HELLO) {
+        hello(d, message);
+        return 0;
+    }
+    if (message->type == SMOE_MSG_ERROR || message->type == SMOE_MSG_BYE)
+        snprintf(s->reason, sizeof s->reason, "%s",
+                 message->type == SMOE_MSG_BYE ? message->bye.reason : message->error.message);
+    struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
+                               .now_ns = d->now_ns,
+                               .session = (uint32_t)(s - d->gw->sessions),
+                               .message = message};
+    if (message->type == SMOE_MSG_SUBMIT) {
+        int rc = smoe_relay_prepare_submit(d->gw, &message->submit, blob, &event, why);
+        if (rc)
+            return rc;
+    }
+    step(d->gw, &event, blob);
+    smoe_relay_drop_unused_room(d->gw);
+    return 0;
+}
+
+/* ---- the transport's side ---- */
+
+int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_session)
+{
+    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+        struct smoe_gate_session *s = &gw->sessions[i];
+        if (s->state != SMOE_GATE_FREE)
+            continue;
+        memset(s, 0, sizeof *s);
+        smoe_list_init(&s->dirty_link);
+        smoe_list_init(&s->unburied_link);
+        smoe_channel_init(&s->channel, gw->wire, &gw->budget, SMOE_BY_PEER,
+                          gw->options.outbox_bytes_max);
+        s->state = SMOE_GATE_HELLO;
+        s->opened_ns = now_ns;
+        snprintf(s->peer, sizeof s->peer, "peer");
+        gw->in_use++;
+        *ret_session = i;
+        return 0;
+    }
+    gw->refused_connections++;
+    return SMOE_ELIMIT;
+}
+
+uint8_t *smoe_gateway_direct(const struct smoe_gateway *gw, uint32_t session, size_t *ret_room)
+{
+    return smoe_channel_direct(&gw->sessions[session].channel, ret_room);
+}
+
+void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint8_t *data, size_t n,
+                           uint64_t now_ns)
+{
+    struct smoe_gate_session *s = &gw->sessions[session];
+    struct delivery d = {gw, s, now_ns};
+    struct smoe_channel_owner owner = {&d, expect, deliver};
+    struct smoe_why why = {""};
+    if (s->state == SMOE_GATE_CLOSING)
+        return;
+    int rc = smoe_channel_receive(&s->channel, data, n, &owner, &why);
+    if (!rc || s->state == SMOE_GATE_CLOSING)
+        return;
+    smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
+    doom(gw, s, why.text);
+    struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
+    step(gw, &tick, NULL);
+}
+
+void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now_ns)
+{
+    struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_assert(s->state != SMOE_GATE_FREE);
+    if (s->state != SMOE_GATE_CLOSING) {
+        doom(gw, s, "");
+        struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
+        step(gw, &tick, NULL);
+    }
+    gw->frames_in += s->channel.frames_in;
+    gw->frames_out += s->channel.frames_out;
+    gw->bytes_in += s->channel.bytes_in;
+    gw->bytes_out += s->channel.bytes_out;
+    smoe_channel_release(&s->channel);
+    smoe_list_remove(&s->dirty_link);
+    s->state = SMOE_GATE_FREE;
+    gw->in_use--;
+}
+
+/* Connections that do not say hello in time; nothing is answered to them. */
+static void expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+        struct smoe_gate_session *s = &gw->sessions[i];
+        if (s->state != SMOE_GATE_HELLO || now_ns - s->opened_ns < gw->options.hello_timeout_ns)
+            continue;
+        gw->hello_timeouts++;
+        doom(gw, s, "said no hello in time");
+    }
+}
+
+void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
+{
+    expire_hellos(gw, now_ns);
+    struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
+    step(gw, &tick, NULL);
+}
+
+uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
+{
+    return gw->wake_ns;
+}
+
+bool smoe_gateway_next_dirty(struct smoe_gateway *gw, uint32_t *ret_session)
+{
+    struct smoe_list *first = smoe_list_first(&gw->dirty);
+    if (!first)
+        return false;
+    smoe_list_remove(first);
+    *ret_session = (uint32_t)(smoe_container_of(first, struct smoe_gate_session, dirty_link) -
+                              gw->sessions);
+    return true;
+}
+
+size_t smoe_gateway_peek(const struct smoe_gateway *gw, uint32_t session, struct iovec *iovecs,
+                         size_t max)
+{
+    return smoe_outbox_peek(&gw->sessions[session].channel.out, iovecs, max);
+}
+
+void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t bytes)
+{
+    struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_outbox_consume(&s->channel.out, bytes);
+    s->channel.bytes_out += bytes;
+    if (!s->credit_is_held || s->channel.out.bytes > gw->options.outbox_bytes_max / 4 ||
+        s->state != SMOE_GATE_OPEN)
+        return;
+    struct smoe_message credit = {.type = SMOE_MSG_CREDIT};
+    credit.credit = s->held_credit;
+    s->credit_is_held = false;
+    if (smoe_channel_send(&s->channel, &credit, NULL, 0) == 0)
+        mark_dirty(gw, s);
+}
+
+bool smoe_gateway_closing(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].state == SMOE_GATE_CLOSING;
+}
+
+const char *smoe_gateway_close_reason(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].reason;
+}
+
+const char *smoe_gateway_peer_name(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].peer;
+}
+
+/* ---- administration ---- */
+
+void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_settings *settings,
+                            uint64_t now_ns)
+{
+    struct smoe_event event = {
+        .type = SMOE_EVENT_CONFIGURE, .now_ns = now_ns, .settings = settings};
+    step(gw, &event, NULL);
+}
+
+int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
+{
+    uint32_t unused;
+    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused))
+        return SMOE_EUNKNOWN;
+    struct smoe_event event = {
+        .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
+    step(gw, &event, NULL);
+    return 0;
+}
+
+void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
+{
+    struct smoe_event event = {.type = SMOE_EVENT_SHUTDOWN, .now_ns = now_ns};
+    step(gw, &event, NULL);
+}
+
+bool smoe_gateway_drained(const struct smoe_gateway *gw)
+{
+    return gw->drained;
+}
+
+void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
+{
+    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+        struct smoe_gate_session *s = &gw->sessions[i];
+        if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
+            continue;
+        struct smoe_message bye = {.type = SMOE_MSG_BYE};
+        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+        if (s->state == SMOE_GATE_OPEN)
+            smoe_channel_send(&s->channel, &bye, NULL, 0);
+        s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
+        snprintf(s->reason, sizeof s->reason, "%s", reason);
+        mark_dirty(gw, s);
+    }
+}
+
+const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gw)
+{
+    return gw->core;
+}
+
+void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats *ret)
+{
+    *ret = (struct smoe_gateway_stats){
+        .tensor_bytes = gw->budget.used_bytes,
+        .tensor_bytes_peak = gw->budget.peak_bytes,
+        .frames_in = gw->frames_in,
+        .frames_out = gw->frames_out,
+        .bytes_in = gw->bytes_in,
+        .bytes_out = gw->bytes_out,
+        .refused_connections = gw->refused_connections,
+        .hello_timeouts = gw->hello_timeouts,
+        .slow_peers = gw->slow_peers,
+        .sessions = gw->in_use,
+    };
+    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+        const struct smoe_gate_session *s = &gw->sessions[i];
+        if (s->state == SMOE_GATE_FREE)
+            continue;
+        ret->frames_in += s->channel.frames_in;
+        ret->frames_out += s->channel.frames_out;
+        ret->bytes_in += s->channel.bytes_in;
+        ret->bytes_out += s->channel.bytes_out;
+    }
+}
+
+void smoe_gateway_check(const struct smoe_gateway *gw)
+{
+    uint32_t in_use = 0;
+    for (uint32_t i = 0; i < gw->n_sessions; i++)
+        in_use += gw->sessions[i].state != SMOE_GATE_FREE;
+    smoe_assert(in_use == gw->in_use && smoe_list_empty(&gw->unburied));
+    smoe_assert(gw->budget.used_bytes <= gw->budget.max_bytes);
+    smoe_core_check(gw->core);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The daemon without its sockets: bytes of many connections in, bytes out, the core in between. It
+ * knows sessions (who has said hello, what may be sent when), keeps the tensors of batches that are on
+ * their way, and carries out the core's updates: rows of a trainer's x are gathered once into one
+ * frame per worker; what workers answer goes on as it came, without a copy.
+ *
+ * No I/O and no clock: the libuv shell (daemon/shell) and the simulator (sim/) drive the same code.
+ */
+#ifndef SMOE_GATEWAY_GATEWAY_H
+#define SMOE_GATEWAY_GATEWAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "common/base/err.h"
+#include "daemon/core/core.h"
+
+struct smoe_gateway;
+
+struct smoe_gateway_options {
+    struct smoe_core_options core;
+    size_t tensors_bytes_max;  /* all raw parts held at a time */
+    size_t outbox_bytes_max;   /* waiting for one peer: a peer that lets it fill up is disconnected */
+    uint64_t hello_timeout_ns; /* a connection that has not said hello by then is closed */
+};
+
+int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gateway **ret,
+                     struct smoe_why *why);
+void smoe_gateway_free(struct smoe_gateway *gateway);
+
+/* ---- the transport tells ---- */
+
+/* A connection came. SMOE_ELIMIT when there are too many: close it. */
+int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
+
+/* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
+uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session, size_t *ret_room);
+
+void smoe_gateway_received(struct smoe_gateway *gateway, uint32_t session, const uint8_t *data,
+                           size_t n, uint64_t now_ns);
+
+/* The connection is closed for good; the session number may be used again. */
+void smoe_gateway_closed(struct smoe_gateway *gateway, uint32_t session, uint64_t now_ns);
+
+/* Time passed: call at smoe_gateway_wake_ns at the latest. */
+void smoe_gateway_tick(struct smoe_gateway *gateway, uint64_t now_ns);
+uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gateway);
+
+/* ---- the transport asks ---- */
+
+/* Sessions with something to do for the transport (bytes to write, or to be closed), each once;
+ * false when there is none left. */
+bool smoe_gateway_next_dirty(struct smoe_gateway *gateway, uint32_t *ret_session);
+
+/* What to write next to the session, and that it was written. */
+size_t smoe_gateway_peek(const struct smoe_gateway *gateway, uint32_t session, struct iovec *iovecs,
+                         size_t max);
+void smoe_gateway_consume(struct smoe_gateway *gateway, uint32_t session, size_t bytes);
+
+/* True once the session is to be closed; write what is left first if that goes quickly. */
+bool smoe_gateway_closing(const struct smoe_gateway *gateway, uint32_t session);
+
+/* Why it is being closed ("" if by the peer), and who it was ("worker pi-1"), for the log. */
+const char *smoe_gateway_close_reason(const struct smoe_gateway *gateway, uint32_t session);
+const char *smoe_gateway_peer_name(const struct smoe_gateway *gateway, uint32_t session);
+
+/* ---- administration ---- */
+
+void smoe_gateway_configure(struct smoe_gateway *gateway, const struct smoe_core_settings *settings,
+                            uint64_t now_ns);
+/* SMOE_EUNKNOWN if there is no such worker. */
+int smoe_gateway_drain(struct smoe_gateway *gateway, const char *worker_id, bool drain,
+                       uint64_t now_ns);
+/* Take nothing new; smoe_gateway_drained tells when nothing is in flight any more. */
+void smoe_gateway_shutdown(struct smoe_gateway *gateway, uint64_t now_ns);
+bool smoe_gateway_drained(const struct smoe_gateway *gateway);
+/* Says Bye to everybody and marks all sessions for closing. */
+void smoe_gateway_goodbye(struct smoe_gateway *gateway, const char *reason);
+
+const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gateway);
+
+struct smoe_gateway_stats {
+    uint64_t tensor_bytes, tensor_bytes_peak; /* held now, at most so far */
+    uint64_t frames_in, frames_out, bytes_in, bytes_out;
+    uint64_t refused_connections, hello_timeouts, slow_peers;
+    uint32_t sessions;
+};
+void smoe_gateway_stats(const struct smoe_gateway *gateway, struct smoe_gateway_stats *ret);
+
+/* Walks the core's invariants and the gateway's own; asserts. */
+void smoe_gateway_check(const struct smoe_gateway *gateway);
+
+#endif

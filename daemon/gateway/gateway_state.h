@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of the gateway: sessions (gateway.c) and tensors on their way (relay.c).
+ */
+#ifndef SMOE_GATEWAY_GATEWAY_STATE_H
+#define SMOE_GATEWAY_GATEWAY_STATE_H
+
+#include "common/base/list.h"
+#include "daemon/gateway/gateway.h"
+#include "proto/channel.h"
+
+struct smoe_gate_session {
+    enum { SMOE_GATE_FREE, SMOE_GATE_HELLO, SMOE_GATE_OPEN, SMOE_GATE_CLOSING } state;
+    struct smoe_channel channel;
+    uint64_t opened_ns;
+    struct smoe_list dirty_link;    /* the transport should look at it */
+    struct smoe_list unburied_link; /* CLOSING, and the core does not know yet */
+    struct smoe_msg_credit held_credit;
+    bool credit_is_held;
+    char peer[80];        /* "worker pi-1", for the log */
+    smoe_sentence reason; /* why it is closing */
+};
+
+/* The tensors of one batch, by the core's batch index. */
+struct smoe_gate_batch {
+    struct smoe_blob *input; /* scores or experts, then x */
+    size_t x_offset;
+    uint32_t *room; /* lent to the core */
+    struct smoe_blob *gradient;
+};
+
+struct smoe_gateway {
+    struct smoe_gateway_options options;
+    struct smoe_core *core;
+    struct smoe_wire *wire;
+    struct smoe_budget budget;
+    struct smoe_gate_session *sessions; /* the core's session numbers are indices here */
+    uint32_t n_sessions, in_use;
+    struct smoe_gate_batch *batches; /* [batches_max] */
+    struct smoe_list dirty, unburied;
+    uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
+    size_t spare_x_offset;
+    uint64_t wake_ns;
+    bool drained;
+    uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
+    uint64_t refused_connections, hello_timeouts, slow_peers;
+};
+
+/* ---- relay.c ---- */
+
+/* The segments of an action's raw part, referenced; n 0 if it has none. `blob` is the raw part in hand.
+ * SMOE_ENOMEMORY when the budget does not allow a gather. */
+int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *action,
+                        struct smoe_blob *blob, struct smoe_segment segments[SMOE_SEGMENTS_MAX],
+                        size_t *ret_n);
+void smoe_relay_release(struct smoe_segment *segments, size_t n);
+
+/* Room and pointers for a Submit, put into the event. */
+int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
+                              struct smoe_blob *blob, struct smoe_event *event,
+                              struct smoe_why *why);
+void smoe_relay_drop_unused_room(struct smoe_gateway *gw);
+void smoe_relay_take_batch(struct smoe_gateway *gw, uint32_t batch, struct smoe_blob *blob);
+void smoe_relay_free_input(struct smoe_gate_batch *batch);
+void smoe_relay_free_batch(struct smoe_gate_batch *batch);
+
+#endif
