@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The link.
+ *
+ *     DOWN --connected: Hello--> HELLO --Welcome: Inventory--> UP --leave: Bye--> LEAVING
+ *       ^__________________________|____________________________|___________________|
+ *                                        disconnected
+ *
+ * The gateway is trusted to decide, not to be well-formed: each message is checked against what is held
+ * here, and a message that does not fit ends the connection with an Error that says why. After a
+ * reconnection the gateway learns from Inventory what survived here and hosts it again.
+ */
+#include "client/worker/agent/agent.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/worker/agent/agent_state.h"
+#include "common/base/assert.h"
+
+#define OUTBOX_BYTES_MAX (UINT64_C(1) << 40) /* results are bounded by the tensor budget */
+
+/* ---- memory ---- */
+
+int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent **ret,
+                   struct smoe_why *why)
+{
+    smoe_assert(options->lanes >= 1 && options->lanes <= SMOE_LANES_MAX && options->incarnation);
+    struct smoe_agent *a = calloc(1, sizeof *a);
+    if (!a)
+        return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
+    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept, &a->running,
+                                 &a->deferred};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        smoe_list_init(lists[i]);
+    a->options = *options;
+    a->budget.max_bytes = options->tensors_bytes_max;
+    a->parcels = calloc(SMOE_AGENT_PARCELS_MAX, sizeof *a->parcels);
+    a->parcel_free = calloc(SMOE_AGENT_PARCELS_MAX, sizeof *a->parcel_free);
+    a->tasks = calloc(options->lanes, sizeof *a->tasks);
+    a->lane_used = calloc(options->lanes, sizeof *a->lane_used);
+    if (!a->parcels || !a->parcel_free || !a->tasks || !a->lane_used || smoe_wire_new(&a->wire) ||
+        smoe_experts_init(&a->experts, options->experts_bytes_max) ||
+        smoe_map_init(&a->parcel_by_id, SMOE_AGENT_PARCELS_MAX, options->incarnation)) {
+        smoe_agent_free(a);
+        return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
+    }
+    for (uint32_t i = 0; i < SMOE_AGENT_PARCELS_MAX; i++)
+        a->parcel_free[i] = SMOE_AGENT_PARCELS_MAX - 1 - i;
+    a->n_parcel_free = SMOE_AGENT_PARCELS_MAX;
+    smoe_agent_set_freq(a, (uint64_t)(options->freq_max_hz / 1000), options->freq_max_hz);
+    snprintf(a->counters.energy_source, sizeof a->counters.energy_source, "%s",
+             options->busy_watts > 0 ? "model" : "none");
+    *ret = a;
+    return 0;
+}
+
+static void drop_deferred(struct smoe_deferred *d)
+{
+    smoe_list_remove(&d->link);
+    smoe_blob_unref(d->blob);
+    free(d);
+}
+
+static void drop_link_state(struct smoe_agent *a)
+{
+    smoe_list_for_each_safe (it, &a->deferred)
+        drop_deferred(smoe_container_of(it, struct smoe_deferred, link));
+    smoe_channel_release(&a->channel);
+    smoe_agent_forget_all(a, SMOE_NO_EXPERT, false);
+    smoe_experts_detach(&a->experts);
+    memset(a->steps, 0, sizeof a->steps);
+}
+
+void smoe_agent_free(struct smoe_agent *a)
+{
+    if (!a)
+        return;
+    if (a->link != SMOE_LINK_DOWN)
+        drop_link_state(a);
+    smoe_experts_release(&a->experts);
+    smoe_map_release(&a->parcel_by_id);
+    smoe_wire_free(a->wire);
+    free(a->parcels);
+    free(a->parcel_free);
+    free(a->tasks);
+    free(a->lane_used);
+    free(a);
+}
+
+/* ---- link ---- */
+
+void smoe_agent_send(struct smoe_agent *a, const struct smoe_message *message,
+                     const struct smoe_segment *segments, size_t n_segments)
+{
+    if (a->link == SMOE_LINK_DOWN)
+        return;
+    /* The outbox has no limit of its own, and the message fits by construction; only memory can
+     * fail, and then the gateway will notice the silence. */
+    (void)smoe_channel_send(&a->channel, message, segments, n_segments);
+}
+
+void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
+{
+    smoe_assert(a->link == SMOE_LINK_DOWN);
+    a->link = SMOE_LINK_HELLO;
+    a->heard_ns = now_ns;
+    smoe_channel_init(&a->channel, a->wire, &a->budget, SMOE_TO_WORKER, OUTBOX_BYTES_MAX);
+    a->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
+    struct smoe_message m = {.type = SMOE_MSG_HELLO};
+    m.hello = (struct smoe_msg_hello){
+        .protocol_min = SMOE_PROTOCOL_MIN,
+        .protocol_max = SMOE_PROTOCOL_MAX,
+        .role = SMOE_ROLE_WORKER,
+        .incarnation = a->options.incarnation,
+        .freq_max_hz = a->counters.freq_max_hz,
+        .inbox_bytes_max = a->options.inbox_bytes_max,
+        .lanes = a->options.lanes,
+        .busy_watts = a->options.busy_watts,
+    };
+    memcpy(m.hello.name, a->options.id, sizeof m.hello.name);
+    memcpy(m.hello.software, a->options.software, sizeof m.hello.software);
+    memcpy(m.hello.freq_driver, a->options.freq_driver, sizeof m.hello.freq_driver);
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+void smoe_agent_disconnected(struct smoe_agent *a)
+{
+    if (a->link == SMOE_LINK_DOWN)
+        return;
+    drop_link_state(a);
+    a->link = SMOE_LINK_DOWN;
+}
+
+void smoe_agent_leave(struct smoe_agent *a, const char *reason)
+{
+    if (a->link != SMOE_LINK_UP)
+        return;
+    struct smoe_message m = {.type = SMOE_MSG_BYE};
+    snprintf(m.bye.reason, sizeof m.bye.reason, "%s", reason);
+    smoe_agent_send(a, &m, NULL, 0);
+    a->link = SMOE_LINK_LEAVING;
+}
+
+bool smoe_agent_welcomed(const struct smoe_agent *a)
+{
+    return a->link == SMOE_LINK_UP;
+}
+
+/* What is still held, for a gateway that may know it. */
+static void send_inventory(struct smoe_agent *a)
+{
+    struct smoe_inventory_layer layers[SMOE_LAYERS_MAX];
+    uint32_t *experts = malloc(SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *experts);
+    struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
+    size_t n = 0, listed = 0;
+    for (uint32_t l = 0; experts && l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_held_layer *held = &a->experts.layers[l];
+        if (!held->used || !held->run)
+            continue;
+        struct smoe_inventory_layer *to = &layers[n++];
+        *to = (struct smoe_inventory_layer){.run = held->run,
+                                            .step = held->step,
+                                            .shape = held->shape,
+                                            .experts = experts + listed};
+        memcpy(to->name, held->name, sizeof to->name);
+        for (uint32_t e = 0; e < held->shape.experts; e++)
+            if (held->expert_at[e] != SMOE_NO_EXPERT)
+                experts[listed++] = e;
+        to->n_experts = (size_t)(experts + listed - to->experts);
+    }
+    m.inventory = (struct smoe_msg_inventory){layers, n};
+    smoe_agent_send(a, &m, NULL, 0);
+    free(experts);
+}
+
+static int on_welcome(struct smoe_agent *a, const struct smoe_msg_welcome *m, struct smoe_why *why)
+{
+    if (m->epoch < a->epoch)
+        return smoe_fail(why, SMOE_ESTATE,
+                         "WELCOME: epoch %llu is older than %llu, which this worker "
+                         "has seen: a second gateway?",
+                         (unsigned long long)m->epoch, (unsigned long long)a->epoch);
+    a->epoch = m->epoch;
+    a->slot_ns = m->slot_us * UINT64_C(1000);
+    a->silence_ns = m->silence_ms_max * UINT64_C(1000000);
+    a->channel.tensor_bytes_max = m->tensor_bytes_max;
+    a->link = SMOE_LINK_UP;
+    send_inventory(a);
+    return 0;
+}
+
+/* ---- hosting and expert state ---- */
+
+static void on_host(struct smoe_agent *a, const struct smoe_msg_host *host)
+{
+    struct smoe_why why = {""};
+    struct smoe_message m = {.type = SMOE_MSG_HOSTED};
+    int rc = smoe_experts_host(&a->experts, host, &why);
+    struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, host->layer);
+    if (rc == 0 && layer) {
+        size_t need = smoe_task_scratch(&layer->ffn);
+        a->scratch_elements = need > a->scratch_elements ? need : a->scratch_elements;
+        layer->wire = host->layer;
+    }
+    m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
+    snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+static void answer_fetch(struct smoe_agent *a, uint32_t expert,
+                         const struct smoe_msg_expert_fetch *f)
+{
+    const struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[expert].layer];
+    size_t bytes = smoe_experts_state_bytes(layer, f->parts);
+    struct smoe_blob *blob = smoe_blob_new(NULL, bytes);
+    if (!blob) {
+        smoe_channel_send_error(&a->channel, SMOE_ENOMEMORY, "EXPERT_FETCH: out of memory", true, 0,
+                                0);
+        return;
+    }
+    smoe_experts_read(&a->experts, expert, f->parts, blob->data);
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
+    m.expert_state =
+        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, layer->step};
+    struct smoe_segment segment = {blob, blob->data, bytes};
+    smoe_agent_send(a, &m, &segment, 1);
+    smoe_blob_unref(blob);
+}
+
+static void answer_store(struct smoe_agent *a, uint32_t expert,
+                         const struct smoe_msg_expert_store *s, const struct smoe_blob *blob)
+{
+    smoe_experts_write(&a->experts, expert, s->parts, blob->data);
+    a->experts.layers[a->experts.experts[expert].layer].step = s->step;
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORED};
+    m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+static void answer_state(struct smoe_agent *a, uint32_t expert, const struct smoe_message *m,
+                         const struct smoe_blob *blob)
+{
+    if (m->type == SMOE_MSG_EXPERT_FETCH)
+        answer_fetch(a, expert, &m->expert_fetch);
+    else
+        answer_store(a, expert, &m->expert_store, blob);
+}
+
+/* Fetch or store, at once or after the task that runs on the expert. */
+static int on_state(struct smoe_agent *a, const struct smoe_message *m, struct smoe_blob *blob,
+                    struct smoe_why *why)
+{
+    bool fetch = m->type == SMOE_MSG_EXPERT_FETCH;
+    uint32_t layer = fetch ? m->expert_fetch.layer : m->expert_store.layer;
+    uint32_t index = fetch ? m->expert_fetch.expert : m->expert_store.expert;
+    uint32_t expert = smoe_experts_find(&a->experts, layer, index);
+    if (expert == SMOE_NO_EXPERT)
+        return smoe_fail(why, SMOE_EUNKNOWN, "layer %u expert %u is not hosted here", layer, index);
+    if (!a->experts.experts[expert].busy) {
+        answer_state(a, expert, m, blob);
+        return 0;
+    }
+    struct smoe_deferred *d = calloc(1, sizeof *d);
+    if (!d)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    d->expert = expert;
+    d->message = *m; /* neither message has arrays */
+    d->blob = blob ? smoe_blob_ref(blob) : NULL;
+    smoe_list_push_back(&a->deferred, &d->link);
+    return 0;
+}
+
+static void run_deferred(struct smoe_agent *a, uint32_t expert)
+{
+    smoe_list_for_each_safe (it, &a->deferred) {
+        struct smoe_deferred *d = smoe_container_of(it, struct smoe_deferred, link);
+        if (d->expert != expert || a->experts.experts[expert].busy)
+            continue;
+        if (a->experts.experts[expert].used)
+            answer_state(a, expert, &d->message, d->blob);
+        drop_deferred(d);
+    }
+}
+
+/* ---- messages ---- */
+
+static int expect(void *context, const struct smoe_message *m, size_t tensor_bytes,
+                  struct smoe_why *why)
+{
+    struct smoe_agent *a = context;
+    uint64_t bytes = 0;
+    int rc = 0;
+    if (a->link != SMOE_LINK_UP)
+        return smoe_fail(why, SMOE_ESTATE, "message with a raw part before WELCOME");
+    if (m->type == SMOE_MSG_DECISION) {
+        rc = smoe_agent_decision_bytes(a, &m->decision, &bytes, why);
+    } else if (m->type == SMOE_MSG_BACKPROP) {
+        rc = smoe_agent_backprop_bytes(a, &m->backprop, &bytes, why);
+    } else {
+        const struct smoe_held_layer *layer =
+            smoe_experts_layer(&a->experts, m->expert_store.layer);
+        if (!layer)
+            return smoe_fail(why, SMOE_EUNKNOWN, "EXPERT_STORE: layer %u is not hosted here",
+                             m->expert_store.layer);
+        bytes = smoe_experts_state_bytes(layer, m->expert_store.parts);
+    }
+    if (rc == 0 && bytes != tensor_bytes)
+        rc = smoe_fail(why, SMOE_ESHAPE, "%s: raw part of %zu bytes, expected %llu",
+                       smoe_message_name((uint16_t)m->type), tensor_bytes,
+                       (unsigned long long)bytes);
+    return rc;
+}
+
+static int on_error(const struct smoe_msg_error *m, struct smoe_why *why)
+{
+    return m->fatal ? smoe_fail(why, m->code, "gateway: %s", m->message) : 0;
+}
+
+static int deliver(void *context, const struct smoe_message *m, struct smoe_blob *blob,
+                   struct smoe_why *why)
+{
+    struct smoe_agent *a = context;
+    if (a->link == SMOE_LINK_HELLO && m->type != SMOE_MSG_WELCOME && m->type != SMOE_MSG_ERROR)
+        return smoe_fail(why, SMOE_ESTATE, "%s: before WELCOME",
+                         smoe_message_name((uint16_t)m->type));
+    switch ((unsigned)m->type) {
+    case SMOE_MSG_WELCOME:
+        return on_welcome(a, &m->welcome, why);
+    case SMOE_MSG_HOST:
+        on_host(a, &m->host);
+        return 0;
+    case SMOE_MSG_DECISION:
+        return smoe_agent_decision(a, &m->decision, blob, why);
+    case SMOE_MSG_BACKPROP:
+        return smoe_agent_backprop(a, &m->backprop, blob, why);
+    case SMOE_MSG_FORGET:
+        for (size_t i = 0; i < m->forget.n_parcels; i++)
+            smoe_agent_forget(a, m->forget.parcels[i]);
+        return 0;
+    case SMOE_MSG_RESET:
+        smoe_agent_reset(a, &m->reset);
+        return 0;
+    case SMOE_MSG_STEP_PREPARE:
+        return smoe_agent_step_prepare(a, &m->step_prepare, why);
+    case SMOE_MSG_STEP_STAGE:
+        return smoe_agent_step_stage(a, &m->step_stage, why);
+    case SMOE_MSG_STEP_COMMIT:
+        smoe_agent_step_commit(a, &m->step_commit);
+        return 0;
+    case SMOE_MSG_EXPERT_FETCH:
+    case SMOE_MSG_EXPERT_STORE:
+        return on_state(a, m, blob, why);
+    case SMOE_MSG_PING: {
+        struct smoe_message pong = {.type = SMOE_MSG_PONG};
+        pong.pong.nonce = m->ping.nonce;
+        smoe_agent_send(a, &pong, NULL, 0);
+        return 0;
+    }
+    case SMOE_MSG_BYE:
+        return smoe_fail(why, SMOE_ECLOSED, "gateway says goodbye: %s", m->bye.reason);
+    case SMOE_MSG_ERROR:
+        return on_error(&m->error, why);
+    default:
+        return 0; /* PONG */
+    }
+}
+
+uint8_t *smoe_agent_direct(const struct smoe_agent *a, size_t *ret_room)
+{
+    return a->link == SMOE_LINK_DOWN ? NULL : smoe_channel_direct(&a->channel, ret_room);
+}
+
+int smoe_agent_received(struct smoe_agent *a, const uint8_t *data, size_t n, uint64_t now_ns,
+                        struct smoe_why *why)
+{
+    struct smoe_channel_owner owner = {a, expect, deliver};
+    if (a->link == SMOE_LINK_DOWN)
+        return smoe_fail(why, SMOE_ESTATE, "not connected");
+    a->heard_ns = now_ns;
+    int rc = smoe_channel_receive(&a->channel, data, n, &owner, why);
+    if (rc && rc != SMOE_ECLOSED)
+        smoe_channel_send_error(&a->channel, rc, why->text, true, 0, 0);
+    if (smoe_agent_has_work(a) && !a->active_since_ns)
+        a->active_since_ns = now_ns;
+    return rc;
+}
+
+size_t smoe_agent_peek(const struct smoe_agent *a, struct iovec *iovecs, size_t max)
+{
+    return a->link == SMOE_LINK_DOWN ? 0 : smoe_outbox_peek(&a->channel.out, iovecs, max);
+}
+
+void smoe_agent_consume(struct smoe_agent *a, size_t bytes)
+{
+    smoe_outbox_consume(&a->channel.out, bytes);
+}
+
+/* ---- computing ---- */
+
+static uint32_t free_lane(const struct smoe_agent *a)
+{
+    for (uint32_t i = 0; i < a->options.lanes; i++)
+        if (!a->lane_used[i])
+            return i;
+    return SMOE_LANES_MAX;
+}
+
+struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
+{
+    uint32_t lane = free_lane(a);
+    if (lane == SMOE_LANES_MAX)
+        return NULL;
+    struct smoe_task *task = &a->tasks[lane];
+    memset(task, 0, sizeof *task);
+    task->scratch = scratch;
+    if (!smoe_agent_start_step(a, task) && !smoe_agent_start_parcel(a, task))
+        return NULL;
+    a->lane_used[lane] = true;
+    a->experts.experts[task->expert].busy = true;
+    return task;
+}
+
+static void count_cpu(struct smoe_agent *a, const struct smoe_task *task, uint64_t cpu_ns)
+{
+    uint64_t cycles = (uint64_t)((double)cpu_ns * 1e-9 * a->options.freq_nominal_hz);
+    a->counters.busy_ns += cpu_ns;
+    a->counters.joules += (double)cpu_ns * 1e-9 * a->options.busy_watts / a->options.lanes;
+    if (task->kind == SMOE_TASK_FORWARD)
+        a->counters.forward_cycles += cycles;
+    else if (task->kind == SMOE_TASK_BACKWARD)
+        a->counters.backward_cycles += cycles;
+    else
+        a->step_cycles += cycles;
+}
+
+void smoe_agent_task_done(struct smoe_agent *a, struct smoe_task *task, uint64_t cpu_ns,
+                          uint64_t now_ns)
+{
+    uint32_t expert = task->expert;
+    count_cpu(a, task, cpu_ns);
+    a->lane_used[task - a->tasks] = false;
+    smoe_experts_idle(&a->experts, expert);
+    if (task->kind <= SMOE_TASK_BACKWARD)
+        smoe_agent_finish_parcel(a, task);
+    else
+        smoe_agent_finish_step(a, task);
+    run_deferred(a, expert);
+    if (!smoe_agent_has_work(a) && a->active_since_ns) {
+        a->counters.active_ns += now_ns - a->active_since_ns;
+        a->active_since_ns = 0;
+    }
+}
+
+size_t smoe_agent_scratch_elements(const struct smoe_agent *a)
+{
+    return a->scratch_elements;
+}
+
+/* ---- frequency and reports ---- */
+
+uint64_t smoe_agent_freq_wanted_khz(const struct smoe_agent *a)
+{
+    return a->freq_wanted_khz;
+}
+
+void smoe_agent_set_freq(struct smoe_agent *a, uint64_t in_force_khz, double max_hz)
+{
+    a->counters.freq_khz = in_force_khz;
+    a->counters.freq_max_hz = max_hz;
+}
+
+void smoe_agent_set_temperature(struct smoe_agent *a, double celsius)
+{
+    a->counters.temperature_c = celsius;
+}
+
+void smoe_agent_counters(const struct smoe_agent *a, uint64_t now_ns, struct smoe_msg_report *ret)
+{
+    *ret = a->counters;
+    smoe_agent_queued(a, &ret->queue_forward_flops, &ret->queue_backward_flops);
+    if (a->active_since_ns && now_ns > a->active_since_ns)
+        ret->active_ns += now_ns - a->active_since_ns;
+}
+
+void smoe_agent_tick(struct smoe_agent *a, uint64_t now_ns)
+{
+    if (a->link != SMOE_LINK_UP || now_ns < smoe_agent_wake_ns(a))
+        return;
+    struct smoe_message m = {.type = SMOE_MSG_REPORT};
+    smoe_agent_counters(a, now_ns, &m.report);
+    a->reported_ns = now_ns;
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+uint64_t smoe_agent_wake_ns(const struct smoe_agent *a)
+{
+    if (a->link != SMOE_LINK_UP)
+        return UINT64_MAX;
+    uint64_t idle = a->silence_ns / 4;
+    uint64_t busy = a->slot_ns < idle ? a->slot_ns : idle;
+    return a->reported_ns + (a->active_since_ns ? busy : idle);
+}
+
+const struct smoe_experts *smoe_agent_experts(const struct smoe_agent *a)
+{
+    return &a->experts;
+}
+
+void smoe_agent_check(const struct smoe_agent *a)
+{
+    uint32_t running = smoe_list_count(&a->running, UINT32_MAX), steps = 0, lanes = 0;
+    for (uint32_t i = 0; i < a->options.lanes; i++) {
+        lanes += a->lane_used[i];
+        steps += a->lane_used[i] && a->tasks[i].kind > SMOE_TASK_BACKWARD;
+        if (a->lane_used[i])
+            smoe_assert(a->experts.experts[a->tasks[i].expert].busy);
+    }
+    smoe_assert(lanes == running + steps);
+    smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
+    smoe_assert(a->experts.bytes <= a->experts.bytes_max);
+    smoe_assert(a->parcel_by_id.used + a->n_parcel_free <= SMOE_AGENT_PARCELS_MAX);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The worker's mind: one connection to the gateway as bytes, experts, parcels, and what to compute
+ * next. No socket, no thread, no clock: a shell moves bytes, runs tasks on its lanes and tells the
+ * time; the simulator does the same in virtual time.
+ *
+ * Use: feed what was received; after every call write what smoe_agent_peek offers, and give an idle
+ * lane what smoe_agent_next_task offers; run its slices anywhere; report it done.
+ */
+#ifndef SMOE_AGENT_AGENT_H
+#define SMOE_AGENT_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "client/worker/agent/experts.h"
+#include "client/worker/agent/task.h"
+#include "common/base/err.h"
+
+#define SMOE_LANES_MAX 256
+
+struct smoe_agent;
+
+struct smoe_agent_options {
+    smoe_name id;
+    uint64_t incarnation; /* random, not 0 */
+    smoe_name software;
+    uint32_t lanes;         /* compute lanes, 1..SMOE_LANES_MAX */
+    double freq_nominal_hz; /* cycles a second of CPU time: what cycles are counted in */
+    double freq_max_hz;     /* highest frequency in force: nominal x speed cap */
+    double busy_watts;      /* power of the compute lanes running without pause, 0: unknown */
+    smoe_name freq_driver;
+    uint64_t experts_bytes_max; /* memory of expert states */
+    uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
+    uint64_t inbox_bytes_max;   /* of these, visits whose forward is not done: said in Hello */
+};
+
+int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent **ret,
+                   struct smoe_why *why);
+/* No task may be running. */
+void smoe_agent_free(struct smoe_agent *agent);
+
+/* ---- the link ---- */
+
+/* A connection stands: says hello. */
+void smoe_agent_connected(struct smoe_agent *agent, uint64_t now_ns);
+/* It is gone. Experts stay as last committed; parcels and gradients are dropped. */
+void smoe_agent_disconnected(struct smoe_agent *agent);
+
+uint8_t *smoe_agent_direct(const struct smoe_agent *agent, size_t *ret_room);
+/* A nonzero return means the connection must be closed; the sentence says why. */
+int smoe_agent_received(struct smoe_agent *agent, const uint8_t *data, size_t n, uint64_t now_ns,
+                        struct smoe_why *why);
+size_t smoe_agent_peek(const struct smoe_agent *agent, struct iovec *iovecs, size_t max);
+void smoe_agent_consume(struct smoe_agent *agent, size_t bytes);
+
+/* Leaves on purpose: says Bye; close when it is written. */
+void smoe_agent_leave(struct smoe_agent *agent, const char *reason);
+
+bool smoe_agent_welcomed(const struct smoe_agent *agent);
+
+/* ---- computing ---- */
+
+/* The next task, backward passes first; NULL if there is none for now. `scratch` must hold
+ * smoe_agent_scratch_elements() reals and belong to one lane. The task is the caller's to run until
+ * smoe_agent_task_done. */
+struct smoe_task *smoe_agent_next_task(struct smoe_agent *agent, smoe_real *scratch);
+/* The task ran to its end and took `cpu_ns` of CPU time. */
+void smoe_agent_task_done(struct smoe_agent *agent, struct smoe_task *task, uint64_t cpu_ns,
+                          uint64_t now_ns);
+/* Scratch of one lane; grows when a larger layer is hosted, so ask before each task. */
+size_t smoe_agent_scratch_elements(const struct smoe_agent *agent);
+
+/* ---- frequency, reports, time ---- */
+
+/* The frequency the gateway decided, 0 if none yet. [kHz] */
+uint64_t smoe_agent_freq_wanted_khz(const struct smoe_agent *agent);
+/* What the driver made of it, for the report. */
+void smoe_agent_set_freq(struct smoe_agent *agent, uint64_t in_force_khz, double max_hz);
+void smoe_agent_set_temperature(struct smoe_agent *agent, double celsius);
+
+/* Time passed: sends the report when it is due. */
+void smoe_agent_tick(struct smoe_agent *agent, uint64_t now_ns);
+uint64_t smoe_agent_wake_ns(const struct smoe_agent *agent);
+
+/* ---- views ---- */
+
+const struct smoe_experts *smoe_agent_experts(const struct smoe_agent *agent);
+void smoe_agent_counters(const struct smoe_agent *agent, uint64_t now_ns,
+                         struct smoe_msg_report *ret);
+void smoe_agent_check(const struct smoe_agent *agent);
+
+#endif

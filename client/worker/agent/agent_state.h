@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of the agent: agent.c is the link and the messages; parcels.c the visits and the tasks they
+ * become; steps.c the optimizer step.
+ */
+#ifndef SMOE_AGENT_AGENT_STATE_H
+#define SMOE_AGENT_AGENT_STATE_H
+
+#include "client/worker/agent/agent.h"
+#include "common/base/list.h"
+#include "common/base/map.h"
+#include "proto/channel.h"
+
+#define SMOE_AGENT_PARCELS_MAX 65536
+#define SMOE_AGENT_STEPS_MAX   16 /* trainers that step on this worker at the same time */
+
+enum smoe_agent_parcel_state {
+    SMOE_PARCEL_FREE,
+    SMOE_PARCEL_FORWARD_QUEUED,
+    SMOE_PARCEL_FORWARD_RUNS,
+    SMOE_PARCEL_KEPT, /* waits for its gradient */
+    SMOE_PARCEL_BACKWARD_QUEUED,
+    SMOE_PARCEL_BACKWARD_RUNS,
+};
+
+struct smoe_agent_parcel {
+    enum smoe_agent_parcel_state state;
+    bool keep;
+    bool forgotten; /* while its task runs: its result is thrown away */
+    uint64_t id;
+    uint32_t expert; /* the store's number */
+    uint32_t rows;
+    uint64_t forward_flops; /* of all its rows */
+    struct smoe_blob *x_blob;
+    const smoe_real *x;
+    struct smoe_blob *dy_blob;
+    const smoe_real *dy;
+    struct smoe_blob *saved; /* NULL: not kept for want of memory, or not needed */
+    struct smoe_blob *out;   /* of the running task */
+    struct smoe_list link;   /* queue of its state */
+};
+
+enum smoe_agent_step_phase {
+    SMOE_AGENT_STEP_NONE,
+    SMOE_AGENT_STEP_NORM,
+    SMOE_AGENT_STEP_NORMED,
+    SMOE_AGENT_STEP_STAGING,
+    SMOE_AGENT_STEP_STAGED,
+};
+
+struct smoe_agent_step {
+    enum smoe_agent_step_phase phase;
+    uint32_t owner;
+    uint64_t number, attempt;
+    uint32_t layers[SMOE_LAYERS_MAX]; /* the daemon's numbers, rising */
+    size_t n_layers;
+    uint32_t n_tasks; /* tasks of the phase not done yet */
+    double divisor, clip_scale;
+    struct smoe_step_optimizer optimizer;
+};
+
+/* An expert-state message that waits for a task on the expert to end. */
+struct smoe_deferred {
+    struct smoe_list link;
+    uint32_t expert;
+    struct smoe_message message;
+    struct smoe_blob *blob;
+};
+
+struct smoe_agent {
+    struct smoe_agent_options options;
+    struct smoe_wire *wire;
+    struct smoe_budget budget;
+    struct smoe_channel channel;
+    enum { SMOE_LINK_DOWN, SMOE_LINK_HELLO, SMOE_LINK_UP, SMOE_LINK_LEAVING } link;
+    uint64_t epoch; /* highest seen */
+    uint64_t silence_ns, slot_ns;
+    uint64_t heard_ns, reported_ns;
+
+    struct smoe_experts experts;
+    size_t scratch_elements;
+
+    struct smoe_agent_parcel *parcels; /* [SMOE_AGENT_PARCELS_MAX] */
+    uint32_t *parcel_free;
+    uint32_t n_parcel_free;
+    struct smoe_map parcel_by_id;
+    struct smoe_list forward_queue, backward_queue, kept, running;
+    struct smoe_list deferred;
+
+    struct smoe_agent_step steps[SMOE_AGENT_STEPS_MAX];
+    struct smoe_task *tasks; /* [SMOE_LANES_MAX]; task i runs while lane_used[i] */
+    bool *lane_used;
+
+    uint64_t freq_wanted_khz;
+    struct smoe_msg_report counters; /* cumulative; queue and time fields are filled in on demand */
+    uint64_t step_cycles;            /* cycles of NORM and STAGE tasks: busy, but no visit's cost */
+    uint64_t active_since_ns;        /* 0: nothing executable */
+};
+
+/* ---- parcels.c ---- */
+int smoe_agent_decision(struct smoe_agent *agent, const struct smoe_msg_decision *m,
+                        struct smoe_blob *blob, struct smoe_why *why);
+int smoe_agent_backprop(struct smoe_agent *agent, const struct smoe_msg_backprop *m,
+                        struct smoe_blob *blob, struct smoe_why *why);
+/* Bytes the raw part must have; negative code and sentence if a parcel or expert is not there. */
+int smoe_agent_decision_bytes(struct smoe_agent *agent, const struct smoe_msg_decision *m,
+                              uint64_t *ret_bytes, struct smoe_why *why);
+int smoe_agent_backprop_bytes(struct smoe_agent *agent, const struct smoe_msg_backprop *m,
+                              uint64_t *ret_bytes, struct smoe_why *why);
+void smoe_agent_forget(struct smoe_agent *agent, uint64_t parcel_id);
+/* Forgets parcels of one expert (SMOE_NO_EXPERT: of all), kept ones only if `kept_only`. */
+void smoe_agent_forget_all(struct smoe_agent *agent, uint32_t expert, bool kept_only);
+bool smoe_agent_start_parcel(struct smoe_agent *agent, struct smoe_task *task);
+void smoe_agent_finish_parcel(struct smoe_agent *agent, struct smoe_task *task);
+/* Executable work now. [flop] */
+void smoe_agent_queued(const struct smoe_agent *agent, uint64_t *ret_forward,
+                       uint64_t *ret_backward);
+bool smoe_agent_has_work(const struct smoe_agent *agent);
+
+/* ---- steps.c ---- */
+int smoe_agent_step_prepare(struct smoe_agent *agent, const struct smoe_msg_step_prepare *m,
+                            struct smoe_why *why);
+int smoe_agent_step_stage(struct smoe_agent *agent, const struct smoe_msg_step_stage *m,
+                          struct smoe_why *why);
+void smoe_agent_step_commit(struct smoe_agent *agent, const struct smoe_msg_step_commit *m);
+void smoe_agent_reset(struct smoe_agent *agent, const struct smoe_msg_reset *m);
+bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
+void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
+
+/* ---- agent.c ---- */
+/* Queues a message to the gateway; a failure ends the connection at the next opportunity. */
+void smoe_agent_send(struct smoe_agent *agent, const struct smoe_message *message,
+                     const struct smoe_segment *segments, size_t n_segments);
+
+#endif

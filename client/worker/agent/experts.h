@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The experts a worker holds: weights, optimizer moments, the gradient sum of the present step, and
+ * the second buffer a step is staged in. A layer is known by (name, run); the number the daemon uses
+ * for it (`wire`) is that of the present connection only. Memory is bounded by `bytes_max`.
+ *
+ * Per expert with P parameters: 4 P reals for SGD with momentum's now and staged vectors, 6 P for
+ * AdamW's, and P for the gradient sum.
+ */
+#ifndef SMOE_AGENT_EXPERTS_H
+#define SMOE_AGENT_EXPERTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "client/worker/agent/task.h"
+#include "proto/wire.h"
+
+#define SMOE_NO_LAYER UINT32_MAX
+
+struct smoe_held_layer {
+    bool used;
+    uint32_t wire; /* the daemon's number, SMOE_NO_LAYER when not connected */
+    smoe_name name;
+    uint64_t run;
+    uint64_t step; /* last committed step applied */
+    struct smoe_layer_shape shape;
+    struct smoe_ffn_shape ffn;
+    size_t n_params;
+    uint64_t forward_flops;
+    uint32_t *expert_at; /* [shape.experts] the store's number of the expert, or SMOE_NO_EXPERT */
+};
+
+#define SMOE_NO_EXPERT UINT32_MAX
+
+struct smoe_held_expert {
+    bool used;
+    uint32_t layer; /* the store's number */
+    uint32_t index; /* within its layer */
+    struct smoe_expert_vectors now, staged;
+    smoe_real *gradient;
+    bool busy;          /* a task runs on it */
+    bool flip_wanted;   /* commit came while busy */
+    bool clear_wanted;  /* reset came while busy */
+    bool drop_wanted;   /* no longer hosted, freed when not busy */
+    bool has_staged;    /* the staged vectors are a complete step */
+    uint8_t step_task;  /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
+    uint32_t step;      /* which of the agent's steps that is for */
+    double square_norm; /* of the last NORM */
+};
+
+struct smoe_experts {
+    struct smoe_held_layer *layers; /* [SMOE_LAYERS_MAX] */
+    struct smoe_held_expert *experts;
+    uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
+    uint64_t bytes, bytes_max;
+};
+
+int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
+void smoe_experts_release(struct smoe_experts *store);
+
+/* Carries out Host: holds exactly these experts of the layer. On failure nothing of the layer is held. */
+int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
+                      struct smoe_why *why);
+
+/* The layer with the daemon's number, or NULL. */
+struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t wire);
+
+/* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
+uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
+
+/* The connection is gone: daemon's numbers mean nothing, uncommitted gradients are dropped. */
+void smoe_experts_detach(struct smoe_experts *store);
+
+/* Forget the gradient sum and what is staged; now, or when the running task is done. */
+void smoe_experts_clear(struct smoe_experts *store, uint32_t expert);
+/* Put the staged state in force; now, or when the running task is done. */
+void smoe_experts_flip(struct smoe_experts *store, uint32_t expert);
+/* A task on the expert is done: what waited for it happens now. */
+void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
+
+/* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. */
+size_t smoe_experts_state_bytes(const struct smoe_held_layer *layer, uint32_t parts);
+void smoe_experts_read(const struct smoe_experts *store, uint32_t expert, uint32_t parts,
+                       uint8_t *ret_bytes);
+void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts,
+                        const uint8_t *bytes);
+
+#endif

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The worker's side of the two-phase step.
+ *
+ *     NONE --StepPrepare--> NORM --all norms: StepNorm--> NORMED --StepStage--> STAGING
+ *       ^                                                                          |
+ *       +---- StepCommit: flip ---- STAGED <---- all staged: StepStaged -----------+
+ *
+ * Norms and stages are tasks, one per expert, before any parcel. Reset throws a step away at any point
+ * before its commit; after StepStaged only the gateway's word decides.
+ */
+#include <stdlib.h>
+
+#include "client/worker/agent/agent_state.h"
+#include "common/base/assert.h"
+
+static struct smoe_agent_step *step_of(struct smoe_agent *a, uint32_t owner)
+{
+    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+        if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].owner == owner)
+            return &a->steps[i];
+    return NULL;
+}
+
+static struct smoe_agent_step *free_step(struct smoe_agent *a)
+{
+    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+        if (a->steps[i].phase == SMOE_AGENT_STEP_NONE)
+            return &a->steps[i];
+    return NULL;
+}
+
+/* Calls for a task of this kind on every expert of the step's layers. */
+static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smoe_task_kind kind)
+{
+    s->n_tasks = 0;
+    for (size_t i = 0; i < s->n_layers; i++) {
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
+        for (uint32_t e = 0; layer && e < layer->shape.experts; e++) {
+            if (layer->expert_at[e] == SMOE_NO_EXPERT)
+                continue;
+            struct smoe_held_expert *expert = &a->experts.experts[layer->expert_at[e]];
+            expert->step_task = (uint8_t)(1 + kind);
+            expert->step = (uint32_t)(s - a->steps);
+            s->n_tasks++;
+        }
+    }
+}
+
+/* ---- NORM ---- */
+
+int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_prepare *m,
+                            struct smoe_why *why)
+{
+    struct smoe_agent_step *s = step_of(a, m->owner);
+    if (s && s->phase == SMOE_AGENT_STEP_STAGED)
+        s->phase = SMOE_AGENT_STEP_NONE; /* its commit or reset is implied by a new one */
+    if (s && s->phase != SMOE_AGENT_STEP_NONE)
+        return smoe_fail(why, SMOE_ESTATE, "STEP_PREPARE: step %llu is not done",
+                         (unsigned long long)s->number);
+    for (size_t i = 0; i < m->n_layers; i++)
+        if (!smoe_experts_layer(&a->experts, m->layers[i]))
+            return smoe_fail(why, SMOE_EUNKNOWN, "STEP_PREPARE: layer %u is not hosted here",
+                             m->layers[i]);
+    s = free_step(a);
+    if (!s)
+        return smoe_fail(why, SMOE_ELIMIT, "STEP_PREPARE: %d steps are being made already",
+                         SMOE_AGENT_STEPS_MAX);
+    *s = (struct smoe_agent_step){
+        .phase = SMOE_AGENT_STEP_NORM,
+        .owner = m->owner,
+        .number = m->step,
+        .attempt = m->attempt,
+        .n_layers = m->n_layers,
+        .divisor = m->gradient_divisor,
+        .optimizer = m->optimizer,
+    };
+    for (size_t i = 0; i < m->n_layers; i++)
+        s->layers[i] = m->layers[i];
+    call_tasks(a, s, SMOE_TASK_NORM);
+    return 0;
+}
+
+static void send_norms(struct smoe_agent *a, const struct smoe_agent_step *s)
+{
+    struct smoe_layer_norms layers[SMOE_LAYERS_MAX];
+    size_t most = s->n_layers * SMOE_EXPERTS_MAX, listed = 0;
+    uint32_t *experts = malloc(most * sizeof *experts);
+    double *norms = malloc(most * sizeof *norms);
+    for (size_t i = 0; experts && norms && i < s->n_layers; i++) {
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
+        layers[i] = (struct smoe_layer_norms){s->layers[i], experts + listed, norms + listed, 0};
+        for (uint32_t e = 0; layer && e < layer->shape.experts; e++) {
+            if (layer->expert_at[e] == SMOE_NO_EXPERT)
+                continue;
+            experts[listed] = e;
+            norms[listed++] = a->experts.experts[layer->expert_at[e]].square_norm;
+            layers[i].n++;
+        }
+    }
+    struct smoe_message m = {.type = SMOE_MSG_STEP_NORM};
+    m.step_norm = (struct smoe_msg_step_norm){s->number, s->attempt, layers, s->n_layers, s->owner};
+    if (experts && norms)
+        smoe_agent_send(a, &m, NULL, 0);
+    free(experts);
+    free(norms);
+}
+
+/* ---- STAGE ---- */
+
+int smoe_agent_step_stage(struct smoe_agent *a, const struct smoe_msg_step_stage *m,
+                          struct smoe_why *why)
+{
+    struct smoe_agent_step *s = step_of(a, m->owner);
+    if (!s || s->number != m->step || s->attempt != m->attempt)
+        return 0; /* of an attempt that was reset */
+    if (s->phase != SMOE_AGENT_STEP_NORMED)
+        return smoe_fail(why, SMOE_ESTATE, "STEP_STAGE: step %llu has no norms yet",
+                         (unsigned long long)m->step);
+    s->phase = SMOE_AGENT_STEP_STAGING;
+    s->clip_scale = m->clip_scale;
+    call_tasks(a, s, SMOE_TASK_STAGE);
+    return 0;
+}
+
+static void send_staged(struct smoe_agent *a, const struct smoe_agent_step *s)
+{
+    struct smoe_message m = {.type = SMOE_MSG_STEP_STAGED};
+    m.step_staged = (struct smoe_msg_step_staged){s->number, s->attempt, s->owner};
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+/* ---- tasks ---- */
+
+static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *task)
+{
+    const struct smoe_held_expert *e = &a->experts.experts[number];
+    const struct smoe_agent_step *s = &a->steps[e->step];
+    const struct smoe_step_optimizer *o = &s->optimizer;
+    task->kind = (enum smoe_task_kind)(e->step_task - 1);
+    task->expert = number;
+    task->shape = a->experts.layers[e->layer].ffn;
+    task->n_params = a->experts.layers[e->layer].n_params;
+    task->gradient = e->gradient;
+    task->divisor = s->divisor;
+    task->now = e->now;
+    task->staged = e->staged;
+    task->optimizer = (struct smoe_optimizer){
+        .kind = (enum smoe_optimizer_kind)o->kind,
+        .learning_rate = o->learning_rate,
+        .momentum = o->momentum,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .epsilon = o->epsilon,
+        .weight_decay = o->weight_decay,
+        .gradient_scale = s->clip_scale / s->divisor,
+        .t = s->number,
+    };
+}
+
+bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
+{
+    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+        struct smoe_held_expert *e = &a->experts.experts[i];
+        if (!e->used || !e->step_task || e->busy)
+            continue;
+        fill_task(a, i, task);
+        return true;
+    }
+    return false;
+}
+
+void smoe_agent_finish_step(struct smoe_agent *a, struct smoe_task *task)
+{
+    struct smoe_held_expert *e = &a->experts.experts[task->expert];
+    if (!e->used || !e->step_task)
+        return; /* reset or dropped meanwhile */
+    struct smoe_agent_step *s = &a->steps[e->step];
+    e->step_task = 0;
+    if (task->kind == SMOE_TASK_NORM)
+        e->square_norm = task->square_norm;
+    else
+        e->has_staged = true;
+    if (--s->n_tasks)
+        return;
+    if (s->phase == SMOE_AGENT_STEP_NORM) {
+        s->phase = SMOE_AGENT_STEP_NORMED;
+        send_norms(a, s);
+    } else {
+        s->phase = SMOE_AGENT_STEP_STAGED;
+        send_staged(a, s);
+    }
+}
+
+/* ---- the end ---- */
+
+void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_commit *m)
+{
+    struct smoe_agent_step *s = step_of(a, m->owner);
+    if (!s || s->number != m->step || s->attempt != m->attempt ||
+        s->phase != SMOE_AGENT_STEP_STAGED)
+        return;
+    a->epoch = m->epoch > a->epoch ? m->epoch : a->epoch;
+    for (size_t i = 0; i < s->n_layers; i++) {
+        struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
+        if (!layer)
+            continue;
+        layer->step = m->step;
+        for (uint32_t e = 0; e < layer->shape.experts; e++)
+            if (layer->expert_at[e] != SMOE_NO_EXPERT)
+                smoe_experts_flip(&a->experts, layer->expert_at[e]);
+    }
+    s->phase = SMOE_AGENT_STEP_NONE;
+}
+
+static void drop_step_of_layer(struct smoe_agent *a, uint32_t layer)
+{
+    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+        for (size_t l = 0; l < a->steps[i].n_layers; l++)
+            if (a->steps[i].layers[l] == layer)
+                a->steps[i].phase = SMOE_AGENT_STEP_NONE;
+}
+
+void smoe_agent_reset(struct smoe_agent *a, const struct smoe_msg_reset *m)
+{
+    for (size_t i = 0; i < m->n_layers; i++) {
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, m->layers[i]);
+        if (!layer)
+            continue;
+        drop_step_of_layer(a, m->layers[i]);
+        for (uint32_t e = 0; e < layer->shape.experts; e++) {
+            if (layer->expert_at[e] == SMOE_NO_EXPERT)
+                continue;
+            smoe_agent_forget_all(a, layer->expert_at[e], true);
+            smoe_experts_clear(&a->experts, layer->expert_at[e]);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "client/worker/agent/task.h"
+
+#include <string.h>
+
+size_t smoe_task_scratch(const struct smoe_ffn_shape *shape)
+{
+    size_t rows = SMOE_TASK_ROWS;
+    /* a backward pass that recomputes needs room for y and for what a forward pass saves */
+    return smoe_ffn_scratch(shape, rows) + rows * (smoe_ffn_saved_per_row(shape) + shape->d_model);
+}
+
+uint64_t smoe_task_forward_flops(const struct smoe_ffn_shape *shape)
+{
+    uint64_t matrices = shape->activation == SMOE_SWIGLU ? 3 : 2;
+    return 2 * matrices * shape->d_model * shape->d_ff;
+}
+
+static void forward_slice(struct smoe_task *t, uint32_t at, uint32_t n)
+{
+    size_t d = t->shape.d_model, kept = smoe_ffn_saved_per_row(&t->shape);
+    smoe_ffn_forward(&t->shape, t->now.weights, n, t->x + at * d,
+                     t->saved ? t->saved + at * kept : NULL, t->scratch, t->out + at * d);
+}
+
+static void backward_slice(struct smoe_task *t, uint32_t at, uint32_t n)
+{
+    size_t d = t->shape.d_model, kept = smoe_ffn_saved_per_row(&t->shape);
+    const smoe_real *x = t->x + at * d;
+    const smoe_real *saved = t->saved ? t->saved + at * kept : NULL;
+    if (!saved) {
+        smoe_real *room = t->scratch + smoe_ffn_scratch(&t->shape, SMOE_TASK_ROWS);
+        smoe_ffn_forward(&t->shape, t->now.weights, n, x, room, t->scratch,
+                         room + SMOE_TASK_ROWS * kept);
+        saved = room;
+    }
+    smoe_ffn_backward(&t->shape, t->now.weights, n, x, saved, t->dy + at * d, t->scratch,
+                      t->gradient, t->out + at * d);
+}
+
+static bool rows_slice(struct smoe_task *t)
+{
+    uint32_t at = atomic_load_explicit(&t->rows_done, memory_order_relaxed);
+    uint32_t n = t->rows - at < SMOE_TASK_ROWS ? t->rows - at : SMOE_TASK_ROWS;
+    if (t->kind == SMOE_TASK_FORWARD)
+        forward_slice(t, at, n);
+    else
+        backward_slice(t, at, n);
+    atomic_store_explicit(&t->rows_done, at + n, memory_order_relaxed);
+    return at + n == t->rows;
+}
+
+static void norm_slice(struct smoe_task *t, size_t at, size_t n)
+{
+    t->square_norm += smoe_square_norm(n, t->gradient + at) / (t->divisor * t->divisor);
+    bool finite = t->square_norm - t->square_norm == 0;
+    if (at + n == t->n_params && !finite)
+        t->square_norm = -1;
+}
+
+static smoe_real *offset(smoe_real *vector, size_t at)
+{
+    return vector ? vector + at : NULL;
+}
+
+static void stage_slice(struct smoe_task *t, size_t at, size_t n)
+{
+    smoe_optimizer_step(&t->optimizer, n, t->now.weights + at, t->now.moments[0] + at,
+                        offset(t->now.moments[1], at), t->gradient + at, t->staged.weights + at,
+                        t->staged.moments[0] + at, offset(t->staged.moments[1], at));
+    memset(t->gradient + at, 0, n * sizeof *t->gradient);
+}
+
+static bool elements_slice(struct smoe_task *t)
+{
+    size_t at = t->elements_done;
+    size_t n = t->n_params - at < SMOE_TASK_ELEMENTS ? t->n_params - at : SMOE_TASK_ELEMENTS;
+    if (t->kind == SMOE_TASK_NORM)
+        norm_slice(t, at, n);
+    else
+        stage_slice(t, at, n);
+    t->elements_done += n;
+    return t->elements_done == t->n_params;
+}
+
+bool smoe_task_slice(struct smoe_task *task)
+{
+    return task->kind <= SMOE_TASK_BACKWARD ? rows_slice(task) : elements_slice(task);
+}
