@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,14 +43,15 @@ static void replace_controls(char *text)
             *text = '?';
 }
 
-int smoe_fail(struct smoe_why *why, int code, const char *format, ...)
+void smoe_why_set(struct smoe_why *why, const char *format, ...)
 {
+    int saved = errno;
     va_list args;
     va_start(args, format);
     vsnprintf(why->text, sizeof why->text, format, args);
     va_end(args);
     replace_controls(why->text);
-    return code;
+    errno = saved;
 }
 
 int smoe_fail_at(struct smoe_why *why, int code, const char *prefix, ...)

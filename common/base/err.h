@@ -19,10 +19,18 @@ const char *smoe_strerror(int code);
 /* The symbol of one of our codes ("SMOE_EFIELD"), or NULL if it is not ours. */
 const char *smoe_error_name(int code);
 
-/* Writes the sentence and returns `code`, so that a refusal is one line. Control characters that
- * came in with untrusted text are replaced by '?'. */
-__attribute__((format(printf, 3, 4))) int smoe_fail(struct smoe_why *why, int code,
-                                                    const char *format, ...);
+/* Writes the sentence; errno is as before. */
+__attribute__((format(printf, 2, 3))) void smoe_why_set(struct smoe_why *why, const char *format,
+                                                        ...);
+
+static inline int smoe_fail_code(int code, const struct smoe_why *why)
+{
+    (void)why;
+    return code;
+}
+
+/* Writes the sentence and returns `code`, so that a refusal is one line. */
+#define smoe_fail(why, code, ...) smoe_fail_code((code), (smoe_why_set((why), __VA_ARGS__), (why)))
 
 /* Puts `prefix: ` in front of the sentence and returns `code`. */
 __attribute__((format(printf, 3, 4))) int smoe_fail_at(struct smoe_why *why, int code,

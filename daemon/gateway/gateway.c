@@ -65,6 +65,11 @@ void smoe_gateway_free(struct smoe_gateway *gw)
     free(gw);
 }
 
+uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gw)
+{
+    return gw->n_sessions;
+}
+
 /* ---- closing ---- */
 
 static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
@@ -86,12 +91,14 @@ static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const cha
 
 /* ---- carrying out updates ---- */
 
-static void send_action(struct smoe_gateway *gw, const struct smoe_action *a, struct smoe_blob *blob)
+static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
+                        struct smoe_blob *blob)
 {
     struct smoe_gate_session *s = &gw->sessions[a->session];
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
-    if (a->message.type == SMOE_MSG_CREDIT && s->channel.out.bytes > gw->options.outbox_bytes_max / 4) {
+    if (a->message.type == SMOE_MSG_CREDIT &&
+        s->channel.out.bytes > gw->options.outbox_bytes_max / 4) {
         s->held_credit = a->message.credit; /* given when the peer has read what waits for it */
         s->credit_is_held = true;
         return;
@@ -148,7 +155,8 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
 }
 
 /* One core step and its consequences. `blob` is the raw part of the message in hand, or NULL. */
-static void step_once(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
+static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
+                      struct smoe_blob *blob)
 {
     struct smoe_update update;
     smoe_core_step(gw->core, event, &update);
@@ -233,8 +241,7 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
     if (s->state == SMOE_GATE_CLOSING)
         return SMOE_ECLOSED; /* already answered */
     if ((message->type == SMOE_MSG_HELLO) != (s->state == SMOE_GATE_HELLO))
-        return smoe_fail(why, SMOE_ESTATE, "%s: %s",
-                         smoe_message_name((uint16_t)message->type),
+        return smoe_fail(why, SMOE_ESTATE, "%s: %s", smoe_message_name((uint16_t)message->type),
                          s->state == SMOE_GATE_HELLO ? "HELLO must come first" : "sent already");
     if (message->type == SMOE_MSG_HELLO) {
         hello(d, message);
@@ -353,8 +360,8 @@ bool smoe_gateway_next_dirty(struct smoe_gateway *gw, uint32_t *ret_session)
     if (!first)
         return false;
     smoe_list_remove(first);
-    *ret_session = (uint32_t)(smoe_container_of(first, struct smoe_gate_session, dirty_link) -
-                              gw->sessions);
+    *ret_session =
+        (uint32_t)(smoe_container_of(first, struct smoe_gate_session, dirty_link) - gw->sessions);
     return true;
 }
 

@@ -22,8 +22,8 @@ struct smoe_gateway;
 
 struct smoe_gateway_options {
     struct smoe_core_options core;
-    size_t tensors_bytes_max;  /* all raw parts held at a time */
-    size_t outbox_bytes_max;   /* waiting for one peer: a peer that lets it fill up is disconnected */
+    size_t tensors_bytes_max; /* all raw parts held at a time */
+    size_t outbox_bytes_max; /* waiting for one peer: a peer that lets it fill up is disconnected */
     uint64_t hello_timeout_ns; /* a connection that has not said hello by then is closed */
 };
 
@@ -31,13 +31,17 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
                      struct smoe_why *why);
 void smoe_gateway_free(struct smoe_gateway *gateway);
 
+/* Session numbers are 0 .. this - 1. */
+uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gateway);
+
 /* ---- the transport tells ---- */
 
 /* A connection came. SMOE_ELIMIT when there are too many: close it. */
 int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
 
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
-uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session, size_t *ret_room);
+uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session,
+                             size_t *ret_room);
 
 void smoe_gateway_received(struct smoe_gateway *gateway, uint32_t session, const uint8_t *data,
                            size_t n, uint64_t now_ns);

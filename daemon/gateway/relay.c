@@ -71,8 +71,9 @@ static int visit_list(struct smoe_gateway *gw, uint32_t parcel, bool with_scores
     return 0;
 }
 
-int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *a, struct smoe_blob *blob,
-                        struct smoe_segment segments[SMOE_SEGMENTS_MAX], size_t *ret_n)
+int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *a,
+                        struct smoe_blob *blob, struct smoe_segment segments[SMOE_SEGMENTS_MAX],
+                        size_t *ret_n)
 {
     int rc = 0;
     *ret_n = 0;

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A TCP connection on a libuv loop, for a machine that knows bytes and no sockets (proto/channel.h):
+ * what comes in is handed to it, what it offers is written. Used alike by the daemon, the worker and
+ * the client library.
+ *
+ * At most one write is under way, straight out of the owner's memory, so nothing is buffered here;
+ * reads go straight into the owner's memory where it says so. TCP_NODELAY, keepalive and
+ * TCP_USER_TIMEOUT are set (keepalive notices a silent peer only without data in flight, the other
+ * only with).
+ */
+#ifndef SMOE_IO_CONN_H
+#define SMOE_IO_CONN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <uv.h>
+
+#define SMOE_CONN_SCRATCH_BYTES 65536
+#define SMOE_CONN_SILENCE_MS    5000 /* an unreachable peer is given up after this */
+
+/* What the owner provides; every function gets `context`. Only `closed` may free the connection. */
+struct smoe_conn_owner {
+    void *context;
+    uint8_t *(*direct)(void *context, size_t *ret_room); /* or NULL: see smoe_inbox_direct */
+    void (*received)(void *context, const uint8_t *data, size_t n);
+    size_t (*peek)(void *context, struct iovec *iovecs, size_t max);
+    void (*consume)(void *context, size_t bytes);
+    void (*closed)(void *context, int status); /* 0, or the libuv error that ended it */
+};
+
+struct smoe_conn {
+    uv_tcp_t tcp;
+    uv_write_t write;
+    uv_connect_t connect;
+    struct smoe_conn_owner owner;
+    uint8_t *scratch;   /* borrowed, SMOE_CONN_SCRATCH_BYTES, shared by all connections of a loop */
+    size_t writing;     /* bytes of the write under way, 0: none */
+    int status;         /* why it is being closed */
+    bool closing;       /* uv_close was called */
+    bool close_flushed; /* to be closed when all is written */
+    void (*connected)(void *context, int status);
+};
+
+/* Accepts a waiting connection. On failure the connection is closed, and `closed` is still called. */
+int smoe_conn_accept(struct smoe_conn *conn, uv_stream_t *server,
+                     const struct smoe_conn_owner *owner, uint8_t *scratch);
+
+/* Connects. `connected` is called with 0, or with the error; after an error, and whenever the
+ * connection ends, `closed` follows. A negative return (no handle) calls neither. */
+int smoe_conn_connect(struct smoe_conn *conn, uv_loop_t *loop, const struct sockaddr *address,
+                      const struct smoe_conn_owner *owner, uint8_t *scratch,
+                      void (*connected)(void *context, int status));
+
+/* Writes what the owner offers, now as far as the kernel takes it, the rest as it can. */
+void smoe_conn_flush(struct smoe_conn *conn);
+
+/* Closes at once, or when what is queued has been written. `closed` follows, once. */
+void smoe_conn_close(struct smoe_conn *conn, int status);
+void smoe_conn_close_flushed(struct smoe_conn *conn);
+
+#endif

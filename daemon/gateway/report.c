@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/gateway/report.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* cJSON keeps numbers as doubles and prints 2^53-1 in exponent form, so counters go in as text. */
+static void add_u64(cJSON *to, const char *key, uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    cJSON_AddRawToObject(to, key, text);
+}
+
+/* A double with enough digits to be read back; not-a-number has no JSON and is left out as null. */
+static void add_double(cJSON *to, const char *key, double value)
+{
+    char text[40];
+    if (value - value != 0) {
+        cJSON_AddNullToObject(to, key);
+        return;
+    }
+    snprintf(text, sizeof text, "%.9g", value);
+    cJSON_AddRawToObject(to, key, text);
+}
+
+static void add_hex(cJSON *to, const char *key, uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%016" PRIx64, value);
+    cJSON_AddStringToObject(to, key, text);
+}
+
+static void add_account(cJSON *to, const struct smoe_account *a)
+{
+    add_u64(to, "submitted", a->submitted);
+    add_u64(to, "settled", a->settled);
+    add_u64(to, "committed", a->now[SMOE_VISIT_COMMITTED]);
+    add_u64(to, "failed", a->failed);
+    add_u64(to, "in_flight", a->in_flight);
+}
+
+static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer_view layer = smoe_core_layer(core, l);
+        for (uint32_t e = 0; layer.state != SMOE_LAYER_FREE && e < layer.shape.experts; e++) {
+            char name[sizeof(smoe_name) + 16];
+            if (layer.experts[e].worker != worker)
+                continue;
+            snprintf(name, sizeof name, "%s/%u", layer.name, e);
+            cJSON_AddItemToArray(list, cJSON_CreateString(name));
+        }
+    }
+    return list;
+}
+
+/* Visits a second while there was work: what the worker really does, throttle included. */
+static double measured_rate(const struct smoe_worker *w)
+{
+    const struct smoe_msg_report *r = &w->report;
+    double flops = (double)r->forward_flops + (double)r->backward_flops;
+    if (!w->has_report || !r->active_ns || !w->reference_flops)
+        return 0;
+    return flops / (3.0 * (double)w->reference_flops) / ((double)r->active_ns * 1e-9);
+}
+
+static cJSON *worker_json(const struct smoe_core *core, uint32_t index)
+{
+    const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
+    cJSON *o = cJSON_CreateObject();
+    uint64_t reference = w->reference_flops ? w->reference_flops : 1;
+    double executable;
+    cJSON_AddStringToObject(o, "id", w->id);
+    cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
+    add_double(o, "backlog_visits", smoe_worker_backlog(w, reference, true, &executable));
+    add_double(o, "backlog_executable_visits", executable);
+    add_double(o, "energy_debt_j", w->debt_j);
+    add_double(o, "energy_budget_w", w->budget_w);
+    add_double(o, "joules", w->joules);
+    cJSON_AddStringToObject(o, "energy_source", w->has_report ? w->report.energy_source : "none");
+    add_double(o, "freq_max_hz", w->freq_max_hz);
+    add_u64(o, "freq_decided_khz", w->freq_khz_sent);
+    add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
+    cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
+    add_double(o, "cycles_per_visit",
+               w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
+    add_double(o, "visits_per_second", measured_rate(w));
+    add_u64(o, "visits_done", w->account.settled);
+    add_u64(o, "visits_routed", w->account.submitted);
+    add_u64(o, "visits_failed", w->account.failed);
+    add_u64(o, "in_flight", w->account.in_flight);
+    add_u64(o, "busy_ns", w->has_report ? w->report.busy_ns : 0);
+    add_u64(o, "active_ns", w->has_report ? w->report.active_ns : 0);
+    add_u64(o, "late_results", w->late_frames);
+    add_u64(o, "drift_flops", w->drift_flops);
+    cJSON_AddItemToObject(o, "experts", experts_of(core, index));
+    return o;
+}
+
+static cJSON *workers_json(const struct smoe_core *core)
+{
+    const struct smoe_fleet *fleet = smoe_core_fleet(core);
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < fleet->n_used; i++)
+        if (fleet->workers[i].state != SMOE_WORKER_FREE)
+            cJSON_AddItemToArray(list, worker_json(core, i));
+    return list;
+}
+
+static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_view *layer)
+{
+    const struct smoe_fleet *fleet = smoe_core_fleet(core);
+    cJSON *o = cJSON_CreateObject();
+    uint64_t total = 0;
+    cJSON_AddStringToObject(o, "layer", layer->name);
+    add_hex(o, "run", layer->run);
+    cJSON_AddStringToObject(o, "state", smoe_layer_state_name(layer->state));
+    add_u64(o, "step", layer->step);
+    add_u64(o, "d_model", layer->shape.d_model);
+    add_u64(o, "d_ff", layer->shape.d_ff);
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        total += layer->experts[e].account.submitted;
+    cJSON *list = cJSON_AddArrayToObject(o, "experts");
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        const struct smoe_expert_view *expert = &layer->experts[e];
+        cJSON *x = cJSON_CreateObject();
+        add_u64(x, "expert", e);
+        if (expert->worker != SMOE_NO_SESSION)
+            cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
+        else
+            cJSON_AddNullToObject(x, "worker");
+        add_u64(x, "visits", expert->account.submitted);
+        add_u64(x, "in_flight", expert->account.in_flight);
+        add_double(x, "share", total ? (double)expert->account.submitted / (double)total : 0);
+        cJSON_AddItemToArray(list, x);
+    }
+    return o;
+}
+
+static cJSON *layers_json(const struct smoe_core *core)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer_view layer = smoe_core_layer(core, l);
+        if (layer.state != SMOE_LAYER_FREE)
+            cJSON_AddItemToArray(list, layer_json(core, &layer));
+    }
+    return list;
+}
+
+static cJSON *trainers_json(const struct smoe_core *core)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < smoe_core_n_trainers(core); i++) {
+        struct smoe_trainer_view t = smoe_core_trainer(core, i);
+        if (!t.live)
+            continue;
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "name", t.name);
+        cJSON_AddBoolToObject(o, "connected", t.connected);
+        add_u64(o, "step", t.step);
+        add_u64(o, "attempt", t.attempt);
+        add_u64(o, "batches", t.batches);
+        cJSON_AddStringToObject(o, "waits_for", t.waits_for);
+        add_account(o, &t.account);
+        cJSON_AddItemToArray(list, o);
+    }
+    return list;
+}
+
+static void add_slots(cJSON *o, const struct smoe_core_totals *t)
+{
+    add_u64(o, "slot", t->slots);
+    add_double(o, "slot_ms", (double)t->settings.slot_ns * 1e-6);
+    add_u64(o, "slots_early", t->slots_early);
+    add_u64(o, "slots_missed", t->slots_missed);
+    add_double(o, "slot_lateness_p50_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.5) * 1e-6);
+    add_double(o, "slot_lateness_p99_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.99) * 1e-6);
+}
+
+static void add_routing(cJSON *o, const struct smoe_core_totals *t)
+{
+    cJSON_AddStringToObject(o, "policy", smoe_policy_name(t->settings.policy));
+    add_double(o, "v", t->settings.v);
+    add_double(o, "mu", t->settings.mu);
+    add_u64(o, "tokens_routed", t->tokens_routed);
+    add_double(o, "gate_mass", t->tokens_routed ? t->gate_mass / (double)t->tokens_routed : 0);
+    add_double(o, "topk_agreement",
+               t->choices ? (double)t->choices_in_topk / (double)t->choices : 0);
+}
+
+static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct smoe_core_totals *t)
+{
+    struct smoe_gateway_stats s;
+    smoe_gateway_stats(gateway, &s);
+    add_u64(o, "sessions", s.sessions);
+    add_u64(o, "tensor_bytes", s.tensor_bytes);
+    add_u64(o, "tensor_bytes_peak", s.tensor_bytes_peak);
+    add_u64(o, "frames_in", s.frames_in);
+    add_u64(o, "frames_out", s.frames_out);
+    add_u64(o, "bytes_in", s.bytes_in);
+    add_u64(o, "bytes_out", s.bytes_out);
+    add_u64(o, "refused_messages", t->refused);
+    add_u64(o, "refused_connections", s.refused_connections);
+    add_u64(o, "hello_timeouts", s.hello_timeouts);
+    add_u64(o, "slow_peers", s.slow_peers);
+    add_u64(o, "late_frames", t->late_frames);
+    add_u64(o, "stale_frames", t->stale_frames);
+}
+
+static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_report_context *c)
+{
+    const struct smoe_core *core = smoe_gateway_core(gateway);
+    struct smoe_core_totals t;
+    cJSON *o = cJSON_CreateObject();
+    smoe_core_totals(core, &t);
+    cJSON_AddStringToObject(o, "version", c->version);
+    cJSON_AddStringToObject(o, "listen", c->listen);
+    cJSON_AddBoolToObject(o, "draining", t.draining);
+    add_double(o, "uptime_s", (double)(c->now_ns - c->started_ns) * 1e-9);
+    add_u64(o, "epoch", t.epoch);
+    add_u64(o, "steps", t.steps);
+    add_slots(o, &t);
+    add_routing(o, &t);
+    cJSON *ledger = cJSON_AddObjectToObject(o, "ledger");
+    add_account(ledger, &t.account);
+    for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
+        add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
+    add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t);
+    cJSON_AddItemToObject(o, "workers", workers_json(core));
+    cJSON_AddItemToObject(o, "layers", layers_json(core));
+    cJSON_AddItemToObject(o, "trainers", trainers_json(core));
+    return o;
+}
+
+char *smoe_report_json(const struct smoe_gateway *gateway, enum smoe_report what,
+                       const struct smoe_report_context *context)
+{
+    const struct smoe_core *core = smoe_gateway_core(gateway);
+    cJSON *root = NULL;
+    switch (what) {
+    case SMOE_REPORT_STATUS:
+        root = status_json(gateway, context);
+        break;
+    case SMOE_REPORT_WORKERS:
+        root = cJSON_CreateObject();
+        cJSON_AddItemToObject(root, "workers", workers_json(core));
+        break;
+    case SMOE_REPORT_EXPERTS:
+        root = cJSON_CreateObject();
+        cJSON_AddItemToObject(root, "layers", layers_json(core));
+        break;
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    return text;
+}

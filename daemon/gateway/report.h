@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the gateway tells about itself, as JSON. Every number comes from the core's own counters;
+ * counters are printed as exact integers whatever their size.
+ */
+#ifndef SMOE_GATEWAY_REPORT_H
+#define SMOE_GATEWAY_REPORT_H
+
+#include "daemon/gateway/gateway.h"
+
+enum smoe_report {
+    SMOE_REPORT_STATUS, /* everything: the daemon, its workers, experts and trainers */
+    SMOE_REPORT_WORKERS,
+    SMOE_REPORT_EXPERTS,
+};
+
+/* What only the shell knows. */
+struct smoe_report_context {
+    const char *version;
+    uint64_t now_ns, started_ns;
+    const char *listen; /* address trainers and workers connect to */
+};
+
+/* One line of JSON without a newline, or NULL when memory is out. The caller frees it with free(). */
+char *smoe_report_json(const struct smoe_gateway *gateway, enum smoe_report what,
+                       const struct smoe_report_context *context);
+
+#endif

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Start: lock the state directory, make the gateway, listen (peers, status, admin), tell systemd.
+ * SIGHUP: load the configuration again, apply what may change. SIGTERM: take nothing new, wait until
+ * what workers are computing has been relayed (at most DRAIN_MS), say Bye, close, exit 0. A second
+ * SIGTERM does not wait.
+ *
+ * Closing is a chain of callbacks, peers -> admin -> status -> signals and timers -> the loop runs
+ * empty; nothing is freed before its handles are closed.
+ */
+#include "daemon/shell/loop.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "common/io/clock.h"
+#include "common/io/log.h"
+#include "common/io/notify.h"
+#include "common/io/statedir.h"
+#include "daemon/shell/commands.h"
+#include "daemon/shell/lines.h"
+#include "daemon/shell/peers.h"
+
+#define DRAIN_MS  4000
+#define LINGER_MS 500
+#define CHECK_MS  1000 /* the full walk over the invariants */
+#define POLL_MS   20   /* while draining */
+
+enum { SIG_TERM, SIG_INT, SIG_HUP, N_SIGNALS };
+
+struct daemon {
+    const struct smoe_daemon_start *start;
+    struct smoe_daemon_settings settings; /* in force */
+    struct smoe_config config;            /* of `settings` */
+    uv_loop_t loop;
+    struct smoe_log log;
+    struct smoe_notify notify;
+    struct smoe_statedir state;
+    struct smoe_gateway *gateway;
+    struct smoe_peers *peers;
+    struct smoe_lines *status, *admin;
+    struct smoe_commands commands;
+    char listen_text[SMOE_ADDR_TEXT_MAX];
+    uv_signal_t signals[N_SIGNALS];
+    uv_timer_t checks, drain, watchdog;
+    uint64_t started_ns, drain_began_ns;
+    bool signals_open, stopping;
+};
+
+/* ---- the end ---- */
+
+static void on_lines_closed(void *context)
+{
+    struct daemon *d = context;
+    for (int i = 0; i < N_SIGNALS; i++)
+        uv_close((uv_handle_t *)&d->signals[i], NULL);
+    uv_close((uv_handle_t *)&d->checks, NULL);
+    uv_close((uv_handle_t *)&d->drain, NULL);
+    uv_close((uv_handle_t *)&d->watchdog, NULL);
+}
+
+static void on_admin_closed(void *context)
+{
+    struct daemon *d = context;
+    struct smoe_lines *status = d->status;
+    d->status = NULL;
+    smoe_lines_close(status, on_lines_closed, d);
+}
+
+static void on_peers_closed(void *context)
+{
+    struct daemon *d = context;
+    struct smoe_lines *admin = d->admin;
+    d->peers = NULL;
+    d->admin = NULL;
+    smoe_lines_close(admin, on_admin_closed, d);
+}
+
+static void close_all(struct daemon *d)
+{
+    uv_timer_stop(&d->drain);
+    smoe_gateway_goodbye(d->gateway, "the gateway is shutting down");
+    smoe_peers_close(d->peers, LINGER_MS, on_peers_closed, d);
+}
+
+static void on_drain(uv_timer_t *timer)
+{
+    struct daemon *d = timer->data;
+    uint64_t waited_ns = smoe_clock_monotonic_ns() - d->drain_began_ns;
+    bool done = smoe_gateway_drained(d->gateway);
+    if (!done && waited_ns < UINT64_C(1000000) * DRAIN_MS)
+        return;
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg(done ? "drained" : "drained in part: out of time"),
+             smoe_double_field("seconds", (double)waited_ns * 1e-9));
+    close_all(d);
+}
+
+static void stop(struct daemon *d)
+{
+    if (d->stopping) {
+        if (uv_is_active((uv_handle_t *)&d->drain))
+            close_all(d);
+        return;
+    }
+    d->stopping = true;
+    d->drain_began_ns = smoe_clock_monotonic_ns();
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("stopping"));
+    (void)smoe_notify_stopping(&d->notify);
+    smoe_peers_stop_listening(d->peers);
+    smoe_gateway_shutdown(d->gateway, d->drain_began_ns);
+    smoe_peers_flush(d->peers);
+    uv_timer_start(&d->drain, on_drain, 0, POLL_MS);
+}
+
+/* ---- administration ---- */
+
+static void apply_settings(struct daemon *d)
+{
+    struct smoe_core_settings settings = smoe_daemon_core_settings(&d->settings);
+    d->log.level = (enum smoe_log_level)d->settings.log_level;
+    smoe_gateway_configure(d->gateway, &settings, smoe_clock_monotonic_ns());
+    smoe_peers_flush(d->peers);
+}
+
+static int reload(void *context, struct smoe_why *why)
+{
+    struct daemon *d = context;
+    struct smoe_daemon_settings fresh_settings;
+    struct smoe_config fresh;
+    struct smoe_config_changes changes;
+    memset(&fresh_settings, 0, sizeof fresh_settings);
+    int rc = smoe_config_load(&fresh, smoe_daemon_options, smoe_daemon_options_len, &fresh_settings,
+                              &d->start->sources, why);
+    if (rc)
+        return rc;
+    rc = smoe_daemon_settings_check(&fresh_settings, why);
+    if (rc == 0) {
+        smoe_config_apply(&d->config, &fresh, &changes);
+        apply_settings(d);
+        smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("configuration reloaded"),
+                 smoe_u64_field("changed", changes.applied),
+                 smoe_text_field("needs_restart", changes.kept ? changes.names : NULL));
+    }
+    smoe_config_release(&fresh);
+    return rc;
+}
+
+static int set_policy(void *context, const char *name, struct smoe_why *why)
+{
+    struct daemon *d = context;
+    enum smoe_policy policy;
+    if (!smoe_policy_parse(name, &policy))
+        return smoe_fail(why, SMOE_EUNKNOWN, "no policy \"%.40s\": lyapunov, topk, random, queue, energy",
+                         name);
+    d->settings.policy = (unsigned)policy;
+    apply_settings(d);
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("policy changed"), smoe_text_field("policy", name));
+    return 0;
+}
+
+static int drain_worker(void *context, const char *worker_id, bool drain, struct smoe_why *why)
+{
+    struct daemon *d = context;
+    int rc = smoe_gateway_drain(d->gateway, worker_id, drain, smoe_clock_monotonic_ns());
+    if (rc)
+        return smoe_fail(why, rc, "no worker \"%.63s\"", worker_id);
+    smoe_peers_flush(d->peers);
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg(drain ? "worker drains" : "worker works again"),
+             smoe_text_field("id", worker_id));
+    return 0;
+}
+
+/* ---- signals and timers ---- */
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+    struct daemon *d = handle->data;
+    struct smoe_why why = {""};
+    if (signum != SIGHUP) {
+        stop(d);
+        return;
+    }
+    (void)smoe_notify_reloading(&d->notify, smoe_clock_monotonic_ns());
+    if (reload(d, &why))
+        smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("configuration not reloaded"),
+                 smoe_text_field("why", why.text));
+    (void)smoe_notify_ready(&d->notify);
+}
+
+static void on_check(uv_timer_t *timer)
+{
+    struct daemon *d = timer->data;
+    smoe_gateway_check(d->gateway);
+}
+
+static void on_watchdog(uv_timer_t *timer)
+{
+    struct daemon *d = timer->data;
+    (void)smoe_notify_alive(&d->notify);
+}
+
+static int start_signals(struct daemon *d)
+{
+    static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    int rc = 0;
+    signal(SIGPIPE, SIG_IGN);
+    for (int i = 0; i < N_SIGNALS; i++) {
+        uv_signal_init(&d->loop, &d->signals[i]);
+        d->signals[i].data = d;
+        rc = rc ? rc : uv_signal_start(&d->signals[i], on_signal, numbers[i]);
+    }
+    return rc;
+}
+
+static void start_timers(struct daemon *d)
+{
+    uint64_t interval_ns;
+    uv_timer_t *timers[] = {&d->checks, &d->drain, &d->watchdog};
+    for (size_t i = 0; i < sizeof timers / sizeof *timers; i++) {
+        uv_timer_init(&d->loop, timers[i]);
+        timers[i]->data = d;
+    }
+    uv_timer_start(&d->checks, on_check, CHECK_MS, CHECK_MS);
+    if (smoe_notify_watchdog(getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"), &interval_ns))
+        uv_timer_start(&d->watchdog, on_watchdog, 0, interval_ns / 2000000);
+}
+
+/* ---- the beginning ---- */
+
+static int make_gateway(struct daemon *d, struct smoe_why *why)
+{
+    const struct smoe_daemon_settings *s = &d->settings;
+    struct smoe_gateway_options o = {
+        .core =
+            {
+                .limits = {.workers_max = (uint32_t)s->workers_max,
+                           .trainers_max = (uint32_t)s->trainers_max,
+                           .batches_max = (uint32_t)s->batches_max,
+                           .parcels_max = (uint32_t)s->parcels_max,
+                           .slot_tokens_max = (uint32_t)s->slot_tokens_max},
+                .settings = smoe_daemon_core_settings(s),
+                .epoch = 1,
+                .seed = smoe_clock_wall_ms() ^ (uint64_t)uv_os_getpid() << 44,
+                .now_ns = d->started_ns,
+                .tensor_bytes_max = s->tensor_bytes_max,
+            },
+        .tensors_bytes_max = s->tensors_bytes_max,
+        .outbox_bytes_max = s->outbox_bytes_max,
+        .hello_timeout_ns = s->hello_timeout_ns,
+    };
+    snprintf(o.core.software, sizeof o.core.software, "stablemoed %s", d->start->version);
+    return smoe_gateway_new(&o, &d->gateway, why);
+}
+
+static int listen_all(struct daemon *d, struct smoe_why *why)
+{
+    struct smoe_addr address;
+    char path[sizeof d->settings.state_dir + 16];
+    d->commands = (struct smoe_commands){
+        .gateway = d->gateway,
+        .version = d->start->version,
+        .listen = d->listen_text,
+        .started_ns = d->started_ns,
+        .now_ns = smoe_clock_monotonic_ns,
+        .context = d,
+        .reload = reload,
+        .set_policy = set_policy,
+        .drain = drain_worker,
+    };
+    snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
+    int rc = smoe_peers_start(&d->loop, &d->settings.listen, d->gateway, &d->log, &d->peers, why);
+    if (rc == 0)
+        rc = smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
+                                   &d->commands, &d->status, why);
+    if (rc == 0)
+        rc = smoe_lines_listen_unix(&d->loop, path, smoe_commands_admin, &d->commands, &d->admin, why);
+    if (rc)
+        return rc;
+    smoe_peers_address(d->peers, &address);
+    smoe_addr_format(&address, d->listen_text);
+    return 0;
+}
+
+static void say_ready(struct daemon *d)
+{
+    struct smoe_addr address;
+    char status[SMOE_ADDR_TEXT_MAX], line[200];
+    smoe_lines_address(d->status, &address);
+    smoe_addr_format(&address, status);
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("listening"), smoe_text_field("peers", d->listen_text),
+             smoe_text_field("status", status), smoe_text_field("state", d->settings.state_dir),
+             smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)));
+    if (d->settings.insecure)
+        smoe_log(&d->log, SMOE_LOG_WARNING,
+                 smoe_msg("connections are plaintext and open to whoever reaches them"),
+                 smoe_text_field("because", "net.insecure = yes"));
+    snprintf(line, sizeof line, "listening on %s, status on %s", d->listen_text, status);
+    (void)smoe_notify_status(&d->notify, line);
+    (void)smoe_notify_ready(&d->notify);
+}
+
+/* Brings everything up. On failure what is up is closed by the caller through close_partly. */
+static int bring_up(struct daemon *d, struct smoe_why *why)
+{
+    int rc = make_gateway(d, why);
+    if (rc == 0)
+        rc = listen_all(d, why);
+    if (rc == 0 && (rc = start_signals(d)))
+        smoe_fail(why, rc, "signals: %s", uv_strerror(rc));
+    return rc;
+}
+
+/* After a failed start: the same chain as at the end, over what there is. */
+static void close_partly(struct daemon *d)
+{
+    for (int i = 0; i < N_SIGNALS; i++)
+        if (!d->signals[i].data)
+            uv_signal_init(&d->loop, &d->signals[i]);
+    if (d->peers)
+        smoe_peers_close(d->peers, 0, on_peers_closed, d);
+    else
+        on_peers_closed(d);
+}
+
+int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
+{
+    struct daemon *d = calloc(1, sizeof *d);
+    if (!d)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    d->start = start;
+    d->settings = start->settings;
+    d->config = start->config;
+    d->config.values = &d->settings;
+    d->started_ns = smoe_clock_monotonic_ns();
+    smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
+                  smoe_clock_wall_ms);
+    int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);
+    if (rc == 0)
+        rc = smoe_statedir_open(&d->state, d->settings.state_dir, why);
+    if (rc == 0) {
+        uv_loop_init(&d->loop);
+        start_timers(d);
+        rc = bring_up(d, why);
+        if (rc == 0)
+            say_ready(d);
+        else
+            close_partly(d);
+        uv_run(&d->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&d->loop);
+        if (rc == 0)
+            smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("stopped"));
+    }
+    smoe_gateway_free(d->gateway);
+    smoe_statedir_release(&d->state);
+    smoe_notify_release(&d->notify);
+    free(d);
+    return rc;
+}

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Bytes go from a connection into the gateway and out of it into connections. After each batch of
+ * input everything the gateway marked dirty is flushed once: a slot's decisions leave as one write per
+ * worker. The gateway's clock is one timer on absolute deadlines: it is set again from
+ * smoe_gateway_wake_ns after every call, so it cannot drift.
+ *
+ * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
+ * CLOSE_MS. When too many connections or descriptors are in use the kernel keeps new ones waiting in
+ * its backlog: the listener pauses for RETRY_MS instead of spinning (libuv 1.44 loops inside accept
+ * on ENFILE and silently drops clients on EMFILE; a spare descriptor lets one be refused politely).
+ */
+#include "daemon/shell/peers.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/base/assert.h"
+#include "common/base/list.h"
+#include "common/io/clock.h"
+#include "common/io/conn.h"
+
+#define BACKLOG  1024
+#define CLOSE_MS 1000
+
+struct peer {
+    struct smoe_conn conn;
+    struct smoe_peers *peers;
+    uint32_t session;
+    uv_timer_t cut; /* closes a connection that does not take its last bytes */
+    bool cut_running;
+    unsigned handles; /* open: connection and timer */
+    struct smoe_list link;
+};
+
+struct smoe_peers {
+    uv_loop_t *loop;
+    uv_tcp_t listener;
+    uv_timer_t clock;
+    struct smoe_gateway *gateway;
+    struct smoe_log *log;
+    struct peer **by_session; /* [n_sessions] */
+    struct smoe_list all;
+    uint8_t *scratch;
+    struct smoe_log_limit refusals;
+    bool listening, closing, flushing;
+    unsigned handles; /* listener and clock still open */
+    void (*done)(void *context);
+    void *done_context;
+};
+
+static void finish_if_closed(struct smoe_peers *p)
+{
+    if (!p->closing || p->handles || !smoe_list_empty(&p->all))
+        return;
+    void (*done)(void *) = p->done;
+    void *context = p->done_context;
+    free(p->by_session);
+    free(p->scratch);
+    free(p);
+    done(context);
+}
+
+/* ---- one peer ---- */
+
+static void peer_gone(struct peer *peer)
+{
+    struct smoe_peers *p = peer->peers;
+    if (--peer->handles)
+        return;
+    smoe_list_remove(&peer->link);
+    free(peer);
+    finish_if_closed(p);
+}
+
+static void on_cut_closed(uv_handle_t *handle)
+{
+    peer_gone(handle->data);
+}
+
+static void log_end(const struct peer *peer, int status)
+{
+    const struct smoe_gateway *gw = peer->peers->gateway;
+    const char *reason = smoe_gateway_close_reason(gw, peer->session);
+    smoe_log(peer->peers->log, SMOE_LOG_INFO, smoe_msg("disconnected"),
+             smoe_text_field("peer", smoe_gateway_peer_name(gw, peer->session)),
+             smoe_text_field("why", *reason          ? reason
+                                    : status < 0     ? uv_strerror(status)
+                                                     : "closed by peer"));
+}
+
+static void on_conn_closed(void *context, int status)
+{
+    struct peer *peer = context;
+    struct smoe_peers *p = peer->peers;
+    log_end(peer, status);
+    p->by_session[peer->session] = NULL;
+    smoe_gateway_closed(p->gateway, peer->session, smoe_clock_monotonic_ns());
+    uv_close((uv_handle_t *)&peer->cut, on_cut_closed);
+    smoe_peers_flush(p);
+    peer_gone(peer);
+}
+
+static void on_cut(uv_timer_t *timer)
+{
+    struct peer *peer = timer->data;
+    smoe_conn_close(&peer->conn, UV_ETIMEDOUT);
+}
+
+static uint8_t *peer_direct(void *context, size_t *ret_room)
+{
+    struct peer *peer = context;
+    return smoe_gateway_direct(peer->peers->gateway, peer->session, ret_room);
+}
+
+static void peer_received(void *context, const uint8_t *data, size_t n)
+{
+    struct peer *peer = context;
+    struct smoe_peers *p = peer->peers;
+    smoe_gateway_received(p->gateway, peer->session, data, n, smoe_clock_monotonic_ns());
+    smoe_peers_flush(p);
+}
+
+static size_t peer_peek(void *context, struct iovec *iovecs, size_t max)
+{
+    struct peer *peer = context;
+    return smoe_gateway_peek(peer->peers->gateway, peer->session, iovecs, max);
+}
+
+static void peer_consume(void *context, size_t bytes)
+{
+    struct peer *peer = context;
+    smoe_gateway_consume(peer->peers->gateway, peer->session, bytes);
+}
+
+/* ---- listening ---- */
+
+static void on_refused_closed(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+/* Takes the connection off the backlog and closes it: the peer sees it at once and tries later. */
+static void refuse(struct smoe_peers *p, uv_stream_t *server)
+{
+    uint64_t suppressed;
+    uv_tcp_t *tcp = malloc(sizeof *tcp);
+    if (tcp && uv_tcp_init(p->loop, tcp) == 0) {
+        (void)uv_accept(server, (uv_stream_t *)tcp);
+        uv_close((uv_handle_t *)tcp, on_refused_closed);
+    } else {
+        free(tcp);
+    }
+    if (smoe_log_allowed(&p->refusals, smoe_clock_monotonic_ns(), &suppressed))
+        smoe_log(p->log, SMOE_LOG_WARNING, smoe_msg("connection refused: too many"),
+                 smoe_u64_field("suppressed", suppressed));
+}
+
+static void on_connection(uv_stream_t *server, int status)
+{
+    struct smoe_peers *p = server->data;
+    uint64_t suppressed;
+    if (status < 0) {
+        if (smoe_log_allowed(&p->refusals, smoe_clock_monotonic_ns(), &suppressed))
+            smoe_log(p->log, SMOE_LOG_ERROR, smoe_msg("accept failed"),
+                     smoe_text_field("why", uv_strerror(status)),
+                     smoe_u64_field("suppressed", suppressed));
+        return;
+    }
+    uint32_t session;
+    if (p->closing || smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session)) {
+        refuse(p, server);
+        return;
+    }
+    struct peer *peer = calloc(1, sizeof *peer);
+    if (!peer) {
+        smoe_gateway_closed(p->gateway, session, smoe_clock_monotonic_ns());
+        refuse(p, server);
+        return;
+    }
+    peer->peers = p;
+    peer->session = session;
+    peer->handles = 2;
+    smoe_list_push_back(&p->all, &peer->link);
+    p->by_session[session] = peer;
+    uv_timer_init(p->loop, &peer->cut);
+    peer->cut.data = peer;
+    struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
+                                    peer_peek, peer_consume, on_conn_closed};
+    smoe_conn_accept(&peer->conn, server, &owner, p->scratch);
+}
+
+/* ---- the gateway's clock and output ---- */
+
+static void on_clock(uv_timer_t *timer)
+{
+    struct smoe_peers *p = timer->data;
+    uint64_t now = smoe_clock_monotonic_ns();
+    if (now >= smoe_gateway_wake_ns(p->gateway))
+        smoe_gateway_tick(p->gateway, now);
+    smoe_peers_flush(p);
+}
+
+static void set_clock(struct smoe_peers *p)
+{
+    uint64_t wake = smoe_gateway_wake_ns(p->gateway);
+    uint64_t now = smoe_clock_monotonic_ns();
+    uint64_t ms = wake > now ? (wake - now + 999999) / 1000000 : 0;
+    uv_update_time(p->loop);
+    uv_timer_start(&p->clock, on_clock, ms, 0);
+}
+
+void smoe_peers_flush(struct smoe_peers *p)
+{
+    uint32_t session;
+    if (p->flushing)
+        return; /* a close inside a flush: the loop below sees what it marked */
+    p->flushing = true;
+    while (smoe_gateway_next_dirty(p->gateway, &session)) {
+        struct peer *peer = p->by_session[session];
+        if (!peer)
+            continue;
+        if (!smoe_gateway_closing(p->gateway, session)) {
+            smoe_conn_flush(&peer->conn);
+            continue;
+        }
+        if (!peer->cut_running && !uv_is_closing((uv_handle_t *)&peer->cut)) {
+            peer->cut_running = true;
+            uv_timer_start(&peer->cut, on_cut, CLOSE_MS, 0);
+        }
+        smoe_conn_close_flushed(&peer->conn);
+    }
+    p->flushing = false;
+    if (!p->closing)
+        set_clock(p);
+}
+
+/* ---- beginning and end ---- */
+
+static void on_own_closed(uv_handle_t *handle)
+{
+    struct smoe_peers *p = handle->data;
+    p->handles--;
+    finish_if_closed(p);
+}
+
+static int bind_and_listen(struct smoe_peers *p, const struct smoe_addr *address)
+{
+    int rc = uv_tcp_bind(&p->listener, &address->sa, 0);
+    return rc ? rc : uv_listen((uv_stream_t *)&p->listener, BACKLOG, on_connection);
+}
+
+int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
+                     struct smoe_log *log, struct smoe_peers **ret, struct smoe_why *why)
+{
+    struct smoe_peers *p = calloc(1, sizeof *p);
+    if (!p)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    *p = (struct smoe_peers){.loop = loop,
+                             .gateway = gateway,
+                             .log = log,
+                             .listening = true,
+                             .handles = 2,
+                             .refusals = {.interval_ns = UINT64_C(10000000000), .burst = 5}};
+    smoe_list_init(&p->all);
+    p->by_session = calloc(smoe_gateway_sessions_max(gateway), sizeof *p->by_session);
+    p->scratch = malloc(SMOE_CONN_SCRATCH_BYTES);
+    uv_tcp_init(loop, &p->listener);
+    uv_timer_init(loop, &p->clock);
+    p->listener.data = p->clock.data = p;
+    *ret = p;
+    int rc = p->by_session && p->scratch ? bind_and_listen(p, address) : UV_ENOMEM;
+    if (rc) {
+        char text[SMOE_ADDR_TEXT_MAX];
+        smoe_addr_format(address, text);
+        return smoe_fail(why, rc, "listen %s: %s", text, uv_strerror(rc));
+    }
+    set_clock(p);
+    return 0;
+}
+
+void smoe_peers_address(const struct smoe_peers *p, struct smoe_addr *ret)
+{
+    int n = sizeof *ret;
+    *ret = (struct smoe_addr){0};
+    (void)uv_tcp_getsockname(&p->listener, &ret->sa, &n);
+}
+
+void smoe_peers_stop_listening(struct smoe_peers *p)
+{
+    if (!p->listening)
+        return;
+    p->listening = false;
+    uv_close((uv_handle_t *)&p->listener, on_own_closed);
+}
+
+void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(void *context),
+                      void *context)
+{
+    smoe_assert(!p->closing);
+    p->done = done;
+    p->done_context = context;
+    smoe_peers_stop_listening(p);
+    smoe_peers_flush(p);
+    p->closing = true;
+    uv_close((uv_handle_t *)&p->clock, on_own_closed);
+    smoe_list_for_each_safe(it, &p->all) {
+        struct peer *peer = smoe_container_of(it, struct peer, link);
+        if (smoe_gateway_closing(p->gateway, peer->session) && linger_ms)
+            uv_timer_start(&peer->cut, on_cut, linger_ms, 0);
+        else
+            smoe_conn_close(&peer->conn, 0);
+    }
+    finish_if_closed(p);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The sockets of workers and trainers: a listener, and a connection for each session of the gateway.
+ */
+#ifndef SMOE_DAEMON_PEERS_H
+#define SMOE_DAEMON_PEERS_H
+
+#include "common/base/err.h"
+#include "common/io/addr.h"
+#include "common/io/log.h"
+#include "daemon/gateway/gateway.h"
+
+#include <uv.h>
+
+struct smoe_peers;
+
+/* Listens on `address`. Gateway and log are borrowed until the closed callback. */
+int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
+                     struct smoe_log *log, struct smoe_peers **ret, struct smoe_why *why);
+
+/* The address really listened on (the kernel may have chosen the port). */
+void smoe_peers_address(const struct smoe_peers *peers, struct smoe_addr *ret);
+
+/* Moves on what the gateway has marked: writes, closes, and wakes it in time. Call after every
+ * gateway call that was not made by peers itself. */
+void smoe_peers_flush(struct smoe_peers *peers);
+
+/* No new connections; those there are go on. */
+void smoe_peers_stop_listening(struct smoe_peers *peers);
+
+/* Closes everything; `done` is called when all handles are closed and peers is freed. Connections
+ * that the gateway wants closed after a last write get up to `linger_ms`. */
+void smoe_peers_close(struct smoe_peers *peers, uint64_t linger_ms, void (*done)(void *context),
+                      void *context);
+
+#endif

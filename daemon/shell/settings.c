@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/shell/settings.h"
+
+#include <math.h>
+
+#include "common/io/log.h"
+
+#define AT(member) SMOE_OPTION_AT(struct smoe_daemon_settings, member)
+
+static const char *const policies[] = {
+#define X(symbol, name, help) name,
+    SMOE_POLICY_MAP(X)
+#undef X
+        NULL};
+
+const struct smoe_option smoe_daemon_options[] = {
+    {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535, AT(listen),
+     .help = "where workers and trainers connect"},
+    {"net", "status", SMOE_ADDRESS, .standard = "127.0.0.1:7701", .min = 0, .max = 65535, AT(status),
+     .help = "where status is read: one command a connection, JSON back, read-only"},
+    {"net", "insecure", SMOE_BOOL, .standard = "no", AT(insecure),
+     .help = "allow plaintext on addresses other than loopback: whoever reaches the port may train "
+             "and serve"},
+    {"net", "hello_timeout", SMOE_DURATION, .standard = "2s", .min = 1e8, .max = 6e10,
+     AT(hello_timeout_ns), .help = "a connection that has not said hello by then is closed"},
+
+    {"state", "dir", SMOE_STRING, .standard = "/var/lib/stablemoe", AT(state_dir),
+     .help = "directory of the lock and the admin socket; one daemon each"},
+
+    {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
+     .reloadable = true, .help = "who serves a token; lyapunov is the product, the others are baselines"},
+    {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits", AT(v),
+     .reloadable = true, .help = "weight V of throughput and gate scores against backlog and energy"},
+    {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu), .reloadable = true,
+     .help = "weight of gate scores within V"},
+    {"routing", "slot", SMOE_DURATION, .standard = "20ms", .min = 1e6, .max = 6e10, AT(slot_ns),
+     .reloadable = true, .help = "length of a slot; it ends early when tokens wait and a worker idles"},
+
+    {"fleet", "workers_min", SMOE_U64, .standard = "1", .min = 1, .max = SMOE_WORKERS_MAX,
+     .unit = "workers", AT(workers_min), .reloadable = true,
+     .help = "a new layer waits for that many ready workers before its experts are placed"},
+    {"fleet", "workers_max", SMOE_U64, .standard = "256", .min = 1, .max = SMOE_WORKERS_MAX,
+     .unit = "workers", AT(workers_max), .help = "workers that may be known at a time"},
+    {"fleet", "silence", SMOE_DURATION, .standard = "1s", .min = 1e8, .max = 6e11, AT(silence_ns),
+     .reloadable = true,
+     .help = "a worker that is silent for longer (and for three slots) is declared lost"},
+    {"fleet", "lease", SMOE_DURATION, .standard = "10s", .min = 1e8, .max = 3.6e12,
+     AT(worker_lease_ns), .reloadable = true,
+     .help = "how long a lost worker's experts wait for its return"},
+
+    {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W", AT(budget_w),
+     .reloadable = true, .help = "mean power each worker may draw over time; 0: no budget"},
+    {"energy", "cap", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W", AT(cap_w),
+     .reloadable = true, .help = "power a worker may draw at any time; 0: no cap"},
+
+    {"trainers", "max", SMOE_U64, .standard = "16", .min = 1, .max = SMOE_TRAINERS_MAX,
+     .unit = "trainers", AT(trainers_max), .help = "trainers that may be known at a time"},
+    {"trainers", "lease", SMOE_DURATION, .standard = "30s", .min = 1e8, .max = 3.6e12,
+     AT(trainer_lease_ns), .reloadable = true,
+     .help = "how long the layers of a trainer that is gone stay its own"},
+    {"trainers", "window", SMOE_BYTES, .standard = "64MiB", .min = 65536, .max = 0x1p40,
+     AT(window_bytes), .reloadable = true,
+     .help = "credit: raw bytes a trainer may have submitted and not yet got results for"},
+    {"trainers", "window_visits", SMOE_U64, .standard = "1000000", .min = 1, .max = 1e12,
+     .unit = "visits", AT(window_visits), .reloadable = true, .help = "the same in visits"},
+    {"trainers", "iteration", SMOE_BYTES, .standard = "1GiB", .min = 65536, .max = 0x1p50,
+     AT(iteration_bytes_max), .reloadable = true,
+     .help = "raw bytes a trainer may submit between two steps; more fails at once"},
+
+    {"limits", "batches", SMOE_U64, .standard = "4096", .min = 1, .max = 1e6, .unit = "batches",
+     AT(batches_max), .help = "uncommitted batches of all trainers"},
+    {"limits", "parcels", SMOE_U64, .standard = "65536", .min = 64, .max = 1e7, .unit = "parcels",
+     AT(parcels_max), .help = "parcels (visits of a batch to one expert) that are uncommitted"},
+    {"limits", "slot_tokens", SMOE_U64, .standard = "8192", .min = 1, .max = SMOE_BATCH_TOKENS_MAX,
+     .unit = "tokens", AT(slot_tokens_max), .help = "tokens routed by one solve; more wait for the next"},
+    {"limits", "tensor", SMOE_BYTES, .standard = "256MiB", .min = 65536, .max = SMOE_TENSOR_BYTES_MAX,
+     AT(tensor_bytes_max), .help = "raw part of one message"},
+    {"limits", "tensors", SMOE_BYTES, .standard = "2GiB", .min = 1048576, .max = 0x1p50,
+     AT(tensors_bytes_max), .help = "raw parts held at a time, of all connections"},
+    {"limits", "outbox", SMOE_BYTES, .standard = "1GiB", .min = 1048576, .max = 0x1p50,
+     AT(outbox_bytes_max),
+     .help = "bytes waiting for one peer to read them; one that lets more pile up is disconnected"},
+
+    {"log", "level", SMOE_ENUM, .standard = "info", .choices = smoe_log_levels, AT(log_level),
+     .reloadable = true, .help = "least severe messages to log"},
+};
+
+const size_t smoe_daemon_options_len = sizeof smoe_daemon_options / sizeof *smoe_daemon_options;
+
+int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe_why *why)
+{
+    char text[SMOE_ADDR_TEXT_MAX];
+    smoe_addr_format(&s->listen, text);
+    if (!s->insecure && !smoe_addr_is_loopback(&s->listen))
+        return smoe_fail(why, SMOE_ECONFIG, "net.listen: %s is not a loopback address and connections "
+                         "are plaintext: set net.insecure = yes to allow it", text);
+    if (s->window_bytes > s->tensors_bytes_max)
+        return smoe_fail(why, SMOE_ECONFIG, "trainers.window: larger than limits.tensors");
+    if (s->tensor_bytes_max > s->tensors_bytes_max)
+        return smoe_fail(why, SMOE_ECONFIG, "limits.tensor: larger than limits.tensors");
+    if (s->workers_min > s->workers_max)
+        return smoe_fail(why, SMOE_ECONFIG, "fleet.workers_min: larger than fleet.workers_max");
+    return 0;
+}
+
+struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_settings *s)
+{
+    return (struct smoe_core_settings){
+        .slot_ns = s->slot_ns,
+        .policy = (enum smoe_policy)s->policy,
+        .v = s->v,
+        .mu = s->mu,
+        .workers_min = (uint32_t)s->workers_min,
+        .silence_ns = s->silence_ns,
+        .worker_lease_ns = s->worker_lease_ns,
+        .trainer_lease_ns = s->trainer_lease_ns,
+        .window_bytes = s->window_bytes,
+        .window_visits = s->window_visits,
+        .iteration_bytes_max = s->iteration_bytes_max,
+        .worker_budget_w = s->budget_w > 0 ? s->budget_w : (double)INFINITY,
+        .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
+    };
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The daemon's configuration: one struct, one table.
+ */
+#ifndef SMOE_DAEMON_SETTINGS_H
+#define SMOE_DAEMON_SETTINGS_H
+
+#include "common/io/option.h"
+#include "daemon/core/core.h"
+
+struct smoe_daemon_settings {
+    /* net */
+    struct smoe_addr listen, status;
+    bool insecure;
+    uint64_t hello_timeout_ns;
+    /* state */
+    char state_dir[256];
+    /* routing */
+    unsigned policy; /* enum smoe_policy */
+    double v, mu;
+    uint64_t slot_ns;
+    /* fleet */
+    uint64_t workers_min, workers_max;
+    uint64_t silence_ns, worker_lease_ns;
+    /* energy */
+    double budget_w, cap_w;
+    /* trainers */
+    uint64_t trainers_max;
+    uint64_t trainer_lease_ns;
+    uint64_t window_bytes, window_visits, iteration_bytes_max;
+    /* limits */
+    uint64_t batches_max, parcels_max, slot_tokens_max;
+    uint64_t tensor_bytes_max, tensors_bytes_max, outbox_bytes_max;
+    /* log */
+    unsigned log_level; /* enum smoe_log_level */
+};
+
+extern const struct smoe_option smoe_daemon_options[];
+extern const size_t smoe_daemon_options_len;
+
+/* What the rows cannot check one by one: addresses against `insecure`, limits against each other. */
+int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe_why *why);
+
+/* The reloadable part, as the core takes it. */
+struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_settings *s);
+
+#endif

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What is too slow for every push: the second compiler, races, the float64 build, static analysis
+# and long fuzzing. Each phase stands alone.
+#
+#   scripts/nightly.sh [--only PHASE]... [--skip PHASE]... [--fuzz-seconds N] [-j N] [--list]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=(clang tsan float64 fuzz tidy cppcheck analyzer)
+only=()
+skip=()
+jobs=$(nproc)
+fuzz_seconds=60
+
+fail_usage() {
+    echo "nightly.sh: $1" >&2
+    exit 2
+}
+known() {
+    printf '%s\n' "${all[@]}" | grep -qx -- "$1" || fail_usage "$1: no such phase; one of ${all[*]}"
+}
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --help) sed -n 's/^# \{0,1\}//; 4,7p' "$0"; echo "Phases: ${all[*]}"; exit 0 ;;
+    --list) printf '%s\n' "${all[@]}"; exit 0 ;;
+    --only | --skip | --fuzz-seconds | -j) [ $# -ge 2 ] || fail_usage "$1: needs a value" ;;&
+    --only) known "$2"; only+=("$2"); shift ;;
+    --skip) known "$2"; skip+=("$2"); shift ;;
+    --fuzz-seconds) fuzz_seconds=$2; shift ;;
+    -j) jobs=$2; shift ;;
+    *) fail_usage "$1: unknown option; see --help" ;;
+    esac
+    shift
+done
+[ ${#only[@]} -gt 0 ] || only=("${all[@]}")
+
+phase_logs=build/log
+# shellcheck source=scripts/phases.sh
+. scripts/phases.sh
+
+chosen() {
+    printf '%s\n' "${only[@]}" | grep -qx -- "$1" &&
+        ! printf '%s\n' "${skip[@]:-}" | grep -qx -- "$1"
+}
+
+configure_and_build() {
+    phase "$1: configure" cmake --preset "$1" "${@:2}" &&
+        phase "$1: build" cmake --build --preset "$1" --parallel "$jobs"
+}
+
+# A preset, built and tested; tsan's test preset takes the tests labelled `threads` only.
+run_preset() {
+    configure_and_build "$1" &&
+        phase "$1: test" ctest --preset "$1" --parallel "$jobs" --no-tests=error \
+            --label-exclude '^lint$'
+}
+
+# Each fuzzer starts from the corpus in the tree and keeps what it finds in the build tree.
+run_fuzz() {
+    configure_and_build fuzz || return 1
+    local fuzzer name found=no
+    for fuzzer in build/fuzz/fuzz/fuzz_*; do
+        [ -x "$fuzzer" ] || continue
+        found=yes
+        name=$(basename "$fuzzer")
+        mkdir -p "build/fuzz/corpus/$name" "build/fuzz/crashes/$name"
+        phase "fuzz: ${name#fuzz_}" "$fuzzer" "-max_total_time=$fuzz_seconds" -timeout=10 \
+            -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=build/fuzz/crashes/$name/" \
+            "build/fuzz/corpus/$name" "tests/fuzz/corpus/${name#fuzz_}"
+    done
+    [ $found = yes ] || phase_skip fuzz "no fuzzers are built"
+}
+
+# Our own sources of a build tree; not what protoc-c wrote, not Criterion's macros.
+sources() {
+    python3 - "$1/compile_commands.json" <<'PYTHON'
+import json, os, sys
+root = os.getcwd()
+for entry in json.load(open(sys.argv[1])):
+    path = os.path.relpath(entry["file"], root)
+    if not path.startswith(("build", "tests", "..")):
+        print(path)
+PYTHON
+}
+
+# clang reads the flags of a clang build; gcc's would not be understood.
+run_tidy() {
+    configure_and_build clang || return 1
+    mapfile -t files < <(sources build/clang)
+    phase tidy run-clang-tidy -quiet -j "$jobs" -p build/clang "${files[@]}"
+}
+
+run_cppcheck() {
+    phase "cppcheck: configure" cmake --preset release || return 1
+    mapfile -t files < <(sources build/release)
+    phase cppcheck cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr -j "$jobs" \
+        --enable=warning,performance,portability --suppress=missingIncludeSystem \
+        --suppress=arrayIndexThenCheck \
+        --library=posix -D_GNU_SOURCE -I. -Iinclude -Ibuild/release/include "${files[@]}"
+}
+
+# -fanalyzer at -O0: with inlining it reports paths that do not exist. Leaks are LeakSanitizer's:
+# gcc 12 loses track of what is stored behind two pointers.
+run_analyzer() {
+    phase "analyzer: configure" cmake --preset debug -B build/analyzer -DBUILD_TESTING=OFF \
+        "-DCMAKE_C_FLAGS=-fanalyzer -Wno-analyzer-malloc-leak" || return 1
+    phase "analyzer: build" cmake --build build/analyzer --parallel "$jobs"
+}
+
+phase dependencies scripts/deps.sh build run test lint nightly || { phase_summary; exit 1; }
+for name in "${all[@]}"; do
+    if ! chosen "$name"; then
+        phase_skip "$name" "not asked for"
+        continue
+    fi
+    case "$name" in
+    clang | tsan | float64) run_preset "$name" || true ;;
+    *) "run_$name" || true ;;
+    esac
+done
+phase_summary

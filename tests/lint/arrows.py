@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the house standing: which room may include which, and one door for each part of the world.
+
+Every source file belongs to a room, every room stands on a floor, and `#include` points down: a
+room includes itself, the rooms it names here, and nothing else of ours. The outside (libuv, JSON,
+protobuf, BLAS, /sys, clocks, the operating system) is met only behind the doors listed below.
+A new arrow or door is a decision: change the table, and say why in the commit.
+"""
+
+import fnmatch
+import os
+import re
+
+import tree
+
+GROUND = ["include/stablemoe", "common/base"]
+MACHINES = ["math", "daemon/core"]
+
+# room: (floor, rooms it may include). `math` are the files of daemon/core that are plain
+# mathematics; `main` are the main.c files.
+ROOMS = {
+    "include/stablemoe": (0, []),
+    "common/base": (0, ["include/stablemoe"]),
+    "common/kernels": (1, GROUND),
+    "math": (1, GROUND),
+    "proto": (2, GROUND),
+    "daemon/core": (2, GROUND + ["math", "proto"]),
+    "daemon/gateway": (2, GROUND + MACHINES + ["proto"]),
+    "client/libstablemoe/core": (2, GROUND + ["proto"]),
+    "client/worker/agent": (2, GROUND + ["proto", "common/kernels"]),
+    "common/io": (3, GROUND + ["proto"]),
+    "daemon/shell": (3, GROUND + MACHINES + ["proto", "common/io", "daemon/gateway"]),
+    "client/libstablemoe/shell": (3, GROUND + ["proto", "common/io", "client/libstablemoe/core"]),
+    "client/worker/shell": (3, GROUND + ["proto", "common/io", "common/kernels",
+                                         "client/worker/agent"]),
+    "client/train": (4, GROUND + ["proto", "common/io", "common/kernels"]),
+    "client/ctl": (4, GROUND + ["proto", "common/io"]),
+    "client/freqd": (4, GROUND + ["common/io"]),
+    "sim": (4, GROUND + MACHINES + ["common/kernels", "proto", "daemon/gateway",
+                                    "client/libstablemoe/core", "client/worker/agent"]),
+    "main": (4, ["*"]),
+    "bench": (4, ["*"]),
+    "tests": (5, ["*"]),
+}
+# Same floor, and still an arrow: the gateway drives the core, and everyone speaks the protocol (the
+# core through proto/wire.h: messages as plain structs).
+NEIGHBOURS = {("daemon/core", "proto"), ("daemon/gateway", "daemon/core"), ("daemon/gateway", "proto"),
+              ("client/libstablemoe/core", "proto"), ("client/worker/agent", "proto"),
+              ("common/base", "include/stablemoe"),
+              ("daemon/shell", "common/io"), ("client/libstablemoe/shell", "common/io"),
+              ("client/worker/shell", "common/io")}
+MATH = ("queue", "cost", "route", "freq", "policy", "place", "shard", "router")
+
+# Pure rooms know no operating system: C's own headers, and two types of POSIX that are only types.
+PURE = ("include/stablemoe", "common/base", "common/kernels", "math", "daemon/core", "proto",
+        "daemon/gateway", "client/libstablemoe/core", "client/worker/agent", "sim")
+C_HEADERS = {"ctype.h", "errno.h", "float.h", "inttypes.h", "iso646.h", "limits.h", "stdalign.h",
+             "stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h",
+             "string.h", "math.h", "sys/types.h", "sys/uio.h"}
+
+SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
+# A header behind a door: who may include it.
+DOORS = {
+    "uv.h": SHELLS,
+    "*.pb-c.h": ["proto/wire*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
+    "protobuf-c/*": ["proto/arena.*", "proto/wire*", "tests/unit/proto/*", "tests/fuzz/*"],
+    "cjson/cJSON.h": ["proto/safetensors*", "daemon/gateway/report*", "daemon/shell/status*",
+                      "daemon/shell/admin*", "client/train/*", "client/ctl/*", "sim/*", "bench/*",
+                      "tests/*"],
+    "cblas.h": ["common/kernels/gemm.c", "bench/*"],
+    "ini.h": ["common/io/config.c"],
+    "getopt.h": ["common/io/cli.c"],
+    "zlib.h": ["proto/frame.c", "client/train/data/*", "tests/*"],
+    # exp and log of libm differ between CPUs, and a trace must not: detmath has ours. sqrt, floor,
+    # isfinite and the like are exact everywhere, so the mathematics may have them.
+    "math.h": ["common/base/detmath.c", "common/base/rng.c", "common/base/text.c",
+               "common/kernels/*", "daemon/core/*", "client/train/*", "sim/*", "bench/*",
+               "tests/*"],
+}
+# Calls behind a door, in code without strings and comments.
+CALLS = {
+    r"\b(clock_gettime|gettimeofday|timespec_get|time|clock|uv_hrtime|uv_now|uv_clock_gettime)\s*\(":
+        ("reads a clock; common/io/clock.h is the one place",
+         ["common/io/clock.c", "bench/*", "tests/*"]),
+    r"\b(exp|exp2|expm1|log|log2|log10|log1p|pow|sin|cos|tan|tanh|sinh|cosh|erf|lgamma|tgamma|cbrt"
+    r"|rand|random|srand)\s*\(":
+        ("differs between machines; common/base/detmath.h and rng.h have ours",
+         ["common/base/detmath.c", "common/kernels/*", "client/train/*", "bench/*", "tests/*"]),
+    r"\b(printf|fprintf|puts|perror|syslog)\s*\(":
+        ("prints; libraries return their errors",
+         ["common/base/assert.c", "common/io/cli.*", "common/io/config*", "*/main.c",
+          "client/train/*", "client/ctl/*", "sim/*", "bench/*", "tests/*"]),
+}
+# Strings behind a door.
+STRINGS = {
+    '"/sys/': ("touches /sys; only the frequency and energy drivers do",
+               ["client/worker/shell/freqctl*", "client/worker/shell/energy*", "client/freqd/*"]),
+}
+# What a program's shell files may share beside meeting in loop.c.
+SHELL_COMMON = ("shell.h", "settings.h")
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
+
+
+def matches(path, patterns):
+    return any(fnmatch.fnmatch(path, p) for p in patterns)
+
+
+def room_of(path):
+    """The room of a file or an include path, or None if it is not ours."""
+    if os.path.basename(path) == "main.c":
+        return "main"
+    folder, name = os.path.split(path)
+    if folder == "daemon/core" and re.match(rf"({'|'.join(MATH)})(_\w+)?\.[ch]$", name):
+        return "math"
+    while folder:
+        if folder in ROOMS:
+            return folder
+        folder = os.path.dirname(folder)
+    return "include/stablemoe" if path.startswith("stablemoe/") else None
+
+
+def check_table():
+    """The table itself obeys the law: arrows point down, but for the neighbours."""
+    for room, (floor, allowed) in ROOMS.items():
+        for other in allowed:
+            if other == "*" or (room, other) in NEIGHBOURS:
+                continue
+            if ROOMS[other][0] >= floor:
+                yield f"arrows.py: {room} (floor {floor}) may not include {other}"
+
+
+def check_arrow(path, room, target):
+    other = room_of(target)
+    if other is None or other == room or "*" in ROOMS[room][1]:
+        return None
+    if other not in ROOMS[room][1]:
+        return f"{room} (floor {ROOMS[room][0]}) includes {other} (floor {ROOMS[other][0]})"
+    return None
+
+
+def check_shell_meeting(path, target):
+    """A program's shell files meet only in its loop.c."""
+    folder, name = os.path.split(path)
+    if not fnmatch.fnmatch(path, "*/shell/*.c") or os.path.dirname(target) != folder:
+        return None
+    other = os.path.basename(target)
+    stem = name[:-2]
+    if name == "loop.c" or other in SHELL_COMMON or stem.startswith(other[:-2]):
+        return None
+    return f"meets {other} outside loop.c"
+
+
+def check_include(path, room, kind, target):
+    if kind == "<" and room in PURE and target not in C_HEADERS and not matches(target, DOORS):
+        return f"<{target}> in a pure room"
+    for header, allowed in DOORS.items():
+        if fnmatch.fnmatch(target, header) or fnmatch.fnmatch(os.path.basename(target), header):
+            if not matches(path, allowed):
+                return f"{target} is behind a door: {', '.join(allowed)}"
+    if kind == '"':
+        return check_arrow(path, room, target) or check_shell_meeting(path, target)
+    return None
+
+
+def check_file(root, path):
+    room = room_of(path)
+    if room is None:
+        yield f"{path}: belongs to no room; name it in tests/lint/arrows.py"
+        return
+    text = tree.without_comments(tree.read(root, path))
+    for m in INCLUDE.finditer(text):
+        problem = check_include(path, room, m.group(1), m.group(2))
+        if problem:
+            yield f"{path}:{tree.line_of(text, m.start())}: {problem}"
+    for string, (why, allowed) in STRINGS.items():
+        if string in text and not matches(path, allowed):
+            yield f"{path}:{tree.line_of(text, text.index(string))}: {why}"
+    code = tree.without_strings(text)
+    for pattern, (why, allowed) in CALLS.items():
+        if matches(path, allowed):
+            continue
+        for m in re.finditer(pattern, code):
+            yield f"{path}:{tree.line_of(code, m.start())}: {m.group(1)}() {why}"
+
+
+def main():
+    root = tree.arguments(__doc__).parse_args().root
+    problems = list(check_table())
+    for path in tree.files(root, ".c", ".h"):
+        problems += check_file(root, path)
+    tree.verdict("arrows", problems)
+
+
+if __name__ == "__main__":
+    main()
