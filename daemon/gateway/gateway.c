@@ -78,13 +78,15 @@ static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
         smoe_list_push_back(&gw->dirty, &s->dirty_link);
 }
 
-/* The session ends; the core hears of it when the present update has been carried out. */
+/* The session ends; the core hears of it when the present update has been carried out. `reason` NULL:
+ * it is known already, from the Error or Bye that went before. */
 static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
 {
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
     s->state = SMOE_GATE_CLOSING;
-    snprintf(s->reason, sizeof s->reason, "%s", reason);
+    if (reason)
+        snprintf(s->reason, sizeof s->reason, "%s", reason);
     smoe_list_push_back(&gw->unburied, &s->unburied_link);
     mark_dirty(gw, s);
 }
@@ -103,6 +105,8 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
         s->credit_is_held = true;
         return;
     }
+    if (a->message.type == SMOE_MSG_ERROR && a->message.error.fatal)
+        snprintf(s->reason, sizeof s->reason, "%s", a->message.error.message);
     if (a->message.type == SMOE_MSG_WELCOME)
         s->channel.tensor_bytes_max = a->message.welcome.tensor_bytes_max;
     struct smoe_segment segments[SMOE_SEGMENTS_MAX];
@@ -127,11 +131,9 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_SEND:
         send_action(gw, a, blob);
         break;
-    case SMOE_ACT_CLOSE: {
-        const struct smoe_gate_session *s = &gw->sessions[a->session];
-        doom(gw, &gw->sessions[a->session], s->reason);
+    case SMOE_ACT_CLOSE:
+        doom(gw, &gw->sessions[a->session], NULL);
         break;
-    }
     case SMOE_ACT_BATCH_TAKEN:
         smoe_relay_take_batch(gw, a->batch, blob);
         break;

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ *     WAITING --timer--> RESOLVING --> CONNECTING --> UP
+ *        ^__________________|______________|___________|   any end of it
+ */
+#include "client/worker/shell/link.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/rng.h"
+#include "common/io/addr.h"
+#include "common/io/clock.h"
+#include "common/io/conn.h"
+
+#define PAUSE_MIN_MS  50
+#define PAUSE_MAX_MS  2000
+#define GOODBYE_MS    500
+#define CONNECT_MS    3000
+
+struct smoe_link {
+    uv_loop_t *loop;
+    struct smoe_agent *agent;
+    struct smoe_log *log;
+    void (*changed)(void *context);
+    void *context;
+    char host[SMOE_HOST_MAX + 1];
+    uint16_t port;
+    struct smoe_rng rng;
+    uint64_t pause_ms;
+    uv_timer_t timer; /* pause, connect time-out, goodbye */
+    uv_getaddrinfo_t resolve;
+    struct smoe_conn conn;
+    uint8_t scratch[SMOE_CONN_SCRATCH_BYTES];
+    bool resolving, conn_open, connected, closing;
+    unsigned failures; /* in a row: logged once */
+    struct smoe_why why;
+    void (*closed)(void *context);
+    void *closed_context;
+};
+
+static void attempt(uv_timer_t *timer);
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    struct smoe_link *l = handle->data;
+    void (*closed)(void *) = l->closed;
+    void *context = l->closed_context;
+    free(l);
+    closed(context);
+}
+
+static void finish_close(struct smoe_link *l)
+{
+    if (l->resolving || l->conn_open || uv_is_closing((uv_handle_t *)&l->timer))
+        return;
+    uv_close((uv_handle_t *)&l->timer, on_timer_closed);
+}
+
+static void try_later(struct smoe_link *l, const char *why)
+{
+    if (l->closing) {
+        finish_close(l);
+        return;
+    }
+    if (l->failures++ == 0)
+        smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("no gateway, trying again"),
+                 smoe_text_field("why", why));
+    uint64_t jitter = smoe_rng_below(&l->rng, l->pause_ms + 1);
+    uv_timer_start(&l->timer, attempt, l->pause_ms / 2 + jitter, 0);
+    l->pause_ms = l->pause_ms * 2 < PAUSE_MAX_MS ? l->pause_ms * 2 : PAUSE_MAX_MS;
+}
+
+/* ---- the connection ---- */
+
+static uint8_t *link_direct(void *context, size_t *ret_room)
+{
+    return smoe_agent_direct(((struct smoe_link *)context)->agent, ret_room);
+}
+
+static size_t link_peek(void *context, struct iovec *iovecs, size_t max)
+{
+    return smoe_agent_peek(((struct smoe_link *)context)->agent, iovecs, max);
+}
+
+static void link_consume(void *context, size_t bytes)
+{
+    smoe_agent_consume(((struct smoe_link *)context)->agent, bytes);
+}
+
+static void link_received(void *context, const uint8_t *data, size_t n)
+{
+    struct smoe_link *l = context;
+    bool was_welcomed = smoe_agent_welcomed(l->agent);
+    int rc = smoe_agent_received(l->agent, data, n, smoe_clock_monotonic_ns(), &l->why);
+    if (!was_welcomed && smoe_agent_welcomed(l->agent)) {
+        smoe_log(l->log, SMOE_LOG_NOTICE, smoe_msg("joined the gateway"),
+                 smoe_text_field("host", l->host), smoe_u64_field("port", l->port));
+        l->failures = 0;
+        l->pause_ms = PAUSE_MIN_MS;
+    }
+    if (rc)
+        smoe_conn_close_flushed(&l->conn);
+    else
+        smoe_conn_flush(&l->conn);
+    l->changed(l->context);
+}
+
+static void link_closed(void *context, int status)
+{
+    struct smoe_link *l = context;
+    bool was_welcomed = smoe_agent_welcomed(l->agent);
+    l->conn_open = false;
+    uv_timer_stop(&l->timer);
+    if (l->connected)
+        smoe_agent_disconnected(l->agent);
+    l->connected = false;
+    const char *why = *l->why.text ? l->why.text : status ? uv_strerror(status) : "it closed the connection";
+    if (was_welcomed && !l->closing)
+        smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("lost the gateway"), smoe_text_field("why", why));
+    try_later(l, why);
+    *l->why.text = 0;
+}
+
+static void on_connect_timeout(uv_timer_t *timer)
+{
+    struct smoe_link *l = timer->data;
+    smoe_conn_close(&l->conn, UV_ETIMEDOUT);
+}
+
+static void link_connected(void *context, int status)
+{
+    struct smoe_link *l = context;
+    uv_timer_stop(&l->timer);
+    if (status)
+        return; /* closed follows */
+    l->connected = true;
+    smoe_agent_connected(l->agent, smoe_clock_monotonic_ns());
+}
+
+static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *result)
+{
+    struct smoe_link *l = request->data;
+    l->resolving = false;
+    if (status || l->closing) {
+        uv_freeaddrinfo(result);
+        try_later(l, uv_strerror(status));
+        return;
+    }
+    struct smoe_addr address = {0};
+    memcpy(&address, result->ai_addr,
+           result->ai_addrlen < sizeof address ? result->ai_addrlen : sizeof address);
+    uv_freeaddrinfo(result);
+    smoe_addr_set_port(&address, l->port);
+    struct smoe_conn_owner owner = {l, link_direct, link_received, link_peek, link_consume,
+                                    link_closed};
+    int rc = smoe_conn_connect(&l->conn, l->loop, &address.sa, &owner, l->scratch, link_connected);
+    if (rc) {
+        try_later(l, uv_strerror(rc));
+        return;
+    }
+    l->conn_open = true;
+    uv_timer_start(&l->timer, on_connect_timeout, CONNECT_MS, 0);
+}
+
+static void attempt(uv_timer_t *timer)
+{
+    struct smoe_link *l = timer->data;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    l->resolve.data = l;
+    int rc = uv_getaddrinfo(l->loop, &l->resolve, on_resolved, l->host, NULL, &hints);
+    l->resolving = rc == 0;
+    if (rc)
+        try_later(l, uv_strerror(rc));
+}
+
+/* ---- beginning and end ---- */
+
+int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct smoe_agent *agent,
+                    struct smoe_log *log, void (*changed)(void *context), void *context,
+                    struct smoe_link **ret, struct smoe_why *why)
+{
+    struct smoe_link *l = calloc(1, sizeof *l);
+    if (!l)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    int rc = smoe_addr_split(gateway, l->host, &l->port, why);
+    if (rc) {
+        free(l);
+        return rc;
+    }
+    l->loop = loop;
+    l->agent = agent;
+    l->log = log;
+    l->changed = changed;
+    l->context = context;
+    l->pause_ms = PAUSE_MIN_MS;
+    smoe_rng_init(&l->rng, seed, 0);
+    uv_timer_init(loop, &l->timer);
+    l->timer.data = l;
+    uv_timer_start(&l->timer, attempt, 0, 0);
+    *ret = l;
+    return 0;
+}
+
+void smoe_link_flush(struct smoe_link *l)
+{
+    if (l->connected)
+        smoe_conn_flush(&l->conn);
+}
+
+static void on_goodbye_timeout(uv_timer_t *timer)
+{
+    struct smoe_link *l = timer->data;
+    smoe_conn_close(&l->conn, 0);
+}
+
+void smoe_link_close(struct smoe_link *l, void (*closed)(void *context), void *context)
+{
+    l->closing = true;
+    l->closed = closed;
+    l->closed_context = context;
+    uv_timer_stop(&l->timer);
+    if (l->resolving)
+        (void)uv_cancel((uv_req_t *)&l->resolve);
+    if (l->conn_open) {
+        if (l->connected)
+            smoe_agent_leave(l->agent, "the worker is shutting down");
+        uv_timer_start(&l->timer, on_goodbye_timeout, GOODBYE_MS, 0);
+        smoe_conn_close_flushed(&l->conn);
+    }
+    finish_close(l);
+}

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Everything that happens (bytes came, a task is done, time passed) ends in `settle`: obey the
+ * frequency the gateway wants, feed idle lanes, send what the agent has to say, set the clock.
+ *
+ * SIGTERM: say Bye, let it be written, stop the lanes after their slice, exit 0.
+ */
+#include "client/worker/shell/loop.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/worker/shell/freqctl.h"
+#include "client/worker/shell/lanes.h"
+#include "client/worker/shell/link.h"
+#include "common/io/clock.h"
+#include "common/io/file.h"
+#include "common/io/log.h"
+#include "common/io/notify.h"
+#include "common/io/statedir.h"
+#include "common/kernels/gemm.h"
+#include "stablemoe/version.h"
+
+#define ID_FILE "id"
+
+struct worker {
+    struct smoe_worker_settings settings;
+    uv_loop_t loop;
+    struct smoe_log log;
+    struct smoe_notify notify;
+    struct smoe_statedir state;
+    struct smoe_agent *agent;
+    struct smoe_link *link;
+    struct smoe_lanes *lanes;
+    struct smoe_freqctl freqctl;
+    uint64_t freq_obeyed_khz;
+    uv_timer_t clock;
+    uv_signal_t terminate, interrupt;
+    bool stopping;
+};
+
+/* ---- running ---- */
+
+static void on_clock(uv_timer_t *timer);
+
+static void obey_frequency(struct worker *w)
+{
+    uint64_t wanted = smoe_agent_freq_wanted_khz(w->agent);
+    if (!wanted || wanted == w->freq_obeyed_khz)
+        return;
+    w->freq_obeyed_khz = wanted;
+    smoe_agent_set_freq(w->agent, smoe_freqctl_set(&w->freqctl, wanted), w->freqctl.max_hz);
+}
+
+static void set_clock(struct worker *w)
+{
+    uint64_t wake = smoe_agent_wake_ns(w->agent), now = smoe_clock_monotonic_ns();
+    if (wake == UINT64_MAX) {
+        uv_timer_stop(&w->clock);
+        return;
+    }
+    uv_timer_start(&w->clock, on_clock, wake > now ? (wake - now + 999999) / 1000000 : 0, 0);
+}
+
+static void settle(struct worker *w)
+{
+    if (w->stopping)
+        return;
+    obey_frequency(w);
+    smoe_lanes_feed(w->lanes, w->agent);
+    if (w->link)
+        smoe_link_flush(w->link);
+    set_clock(w);
+}
+
+static void on_changed(void *context)
+{
+    settle(context);
+}
+
+static void on_task_done(void *context, struct smoe_task *task, uint64_t cpu_ns)
+{
+    struct worker *w = context;
+    smoe_agent_task_done(w->agent, task, cpu_ns, smoe_clock_monotonic_ns());
+    settle(w);
+}
+
+static void on_clock(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    smoe_agent_tick(w->agent, smoe_clock_monotonic_ns());
+    settle(w);
+}
+
+static void set_duty(void *context, double duty)
+{
+    struct worker *w = context;
+    smoe_lanes_set_duty(w->lanes, duty);
+}
+
+/* ---- the end: link, then lanes, then the rest ---- */
+
+static void on_lanes_closed(void *context)
+{
+    struct worker *w = context;
+    uv_close((uv_handle_t *)&w->clock, NULL);
+    uv_close((uv_handle_t *)&w->terminate, NULL);
+    uv_close((uv_handle_t *)&w->interrupt, NULL);
+}
+
+static void on_link_closed(void *context)
+{
+    struct worker *w = context;
+    w->link = NULL;
+    smoe_lanes_close(w->lanes, on_lanes_closed, w);
+}
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+    struct worker *w = handle->data;
+    (void)signum;
+    if (w->stopping)
+        return;
+    smoe_log(&w->log, SMOE_LOG_NOTICE, smoe_msg("stopping"));
+    (void)smoe_notify_stopping(&w->notify);
+    w->stopping = true;
+    smoe_link_close(w->link, on_link_closed, w);
+}
+
+/* ---- the beginning ---- */
+
+/* The id on the command line and the one kept must be the same node's. */
+static int settle_id(struct worker *w, struct smoe_why *why)
+{
+    char *kept = NULL;
+    size_t len = 0;
+    char *id = w->settings.id;
+    if (!*w->settings.state_dir)
+        return 0;
+    int rc = smoe_statedir_open(&w->state, w->settings.state_dir, why);
+    if (rc)
+        return rc;
+    rc = smoe_file_read(w->state.fd, ID_FILE, SMOE_NAME_MAX + 1, &kept, &len, why);
+    if (rc && rc != -ENOENT)
+        return rc;
+    if (rc == 0) {
+        kept[strcspn(kept, "\n")] = 0;
+        bool same = !*id || strcmp(id, kept) == 0;
+        if (!same)
+            rc = smoe_fail(why, SMOE_ECONFIG, "--id %s: state directory %s belongs to node %.63s", id,
+                           w->settings.state_dir, kept);
+        else
+            snprintf(id, sizeof w->settings.id, "%s", kept);
+        free(kept);
+        return rc;
+    }
+    if (!*id)
+        return smoe_fail(why, SMOE_ECONFIG, "--id: needed, %s keeps none yet", w->settings.state_dir);
+    return smoe_file_write(w->state.fd, ID_FILE, id, strlen(id), why);
+}
+
+static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *why)
+{
+    const struct smoe_worker_settings *s = &w->settings;
+    struct smoe_agent_options o = {
+        .incarnation = incarnation,
+        .lanes = (uint32_t)s->lanes,
+        .freq_nominal_hz = s->freq_nominal_hz,
+        .freq_max_hz = w->freqctl.max_hz,
+        .busy_watts = s->watts,
+        .experts_bytes_max = s->memory_bytes / 2,
+        .tensors_bytes_max = s->memory_bytes / 2,
+        .inbox_bytes_max = s->memory_bytes / 16 > (1u << 20) ? s->memory_bytes / 16 : 1u << 20,
+    };
+    snprintf(o.id, sizeof o.id, "%s", s->id);
+    snprintf(o.software, sizeof o.software, "stablemoe-worker %s", STABLEMOE_VERSION);
+    snprintf(o.freq_driver, sizeof o.freq_driver, "%s", w->freqctl.driver->name);
+    return smoe_agent_new(&o, &w->agent, why);
+}
+
+static void start_handles(struct worker *w)
+{
+    uv_timer_init(&w->loop, &w->clock);
+    uv_signal_init(&w->loop, &w->terminate);
+    uv_signal_init(&w->loop, &w->interrupt);
+    w->clock.data = w->terminate.data = w->interrupt.data = w;
+    uv_signal_start(&w->terminate, on_signal, SIGTERM);
+    uv_signal_start(&w->interrupt, on_signal, SIGINT);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static int bring_up(struct worker *w, struct smoe_why *why)
+{
+    uint64_t random[2];
+    const struct smoe_worker_settings *s = &w->settings;
+    int rc = smoe_lanes_start(&w->loop, (uint32_t)s->lanes, on_task_done, w, &w->lanes);
+    if (rc)
+        return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
+    rc = uv_random(NULL, NULL, random, sizeof random, 0, NULL);
+    if (rc)
+        return smoe_fail(why, rc, "random numbers: %s", uv_strerror(rc));
+    uint64_t khz = smoe_freqctl_init(&w->freqctl, (enum smoe_freqctl_kind)s->freq_driver,
+                                     s->freq_nominal_hz, s->speed, set_duty, w);
+    rc = make_agent(w, random[0] | 1, why);
+    if (rc)
+        return rc;
+    smoe_agent_set_freq(w->agent, khz, w->freqctl.max_hz);
+    return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w, &w->link,
+                           why);
+}
+
+static void say_started(struct worker *w, const char *blas)
+{
+    const struct smoe_worker_settings *s = &w->settings;
+    smoe_log(&w->log, SMOE_LOG_NOTICE, smoe_msg("started"), smoe_text_field("id", s->id),
+             smoe_text_field("gateway", s->gateway), smoe_double_field("speed", s->speed),
+             smoe_u64_field("lanes", s->lanes), smoe_u64_field("memory", s->memory_bytes),
+             smoe_double_field("freq_hz", s->freq_nominal_hz),
+             smoe_text_field("freq_driver", w->freqctl.driver->name), smoe_text_field("blas", blas));
+    (void)smoe_notify_ready(&w->notify);
+}
+
+int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why *why)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    w->settings = *settings;
+    const char *blas = smoe_gemm_setup();
+    smoe_log_init(&w->log, 2, (enum smoe_log_level)settings->log_level, getenv("JOURNAL_STREAM"),
+                  smoe_clock_wall_ms);
+    int rc = smoe_notify_init(&w->notify, getenv("NOTIFY_SOCKET"), why);
+    if (rc == 0)
+        rc = settle_id(w, why);
+    if (rc == 0) {
+        uv_loop_init(&w->loop);
+        start_handles(w);
+        rc = bring_up(w, why);
+        if (rc == 0)
+            say_started(w, blas);
+        else if (w->lanes)
+            on_link_closed(w);
+        else
+            on_lanes_closed(w);
+        uv_run(&w->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&w->loop);
+    }
+    smoe_agent_free(w->agent);
+    smoe_statedir_release(&w->state);
+    smoe_notify_release(&w->notify);
+    free(w);
+    return rc;
+}
