@@ -40,7 +40,7 @@ void smoe_optimizer_step(const struct smoe_optimizer *o, size_t n, const smoe_re
                          const smoe_real *m, const smoe_real *v, const smoe_real *g,
                          smoe_real *new_w, smoe_real *new_m, smoe_real *new_v);
 
-/* Sum of squares in double, in index order. */
+/* Sum of squares in double: eight interleaved sums, then their sum, in that order everywhere. */
 double smoe_square_norm(size_t n, const smoe_real *g);
 
 #endif

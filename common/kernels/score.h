@@ -21,7 +21,8 @@ void smoe_softmax_backward(size_t n, size_t width, const smoe_real *p, const smo
 void smoe_topk(size_t width, const float *values, size_t k, uint16_t *ret_indices);
 
 /* Mean cross entropy of softmax(logits) against labels; writes dlogits = (softmax - onehot) / n and
- * counts rows whose largest logit is the label. logits [n, width]; dlogits may be NULL. */
+ * counts rows whose largest logit (of equals, the first) is the label. logits [n, width]; dlogits may
+ * be NULL. */
 double smoe_cross_entropy(size_t n, size_t width, const smoe_real *logits, const uint8_t *labels,
                           smoe_real *ret_dlogits, size_t *ret_correct);
 

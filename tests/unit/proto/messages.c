@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/proto/messages.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define U32_MAX      UINT32_MAX
+#define U64_MAX      UINT64_MAX
+#define BATCH_MAX    ((UINT64_C(1) << 48) - 1)
+#define LAYER_MAX    63
+#define EXPERT_MAX   1023
+#define SENTENCE_MAX 239
+
+#define AT(path) offsetof(struct smoe_message, path)
+#define FIELD(TYPE, path, KIND, ...)                                             \
+    {                                                                            \
+        SMOE_MSG_##TYPE, #TYPE "." #path, MESSAGES_##KIND, AT(path), __VA_ARGS__ \
+    }
+#define U32(TYPE, path, lo, hi)  FIELD(TYPE, path, U32, .from = (lo), .to = (hi))
+#define U64(TYPE, path, lo, hi)  FIELD(TYPE, path, U64, .from = (lo), .to = (hi))
+#define ENUM(TYPE, path, lo, hi) FIELD(TYPE, path, ENUM, .from = (lo), .to = (hi))
+#define F64(TYPE, path, lo, hi)  FIELD(TYPE, path, F64, .real_from = (lo), .real_to = (hi))
+#define FRACTION(TYPE, path)     FIELD(TYPE, path, FRACTION, .real_from = 0, .real_to = 1)
+#define BOOL(TYPE, path)         FIELD(TYPE, path, BOOL, .from = 0, .to = 1)
+#define NAME(TYPE, path)         FIELD(TYPE, path, NAME, .from = 1, .to = 63)
+#define TEXT(TYPE, path, hi)     FIELD(TYPE, path, TEXT, .from = 0, .to = (hi))
+
+#define SHAPE(TYPE, path)                                                 \
+    U32(TYPE, path.experts, 1, 1024), U32(TYPE, path.d_model, 1, 65536),  \
+        U32(TYPE, path.d_ff, 1, 65536), U32(TYPE, path.activation, 1, 3), \
+        ENUM(TYPE, path.dtype, 1, 2), U32(TYPE, path.optimizer, 1, 2),    \
+        U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output)
+
+#define OPTIMIZER(TYPE, path)                                                                  \
+    U32(TYPE, path.kind, 1, 2), F64(TYPE, path.learning_rate, 0, 1e6),                         \
+        FRACTION(TYPE, path.momentum), FRACTION(TYPE, path.beta1), FRACTION(TYPE, path.beta2), \
+        F64(TYPE, path.epsilon, 1e-300, 1), F64(TYPE, path.weight_decay, 0, 1e6)
+
+#define STATE(TYPE, path)                                                     \
+    U64(TYPE, path.request, 0, U64_MAX), U32(TYPE, path.layer, 0, LAYER_MAX), \
+        U32(TYPE, path.expert, 0, EXPERT_MAX)
+
+#define VISITS(TYPE, path)                                                    \
+    U64(TYPE, path.batch, 1, BATCH_MAX), U64(TYPE, path.attempt, 0, U64_MAX), \
+        U32(TYPE, path.expert, 0, EXPERT_MAX), U32(TYPE, path.rows, 1, 4096)
+
+#define STEP(TYPE, path)                                                   \
+    U64(TYPE, path.step, 0, U64_MAX), U64(TYPE, path.attempt, 0, U64_MAX), \
+        U32(TYPE, path.owner, 0, U32_MAX)
+
+const struct messages_field messages_fields[] = {
+    U32(HELLO, hello.protocol_min, 1, U32_MAX),
+    U32(HELLO, hello.protocol_max, 1, U32_MAX),
+    ENUM(HELLO, hello.role, 1, 2),
+    NAME(HELLO, hello.name),
+    U64(HELLO, hello.incarnation, 1, U64_MAX),
+    TEXT(HELLO, hello.software, 63),
+    F64(HELLO, hello.freq_max_hz, 1, 1e12),
+    U64(HELLO, hello.inbox_bytes_max, 1u << 20, UINT64_C(1) << 50),
+    U32(HELLO, hello.lanes, 1, 256),
+    F64(HELLO, hello.busy_watts, 0, 1e6),
+    NAME(HELLO, hello.freq_driver),
+
+    U32(WELCOME, welcome.protocol, 1, 1),
+    U64(WELCOME, welcome.epoch, 0, U64_MAX),
+    U32(WELCOME, welcome.slot_us, 1, 60000000),
+    U64(WELCOME, welcome.tensor_bytes_max, 1, 1u << 30),
+    U32(WELCOME, welcome.silence_ms_max, 4, 3600000),
+    U64(WELCOME, welcome.attempt, 0, U64_MAX),
+    U64(WELCOME, welcome.credit.bytes_total, 0, U64_MAX),
+    U64(WELCOME, welcome.credit.visits_total, 0, U64_MAX),
+    U64(WELCOME, welcome.iteration_bytes_max, 0, U64_MAX),
+    TEXT(WELCOME, welcome.software, 63),
+
+    FIELD(ERROR, error.code, I32, .from = 0, .to = 0),
+    TEXT(ERROR, error.message, SENTENCE_MAX),
+    BOOL(ERROR, error.fatal),
+    U64(ERROR, error.batch, 0, U64_MAX),
+    U64(ERROR, error.request, 0, U64_MAX),
+
+    U64(PING, ping.nonce, 0, U64_MAX),
+    U64(PONG, pong.nonce, 0, U64_MAX),
+    TEXT(BYE, bye.reason, SENTENCE_MAX),
+
+    U64(LAYER_DECLARE, layer_declare.request, 0, U64_MAX),
+    NAME(LAYER_DECLARE, layer_declare.name),
+    U64(LAYER_DECLARE, layer_declare.run, 1, U64_MAX),
+    BOOL(LAYER_DECLARE, layer_declare.evaluate_only),
+    U64(LAYER_DECLARE, layer_declare.step, 0, U64_MAX),
+    SHAPE(LAYER_DECLARE, layer_declare.shape),
+
+    U64(LAYER_READY, layer_ready.request, 0, U64_MAX),
+    U32(LAYER_READY, layer_ready.layer, 0, LAYER_MAX),
+    U64(LAYER_READY, layer_ready.run, 0, U64_MAX),
+    U64(LAYER_READY, layer_ready.step, 0, U64_MAX),
+    SHAPE(LAYER_READY, layer_ready.shape),
+
+    U64(SUBMIT, submit.batch, 1, BATCH_MAX),
+    U64(SUBMIT, submit.attempt, 0, U64_MAX),
+    U32(SUBMIT, submit.layer, 0, LAYER_MAX),
+    U32(SUBMIT, submit.tokens, 1, 262144),
+    U32(SUBMIT, submit.top_k, 1, 8),
+    BOOL(SUBMIT, submit.needs_gradient),
+    BOOL(SUBMIT, submit.routed),
+
+    VISITS(RESULT, result),
+    VISITS(INPUT_GRADIENT, input_gradient),
+    U64(GRADIENT, gradient.batch, 1, BATCH_MAX),
+    U64(GRADIENT, gradient.attempt, 0, U64_MAX),
+
+    U64(STEP, step.step, 1, U64_MAX),
+    U64(STEP, step.attempt, 0, U64_MAX),
+    OPTIMIZER(STEP, step.optimizer),
+    F64(STEP, step.gradient_divisor, 1e-30, 1e30),
+    F64(STEP, step.clip_norm, 0, 1e30),
+    F64(STEP, step.dense_square_norm, 0, 1e60),
+
+    U64(STEP_DONE, step_done.step, 1, U64_MAX),
+    U64(STEP_DONE, step_done.epoch, 0, U64_MAX),
+    F64(STEP_DONE, step_done.clip_scale, 0, 1),
+    F64(STEP_DONE, step_done.square_norm, 0, 1e300),
+
+    U64(DISCARD, discard.batch, 1, BATCH_MAX),
+    U64(DISCARD, discard.attempt, 0, U64_MAX),
+    U64(CREDIT, credit.bytes_total, 0, U64_MAX),
+    U64(CREDIT, credit.visits_total, 0, U64_MAX),
+    U64(NEED, need.attempt, 0, U64_MAX),
+    TEXT(NEED, need.reason, SENTENCE_MAX),
+    U64(RESTORE, restore.step, 0, U64_MAX),
+    U64(RESTORE, restore.attempt, 0, U64_MAX),
+
+    STATE(EXPERT_FETCH, expert_fetch),
+    U32(EXPERT_FETCH, expert_fetch.parts, 1, 7),
+    STATE(EXPERT_STATE, expert_state),
+    U32(EXPERT_STATE, expert_state.parts, 1, 7),
+    U64(EXPERT_STATE, expert_state.step, 0, U64_MAX),
+    STATE(EXPERT_STORE, expert_store),
+    U32(EXPERT_STORE, expert_store.parts, 3, 3),
+    U64(EXPERT_STORE, expert_store.step, 0, U64_MAX),
+    STATE(EXPERT_STORED, expert_stored),
+
+    U32(HOST, host.layer, 0, LAYER_MAX),
+    NAME(HOST, host.name),
+    U64(HOST, host.run, 1, U64_MAX),
+    SHAPE(HOST, host.shape),
+    U32(HOSTED, hosted.layer, 0, LAYER_MAX),
+    FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
+    TEXT(HOSTED, hosted.message, SENTENCE_MAX),
+
+    U64(DECISION, decision.sequence, 1, U64_MAX),
+    U64(DECISION, decision.epoch, 0, U64_MAX),
+    U64(DECISION, decision.freq_khz, 0, 1000000000),
+    U64(OUTPUT, output.parcel, 1, U64_MAX),
+    U64(BACKPROP, backprop.sequence, 0, U64_MAX),
+    U64(PARCEL_GRADIENT, parcel_gradient.parcel, 1, U64_MAX),
+    U64(RESET, reset.attempt, 0, U64_MAX),
+
+    U64(REPORT, report.sequence, 0, U64_MAX),
+    U64(REPORT, report.queue_forward_flops, 0, U64_MAX),
+    U64(REPORT, report.queue_backward_flops, 0, U64_MAX),
+    U64(REPORT, report.forward_visits, 0, U64_MAX),
+    U64(REPORT, report.backward_visits, 0, U64_MAX),
+    U64(REPORT, report.forward_flops, 0, U64_MAX),
+    U64(REPORT, report.backward_flops, 0, U64_MAX),
+    U64(REPORT, report.forward_cycles, 0, U64_MAX),
+    U64(REPORT, report.backward_cycles, 0, U64_MAX),
+    U64(REPORT, report.busy_ns, 0, U64_MAX),
+    U64(REPORT, report.active_ns, 0, U64_MAX),
+    F64(REPORT, report.joules, 0, 1e15),
+    TEXT(REPORT, report.energy_source, 15),
+    U64(REPORT, report.freq_khz, 0, 1000000000),
+    F64(REPORT, report.freq_max_hz, 1, 1e12),
+    F64(REPORT, report.temperature_c, -273.15, 1000),
+    U64(REPORT, report.kept_bytes, 0, U64_MAX),
+
+    STEP(STEP_PREPARE, step_prepare),
+    OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),
+    F64(STEP_PREPARE, step_prepare.gradient_divisor, 1e-30, 1e30),
+    STEP(STEP_NORM, step_norm),
+    STEP(STEP_STAGE, step_stage),
+    F64(STEP_STAGE, step_stage.clip_scale, 0, 1),
+    STEP(STEP_STAGED, step_staged),
+    STEP(STEP_COMMIT, step_commit),
+    U64(STEP_COMMIT, step_commit.epoch, 0, U64_MAX),
+};
+const size_t messages_n_fields = sizeof messages_fields / sizeof *messages_fields;
+
+const uint16_t messages_types[] = {
+#define X(symbol, number, field, pb, senders, raw) number,
+    SMOE_MESSAGE_MAP(X)
+#undef X
+};
+const size_t messages_n_types = sizeof messages_types / sizeof *messages_types;
+
+/* ---- random values ---- */
+
+static bool one_in(struct smoe_rng *rng, uint64_t n)
+{
+    return smoe_rng_below(rng, n) == 0;
+}
+
+/* Limits often, small numbers often, else anything between. */
+static uint64_t random_u64(struct smoe_rng *rng, uint64_t from, uint64_t to)
+{
+    if (one_in(rng, 4))
+        return one_in(rng, 2) ? from : to;
+    uint64_t span = to - from;
+    uint64_t any = span == U64_MAX ? smoe_rng_u64(rng) : smoe_rng_below(rng, span + 1);
+    return from + (any >> smoe_rng_below(rng, 64));
+}
+
+static double random_double(struct smoe_rng *rng, double from, double to)
+{
+    if (one_in(rng, 4))
+        return one_in(rng, 2) ? from : to;
+    double unit = smoe_rng_unit(rng);
+    for (uint64_t halvings = smoe_rng_below(rng, 64); halvings; halvings--)
+        unit /= 2;
+    return from + unit * (to - from);
+}
+
+static void random_name(struct smoe_rng *rng, char *ret)
+{
+    static const char legal[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    uint64_t n = random_u64(rng, 1, SMOE_NAME_MAX);
+    for (uint64_t i = 0; i < n; i++)
+        ret[i] = legal[smoe_rng_below(rng, sizeof legal - (i ? 1 : 3))]; /* no '-', '.' in front */
+    ret[n] = 0;
+}
+
+static void random_text(struct smoe_rng *rng, char *ret, uint64_t most)
+{
+    uint64_t n = random_u64(rng, 0, most);
+    for (uint64_t i = 0; i < n; i++)
+        ret[i] = (char)(0x20 + smoe_rng_below(rng, 0x7f - 0x20));
+    ret[n] = 0;
+}
+
+static void random_field(struct smoe_rng *rng, const struct messages_field *f,
+                         struct smoe_message *ret)
+{
+    void *at = (uint8_t *)ret + f->offset;
+    uint64_t u64 = random_u64(rng, f->from, f->to);
+    uint32_t u32 = (uint32_t)u64;
+    int32_t i32 =
+        (int32_t)f->to - 1 - (int32_t)(smoe_rng_u64(rng) >> 33 >> smoe_rng_below(rng, 32));
+    double f64 = random_double(rng, f->real_from, f->real_to);
+    bool set = u64 != 0;
+    switch (f->kind) {
+    case MESSAGES_U32:
+    case MESSAGES_ENUM:
+        memcpy(at, &u32, sizeof u32);
+        break;
+    case MESSAGES_U64:
+        memcpy(at, &u64, sizeof u64);
+        break;
+    case MESSAGES_I32:
+        memcpy(at, &i32, sizeof i32);
+        break;
+    case MESSAGES_BOOL:
+        memcpy(at, &set, sizeof set);
+        break;
+    case MESSAGES_FRACTION:
+        f64 = f64 < 1 ? f64 : 0x1.fffffffffffffp-1;
+        memcpy(at, &f64, sizeof f64);
+        break;
+    case MESSAGES_F64:
+        memcpy(at, &f64, sizeof f64);
+        break;
+    case MESSAGES_NAME:
+        random_name(rng, at);
+        break;
+    case MESSAGES_TEXT:
+        random_text(rng, at, f->to);
+        break;
+    }
+}
+
+/* ---- arrays ---- */
+
+/* Indices below `bound` in rising order, at most `most`. */
+static size_t random_rising(struct smoe_rng *rng, uint32_t bound, uint64_t most, uint32_t *ret)
+{
+    uint64_t wanted = random_u64(rng, 0, most < bound ? most : bound);
+    size_t n = 0;
+    for (uint32_t i = 0; i < bound && n < wanted; i++)
+        if (smoe_rng_below(rng, bound - i) < wanted - n)
+            ret[n++] = i;
+    return n;
+}
+
+static void random_inventory(struct smoe_rng *rng, struct messages_room *room,
+                             struct smoe_msg_inventory *m)
+{
+    size_t used = 0;
+    m->layers = room->layers;
+    m->n_layers = random_u64(rng, 0, SMOE_LAYERS_MAX);
+    for (size_t i = 0; i < m->n_layers; i++) {
+        struct smoe_message host; /* an InventoryLayer has a Host's fields */
+        messages_random(rng, SMOE_MSG_HOST, room, &host);
+        struct smoe_inventory_layer *l = &room->layers[i];
+        *l = (struct smoe_inventory_layer){
+            .run = host.host.run, .step = smoe_rng_u64(rng), .shape = host.host.shape};
+        memcpy(l->name, host.host.name, sizeof l->name);
+    }
+    for (size_t i = 0; i < m->n_layers; i++) {
+        struct smoe_inventory_layer *l = &room->layers[i];
+        l->experts = room->indices + used;
+        l->n_experts = random_rising(rng, l->shape.experts, SMOE_WORKER_EXPERTS_MAX - used,
+                                     room->indices + used);
+        used += l->n_experts;
+    }
+}
+
+static void random_norms(struct smoe_rng *rng, struct messages_room *room,
+                         struct smoe_msg_step_norm *m)
+{
+    size_t used = 0;
+    m->layers = room->layer_norms;
+    m->n_layers = random_u64(rng, 0, SMOE_LAYERS_MAX);
+    for (size_t i = 0; i < m->n_layers; i++) {
+        size_t n = random_rising(rng, SMOE_EXPERTS_MAX, SMOE_WORKER_EXPERTS_MAX - used,
+                                 room->indices + used);
+        for (size_t e = 0; e < n; e++)
+            room->norms[used + e] = random_double(rng, -1, 1e300);
+        room->layer_norms[i] =
+            (struct smoe_layer_norms){(uint32_t)smoe_rng_below(rng, SMOE_LAYERS_MAX),
+                                      room->indices + used, room->norms + used, n};
+        used += n;
+    }
+}
+
+static void random_decision(struct smoe_rng *rng, struct messages_room *room,
+                            struct smoe_msg_decision *m)
+{
+    m->parcels = room->parcels;
+    m->n_parcels = random_u64(rng, 0, SMOE_DECISION_PARCELS_MAX);
+    for (size_t i = 0; i < m->n_parcels; i++)
+        room->parcels[i] = (struct smoe_parcel_head){
+            .id = random_u64(rng, 1, U64_MAX),
+            .layer = (uint32_t)random_u64(rng, 0, LAYER_MAX),
+            .expert = (uint32_t)random_u64(rng, 0, EXPERT_MAX),
+            .rows = (uint32_t)random_u64(rng, 1, SMOE_PARCEL_ROWS_MAX),
+            .keep = one_in(rng, 2),
+        };
+}
+
+static size_t random_numbers(struct smoe_rng *rng, struct messages_room *room, uint64_t least,
+                             uint64_t most)
+{
+    size_t n = random_u64(rng, least, most);
+    for (size_t i = 0; i < n; i++)
+        room->numbers[i] = random_u64(rng, 0, U64_MAX);
+    return n;
+}
+
+static size_t random_layers(struct smoe_rng *rng, struct messages_room *room)
+{
+    size_t n = random_rising(rng, SMOE_LAYERS_MAX, SMOE_LAYERS_MAX, room->indices);
+    if (!n)
+        room->indices[n++] = (uint32_t)random_u64(rng, 0, LAYER_MAX);
+    return n;
+}
+
+static void random_arrays(struct smoe_rng *rng, struct messages_room *room, struct smoe_message *m)
+{
+    switch ((unsigned)m->type) {
+    case SMOE_MSG_STEP:
+        m->step.n_batches = random_numbers(rng, room, 0, SMOE_STEP_BATCHES_MAX);
+        m->step.batches = room->numbers;
+        break;
+    case SMOE_MSG_BACKPROP:
+        m->backprop.n_parcels = random_numbers(rng, room, 1, SMOE_DECISION_PARCELS_MAX);
+        m->backprop.parcels = room->numbers;
+        break;
+    case SMOE_MSG_FORGET:
+        m->forget.n_parcels = random_numbers(rng, room, 1, SMOE_DECISION_PARCELS_MAX);
+        m->forget.parcels = room->numbers;
+        break;
+    case SMOE_MSG_RESET:
+        m->reset.n_layers = random_layers(rng, room);
+        m->reset.layers = room->indices;
+        break;
+    case SMOE_MSG_STEP_PREPARE:
+        m->step_prepare.n_layers = random_layers(rng, room);
+        m->step_prepare.layers = room->indices;
+        break;
+    case SMOE_MSG_HOST:
+        m->host.n_experts =
+            random_rising(rng, m->host.shape.experts, SMOE_EXPERTS_MAX, room->indices);
+        m->host.experts = room->indices;
+        break;
+    case SMOE_MSG_INVENTORY:
+        random_inventory(rng, room, &m->inventory);
+        break;
+    case SMOE_MSG_STEP_NORM:
+        random_norms(rng, room, &m->step_norm);
+        break;
+    case SMOE_MSG_DECISION:
+        random_decision(rng, room, &m->decision);
+        break;
+    default:
+        break;
+    }
+}
+
+void messages_random(struct smoe_rng *rng, uint16_t type, struct messages_room *room,
+                     struct smoe_message *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->type = (enum smoe_message_type)type;
+    for (size_t i = 0; i < messages_n_fields; i++)
+        if (messages_fields[i].type == ret->type)
+            random_field(rng, &messages_fields[i], ret);
+    if (type == SMOE_MSG_HELLO && ret->hello.protocol_max < ret->hello.protocol_min)
+        ret->hello.protocol_max = ret->hello.protocol_min;
+    random_arrays(rng, room, ret);
+}
+
+/* ---- equality ---- */
+
+/* Parts that do not travel: what a trainer's Hello says of a worker, the shape of a layer that is
+ * only attached to. */
+static bool travels(const struct smoe_message *m, const struct messages_field *f)
+{
+    if (m->type == SMOE_MSG_HELLO && m->hello.role != SMOE_ROLE_WORKER)
+        return f->offset < AT(hello.freq_max_hz);
+    if (m->type == SMOE_MSG_LAYER_DECLARE && m->layer_declare.evaluate_only)
+        return f->offset < AT(layer_declare.shape) ||
+               f->offset >= AT(layer_declare.shape) + sizeof m->layer_declare.shape;
+    return true;
+}
+
+static double real_at(const char *at)
+{
+    double value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static bool same_field(const struct messages_field *f, const struct smoe_message *a,
+                       const struct smoe_message *b)
+{
+    const char *left = (const char *)a + f->offset, *right = (const char *)b + f->offset;
+    switch (f->kind) {
+    case MESSAGES_U32:
+    case MESSAGES_ENUM:
+    case MESSAGES_I32:
+        return memcmp(left, right, sizeof(uint32_t)) == 0;
+    case MESSAGES_U64:
+        return memcmp(left, right, sizeof(uint64_t)) == 0;
+    case MESSAGES_F64:
+    case MESSAGES_FRACTION:
+        return real_at(left) == real_at(right);
+    case MESSAGES_BOOL:
+        return memcmp(left, right, sizeof(bool)) == 0;
+    case MESSAGES_NAME:
+    case MESSAGES_TEXT:
+        return strcmp(left, right) == 0;
+    }
+    return false;
+}
+
+static bool same_array(const void *a, size_t n_a, const void *b, size_t n_b, size_t each)
+{
+    return n_a == n_b && (n_a == 0 || memcmp(a, b, n_a * each) == 0);
+}
+
+static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer_shape *b)
+{
+    return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
+           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
+           a->seed == b->seed && a->zero_output == b->zero_output;
+}
+
+static bool same_inventory(const struct smoe_msg_inventory *a, const struct smoe_msg_inventory *b)
+{
+    for (size_t i = 0; i < a->n_layers && a->n_layers == b->n_layers; i++) {
+        const struct smoe_inventory_layer *x = &a->layers[i], *y = &b->layers[i];
+        if (strcmp(x->name, y->name) != 0 || x->run != y->run || x->step != y->step ||
+            !same_shape(&x->shape, &y->shape) ||
+            !same_array(x->experts, x->n_experts, y->experts, y->n_experts, sizeof *x->experts))
+            return false;
+    }
+    return a->n_layers == b->n_layers;
+}
+
+static bool same_norms(const struct smoe_msg_step_norm *a, const struct smoe_msg_step_norm *b)
+{
+    for (size_t i = 0; i < a->n_layers && a->n_layers == b->n_layers; i++) {
+        const struct smoe_layer_norms *x = &a->layers[i], *y = &b->layers[i];
+        if (x->layer != y->layer ||
+            !same_array(x->experts, x->n, y->experts, y->n, sizeof *x->experts) ||
+            !same_array(x->square_norms, x->n, y->square_norms, y->n, sizeof *x->square_norms))
+            return false;
+    }
+    return a->n_layers == b->n_layers;
+}
+
+static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_msg_decision *b)
+{
+    for (size_t i = 0; i < a->n_parcels && a->n_parcels == b->n_parcels; i++) {
+        const struct smoe_parcel_head *x = &a->parcels[i], *y = &b->parcels[i];
+        if (x->id != y->id || x->layer != y->layer || x->expert != y->expert ||
+            x->rows != y->rows || x->keep != y->keep)
+            return false;
+    }
+    return a->n_parcels == b->n_parcels;
+}
+
+#define SAME_LIST(a, b, list, n) same_array((a)->list, (a)->n, (b)->list, (b)->n, sizeof *(a)->list)
+
+static bool same_arrays(const struct smoe_message *a, const struct smoe_message *b)
+{
+    switch ((unsigned)a->type) {
+    case SMOE_MSG_STEP:
+        return SAME_LIST(&a->step, &b->step, batches, n_batches);
+    case SMOE_MSG_BACKPROP:
+        return SAME_LIST(&a->backprop, &b->backprop, parcels, n_parcels);
+    case SMOE_MSG_FORGET:
+        return SAME_LIST(&a->forget, &b->forget, parcels, n_parcels);
+    case SMOE_MSG_RESET:
+        return SAME_LIST(&a->reset, &b->reset, layers, n_layers);
+    case SMOE_MSG_STEP_PREPARE:
+        return SAME_LIST(&a->step_prepare, &b->step_prepare, layers, n_layers);
+    case SMOE_MSG_HOST:
+        return SAME_LIST(&a->host, &b->host, experts, n_experts);
+    case SMOE_MSG_INVENTORY:
+        return same_inventory(&a->inventory, &b->inventory);
+    case SMOE_MSG_STEP_NORM:
+        return same_norms(&a->step_norm, &b->step_norm);
+    case SMOE_MSG_DECISION:
+        return same_parcels(&a->decision, &b->decision);
+    default:
+        return true;
+    }
+}
+
+const char *messages_difference(const struct smoe_message *a, const struct smoe_message *b)
+{
+    if (a->type != b->type)
+        return "type";
+    for (size_t i = 0; i < messages_n_fields; i++) {
+        const struct messages_field *f = &messages_fields[i];
+        if (f->type == a->type && travels(a, f) && !same_field(f, a, b))
+            return f->name;
+    }
+    return same_arrays(a, b) ? NULL : "an array";
+}
