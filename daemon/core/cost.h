@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The cost of giving n more visits to one node in one slot: Phi_j(n) of MODEL.md section 1, with the
- * served visits D already chosen best. Pure; integer-convex in n.
+ * The cost of giving n more visits to one node in one slot: Phi_j(n) of MODEL.md (10) and (11), with the
+ * served visits D already chosen best. Pure; integer-convex in n, also in floating point: the price of
+ * each further visit is computed by itself, never as a difference of two large costs.
  */
 #ifndef SMOE_CORE_COST_H
 #define SMOE_CORE_COST_H
@@ -23,12 +24,19 @@ struct smoe_node {
     uint32_t arrivals_max; /* cap on n: 0 for a drained or dead node, credit otherwise */
 };
 
-/* Phi(n). If ret_served is not NULL it gets the minimising D (an integer, 0..min(executable+n, Dhat),
- * rounded down where `executable` is fractional). n >= 0. */
+/* Phi(n), less the constant Q^2/2 that no decision changes: the slot's drift itself, minus V D, plus
+ * the price of energy. If ret_served is not NULL it gets the minimising D (an integer,
+ * 0..min(executable+n, Dhat), rounded down where `executable` is fractional; of equals the largest).
+ * n >= 0, an integer; the cap is not looked at. */
 double smoe_cost(const struct smoe_node *node, enum smoe_cost_mode mode, double n,
                  double *ret_served);
 
 /* Phi(n+1) - Phi(n): the price of one more visit after n; +inf from arrivals_max on. Nondecreasing in n. */
 double smoe_cost_marginal(const struct smoe_node *node, enum smoe_cost_mode mode, uint32_t n);
+
+/* The inverse: the most visits, each no dearer than `price`, at most `limit` and arrivals_max. That is
+ * the largest n with marginal(n-1) <= price, 0 if there is none. */
+uint32_t smoe_cost_supply(const struct smoe_node *node, enum smoe_cost_mode mode, double price,
+                          uint32_t limit);
 
 #endif

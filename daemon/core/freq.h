@@ -12,8 +12,8 @@ struct smoe_freq_node {
     double freq_max_hz;      /* fmax [cycle/s], > 0; a speed cap lowers it, not c */
     double
         kappa; /* effective switched capacitance [J s^2 / cycle^3], >= 0; 0: energy has no model */
-    double energy_max_w;  /* Emax / slot [W]; +inf: no cap */
-    double energy_mean_w; /* Eavg / slot [W]; +inf: no budget, then Z stays 0 */
+    double energy_max_w;  /* Emax / slot [W], > 0; +inf: no cap */
+    double energy_mean_w; /* Eavg / slot [W], > 0; +inf: no budget, then Z stays 0 */
 };
 
 /* fbar = min(fmax, (Emax/(kappa tau))^(1/3)) with Emax = energy_max_w * tau. [Hz] */
@@ -22,7 +22,10 @@ double smoe_freq_ceiling(const struct smoe_freq_node *node);
 /* Sustainable visits a second at the average budget: min(fmax, (Pavg/kappa)^(1/3)) / c. */
 double smoe_freq_sustainable_rate(const struct smoe_freq_node *node);
 
-/* Dhat = floor(tau fbar/c + carry); the fractional rest is kept in *carry (0..1) for the next slot. */
+/* Dhat = floor(tau fbar/c + carry); the fractional rest is kept in *carry for the next slot, so that
+ * over any run of slots the whole visits add up to the real ones within one. A rest within 1e-9 of a
+ * whole visit counts as one (the carry is then as little below 0): a tau of (work / rate) offers all
+ * of its work. */
 double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, double *carry);
 
 /* a = zeta Z kappa c^3 / tau^2 with the natural zeta = (s/Eavg)^2, s and Eavg per tau; 0 when Z is 0
@@ -30,7 +33,8 @@ double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, do
 double smoe_freq_energy_price(const struct smoe_freq_node *node, double debt_j, double tau_s);
 
 /* The frequency that serves `served` visits in tau: c D / tau, at most fbar; fbar itself where energy
- * has no price (energy_price == 0). [Hz] */
+ * has no price (energy_price == 0). 0 where energy is priced and nothing is worth serving: the driver
+ * then takes the lowest it has. [Hz] */
 double smoe_freq_decide(const struct smoe_freq_node *node, double served, double tau_s,
                         double energy_price);
 
@@ -40,8 +44,8 @@ double smoe_freq_energy(const struct smoe_freq_node *node, double freq_hz, doubl
 /* Z' = max(Z + joules - budget_w * wall_s, 0); stays 0 without a budget. [J] */
 double smoe_freq_debt(double debt_j, double joules, double budget_w, double wall_s);
 
-/* Slot length a decision is planned for: min(slot, (sum Q + K N) / sum(fbar/c)), MODEL.md "Slot
- * length"; `work` = sum_j Q_j + K N [visit], `rate` = sum_j fbar_j/c_j [visit/s]; slot_s if rate is 0. */
+/* Slot length a decision is planned for: min(slot, (sum Q + K N) / sum(fbar/c)), MODEL.md (8);
+ * `work` = sum_j Q_j + K N [visit], `rate` = sum_j fbar_j/c_j [visit/s]; slot_s if either is 0. [s] */
 double smoe_freq_horizon(double slot_s, double work, double rate);
 
 #endif

@@ -182,6 +182,8 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
     const struct smoe_layer *layer = &c->layers[l];
     t->attached |= UINT64_C(1) << l;
     t->wanted &= ~(UINT64_C(1) << l);
+    if (layer->owner == trainer)
+        t->step_committed = layer->step; /* the same for all its layers */
     struct smoe_msg_layer_ready *m =
         &smoe_core_send(c, t->session, SMOE_MSG_LAYER_READY)->layer_ready;
     m->request = t->requests[l];

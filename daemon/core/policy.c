@@ -1,1 +1,124 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Names, and a dispatch: every policy is one of the solvers of route.h or one row of the table in
+ * route_order.c.
+ */
+#include "daemon/core/policy.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/route_internal.h"
+
+static const struct {
+    const char *name, *help;
+} POLICIES[SMOE_POLICY_COUNT] = {
+#define X(symbol, name, help) [SMOE_POLICY_##symbol] = {name, help},
+    SMOE_POLICY_MAP(X)
+#undef X
+};
+
+const char *smoe_policy_name(enum smoe_policy policy)
+{
+    return POLICIES[policy].name;
+}
+
+const char *smoe_policy_help(enum smoe_policy policy)
+{
+    return POLICIES[policy].help;
+}
+
+bool smoe_policy_parse(const char *name, enum smoe_policy *ret)
+{
+    for (int p = 0; p < SMOE_POLICY_COUNT; p++)
+        if (!strcmp(name, POLICIES[p].name)) {
+            *ret = (enum smoe_policy)p;
+            return true;
+        }
+    return false;
+}
+
+enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy)
+{
+    return policy == SMOE_POLICY_LYAPUNOV_LINEAR ? SMOE_COST_LINEAR : SMOE_COST_EXACT;
+}
+
+/* The exact solve, started from the prices of the last one where the nodes are as many. */
+static void route_exact(const struct smoe_route_problem *problem,
+                        struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
+{
+    struct smoe_route_options options = {.prices = scratch->warm_price,
+                                         .warm = scratch->warm_nodes == problem->n_nodes,
+                                         .work_max = scratch->work_max};
+    smoe_route_exact(problem, &options, scratch, answer);
+    if (answer->n_routed > 0)
+        scratch->warm_nodes = problem->n_nodes;
+}
+
+/* The paper's bound decides; what the answer is worth is said in the terms it was asked in, and the
+ * bound of the other problem is none of this one. */
+static void route_linear(const struct smoe_route_problem *problem,
+                         struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
+{
+    struct smoe_route_problem linear = *problem;
+    linear.mode = SMOE_COST_LINEAR;
+    route_exact(&linear, scratch, answer);
+    if (problem->mode == SMOE_COST_LINEAR)
+        return;
+    struct smoe_route_run run = {.problem = problem, .answer = answer};
+    smoe_route_finish(&run);
+    answer->bound = -(double)INFINITY;
+    answer->exact = false;
+}
+
+/* The K best by gate, by nothing, or by a state of the nodes, as the rule says. `debts`: replicas are
+ * compared by debt; NULL: by queue. */
+static void route_baseline(const struct smoe_route_rule *rule,
+                           const struct smoe_route_problem *problem, const double *debts,
+                           struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
+{
+    struct smoe_route_run run;
+    smoe_route_begin(&run, problem, scratch, answer);
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        scratch->node_key[j] = debts ? debts[j] : problem->nodes[j].backlog;
+    smoe_route_in_order(&run, rule);
+}
+
+void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem *problem,
+                       const double *debts, struct smoe_rng *rng,
+                       struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
+{
+    struct smoe_route_rule rule = {.moves = SMOE_ROUTE_STILL, .rng = rng};
+    switch (policy) {
+    case SMOE_POLICY_LYAPUNOV:
+        route_exact(problem, scratch, answer);
+        return;
+    case SMOE_POLICY_LYAPUNOV_LINEAR:
+        route_linear(problem, scratch, answer);
+        return;
+    case SMOE_POLICY_LYAPUNOV_GREEDY:
+        smoe_route_greedy(problem, scratch, answer);
+        return;
+    case SMOE_POLICY_LYAPUNOV_SEPARABLE:
+        smoe_route_separable(problem, scratch, answer);
+        return;
+    case SMOE_POLICY_TOPK:
+        rule.weight = 1;
+        break;
+    case SMOE_POLICY_RANDOM:
+        break;
+    case SMOE_POLICY_QUEUE:
+    case SMOE_POLICY_ENERGY:
+        rule.by_node = true;
+        break;
+    case SMOE_POLICY_QUEUE_JSQ:
+        rule.by_node = true;
+        rule.moves = SMOE_ROUTE_COUNT;
+        break;
+    case SMOE_POLICY_COUNT:
+        smoe_assert(policy < SMOE_POLICY_COUNT);
+        break;
+    }
+    route_baseline(&rule, problem, policy == SMOE_POLICY_ENERGY ? debts : NULL, scratch, answer);
+}

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Routing policies by name. `lyapunov` is the product; the others are the baselines it is compared
- * with (MODEL.md, "Baselines"): they see Q and Z at slot start and break ties at random per token
- * from a seeded stream.
+ * Routing policies by name. `lyapunov` is the product: the exact solve of route.h. `lyapunov-*` are its
+ * own references, weaker on purpose. The others are the baselines it is compared with (MODEL.md section
+ * 5): they see Q and Z at slot start (`queue-jsq` counts on), break ties at random per token from a
+ * seeded stream, and send each visit to the expert's replica on the shortest queue at slot start
+ * (`energy`: on the smallest debt). Caps bind every policy, and a token is routed whole or not at all.
  */
 #ifndef SMOE_CORE_POLICY_H
 #define SMOE_CORE_POLICY_H
@@ -12,13 +14,20 @@
 #include "common/base/rng.h"
 #include "daemon/core/route.h"
 
-#define SMOE_POLICY_MAP(X)                                                               \
-    X(LYAPUNOV, "lyapunov",                                                              \
-      "drift-plus-penalty, exact quadratic drift: gate mass against backlog and energy") \
-    X(TOPK, "topk", "the K largest gate scores, whatever the load")                      \
-    X(RANDOM, "random", "K experts at random")                                           \
-    X(QUEUE, "queue", "the K experts on the shortest token queues at slot start")        \
-    X(ENERGY, "energy", "the K experts on the smallest energy debts at slot start")
+#define SMOE_POLICY_MAP(X)                                                                     \
+    X(LYAPUNOV, "lyapunov",                                                                    \
+      "drift-plus-penalty, exact quadratic drift: gate mass against backlog and energy")       \
+    X(TOPK, "topk", "the K largest gate scores, whatever the load")                            \
+    X(RANDOM, "random", "K experts at random")                                                 \
+    X(QUEUE, "queue", "the K experts on the shortest token queues at slot start")              \
+    X(ENERGY, "energy", "the K experts on the smallest energy debts at slot start")            \
+    X(QUEUE_JSQ, "queue-jsq", "the K experts on the shortest token queues, counted per visit") \
+    X(LYAPUNOV_GREEDY, "lyapunov-greedy",                                                      \
+      "lyapunov, tokens one after another at moving prices: not optimal")                      \
+    X(LYAPUNOV_LINEAR, "lyapunov-linear",                                                      \
+      "lyapunov with the paper's linear drift bound, solved exactly")                          \
+    X(LYAPUNOV_SEPARABLE, "lyapunov-separable",                                                \
+      "lyapunov, each token for itself at prices fixed at the queues")
 
 enum smoe_policy {
 #define X(symbol, name, help) SMOE_POLICY_##symbol,
@@ -32,8 +41,13 @@ const char *smoe_policy_help(enum smoe_policy policy);
 /* False if there is no policy of that name. */
 bool smoe_policy_parse(const char *name, enum smoe_policy *ret);
 
-/* Routes one slot. `debts` [J] are the energy debts Z_j in J (only `energy` reads them). `rng` breaks
- * the baselines' ties and moves on. Caps (arrivals_max) bind every policy. */
+/* The drift that the policy reckons with: frequencies must be decided by the same (smoe_cost). */
+enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy);
+
+/* Routes one slot. `debts` [J] are the energy debts Z_j in J (only `energy` reads them, others may get
+ * NULL). `rng` breaks the baselines' ties: one draw a token whatever happens; the lyapunov policies
+ * leave it alone. `lyapunov` and `lyapunov-linear` keep their prices in the scratch from one call to the
+ * next, so that a recorded run replays bit for bit if all its calls are made again. */
 void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem *problem,
                        const double *debts, struct smoe_rng *rng,
                        struct smoe_route_scratch *scratch, struct smoe_route_answer *answer);

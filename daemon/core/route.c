@@ -1,1 +1,284 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The scratch block, the problem seen from the nodes' side, and the two values every solver ends with:
+ * the objective of an answer (MODEL.md (15)) and the dual bound (18).
+ *
+ * The scratch is one allocation, cut into arrays by the same walk that measured it. Nothing in it is
+ * cleared to its full size: each solve initialises what its own N, E, J and R need.
+ */
+#include "daemon/core/route.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "common/base/limits.h"
+#include "daemon/core/route_internal.h"
+#include "daemon/core/route_pick.h"
+#include "stablemoe/error.h"
+
+/* Cuts arrays off a block, or only measures them while base is NULL. */
+struct cutter {
+    unsigned char *base;
+    size_t used;
+};
+
+static void *cut(struct cutter *cutter, size_t count, size_t size)
+{
+    void *piece = cutter->base ? cutter->base + cutter->used : NULL;
+    cutter->used += (count * size + 63) / 64 * 64; /* every array on a cache line of its own */
+    return piece;
+}
+
+static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
+{
+    size_t n = s->tokens_max, e = s->experts_max, j = s->nodes_max;
+    size_t visits = n * SMOE_TOP_K_MAX, replicas = e * j, vertices = e + j + 1;
+#define CUT(field, count) s->field = cut(cutter, count, sizeof *s->field)
+    CUT(warm_price, j);
+    CUT(node_first, j + 1);
+    CUT(node_replica, replicas);
+    CUT(replica_expert, replicas);
+    CUT(node_price, j);
+    CUT(best_price, j);
+    CUT(expert_price, e);
+    CUT(node_key, j);
+    CUT(node_down, j);
+    CUT(row, e);
+    CUT(chosen, visits);
+    CUT(runner_up, n);
+    CUT(cutoff, n);
+    CUT(margin, n);
+    CUT(expert_load, e);
+    CUT(flow, replicas);
+    CUT(visit_head, e);
+    CUT(visit_next, visits);
+    CUT(visit_prev, visits);
+    CUT(leaving, e * SMOE_ROUTE_BUCKETS);
+    CUT(joining, e * SMOE_ROUTE_BUCKETS);
+    CUT(arcs, e * e);
+    CUT(row_made, e);
+    CUT(label, vertices);
+    CUT(distance, vertices);
+    CUT(parent, vertices);
+    CUT(touched, vertices);
+    CUT(queue, vertices);
+    CUT(queued, vertices);
+    CUT(moved, visits);
+    CUT(dirty, e);
+#undef CUT
+}
+
+int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t nodes_max,
+                           struct smoe_route_scratch **ret)
+{
+    struct smoe_route_scratch head = {
+        .tokens_max = tokens_max, .experts_max = experts_max, .nodes_max = nodes_max};
+    struct cutter measure = {.used = (sizeof head + 63) / 64 * 64};
+    lay_out(&head, &measure);
+    unsigned char *block = aligned_alloc(64, measure.used);
+    if (!block)
+        return SMOE_ENOMEMORY;
+    struct cutter pieces = {.base = block, .used = (sizeof head + 63) / 64 * 64};
+    lay_out(&head, &pieces);
+    struct smoe_route_scratch *scratch = (struct smoe_route_scratch *)(void *)block;
+    *scratch = head;
+    *ret = scratch;
+    return 0;
+}
+
+void smoe_route_scratch_free(struct smoe_route_scratch *scratch)
+{
+    free(scratch);
+}
+
+void smoe_route_scratch_limit(struct smoe_route_scratch *scratch, uint64_t work_max)
+{
+    scratch->work_max = work_max;
+}
+
+static bool node_live(const struct smoe_route_problem *problem, uint32_t node)
+{
+    return problem->nodes[node].arrivals_max > 0;
+}
+
+/* The replica lists turned around: by node, experts rising. Counting sort. */
+static void index_by_node(const struct smoe_route_problem *problem, struct smoe_route_scratch *s)
+{
+    uint32_t n_replicas = problem->replica_first[problem->n_experts];
+    memset(s->node_first, 0, (problem->n_nodes + 1) * sizeof *s->node_first);
+    for (uint32_t r = 0; r < n_replicas; r++)
+        s->node_first[problem->replica_node[r] + 1]++;
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        s->node_first[j + 1] += s->node_first[j];
+    for (uint32_t e = 0; e < problem->n_experts; e++)
+        for (uint32_t r = problem->replica_first[e]; r < problem->replica_first[e + 1]; r++) {
+            s->replica_expert[r] = (uint16_t)e;
+            s->node_replica[s->node_first[problem->replica_node[r]]++] = r;
+        }
+    for (uint32_t j = problem->n_nodes; j > 0; j--) /* each cursor ended where the next one began */
+        s->node_first[j] = s->node_first[j - 1];
+    s->node_first[0] = 0;
+}
+
+/* Could n tokens fit, by the room on the nodes alone? A node takes each of its experts once a token. */
+static bool room_for(const struct smoe_route_problem *problem, const struct smoe_route_scratch *s,
+                     uint32_t n)
+{
+    uint64_t wanted = (uint64_t)n * problem->top_k, room = 0;
+    for (uint32_t j = 0; j < problem->n_nodes && room < wanted; j++) {
+        uint64_t most = (uint64_t)(s->node_first[j + 1] - s->node_first[j]) * n;
+        uint64_t cap = problem->nodes[j].arrivals_max;
+        room += most < cap ? most : cap;
+    }
+    return room >= wanted;
+}
+
+/* The most tokens that room_for allows. Room is concave in n and the need is linear, so what fits is
+ * everything up to one number. */
+static uint32_t tokens_possible(const struct smoe_route_problem *problem,
+                                const struct smoe_route_scratch *s)
+{
+    uint32_t fits = 0, beyond = problem->n_tokens + 1;
+    if (room_for(problem, s, problem->n_tokens))
+        return problem->n_tokens;
+    while (beyond - fits > 1) {
+        uint32_t n = fits + (beyond - fits) / 2;
+        if (room_for(problem, s, n))
+            fits = n;
+        else
+            beyond = n;
+    }
+    return fits;
+}
+
+static uint32_t experts_on_offer(const struct smoe_route_problem *problem)
+{
+    uint32_t offered = 0;
+    for (uint32_t e = 0; e < problem->n_experts; e++) {
+        uint32_t r = problem->replica_first[e], end = problem->replica_first[e + 1];
+        while (r < end && !node_live(problem, problem->replica_node[r]))
+            r++;
+        offered += r < end;
+    }
+    return offered;
+}
+
+void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_problem *problem,
+                      struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
+{
+    smoe_assert(problem->n_tokens <= scratch->tokens_max);
+    smoe_assert(problem->n_experts <= scratch->experts_max);
+    smoe_assert(problem->n_nodes <= scratch->nodes_max);
+    smoe_assert(problem->top_k >= 1 && problem->top_k <= SMOE_TOP_K_MAX);
+    smoe_assert(problem->top_k <= problem->n_experts);
+    smoe_assert(problem->score_weight >= 0 && isfinite(problem->score_weight));
+
+    *run = (struct smoe_route_run){
+        .problem = problem, .scratch = scratch, .answer = answer, .work_max = UINT64_MAX};
+    index_by_node(problem, scratch);
+    run->n_offered = experts_on_offer(problem);
+    if (run->n_offered >= problem->top_k)
+        run->n_tokens = tokens_possible(problem, scratch);
+    run->n_visits = run->n_tokens * problem->top_k;
+
+    *answer = (struct smoe_route_answer){.expert = answer->expert,
+                                         .node = answer->node,
+                                         .arrivals = answer->arrivals,
+                                         .bound = -(double)INFINITY};
+    memset(answer->arrivals, 0, problem->n_nodes * sizeof *answer->arrivals);
+    size_t places = (size_t)problem->n_tokens * problem->top_k;
+    for (size_t v = 0; v < places; v++)
+        answer->expert[v] = SMOE_ROUTE_NONE;
+}
+
+void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_price)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    for (uint32_t e = 0; e < problem->n_experts; e++) {
+        double least = (double)INFINITY;
+        for (uint32_t r = problem->replica_first[e]; r < problem->replica_first[e + 1]; r++) {
+            uint32_t node = problem->replica_node[r];
+            if (node_live(problem, node) && node_price[node] < least)
+                least = node_price[node];
+        }
+        run->scratch->expert_price[e] = least;
+    }
+}
+
+void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    struct smoe_route_scratch *s = run->scratch;
+    struct smoe_route_pick pick = {
+        .n_tokens = run->n_tokens,
+        .n_experts = problem->n_experts,
+        .top_k = problem->top_k,
+        .scores = problem->scores,
+        .weight = problem->score_weight,
+        .prices = s->expert_price,
+        .row = s->row,
+        .chosen = chosen,
+        .runner_up = s->runner_up,
+        .cutoff = s->cutoff,
+        .margin = s->margin,
+        .loads = s->expert_load,
+    };
+    smoe_route_pick(&pick);
+    run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
+}
+
+void smoe_route_finish(struct smoe_route_run *run)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    struct smoe_route_answer *answer = run->answer;
+    double cost = 0, mass = 0;
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
+    answer->n_routed = 0;
+    for (uint32_t i = 0; i < problem->n_tokens; i++) {
+        const uint16_t *experts = answer->expert + (size_t)i * problem->top_k;
+        if (experts[0] == SMOE_ROUTE_NONE)
+            continue;
+        answer->n_routed++;
+        for (uint32_t k = 0; k < problem->top_k; k++)
+            mass += smoe_route_weight(problem, i, experts[k]);
+    }
+    answer->primal = cost - mass;
+}
+
+/* min over n of Phi(n) - p n, for n up to all visits: MODEL.md (18), second sum. */
+static double node_dual(const struct smoe_route_problem *problem, uint32_t node, double price,
+                        uint32_t n_visits)
+{
+    if (!node_live(problem, node))
+        return smoe_cost(&problem->nodes[node], problem->mode, 0, NULL);
+    uint32_t n = smoe_cost_supply(&problem->nodes[node], problem->mode, price, n_visits);
+    return smoe_cost(&problem->nodes[node], problem->mode, n, NULL) - price * n;
+}
+
+double smoe_route_dual(const struct smoe_route_problem *problem, uint32_t n_tokens,
+                       const double *prices, struct smoe_route_scratch *scratch)
+{
+    struct smoe_route_answer nowhere = {0}; /* a pass counts its work there */
+    struct smoe_route_run run = {.problem = problem,
+                                 .scratch = scratch,
+                                 .answer = &nowhere,
+                                 .n_tokens = n_tokens,
+                                 .n_visits = n_tokens * problem->top_k};
+    double value = 0;
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        value += node_dual(problem, j, prices[j], run.n_visits);
+    if (!n_tokens)
+        return value;
+    smoe_route_expert_prices(&run, prices);
+    smoe_route_pass(&run, scratch->chosen);
+    double reduced = 0; /* MODEL.md (18), first sum */
+    for (uint32_t v = 0; v < run.n_visits; v++) {
+        uint32_t expert = scratch->chosen[v];
+        reduced +=
+            scratch->expert_price[expert] - smoe_route_weight(problem, v / problem->top_k, expert);
+    }
+    return value + reduced;
+}

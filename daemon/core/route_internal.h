@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the routing solver share; nobody else includes it.
+ *
+ *     route.c         scratch, the problem seen from the nodes, value and dual value of an answer
+ *     route_pick.c    the hot pass
+ *     route_order.c   tokens one after another: greedy, separable and the baselines of policy.c
+ *     route_level.c   water-fill, uniform shift, loads shared over replicas
+ *     route_price.c   price sweeps
+ *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
+ *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
+ *     route_cancel.c  finding negative cycles
+ *     route_exact.c   the exact solve, put together from the five above
+ *
+ * A visit is one of a token's K places: visit v = i K + k belongs to token i = v / K.
+ * A replica is an index r into problem->replica_node: one expert on one node.
+ * A node is live if it may take a visit (arrivals_max > 0), an expert is on offer if a replica is live.
+ */
+#ifndef SMOE_CORE_ROUTE_INTERNAL_H
+#define SMOE_CORE_ROUTE_INTERNAL_H
+
+#include "common/base/rng.h"
+#include "daemon/core/route.h"
+
+#define SMOE_ROUTE_BUCKETS  64 /* half octaves of a demand curve, down from its widest margin */
+#define SMOE_ROUTE_NO_VISIT UINT32_MAX
+
+/* One arc of the residual graph between two experts, MODEL.md (19). */
+struct smoe_route_arc {
+    double cost;    /* the least w_ie - w_if over tokens on e and not on f, or less where stale */
+    uint32_t visit; /* whose (NO_VISIT: nobody's); stale once it left e or its token holds f */
+};
+
+struct smoe_route_scratch {
+    uint32_t tokens_max, experts_max, nodes_max; /* N, E, J below */
+    uint64_t work_max;                           /* of smoe_policy_route, 0: no limit */
+    uint32_t warm_nodes;                         /* J of the solve that left warm_price, 0: none */
+    double *warm_price;                          /* [J] */
+
+    /* The problem from the nodes' side, remade by smoe_route_begin. */
+    uint32_t *node_first;     /* [J+1] node j holds node_replica[first[j]..first[j+1]) */
+    uint32_t *node_replica;   /* [R] replicas */
+    uint16_t *replica_expert; /* [R] */
+
+    double *node_price;   /* [J] p_j */
+    double *best_price;   /* [J] the sweep that came nearest */
+    double *expert_price; /* [E] q_e, +inf: not on offer */
+    double *node_key;     /* [J] what replicas are compared by; the price of one more visit */
+    double *node_down;    /* [J] the price of the last visit, -inf without any */
+    double *row;          /* [E] costs of one token */
+
+    /* One hot pass. */
+    uint16_t *chosen;    /* [N, K] */
+    uint16_t *runner_up; /* [N] */
+    double *cutoff;      /* [N] */
+    double *margin;      /* [N] */
+
+    /* The flow: loads of experts and replicas; loads of nodes are answer->arrivals. */
+    uint32_t *expert_load; /* [E] */
+    uint32_t *flow;        /* [R] visits of this expert on this node */
+    uint32_t *visit_head;  /* [E] list of the visits that hold e */
+    uint32_t *visit_next;  /* [N, K] */
+    uint32_t *visit_prev;  /* [N, K] */
+
+    /* Demand curves: tokens at the margin, counted by how far they are from changing their mind. */
+    uint32_t *leaving; /* [E, BUCKETS] hold e last: leave when its price rises by that */
+    uint32_t *joining; /* [E, BUCKETS] have e next in line: come when its price falls by that */
+
+    /* The residual graph: vertices are experts 0..E-1, nodes E..E+J-1, the sink E+J. */
+    struct smoe_route_arc *arcs; /* [E, E] */
+    uint8_t *row_made;           /* [E] arcs of this row are valid */
+    double *label;               /* [E+J+1] */
+    double *distance;            /* [E+J+1] +inf: not reached by the search */
+    uint32_t *parent;            /* [E+J+1] */
+    uint32_t *touched;           /* [E+J+1] vertices the search has reached */
+    uint32_t *queue;             /* [E+J+1] ring */
+    uint8_t *queued;             /* [E+J+1] */
+    uint32_t *moved;             /* [N, K] visits that a cycle moved */
+    uint8_t *dirty;              /* [E] experts whose rows may hold a negative cycle's arc */
+};
+
+/* One call of a solver. */
+struct smoe_route_run {
+    const struct smoe_route_problem *problem;
+    struct smoe_route_scratch *scratch;
+    struct smoe_route_answer *answer;
+    uint32_t n_tokens;  /* tokens in play: the first that caps can possibly hold */
+    uint32_t n_offered; /* experts on offer */
+    uint32_t n_visits;  /* n_tokens K, the most any node can get */
+    uint64_t work_max;  /* UINT64_MAX: no limit */
+    double window;      /* two costs nearer than this are a tie that loads decide */
+    double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
+    bool shuffled;      /* an augmenting path has moved tokens that were already placed */
+    double widest;      /* widest finite margin of the last pass */
+};
+
+static inline double smoe_route_weight(const struct smoe_route_problem *problem, uint32_t token,
+                                       uint32_t expert)
+{
+    return problem->score_weight *
+           (double)problem->scores[(size_t)token * problem->n_experts + expert];
+}
+
+/* Is there room for one more visit on the node? */
+static inline bool smoe_route_room(const struct smoe_route_run *run, uint32_t node)
+{
+    return run->answer->arrivals[node] < run->problem->nodes[node].arrivals_max;
+}
+
+/* Price of one more visit on the node as it is loaded now; +inf at its cap. */
+static inline double smoe_route_marginal(const struct smoe_route_run *run, uint32_t node)
+{
+    return smoe_cost_marginal(&run->problem->nodes[node], run->problem->mode,
+                              run->answer->arrivals[node]);
+}
+
+/* route.c */
+void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_problem *problem,
+                      struct smoe_route_scratch *scratch, struct smoe_route_answer *answer);
+/* q_e = the smallest price of a live replica. */
+void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_price);
+/* The hot pass over the tokens in play at expert_price, into `chosen` [N, K] and the scratch. */
+void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
+/* Sets n_routed and primal from the experts and arrivals of the answer. */
+void smoe_route_finish(struct smoe_route_run *run);
+
+/* route_level.c */
+static inline double smoe_route_marginal_at(const struct smoe_route_run *run, uint32_t node,
+                                            uint32_t n)
+{
+    return smoe_cost_marginal(&run->problem->nodes[node], run->problem->mode, n);
+}
+/* The most visits a node can get: its cap, and every token once for each expert it holds. */
+uint32_t smoe_route_limit(const struct smoe_route_run *run, uint32_t node);
+/* Visits the node offers at no more than the price each, at most its limit. */
+uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, double price);
+/* Is the supply met, between the visits cheaper than the prices [J] and those no dearer? */
+bool smoe_route_level_fits(const struct smoe_route_run *run, const double *prices);
+/* Shifts all prices [J] by one amount so that supply meets the visits. */
+void smoe_route_shift_prices(struct smoe_route_run *run, double *prices);
+/* Splits every expert's load over its replicas by their marginals. False if a cap was exceeded. */
+bool smoe_route_split(struct smoe_route_run *run);
+
+/* route_price.c: leaves node_price, expert_price, and their pass in answer->expert. */
+void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_route_options *options);
+
+/* route_flow.c */
+void smoe_route_move(struct smoe_route_run *run, uint32_t visit, uint16_t expert);
+/* Visits of an expert on one of its nodes. */
+uint32_t *smoe_route_flow(const struct smoe_route_run *run, uint32_t expert, uint32_t node);
+bool smoe_route_holds(const struct smoe_route_run *run, uint32_t token, uint32_t expert);
+/* From the pass in answer->expert to a feasible flow; lowers n_tokens to those that fit. `ret_dirty`
+ * [E] marks experts held by a token that did not get its K cheapest. */
+void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty);
+/* Gives every visit its node, from the flow. */
+void smoe_route_deal(struct smoe_route_run *run);
+
+/* route_cancel.c: from a feasible flow and prices to an optimal flow and its prices (node_price).
+ * `dirty` as from smoe_route_assign. False: out of work, the flow is feasible, the prices untouched. */
+bool smoe_route_cancel(struct smoe_route_run *run, const uint8_t *dirty);
+
+/* route_order.c */
+enum smoe_route_moves {
+    SMOE_ROUTE_STILL,   /* node keys stay as they are */
+    SMOE_ROUTE_COUNT,   /* a visit adds 1 to its node's key */
+    SMOE_ROUTE_MARGINAL /* the key is the marginal price */
+};
+
+/* A rule for placing tokens one after another: the K experts of smallest (expert key - weight * g),
+ * each on its live replica of smallest node key. The node keys stand in scratch->node_key. */
+struct smoe_route_rule {
+    double weight;
+    bool by_node; /* an expert's key is that of its best replica, otherwise 0 */
+    enum smoe_route_moves moves;
+    struct smoe_rng *rng; /* ties at random per token; NULL: to the lowest index */
+};
+
+/* After smoe_route_begin and with node_key filled: routes everything and finishes the answer. */
+void smoe_route_in_order(struct smoe_route_run *run, const struct smoe_route_rule *rule);
+
+#endif
