@@ -11,24 +11,24 @@
 static const struct {
     const char *name;
     size_t size;
-} dtypes[SMOE_DTYPE_COUNT] = {
-    [SMOE_DTYPE_F32] = {"F32", 4}, [SMOE_DTYPE_F64] = {"F64", 8}, [SMOE_DTYPE_U8] = {"U8", 1},
-    [SMOE_DTYPE_I64] = {"I64", 8}, [SMOE_DTYPE_U64] = {"U64", 8},
+} dtypes[SMOE_TENSOR_COUNT] = {
+    [SMOE_TENSOR_F32] = {"F32", 4}, [SMOE_TENSOR_F64] = {"F64", 8}, [SMOE_TENSOR_U8] = {"U8", 1},
+    [SMOE_TENSOR_I64] = {"I64", 8}, [SMOE_TENSOR_U64] = {"U64", 8},
 };
 
-const char *smoe_dtype_name(enum smoe_dtype dtype)
+const char *smoe_tensor_dtype_name(enum smoe_tensor_dtype dtype)
 {
     return dtypes[dtype].name;
 }
 
-size_t smoe_dtype_size(enum smoe_dtype dtype)
+size_t smoe_tensor_dtype_size(enum smoe_tensor_dtype dtype)
 {
     return dtypes[dtype].size;
 }
 
-bool smoe_dtype_parse(const char *name, enum smoe_dtype *ret)
+bool smoe_tensor_dtype_parse(const char *name, enum smoe_tensor_dtype *ret)
 {
-    for (enum smoe_dtype i = 0; i < SMOE_DTYPE_COUNT; i++) {
+    for (enum smoe_tensor_dtype i = 0; i < SMOE_TENSOR_COUNT; i++) {
         if (strcmp(dtypes[i].name, name) == 0) {
             *ret = i;
             return true;
@@ -48,7 +48,7 @@ bool smoe_tensor_name_valid(const char *name)
 
 bool smoe_tensor_size(const struct smoe_tensor *tensor, uint64_t *ret_bytes)
 {
-    uint64_t bytes = smoe_dtype_size(tensor->dtype);
+    uint64_t bytes = smoe_tensor_dtype_size(tensor->dtype);
     bool empty = false;
     for (unsigned i = 0; i < tensor->rank; i++) {
         empty = empty || tensor->shape[i] == 0;

@@ -25,23 +25,23 @@
 #define SMOE_SAFETENSORS_METADATA_MAX 256        /* pairs */
 #define SMOE_SAFETENSORS_RANK_MAX     8          /* dimensions */
 
-enum smoe_dtype {
-    SMOE_DTYPE_F32,
-    SMOE_DTYPE_F64,
-    SMOE_DTYPE_U8,
-    SMOE_DTYPE_I64,
-    SMOE_DTYPE_U64,
-    SMOE_DTYPE_COUNT,
+enum smoe_tensor_dtype {
+    SMOE_TENSOR_F32,
+    SMOE_TENSOR_F64,
+    SMOE_TENSOR_U8,
+    SMOE_TENSOR_I64,
+    SMOE_TENSOR_U64,
+    SMOE_TENSOR_COUNT,
 };
 
-const char *smoe_dtype_name(enum smoe_dtype dtype); /* "F32" */
-size_t smoe_dtype_size(enum smoe_dtype dtype);      /* bytes of one element */
+const char *smoe_tensor_dtype_name(enum smoe_tensor_dtype dtype); /* "F32" */
+size_t smoe_tensor_dtype_size(enum smoe_tensor_dtype dtype);      /* bytes of one element */
 
 /* One tensor, to be written or found in a file. Borrowed: name and data belong to somebody else. */
 struct smoe_tensor {
     const char
         *name; /* 1..SMOE_SAFETENSORS_NAME_MAX bytes of printable ASCII, not "__metadata__" */
-    enum smoe_dtype dtype;
+    enum smoe_tensor_dtype dtype;
     unsigned rank;                             /* 0 (a scalar) .. SMOE_SAFETENSORS_RANK_MAX */
     uint64_t shape[SMOE_SAFETENSORS_RANK_MAX]; /* a 0 makes an empty tensor */
     const void *data; /* bytes of all elements; in a view not necessarily aligned: memcpy */

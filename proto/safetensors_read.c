@@ -150,7 +150,7 @@ static int read_type(const cJSON *object, struct smoe_tensor *t, struct smoe_why
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(object, "dtype");
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(object, "shape");
     size_t rank;
-    if (!cJSON_IsString(dtype) || !smoe_dtype_parse(dtype->valuestring, &t->dtype))
+    if (!cJSON_IsString(dtype) || !smoe_tensor_dtype_parse(dtype->valuestring, &t->dtype))
         return smoe_fail(why, SMOE_EDATA,
                          "tensor %.99s: dtype %.16s is not F32, F64, U8, I64 or U64", t->name,
                          cJSON_IsString(dtype) ? dtype->valuestring : "(not a string)");

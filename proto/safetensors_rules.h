@@ -16,7 +16,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor data is little-endian as it is");
 
-bool smoe_dtype_parse(const char *name, enum smoe_dtype *ret);
+bool smoe_tensor_dtype_parse(const char *name, enum smoe_tensor_dtype *ret);
 bool smoe_tensor_name_valid(const char *name);
 
 /* Bytes of all elements; false if they exceed SMOE_SAFETENSORS_INTEGER_MAX. Dimensions count even

@@ -25,7 +25,8 @@ struct place {
 static int by_width(const void *a, const void *b)
 {
     const struct place *p = a, *q = b;
-    size_t width_p = smoe_dtype_size(p->tensor->dtype), width_q = smoe_dtype_size(q->tensor->dtype);
+    size_t width_p = smoe_tensor_dtype_size(p->tensor->dtype),
+           width_q = smoe_tensor_dtype_size(q->tensor->dtype);
     if (width_p != width_q)
         return width_p > width_q ? -1 : 1;
     return (p->index > q->index) - (p->index < q->index);
@@ -110,7 +111,7 @@ static bool add_tensor(cJSON *root, const struct place *place)
 {
     const struct smoe_tensor *tensor = place->tensor;
     cJSON *object = cJSON_AddObjectToObject(root, tensor->name);
-    if (!object || !cJSON_AddStringToObject(object, "dtype", smoe_dtype_name(tensor->dtype)))
+    if (!object || !cJSON_AddStringToObject(object, "dtype", smoe_tensor_dtype_name(tensor->dtype)))
         return false;
     cJSON *shape = cJSON_AddArrayToObject(object, "shape");
     for (unsigned i = 0; shape && i < tensor->rank; i++)

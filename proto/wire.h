@@ -29,7 +29,7 @@
 #define SMOE_BY_PEER    (SMOE_BY_WORKER | SMOE_BY_TRAINER)
 
 /* symbol, type number, struct/field, protobuf message, senders, raw part: none, optional or must */
-#define SMOE_MESSAGE_MAP(X)                                                                    \
+#define SMOE_MESSAGE_MAP(X)                                                                   \
     X(HELLO, 1, hello, Hello, SMOE_BY_PEER, NONE)                                             \
     X(WELCOME, 2, welcome, Welcome, SMOE_BY_DAEMON, NONE)                                     \
     X(ERROR, 3, error, Error, SMOE_ANY_SIDE, NONE)                                            \
@@ -38,10 +38,10 @@
     X(BYE, 6, bye, Bye, SMOE_ANY_SIDE, NONE)                                                  \
     X(LAYER_DECLARE, 16, layer_declare, LayerDeclare, SMOE_BY_TRAINER, NONE)                  \
     X(LAYER_READY, 17, layer_ready, LayerReady, SMOE_TO_TRAINER, NONE)                        \
-    X(SUBMIT, 18, submit, Submit, SMOE_BY_TRAINER, MUST)                                       \
-    X(RESULT, 19, result, Result, SMOE_TO_TRAINER, MUST)                                       \
-    X(GRADIENT, 20, gradient, Gradient, SMOE_BY_TRAINER, MUST)                                 \
-    X(INPUT_GRADIENT, 21, input_gradient, InputGradient, SMOE_TO_TRAINER, MUST)                \
+    X(SUBMIT, 18, submit, Submit, SMOE_BY_TRAINER, MUST)                                      \
+    X(RESULT, 19, result, Result, SMOE_TO_TRAINER, MUST)                                      \
+    X(GRADIENT, 20, gradient, Gradient, SMOE_BY_TRAINER, MUST)                                \
+    X(INPUT_GRADIENT, 21, input_gradient, InputGradient, SMOE_TO_TRAINER, MUST)               \
     X(STEP, 22, step, Step, SMOE_BY_TRAINER, NONE)                                            \
     X(STEP_DONE, 23, step_done, StepDone, SMOE_TO_TRAINER, NONE)                              \
     X(DISCARD, 24, discard, Discard, SMOE_BY_TRAINER, NONE)                                   \
@@ -49,16 +49,16 @@
     X(NEED, 26, need, Need, SMOE_TO_TRAINER, NONE)                                            \
     X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, NONE)                                   \
     X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, NONE)    \
-    X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, MUST)     \
-    X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, MUST)     \
+    X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, MUST)    \
+    X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, MUST)    \
     X(EXPERT_STORED, 35, expert_stored, ExpertStored, SMOE_BY_WORKER | SMOE_TO_TRAINER, NONE) \
     X(INVENTORY, 48, inventory, Inventory, SMOE_BY_WORKER, NONE)                              \
     X(HOST, 49, host, Host, SMOE_TO_WORKER, NONE)                                             \
     X(HOSTED, 50, hosted, Hosted, SMOE_BY_WORKER, NONE)                                       \
-    X(DECISION, 51, decision, Decision, SMOE_TO_WORKER, OPTIONAL)                                  \
-    X(OUTPUT, 52, output, Output, SMOE_BY_WORKER, MUST)                                        \
-    X(BACKPROP, 53, backprop, Backprop, SMOE_TO_WORKER, MUST)                                  \
-    X(PARCEL_GRADIENT, 54, parcel_gradient, ParcelGradient, SMOE_BY_WORKER, MUST)              \
+    X(DECISION, 51, decision, Decision, SMOE_TO_WORKER, OPTIONAL)                             \
+    X(OUTPUT, 52, output, Output, SMOE_BY_WORKER, MUST)                                       \
+    X(BACKPROP, 53, backprop, Backprop, SMOE_TO_WORKER, MUST)                                 \
+    X(PARCEL_GRADIENT, 54, parcel_gradient, ParcelGradient, SMOE_BY_WORKER, MUST)             \
     X(RESET, 55, reset, Reset, SMOE_TO_WORKER, NONE)                                          \
     X(REPORT, 56, report, Report, SMOE_BY_WORKER, NONE)                                       \
     X(STEP_PREPARE, 57, step_prepare, StepPrepare, SMOE_TO_WORKER, NONE)                      \
@@ -114,6 +114,7 @@ struct smoe_msg_welcome {
     struct smoe_msg_credit credit;
     uint64_t iteration_bytes_max;
     smoe_name software;
+    smoe_name policy;
 };
 
 struct smoe_msg_error {

@@ -104,6 +104,7 @@ int smoe_fill_welcome(struct smoe_arena *arena, const struct smoe_msg_welcome *m
     p->credit = credit;
     p->iteration_bytes_max = m->iteration_bytes_max;
     p->software = TEXT_OF(m->software);
+    p->policy = TEXT_OF(m->policy);
     return 0;
 }
 
@@ -125,6 +126,7 @@ int smoe_read_welcome(struct smoe_reader *r, const Stablemoe__V1__Welcome *p,
     m->attempt = p->attempt;
     m->iteration_bytes_max = p->iteration_bytes_max;
     smoe_read_text(p->software, m->software, sizeof m->software);
+    smoe_read_text(p->policy, m->policy, sizeof m->policy);
     return p->credit ? smoe_read_credit(r, p->credit, &m->credit) : 0;
 }
 

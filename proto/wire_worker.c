@@ -42,6 +42,12 @@ int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventor
     return 0;
 }
 
+/* The experts of one worker over all its layers, as far as they were counted. */
+static int check_experts(struct smoe_reader *r, uint64_t experts)
+{
+    return smoe_check_range(r, "layers.experts", experts, 0, SMOE_WORKER_EXPERTS_MAX);
+}
+
 static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__InventoryLayer *p,
                                 struct smoe_inventory_layer *m)
 {
@@ -67,8 +73,12 @@ int smoe_read_inventory(struct smoe_reader *r, const Stablemoe__V1__Inventory *p
     struct smoe_inventory_layer *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
     if (!layers)
         return smoe_fail(r->why, SMOE_ETOOBIG, "INVENTORY.layers: too many to unpack");
-    for (size_t i = 0; i < p->n_layers && !rc; i++)
+    uint64_t experts = 0;
+    for (size_t i = 0; i < p->n_layers && !rc; i++) {
+        experts += p->layers[i]->n_experts;
         rc = read_inventory_layer(r, p->layers[i], &layers[i]);
+        rc = rc ? rc : check_experts(r, experts);
+    }
     m->layers = layers;
     m->n_layers = p->n_layers;
     return rc;
@@ -405,8 +415,12 @@ int smoe_read_step_norm(struct smoe_reader *r, const Stablemoe__V1__StepNorm *p,
     struct smoe_layer_norms *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
     if (!layers)
         return smoe_fail(r->why, SMOE_ETOOBIG, "STEP_NORM.layers: too many to unpack");
-    for (size_t i = 0; i < p->n_layers && !rc; i++)
+    uint64_t experts = 0;
+    for (size_t i = 0; i < p->n_layers && !rc; i++) {
+        experts += p->layers[i]->n_experts;
         rc = read_layer_norms(r, p->layers[i], &layers[i]);
+        rc = rc ? rc : check_experts(r, experts);
+    }
     *m = (struct smoe_msg_step_norm){p->step, p->attempt, layers, p->n_layers, p->owner};
     return rc;
 }

@@ -15,7 +15,12 @@
 #define SMOE_NONE UINT32_MAX
 
 struct smoe_session {
-    enum { SMOE_SESSION_FREE, SMOE_SESSION_WORKER, SMOE_SESSION_TRAINER, SMOE_SESSION_CLOSING } kind;
+    enum {
+        SMOE_SESSION_FREE,
+        SMOE_SESSION_WORKER,
+        SMOE_SESSION_TRAINER,
+        SMOE_SESSION_CLOSING
+    } kind;
     uint32_t index; /* of the worker or trainer */
 };
 
@@ -47,7 +52,7 @@ struct smoe_batch {
     const uint16_t *experts; /* [tokens, top_k] if routed */
     uint32_t *visits;        /* [tokens * top_k], filled as parcels are made */
     uint32_t visits_used;
-    uint32_t *waiting;       /* [tokens]: tokens not routed, rising, from waiting_first on */
+    uint32_t *waiting; /* [tokens]: tokens not routed, rising, from waiting_first on */
     uint32_t waiting_first, n_waiting;
     uint32_t visits_forward_done, visits_settled;
     uint64_t slot_seen; /* number of the slot that looked at it last */
@@ -92,11 +97,12 @@ struct smoe_trainer {
     uint64_t attempt;
     uint64_t gone_ns;
     uint64_t attached; /* bit l: may use layer l */
-    uint64_t requests[SMOE_LAYERS_MAX]; /* LayerDeclare waiting for its layer; valid if wanted bit */
-    uint64_t wanted;   /* bit l: requests[l] is open */
-    uint64_t sent_bytes, sent_visits;       /* since Welcome */
+    uint64_t
+        requests[SMOE_LAYERS_MAX];    /* LayerDeclare waiting for its layer; valid if wanted bit */
+    uint64_t wanted;                  /* bit l: requests[l] is open */
+    uint64_t sent_bytes, sent_visits; /* since Welcome */
     uint64_t granted_bytes, granted_visits; /* since Welcome */
-    bool grant_due; /* credit came back in a way that sent none yet */
+    bool grant_due;                         /* credit came back in a way that sent none yet */
     uint64_t iteration_bytes;               /* uncommitted */
     uint64_t step_committed;
     struct smoe_msg_step_done last_done; /* answer to a repeated Step */
@@ -142,8 +148,9 @@ struct smoe_core {
     uint32_t n_parcel_free;
     uint32_t *parcel_zombie; /* as batch_zombie */
     uint32_t n_parcel_zombie;
-    struct smoe_list *worker_parcels; /* [workers_max] all parcels at a worker, uncommitted included */
-    struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
+    struct smoe_list
+        *worker_parcels;          /* [workers_max] all parcels at a worker, uncommitted included */
+    struct smoe_list *worker_new; /* [workers_max] made by the present slot */
 
     struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
 
@@ -154,7 +161,7 @@ struct smoe_core {
     struct smoe_rng rng;
     struct smoe_route_scratch *scratch;
     uint32_t *group_batches; /* [batches_max] */
-    float *gather; /* scores that do not lie together */
+    float *gather;           /* scores that do not lie together */
     size_t gather_floats;
     uint16_t *chosen_expert; /* [slot_tokens_max * SMOE_TOP_K_MAX] */
     uint32_t *chosen_node;
@@ -215,19 +222,17 @@ void smoe_trainer_restore(struct smoe_core *core, uint32_t trainer,
 
 /* ---- batch.c: Submit, Gradient, Discard ---- */
 struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *core,
-                                               const struct smoe_trainer *trainer,
-                                               const struct smoe_msg_submit *m,
-                                               struct smoe_why *why);
+                                             const struct smoe_trainer *trainer,
+                                             const struct smoe_msg_submit *m, struct smoe_why *why);
 /* Counts a Submit of that size as sent, whatever becomes of it; false if the credit does not cover it. */
 bool smoe_trainer_spend(struct smoe_trainer *trainer, uint64_t bytes, uint64_t visits);
 struct smoe_verdict smoe_batch_expect_gradient(const struct smoe_core *core, uint32_t trainer,
-                                                 const struct smoe_msg_gradient *m,
-                                                 struct smoe_why *why);
+                                               const struct smoe_msg_gradient *m,
+                                               struct smoe_why *why);
 void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct smoe_event *event);
 void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
-                           const struct smoe_msg_gradient *m);
-void smoe_batch_discard(struct smoe_core *core, uint32_t trainer,
-                          const struct smoe_msg_discard *m);
+                         const struct smoe_msg_gradient *m);
+void smoe_batch_discard(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_discard *m);
 bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
                      uint32_t *ret_batch);
 /* Ends a batch whose unfinished parcels workers may still have: tells them. */
@@ -260,13 +265,17 @@ void smoe_step_begin(struct smoe_core *core, uint32_t trainer, const struct smoe
 /* A batch settled or vanished: the pending Step may go on. */
 void smoe_step_advance(struct smoe_core *core, uint32_t trainer);
 void smoe_step_norm(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_norm *m);
-void smoe_step_staged(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_staged *m);
+void smoe_step_staged(struct smoe_core *core, uint32_t worker,
+                      const struct smoe_msg_step_staged *m);
 void smoe_step_abort(struct smoe_core *core, uint32_t trainer);
 
 /* ---- state_relay.c ---- */
-void smoe_relay_fetch(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_expert_fetch *m);
-void smoe_relay_store(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_expert_store *m);
-void smoe_relay_state(struct smoe_core *core, uint32_t worker, const struct smoe_msg_expert_state *m);
+void smoe_relay_fetch(struct smoe_core *core, uint32_t trainer,
+                      const struct smoe_msg_expert_fetch *m);
+void smoe_relay_store(struct smoe_core *core, uint32_t trainer,
+                      const struct smoe_msg_expert_store *m);
+void smoe_relay_state(struct smoe_core *core, uint32_t worker,
+                      const struct smoe_msg_expert_state *m);
 void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
                        const struct smoe_msg_expert_stored *m);
 /* The worker or trainer is gone: open requests are answered or forgotten. */

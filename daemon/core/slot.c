@@ -62,7 +62,7 @@ static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
         struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
         node.backlog = smoe_worker_backlog(w, w->reference_flops, true, &node.executable);
         node.service_max = smoe_freq_service_max(&f, c->tau_s, &unused);
-        smoe_cost(&node, SMOE_COST_EXACT, 0, &served);
+        smoe_cost(&node, smoe_policy_cost_mode(c->options.settings.policy), 0, &served);
         hz = smoe_freq_decide(&f, served, c->tau_s, price);
     }
     return (uint64_t)(hz / 1000);

@@ -81,6 +81,7 @@ static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer)
     w->credit = (struct smoe_msg_credit){t->granted_bytes, t->granted_visits};
     w->iteration_bytes_max = s->iteration_bytes_max;
     memcpy(w->software, c->options.software, sizeof w->software);
+    snprintf(w->policy, sizeof w->policy, "%s", smoe_policy_name(s->policy));
 }
 
 void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m)

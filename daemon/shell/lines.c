@@ -186,8 +186,8 @@ static struct smoe_lines *new_lines(uv_loop_t *loop, bool is_unix, smoe_line_ans
     l->answer = answer;
     l->context = context;
     smoe_list_init(&l->clients);
-    int rc = is_unix ? uv_pipe_init(loop, &l->listener.pipe, 0)
-                     : uv_tcp_init(loop, &l->listener.tcp);
+    int rc =
+        is_unix ? uv_pipe_init(loop, &l->listener.pipe, 0) : uv_tcp_init(loop, &l->listener.tcp);
     if (rc) {
         free(l);
         return NULL;
@@ -212,8 +212,8 @@ int smoe_lines_listen_tcp(uv_loop_t *loop, const struct smoe_addr *address, smoe
     return rc ? smoe_fail(why, rc, "status %s: %s", text, uv_strerror(rc)) : 0;
 }
 
-int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer answer, void *context,
-                           struct smoe_lines **ret, struct smoe_why *why)
+int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer answer,
+                           void *context, struct smoe_lines **ret, struct smoe_why *why)
 {
     struct smoe_lines *l = new_lines(loop, true, answer, context);
     if (!l)
@@ -254,7 +254,7 @@ void smoe_lines_close(struct smoe_lines *l, void (*done)(void *context), void *c
     l->closing = true;
     l->done = done;
     l->done_context = context;
-    smoe_list_for_each_safe(it, &l->clients)
+    smoe_list_for_each_safe (it, &l->clients)
         close_client(smoe_container_of(it, struct client, link));
     uv_close(&l->listener.handle, on_listener_closed);
 }

@@ -27,8 +27,8 @@ int smoe_lines_listen_tcp(uv_loop_t *loop, const struct smoe_addr *address, smoe
                           void *context, struct smoe_lines **ret, struct smoe_why *why);
 
 /* A Unix socket of mode 0660; one left behind by a dead process is replaced. */
-int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer answer, void *context,
-                           struct smoe_lines **ret, struct smoe_why *why);
+int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer answer,
+                           void *context, struct smoe_lines **ret, struct smoe_why *why);
 
 void smoe_lines_address(const struct smoe_lines *lines, struct smoe_addr *ret);
 

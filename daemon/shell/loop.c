@@ -154,8 +154,8 @@ static int set_policy(void *context, const char *name, struct smoe_why *why)
     struct daemon *d = context;
     enum smoe_policy policy;
     if (!smoe_policy_parse(name, &policy))
-        return smoe_fail(why, SMOE_EUNKNOWN, "no policy \"%.40s\": lyapunov, topk, random, queue, energy",
-                         name);
+        return smoe_fail(why, SMOE_EUNKNOWN,
+                         "no policy \"%.40s\": lyapunov, topk, random, queue, energy", name);
     d->settings.policy = (unsigned)policy;
     apply_settings(d);
     smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("policy changed"), smoe_text_field("policy", name));
@@ -277,7 +277,8 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         rc = smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
                                    &d->commands, &d->status, why);
     if (rc == 0)
-        rc = smoe_lines_listen_unix(&d->loop, path, smoe_commands_admin, &d->commands, &d->admin, why);
+        rc = smoe_lines_listen_unix(&d->loop, path, smoe_commands_admin, &d->commands, &d->admin,
+                                    why);
     if (rc)
         return rc;
     smoe_peers_address(d->peers, &address);
@@ -291,8 +292,9 @@ static void say_ready(struct daemon *d)
     char status[SMOE_ADDR_TEXT_MAX], line[200];
     smoe_lines_address(d->status, &address);
     smoe_addr_format(&address, status);
-    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("listening"), smoe_text_field("peers", d->listen_text),
-             smoe_text_field("status", status), smoe_text_field("state", d->settings.state_dir),
+    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("listening"),
+             smoe_text_field("peers", d->listen_text), smoe_text_field("status", status),
+             smoe_text_field("state", d->settings.state_dir),
              smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)));
     if (d->settings.insecure)
         smoe_log(&d->log, SMOE_LOG_WARNING,

@@ -84,9 +84,9 @@ static void log_end(const struct peer *peer, int status)
     const char *reason = smoe_gateway_close_reason(gw, peer->session);
     smoe_log(peer->peers->log, SMOE_LOG_INFO, smoe_msg("disconnected"),
              smoe_text_field("peer", smoe_gateway_peer_name(gw, peer->session)),
-             smoe_text_field("why", *reason          ? reason
-                                    : status < 0     ? uv_strerror(status)
-                                                     : "closed by peer"));
+             smoe_text_field("why", *reason      ? reason
+                                    : status < 0 ? uv_strerror(status)
+                                                 : "closed by peer"));
 }
 
 static void on_conn_closed(void *context, int status)
@@ -304,7 +304,7 @@ void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(voi
     smoe_peers_flush(p);
     p->closing = true;
     uv_close((uv_handle_t *)&p->clock, on_own_closed);
-    smoe_list_for_each_safe(it, &p->all) {
+    smoe_list_for_each_safe (it, &p->all) {
         struct peer *peer = smoe_container_of(it, struct peer, link);
         if (smoe_gateway_closing(p->gateway, peer->session) && linger_ms)
             uv_timer_start(&peer->cut, on_cut, linger_ms, 0);

@@ -14,10 +14,10 @@ static const char *const policies[] = {
         NULL};
 
 const struct smoe_option smoe_daemon_options[] = {
-    {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535, AT(listen),
-     .help = "where workers and trainers connect"},
-    {"net", "status", SMOE_ADDRESS, .standard = "127.0.0.1:7701", .min = 0, .max = 65535, AT(status),
-     .help = "where status is read: one command a connection, JSON back, read-only"},
+    {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535,
+     AT(listen), .help = "where workers and trainers connect"},
+    {"net", "status", SMOE_ADDRESS, .standard = "127.0.0.1:7701", .min = 0, .max = 65535,
+     AT(status), .help = "where status is read: one command a connection, JSON back, read-only"},
     {"net", "insecure", SMOE_BOOL, .standard = "no", AT(insecure),
      .help = "allow plaintext on addresses other than loopback: whoever reaches the port may train "
              "and serve"},
@@ -28,13 +28,16 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "directory of the lock and the admin socket; one daemon each"},
 
     {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
-     .reloadable = true, .help = "who serves a token; lyapunov is the product, the others are baselines"},
-    {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits", AT(v),
-     .reloadable = true, .help = "weight V of throughput and gate scores against backlog and energy"},
-    {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu), .reloadable = true,
-     .help = "weight of gate scores within V"},
+     .reloadable = true,
+     .help = "who serves a token; lyapunov is the product, the others are baselines"},
+    {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits",
+     AT(v), .reloadable = true,
+     .help = "weight V of throughput and gate scores against backlog and energy"},
+    {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu),
+     .reloadable = true, .help = "weight of gate scores within V"},
     {"routing", "slot", SMOE_DURATION, .standard = "20ms", .min = 1e6, .max = 6e10, AT(slot_ns),
-     .reloadable = true, .help = "length of a slot; it ends early when tokens wait and a worker idles"},
+     .reloadable = true,
+     .help = "length of a slot; it ends early when tokens wait and a worker idles"},
 
     {"fleet", "workers_min", SMOE_U64, .standard = "1", .min = 1, .max = SMOE_WORKERS_MAX,
      .unit = "workers", AT(workers_min), .reloadable = true,
@@ -48,8 +51,9 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(worker_lease_ns), .reloadable = true,
      .help = "how long a lost worker's experts wait for its return"},
 
-    {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W", AT(budget_w),
-     .reloadable = true, .help = "mean power each worker may draw over time; 0: no budget"},
+    {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
+     AT(budget_w), .reloadable = true,
+     .help = "mean power each worker may draw over time; 0: no budget"},
     {"energy", "cap", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W", AT(cap_w),
      .reloadable = true, .help = "power a worker may draw at any time; 0: no cap"},
 
@@ -72,9 +76,10 @@ const struct smoe_option smoe_daemon_options[] = {
     {"limits", "parcels", SMOE_U64, .standard = "65536", .min = 64, .max = 1e7, .unit = "parcels",
      AT(parcels_max), .help = "parcels (visits of a batch to one expert) that are uncommitted"},
     {"limits", "slot_tokens", SMOE_U64, .standard = "8192", .min = 1, .max = SMOE_BATCH_TOKENS_MAX,
-     .unit = "tokens", AT(slot_tokens_max), .help = "tokens routed by one solve; more wait for the next"},
-    {"limits", "tensor", SMOE_BYTES, .standard = "256MiB", .min = 65536, .max = SMOE_TENSOR_BYTES_MAX,
-     AT(tensor_bytes_max), .help = "raw part of one message"},
+     .unit = "tokens", AT(slot_tokens_max),
+     .help = "tokens routed by one solve; more wait for the next"},
+    {"limits", "tensor", SMOE_BYTES, .standard = "256MiB", .min = 65536,
+     .max = SMOE_TENSOR_BYTES_MAX, AT(tensor_bytes_max), .help = "raw part of one message"},
     {"limits", "tensors", SMOE_BYTES, .standard = "2GiB", .min = 1048576, .max = 0x1p50,
      AT(tensors_bytes_max), .help = "raw parts held at a time, of all connections"},
     {"limits", "outbox", SMOE_BYTES, .standard = "1GiB", .min = 1048576, .max = 0x1p50,
@@ -92,8 +97,10 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
     char text[SMOE_ADDR_TEXT_MAX];
     smoe_addr_format(&s->listen, text);
     if (!s->insecure && !smoe_addr_is_loopback(&s->listen))
-        return smoe_fail(why, SMOE_ECONFIG, "net.listen: %s is not a loopback address and connections "
-                         "are plaintext: set net.insecure = yes to allow it", text);
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "net.listen: %s is not a loopback address and connections "
+                         "are plaintext: set net.insecure = yes to allow it",
+                         text);
     if (s->window_bytes > s->tensors_bytes_max)
         return smoe_fail(why, SMOE_ECONFIG, "trainers.window: larger than limits.tensors");
     if (s->tensor_bytes_max > s->tensors_bytes_max)

@@ -31,7 +31,8 @@ static const struct smoe_freqctl_driver drivers[SMOE_FREQCTL_KINDS] = {
 };
 
 uint64_t smoe_freqctl_init(struct smoe_freqctl *ctl, enum smoe_freqctl_kind kind, double nominal_hz,
-                           double speed, void (*set_duty)(void *context, double duty), void *context)
+                           double speed, void (*set_duty)(void *context, double duty),
+                           void *context)
 {
     *ctl = (struct smoe_freqctl){
         .driver = &drivers[kind],

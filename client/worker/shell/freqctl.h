@@ -26,7 +26,7 @@ struct smoe_freqctl_driver {
 struct smoe_freqctl {
     const struct smoe_freqctl_driver *driver;
     double nominal_hz;
-    double max_hz; /* nominal x speed cap: never exceeded */
+    double max_hz;                                /* nominal x speed cap: never exceeded */
     void (*set_duty)(void *context, double duty); /* share of the time lanes may compute */
     void *context;
 };
@@ -36,7 +36,8 @@ extern const char *const smoe_freqctl_names[];
 
 /* Sets up the driver and goes to max_hz. Returns the frequency in force [kHz]. */
 uint64_t smoe_freqctl_init(struct smoe_freqctl *ctl, enum smoe_freqctl_kind kind, double nominal_hz,
-                           double speed, void (*set_duty)(void *context, double duty), void *context);
+                           double speed, void (*set_duty)(void *context, double duty),
+                           void *context);
 
 static inline uint64_t smoe_freqctl_set(struct smoe_freqctl *ctl, uint64_t khz)
 {

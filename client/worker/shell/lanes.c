@@ -19,7 +19,7 @@
 
 #include "common/io/clock.h"
 
-#define CREDIT_NS  2000000
+#define CREDIT_NS   2000000
 #define WORTH_IT_NS 20000 /* a shorter sleep costs more than it rests */
 
 struct lane {

@@ -13,10 +13,10 @@
 #include "common/io/clock.h"
 #include "common/io/conn.h"
 
-#define PAUSE_MIN_MS  50
-#define PAUSE_MAX_MS  2000
-#define GOODBYE_MS    500
-#define CONNECT_MS    3000
+#define PAUSE_MIN_MS 50
+#define PAUSE_MAX_MS 2000
+#define GOODBYE_MS   500
+#define CONNECT_MS   3000
 
 struct smoe_link {
     uv_loop_t *loop;
@@ -115,9 +115,12 @@ static void link_closed(void *context, int status)
     if (l->connected)
         smoe_agent_disconnected(l->agent);
     l->connected = false;
-    const char *why = *l->why.text ? l->why.text : status ? uv_strerror(status) : "it closed the connection";
+    const char *why = *l->why.text ? l->why.text
+                      : status     ? uv_strerror(status)
+                                   : "it closed the connection";
     if (was_welcomed && !l->closing)
-        smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("lost the gateway"), smoe_text_field("why", why));
+        smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("lost the gateway"),
+                 smoe_text_field("why", why));
     try_later(l, why);
     *l->why.text = 0;
 }
@@ -152,8 +155,8 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
            result->ai_addrlen < sizeof address ? result->ai_addrlen : sizeof address);
     uv_freeaddrinfo(result);
     smoe_addr_set_port(&address, l->port);
-    struct smoe_conn_owner owner = {l, link_direct, link_received, link_peek, link_consume,
-                                    link_closed};
+    struct smoe_conn_owner owner = {l,         link_direct,  link_received,
+                                    link_peek, link_consume, link_closed};
     int rc = smoe_conn_connect(&l->conn, l->loop, &address.sa, &owner, l->scratch, link_connected);
     if (rc) {
         try_later(l, uv_strerror(rc));

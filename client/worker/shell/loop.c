@@ -150,15 +150,16 @@ static int settle_id(struct worker *w, struct smoe_why *why)
         kept[strcspn(kept, "\n")] = 0;
         bool same = !*id || strcmp(id, kept) == 0;
         if (!same)
-            rc = smoe_fail(why, SMOE_ECONFIG, "--id %s: state directory %s belongs to node %.63s", id,
-                           w->settings.state_dir, kept);
+            rc = smoe_fail(why, SMOE_ECONFIG, "--id %s: state directory %s belongs to node %.63s",
+                           id, w->settings.state_dir, kept);
         else
             snprintf(id, sizeof w->settings.id, "%s", kept);
         free(kept);
         return rc;
     }
     if (!*id)
-        return smoe_fail(why, SMOE_ECONFIG, "--id: needed, %s keeps none yet", w->settings.state_dir);
+        return smoe_fail(why, SMOE_ECONFIG, "--id: needed, %s keeps none yet",
+                         w->settings.state_dir);
     return smoe_file_write(w->state.fd, ID_FILE, id, strlen(id), why);
 }
 
@@ -208,8 +209,8 @@ static int bring_up(struct worker *w, struct smoe_why *why)
     if (rc)
         return rc;
     smoe_agent_set_freq(w->agent, khz, w->freqctl.max_hz);
-    return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w, &w->link,
-                           why);
+    return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
+                           &w->link, why);
 }
 
 static void say_started(struct worker *w, const char *blas)
@@ -219,7 +220,8 @@ static void say_started(struct worker *w, const char *blas)
              smoe_text_field("gateway", s->gateway), smoe_double_field("speed", s->speed),
              smoe_u64_field("lanes", s->lanes), smoe_u64_field("memory", s->memory_bytes),
              smoe_double_field("freq_hz", s->freq_nominal_hz),
-             smoe_text_field("freq_driver", w->freqctl.driver->name), smoe_text_field("blas", blas));
+             smoe_text_field("freq_driver", w->freqctl.driver->name),
+             smoe_text_field("blas", blas));
     (void)smoe_notify_ready(&w->notify);
 }
 

@@ -14,10 +14,10 @@ struct smoe_worker_settings {
     char state_dir[256];        /* "": none */
     double speed;               /* share of the nominal frequency it may use, (0, 1] */
     uint64_t lanes;
-    uint64_t memory_bytes;      /* 0: half of this machine's */
-    double freq_nominal_hz;     /* 0: ask the machine */
-    double watts;               /* 0: unknown */
-    unsigned freq_driver;       /* enum smoe_freqctl_kind */
+    uint64_t memory_bytes;  /* 0: half of this machine's */
+    double freq_nominal_hz; /* 0: ask the machine */
+    double watts;           /* 0: unknown */
+    unsigned freq_driver;   /* enum smoe_freqctl_kind */
     unsigned log_level;
 };
 

@@ -21,12 +21,12 @@ static const double bytes_f64[2] = {0.1, -1e300};
 static const int64_t bytes_i64[1] = {INT64_MIN};
 static const uint64_t bytes_u64[1] = {UINT64_MAX};
 static const struct smoe_tensor tensors[] = {
-    {"labels", SMOE_DTYPE_U8, 1, {3}, bytes_u8, 0},
-    {"experts.0.w_in", SMOE_DTYPE_F32, 2, {2, 3}, bytes_f32, 0},
-    {"odd \"name\\", SMOE_DTYPE_F64, 3, {1, 2, 1}, bytes_f64, 0},
-    {"scalar", SMOE_DTYPE_I64, 0, {0}, bytes_i64, 0},
-    {"count", SMOE_DTYPE_U64, 1, {1}, bytes_u64, 0},
-    {"empty", SMOE_DTYPE_F32, 2, {0, 7}, NULL, 0},
+    {"labels", SMOE_TENSOR_U8, 1, {3}, bytes_u8, 0},
+    {"experts.0.w_in", SMOE_TENSOR_F32, 2, {2, 3}, bytes_f32, 0},
+    {"odd \"name\\", SMOE_TENSOR_F64, 3, {1, 2, 1}, bytes_f64, 0},
+    {"scalar", SMOE_TENSOR_I64, 0, {0}, bytes_i64, 0},
+    {"count", SMOE_TENSOR_U64, 1, {1}, bytes_u64, 0},
+    {"empty", SMOE_TENSOR_F32, 2, {0, 7}, NULL, 0},
 };
 enum { N_TENSORS = sizeof tensors / sizeof *tensors };
 static const struct smoe_metadata metadata[] = {{"step", "12"}, {"note", "a\n\t\"b\""}};
@@ -53,7 +53,7 @@ static void assert_holds_the_content(const struct smoe_safetensors *file)
         cr_assert_not_null(got, "%s", want->name);
         cr_assert_eq(got->dtype, want->dtype);
         cr_assert_eq(got->rank, want->rank);
-        uint64_t n_bytes = smoe_dtype_size(want->dtype);
+        uint64_t n_bytes = smoe_tensor_dtype_size(want->dtype);
         for (unsigned r = 0; r < want->rank; r++) {
             cr_assert_eq(got->shape[r], want->shape[r]);
             n_bytes *= want->shape[r];
@@ -85,7 +85,7 @@ Test(safetensors, every_tensor_is_aligned_in_the_file)
     cr_assert_eq(smoe_safetensors_parse(b.bytes, b.len, &file, &why), 0);
     for (size_t i = 0; i < file.n_tensors; i++) {
         size_t at = (size_t)((const uint8_t *)file.tensors[i].data - b.bytes);
-        cr_assert_eq(at % smoe_dtype_size(file.tensors[i].dtype), 0, "%s", file.tensors[i].name);
+        cr_assert_eq(at % smoe_tensor_dtype_size(file.tensors[i].dtype), 0, "%s", file.tensors[i].name);
     }
     smoe_safetensors_release(&file);
     free(b.bytes);
@@ -95,8 +95,8 @@ Test(safetensors, the_bytes_are_what_the_format_says)
 {
     static const float two[2] = {1, 2};
     static const uint8_t one[1] = {9};
-    const struct smoe_tensor pair[] = {{"b", SMOE_DTYPE_U8, 1, {1}, one, 0},
-                                       {"a", SMOE_DTYPE_F32, 1, {2}, two, 0}};
+    const struct smoe_tensor pair[] = {{"b", SMOE_TENSOR_U8, 1, {1}, one, 0},
+                                       {"a", SMOE_TENSOR_F32, 1, {2}, two, 0}};
     const struct smoe_safetensors_content small = {pair, 2, NULL, 0};
     static const char want[] =
         "\x70\0\0\0\0\0\0\0"
@@ -128,7 +128,7 @@ Test(safetensors, the_writer_refuses_what_the_reader_would)
     name[256] = 0;
     uint8_t *bytes;
     size_t len;
-    struct smoe_tensor t = {name, SMOE_DTYPE_U8, 1, {0}, NULL, 0};
+    struct smoe_tensor t = {name, SMOE_TENSOR_U8, 1, {0}, NULL, 0};
     struct smoe_safetensors_content c = {&t, 1, NULL, 0};
     cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), SMOE_EFIELD);
     name[255] = 0;
@@ -139,16 +139,16 @@ Test(safetensors, the_writer_refuses_what_the_reader_would)
         t.name = bad_names[i];
         cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), SMOE_EFIELD);
     }
-    t = (struct smoe_tensor){.name = "t", .dtype = SMOE_DTYPE_F64, .rank = 9};
+    t = (struct smoe_tensor){.name = "t", .dtype = SMOE_TENSOR_F64, .rank = 9};
     cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), SMOE_EFIELD);
     t.rank = 8;
     cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), 0);
     free(bytes);
-    t = (struct smoe_tensor){"t", SMOE_DTYPE_F64, 2, {UINT64_C(1) << 62, 8}, NULL, 0};
+    t = (struct smoe_tensor){"t", SMOE_TENSOR_F64, 2, {UINT64_C(1) << 62, 8}, NULL, 0};
     cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), SMOE_EFIELD);
-    const struct smoe_tensor twice[] = {{"a", SMOE_DTYPE_U8, 1, {0}, NULL, 0},
-                                        {"b", SMOE_DTYPE_U8, 1, {0}, NULL, 0},
-                                        {"a", SMOE_DTYPE_U8, 1, {0}, NULL, 0}};
+    const struct smoe_tensor twice[] = {{"a", SMOE_TENSOR_U8, 1, {0}, NULL, 0},
+                                        {"b", SMOE_TENSOR_U8, 1, {0}, NULL, 0},
+                                        {"a", SMOE_TENSOR_U8, 1, {0}, NULL, 0}};
     c = (struct smoe_safetensors_content){twice, 3, NULL, 0};
     cr_assert_eq(smoe_safetensors_build(&c, &bytes, &len, &why), SMOE_EEXIST);
     cr_assert_str_eq(why.text, "tensor a is given twice");
@@ -195,7 +195,7 @@ Test(safetensors, the_header_may_be_a_mebibyte_and_not_more)
         memset(names[n], 'x', name_len);
         names[n][snprintf(names[n], 8, "%05zu", n)] = 'x';
         names[n][name_len] = 0;
-        list[n] = (struct smoe_tensor){.name = names[n], .dtype = SMOE_DTYPE_U8, .rank = 1};
+        list[n] = (struct smoe_tensor){.name = names[n], .dtype = SMOE_TENSOR_U8, .rank = 1};
         left -= name_len + strlen(rest);
     }
     struct smoe_safetensors_content c = {list, n, NULL, 0};

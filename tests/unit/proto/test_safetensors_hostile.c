@@ -23,7 +23,7 @@ static void check_views(const struct smoe_safetensors *file, const uint8_t *byte
         const struct smoe_tensor *t = &file->tensors[i];
         const uint8_t *data = t->data;
         cr_assert(data >= bytes + 8 + header && data + t->n_bytes <= bytes + len);
-        uint64_t size = smoe_dtype_size(t->dtype);
+        uint64_t size = smoe_tensor_dtype_size(t->dtype);
         for (unsigned r = 0; r < t->rank; r++)
             size *= t->shape[r];
         cr_assert_eq(size, t->n_bytes);

@@ -31,7 +31,6 @@ static void base_message(enum smoe_message_type type, struct smoe_message *ret)
     struct smoe_rng rng;
     smoe_rng_init(&rng, 31, type);
     messages_random(&rng, (uint16_t)type, &room, ret);
-    room.numbers[0] = room.indices[0] = 1;
     if (type == SMOE_MSG_HELLO) {
         ret->hello.role = SMOE_ROLE_WORKER;
         ret->hello.protocol_min = 1;

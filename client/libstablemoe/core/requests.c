@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Layers, the optimizer step, and requests for expert state.
+ *
+ * Request numbers carry their kind in the top byte, so that an Error can be told to its owner: 1 a
+ * layer declaration, 2 an expert-state request; a refused Step answers with the plain step number.
+ *
+ * A step that was sent may be committed although its answer was lost with the connection: the gateway
+ * then tells a committed step in LayerReady, nothing of that step is sent again, and a bare Step asks
+ * for its result.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/libstablemoe/core/uplink_state.h"
+#include "common/base/assert.h"
+#include "common/base/text.h"
+
+#define KIND_SHIFT 56
+enum { KIND_LAYER = 1, KIND_STATE = 2 };
+
+static uint64_t request_number(uint64_t kind, uint32_t index)
+{
+    return kind << KIND_SHIFT | (index + 1);
+}
+
+static bool request_index(uint64_t request, uint64_t kind, uint32_t bound, uint32_t *ret)
+{
+    uint64_t index = (request & ((UINT64_C(1) << KIND_SHIFT) - 1)) - 1;
+    if (request >> KIND_SHIFT != kind || index >= bound)
+        return false;
+    *ret = (uint32_t)index;
+    return true;
+}
+
+/* ---- layers ---- */
+
+int smoe_uplink_declare(struct smoe_uplink *u, const char *name,
+                        const struct smoe_layer_shape *shape, bool evaluate_only,
+                        uint32_t *ret_layer, struct smoe_why *why)
+{
+    uint32_t l = 0;
+    if (u->failed)
+        return smoe_fail(why, u->failed, "%s", u->failure.text);
+    if (!smoe_name_valid(name, strnlen(name, SMOE_NAME_MAX + 1)))
+        return smoe_fail(why, SMOE_EFIELD, "layer name: must be 1..%d of [A-Za-z0-9._-]",
+                         SMOE_NAME_MAX);
+    while (l < SMOE_LAYERS_MAX && u->layers[l].used)
+        l++;
+    if (l == SMOE_LAYERS_MAX)
+        return smoe_fail(why, SMOE_ELIMIT, "layer %s: %d layers are declared already", name,
+                         SMOE_LAYERS_MAX);
+    struct smoe_uplink_layer *layer = &u->layers[l];
+    *layer = (struct smoe_uplink_layer){
+        .used = true, .evaluate_only = evaluate_only, .run = u->options.run};
+    snprintf(layer->name, sizeof layer->name, "%s", name);
+    if (shape)
+        layer->shape = *shape;
+    *ret_layer = l;
+    smoe_uplink_pump(u);
+    return 0;
+}
+
+const struct smoe_uplink_layer *smoe_uplink_layer(const struct smoe_uplink *u, uint32_t layer)
+{
+    return &u->layers[layer];
+}
+
+void smoe_layers_pump(struct smoe_uplink *u)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_uplink_layer *layer = &u->layers[l];
+        if (!layer->used || layer->asked || layer->state != SMOE_ULAYER_WANTED)
+            continue;
+        struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
+        m.layer_declare.request = request_number(KIND_LAYER, l);
+        memcpy(m.layer_declare.name, layer->name, sizeof m.layer_declare.name);
+        m.layer_declare.run = layer->run;
+        m.layer_declare.shape = layer->shape;
+        m.layer_declare.evaluate_only = layer->evaluate_only;
+        m.layer_declare.step = layer->evaluate_only ? 0 : u->steps;
+        layer->asked = smoe_uplink_send(u, &m, NULL, 0) == 0;
+    }
+}
+
+bool smoe_layers_ready(const struct smoe_uplink *u)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (u->layers[l].used && u->layers[l].state == SMOE_ULAYER_WANTED)
+            return false;
+    return true;
+}
+
+void smoe_layer_answered(struct smoe_uplink *u, const struct smoe_msg_layer_ready *m)
+{
+    uint32_t l;
+    if (!request_index(m->request, KIND_LAYER, SMOE_LAYERS_MAX, &l) || !u->layers[l].used)
+        return;
+    struct smoe_uplink_layer *layer = &u->layers[l];
+    bool ours = m->shape.dtype == (u->options.real_bytes == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32);
+    layer->wire = m->layer;
+    layer->step = m->step;
+    layer->shape = m->shape;
+    layer->state = ours ? SMOE_ULAYER_READY : SMOE_ULAYER_FAILED;
+    if (!ours)
+        layer->code = smoe_fail(&layer->why, SMOE_ESHAPE,
+                                "layer %s: has another number type than this "
+                                "library",
+                                layer->name);
+}
+
+/* ---- the step ---- */
+
+int smoe_uplink_step(struct smoe_uplink *u, const struct smoe_msg_step *message,
+                     struct smoe_why *why)
+{
+    if (u->failed)
+        return smoe_fail(why, u->failed, "%s", u->failure.text);
+    if (u->step.pending)
+        return smoe_fail(why, SMOE_ESTATE, "step: step %llu is not done",
+                         (unsigned long long)u->step.message.step);
+    smoe_list_for_each (it, &u->tickets) {
+        const struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
+        if (!t->evaluate && t->state < SMOE_TICKET_COMMITTED && !t->dy)
+            return smoe_fail(why, SMOE_ESTATE,
+                             "step: batch %llu has no gradient: give it one or release "
+                             "its ticket",
+                             (unsigned long long)t->batch);
+    }
+    u->step = (struct smoe_step_state){.pending = true, .message = *message};
+    u->step.message.step = u->steps + 1;
+    smoe_uplink_pump(u);
+    return 0;
+}
+
+const struct smoe_step_state *smoe_uplink_step_state(const struct smoe_uplink *u)
+{
+    return &u->step;
+}
+
+void smoe_uplink_step_taken(struct smoe_uplink *u)
+{
+    u->step.done = false;
+}
+
+uint64_t smoe_uplink_steps(const struct smoe_uplink *u)
+{
+    return u->steps;
+}
+
+/* The gateway has committed the pending step and we have not heard of it. */
+static bool committed_unheard(const struct smoe_uplink *u)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (u->layers[l].used && !u->layers[l].evaluate_only &&
+            u->layers[l].step == u->step.message.step)
+            return u->step.sent_before;
+    return false;
+}
+
+static size_t list_batches(const struct smoe_uplink *u, uint64_t *ret_ids)
+{
+    size_t n = 0;
+    smoe_list_for_each (it, &u->tickets) {
+        const struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
+        if (!t->evaluate && t->step == u->step.message.step &&
+            (t->state == SMOE_TICKET_GRADIENT || t->state == SMOE_TICKET_SETTLED) &&
+            n < SMOE_STEP_BATCHES_MAX)
+            ret_ids[n++] = t->batch;
+    }
+    return n;
+}
+
+void smoe_step_pump(struct smoe_uplink *u)
+{
+    struct smoe_step_state *s = &u->step;
+    uint64_t ids[SMOE_STEP_BATCHES_MAX];
+    if (!s->pending || s->sent)
+        return;
+    bool unheard = committed_unheard(u);
+    if (!unheard && !smoe_tickets_gradients_sent(u, s->message.step))
+        return;
+    struct smoe_message m = {.type = SMOE_MSG_STEP};
+    m.step = s->message;
+    m.step.attempt = u->attempt;
+    m.step.batches = ids;
+    m.step.n_batches = unheard ? 0 : list_batches(u, ids);
+    s->sent = smoe_uplink_send(u, &m, NULL, 0) == 0;
+    s->sent_before |= s->sent;
+    if (s->sent)
+        smoe_tickets_pump(u); /* batches after the step were waiting for it */
+}
+
+void smoe_step_answered(struct smoe_uplink *u, const struct smoe_msg_step_done *m)
+{
+    struct smoe_step_state *s = &u->step;
+    if (!s->pending || m->step != s->message.step)
+        return;
+    s->pending = s->sent = s->sent_before = false;
+    s->done = true;
+    s->code = 0;
+    s->result = *m;
+    u->steps = m->step;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        u->layers[l].step = m->step;
+    smoe_tickets_commit(u, m->step);
+}
+
+int smoe_uplink_restore(struct smoe_uplink *u, uint64_t step, struct smoe_why *why)
+{
+    if (u->failed)
+        return smoe_fail(why, u->failed, "%s", u->failure.text);
+    if (u->link != SMOE_ULINK_UP || !smoe_layers_ready(u))
+        return smoe_fail(why, SMOE_ESTATE, "restore: not connected");
+    smoe_list_for_each_safe (it, &u->tickets) {
+        struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
+        if (!t->evaluate && t->state < SMOE_TICKET_COMMITTED)
+            smoe_ticket_fail(t, SMOE_ECANCELED, "dropped by a restore");
+    }
+    u->step = (struct smoe_step_state){0};
+    u->steps = step;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        u->layers[l].step = step;
+    struct smoe_message m = {.type = SMOE_MSG_RESTORE};
+    m.restore = (struct smoe_msg_restore){step, u->attempt};
+    int rc = smoe_uplink_send(u, &m, NULL, 0);
+    return rc ? smoe_fail(why, rc, "restore: %s", smoe_strerror(rc)) : 0;
+}
+
+/* ---- expert state ---- */
+
+size_t smoe_uplink_params(const struct smoe_layer_shape *shape)
+{
+    size_t matrices = shape->activation == 3 ? 3 : 2;
+    return matrices * shape->d_model * shape->d_ff + shape->d_ff + shape->d_model;
+}
+
+size_t smoe_uplink_elements(const struct smoe_layer_shape *shape, uint32_t parts)
+{
+    size_t vectors = (parts & SMOE_STATE_WEIGHTS ? 1u : 0u) +
+                     (parts & SMOE_STATE_MOMENTS ? (shape->optimizer == 2 ? 2u : 1u) : 0u) +
+                     (parts & SMOE_STATE_GRADIENT ? 1u : 0u);
+    return vectors * smoe_uplink_params(shape);
+}
+
+static bool fill_request(struct smoe_uplink *u, struct smoe_uplink_request *r, const void *values,
+                         uint32_t layer, uint32_t expert, uint32_t parts)
+{
+    r->used = true;
+    r->bytes = smoe_uplink_elements(&u->layers[layer].shape, parts) * u->options.real_bytes;
+    if (!values) {
+        r->message.type = SMOE_MSG_EXPERT_FETCH;
+        r->message.expert_fetch = (struct smoe_msg_expert_fetch){0, layer, expert, parts};
+        return true;
+    }
+    r->message.type = SMOE_MSG_EXPERT_STORE;
+    r->message.expert_store = (struct smoe_msg_expert_store){0, layer, expert, parts, u->steps};
+    r->values = smoe_blob_new(&u->budget, r->bytes);
+    if (r->values)
+        memcpy(r->values->data, values, r->bytes);
+    return r->values != NULL;
+}
+
+int smoe_uplink_state(struct smoe_uplink *u, uint32_t layer, uint32_t expert, uint32_t parts,
+                      const void *values, uint32_t *ret_request, struct smoe_why *why)
+{
+    uint32_t i = 0;
+    if (u->failed)
+        return smoe_fail(why, u->failed, "%s", u->failure.text);
+    if (expert >= u->layers[layer].shape.experts)
+        return smoe_fail(why, SMOE_EFIELD, "expert %u: layer %s has %u", expert,
+                         u->layers[layer].name, u->layers[layer].shape.experts);
+    while (i < SMOE_REQUESTS_MAX && u->requests[i].used)
+        i++;
+    if (i == SMOE_REQUESTS_MAX)
+        return smoe_fail(why, SMOE_ELIMIT, "%d expert-state requests are open", SMOE_REQUESTS_MAX);
+    struct smoe_uplink_request *r = &u->requests[i];
+    *r = (struct smoe_uplink_request){0};
+    if (!fill_request(u, r, values, layer, expert, parts)) {
+        smoe_uplink_request_release(u, i);
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory for an expert's state");
+    }
+    if (r->bytes > u->tensor_bytes_max && u->tensor_bytes_max) {
+        size_t bytes = r->bytes;
+        smoe_uplink_request_release(u, i);
+        return smoe_fail(why, SMOE_ETOOBIG,
+                         "an expert's state has %zu bytes, the gateway takes %llu a "
+                         "message",
+                         bytes, (unsigned long long)u->tensor_bytes_max);
+    }
+    *ret_request = i;
+    smoe_uplink_pump(u);
+    return 0;
+}
+
+const struct smoe_uplink_request *smoe_uplink_request(const struct smoe_uplink *u, uint32_t request)
+{
+    return &u->requests[request];
+}
+
+void smoe_uplink_request_release(struct smoe_uplink *u, uint32_t request)
+{
+    smoe_blob_unref(u->requests[request].values);
+    u->requests[request] = (struct smoe_uplink_request){0};
+}
+
+void smoe_requests_pump(struct smoe_uplink *u)
+{
+    for (uint32_t i = 0; i < SMOE_REQUESTS_MAX; i++) {
+        struct smoe_uplink_request *r = &u->requests[i];
+        if (!r->used || r->sent || r->done)
+            continue;
+        struct smoe_message m = r->message;
+        struct smoe_segment segment = {r->values, NULL, r->bytes};
+        bool store = m.type == SMOE_MSG_EXPERT_STORE;
+        if (store) {
+            m.expert_store.request = request_number(KIND_STATE, i);
+            m.expert_store.layer = u->layers[m.expert_store.layer].wire;
+            segment.data = r->values->data;
+        } else {
+            m.expert_fetch.request = request_number(KIND_STATE, i);
+            m.expert_fetch.layer = u->layers[m.expert_fetch.layer].wire;
+        }
+        r->sent = smoe_uplink_send(u, &m, &segment, store ? 1 : 0) == 0;
+    }
+}
+
+void smoe_requests_start_over(struct smoe_uplink *u)
+{
+    for (uint32_t i = 0; i < SMOE_REQUESTS_MAX; i++)
+        u->requests[i].sent = false;
+}
+
+int smoe_request_expect(const struct smoe_uplink *u, const struct smoe_msg_expert_state *m,
+                        size_t bytes, struct smoe_why *why)
+{
+    uint32_t i;
+    if (!request_index(m->request, KIND_STATE, SMOE_REQUESTS_MAX, &i) || !u->requests[i].used ||
+        u->requests[i].message.type != SMOE_MSG_EXPERT_FETCH)
+        return SMOE_CHANNEL_SKIP;
+    if (bytes != u->requests[i].bytes)
+        return smoe_fail(why, SMOE_ESHAPE, "EXPERT_STATE: raw part of %zu bytes, expected %zu",
+                         bytes, u->requests[i].bytes);
+    return 0;
+}
+
+void smoe_request_answered(struct smoe_uplink *u, uint64_t request, struct smoe_blob *blob)
+{
+    uint32_t i;
+    if (!request_index(request, KIND_STATE, SMOE_REQUESTS_MAX, &i) || !u->requests[i].used)
+        return;
+    struct smoe_uplink_request *r = &u->requests[i];
+    r->done = true;
+    if (blob && r->message.type == SMOE_MSG_EXPERT_FETCH)
+        r->values = smoe_blob_ref(blob);
+}
+
+bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, const char *sentence)
+{
+    uint32_t i;
+    if (request_index(request, KIND_LAYER, SMOE_LAYERS_MAX, &i) && u->layers[i].used) {
+        u->layers[i].state = SMOE_ULAYER_FAILED;
+        u->layers[i].code = smoe_fail(&u->layers[i].why, code, "%s", sentence);
+        return true;
+    }
+    if (request_index(request, KIND_STATE, SMOE_REQUESTS_MAX, &i) && u->requests[i].used) {
+        u->requests[i].done = true;
+        u->requests[i].code = smoe_fail(&u->requests[i].why, code, "%s", sentence);
+        return true;
+    }
+    if (u->step.pending && request == u->step.message.step) {
+        u->step.pending = u->step.sent = false;
+        u->step.done = true;
+        u->step.code = smoe_fail(&u->step.why, code, "%s", sentence);
+        return true;
+    }
+    return false;
+}

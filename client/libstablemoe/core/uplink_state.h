@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of the uplink: uplink.c is link and messages, tickets.c the batches, requests.c layers, steps
+ * and expert state.
+ */
+#ifndef SMOE_UPLINK_STATE_H
+#define SMOE_UPLINK_STATE_H
+
+#include "client/libstablemoe/core/uplink.h"
+#include "proto/channel.h"
+
+struct smoe_uplink {
+    struct smoe_uplink_options options;
+    struct smoe_wire *wire;
+    struct smoe_budget budget;
+    struct smoe_channel channel;
+    enum { SMOE_ULINK_DOWN, SMOE_ULINK_HELLO, SMOE_ULINK_UP } link;
+    smoe_name policy; /* the gateway's, when we connected */
+    uint64_t attempt;
+    uint64_t tensor_bytes_max, iteration_bytes_max;
+    struct smoe_msg_credit window; /* the first grant: what may be out at a time */
+    struct smoe_msg_credit granted, sent;
+    struct smoe_uplink_layer layers[SMOE_LAYERS_MAX];
+    struct smoe_list tickets; /* uncommitted or not released, in order of submission */
+    uint32_t n_tickets;
+    uint64_t next_batch;
+    uint64_t steps; /* committed */
+    struct smoe_step_state step;
+    struct smoe_uplink_request requests[SMOE_REQUESTS_MAX];
+    bool restoring;
+    int failed;
+    struct smoe_why failure;
+};
+
+/* Sends whatever may be sent now, in order. */
+void smoe_uplink_pump(struct smoe_uplink *uplink);
+int smoe_uplink_send(struct smoe_uplink *uplink, const struct smoe_message *message,
+                     const struct smoe_segment *segments, size_t n_segments);
+
+/* ---- tickets.c ---- */
+size_t smoe_ticket_row_bytes(const struct smoe_uplink_ticket *ticket);
+void smoe_tickets_start_over(struct smoe_uplink *uplink);
+void smoe_tickets_pump(struct smoe_uplink *uplink);
+bool smoe_tickets_gradients_sent(const struct smoe_uplink *uplink, uint64_t step);
+void smoe_tickets_commit(struct smoe_uplink *uplink, uint64_t step);
+void smoe_ticket_fail(struct smoe_uplink_ticket *ticket, int code, const char *sentence);
+struct smoe_uplink_ticket *smoe_ticket_find(struct smoe_uplink *uplink, uint64_t batch);
+int smoe_ticket_expect(struct smoe_uplink *uplink, const struct smoe_message *m, size_t bytes,
+                       struct smoe_why *why);
+int smoe_ticket_result(struct smoe_uplink *uplink, const struct smoe_msg_result *m,
+                       const struct smoe_blob *blob, struct smoe_why *why);
+int smoe_ticket_input_gradient(struct smoe_uplink *uplink, const struct smoe_msg_input_gradient *m,
+                               const struct smoe_blob *blob, struct smoe_why *why);
+void smoe_ticket_free(struct smoe_uplink_ticket *ticket);
+
+/* ---- requests.c ---- */
+void smoe_layers_pump(struct smoe_uplink *uplink);
+bool smoe_layers_ready(const struct smoe_uplink *uplink);
+void smoe_layer_answered(struct smoe_uplink *uplink, const struct smoe_msg_layer_ready *m);
+void smoe_requests_pump(struct smoe_uplink *uplink);
+void smoe_requests_start_over(struct smoe_uplink *uplink);
+void smoe_request_answered(struct smoe_uplink *uplink, uint64_t request, struct smoe_blob *blob);
+bool smoe_request_failed(struct smoe_uplink *uplink, uint64_t request, int code,
+                         const char *sentence);
+void smoe_step_pump(struct smoe_uplink *uplink);
+int smoe_request_expect(const struct smoe_uplink *uplink, const struct smoe_msg_expert_state *m,
+                        size_t bytes, struct smoe_why *why);
+void smoe_step_answered(struct smoe_uplink *uplink, const struct smoe_msg_step_done *m);
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "client/train/checkpoint.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/text.h"
+#include "common/io/file.h"
+#include "proto/safetensors.h"
+
+#define FILE_BYTES_MAX ((size_t)16 << 30)
+#define NAME_BYTES     48
+
+static const enum smoe_tensor_dtype REAL =
+    sizeof(smoe_real) == 8 ? SMOE_TENSOR_F64 : SMOE_TENSOR_F32;
+
+/* Names of vectors: of the backbone `gate_weight`, `gate_weight.m`; of experts `experts.3.weights`. */
+static const char *const dense_suffix[] = {"", ".m", ".v"};
+static const char *const expert_suffix[] = {"weights", "m", "v"};
+
+static smoe_real *dense_vector(const struct smoe_train_run *run, unsigned kind)
+{
+    smoe_real *vectors[] = {run->model.params, run->model.moments_m, run->model.moments_v};
+    return vectors[kind];
+}
+
+static unsigned vectors_per_expert(const struct smoe_train_run *run)
+{
+    return run->options->optimizer == 0 ? 3 : 2;
+}
+
+/* ---- writing ---- */
+
+struct writer {
+    struct smoe_tensor *tensors;
+    char (*names)[NAME_BYTES];
+    smoe_real *experts; /* [E, vectors, n_params] */
+    size_t n;
+};
+
+static void add(struct writer *w, const void *data, size_t rows, size_t columns)
+{
+    w->tensors[w->n] = (struct smoe_tensor){.name = w->names[w->n],
+                                            .dtype = REAL,
+                                            .rank = columns ? 2 : 1,
+                                            .shape = {rows, columns},
+                                            .data = data};
+    w->n++;
+}
+
+static void add_dense(struct writer *w, const struct smoe_train_run *run)
+{
+    struct smoe_model_tensor list[SMOE_MODEL_TENSORS];
+    smoe_model_tensors(&run->model.shape, list);
+    for (unsigned kind = 0; kind < 3; kind++)
+        for (size_t i = 0; i < SMOE_MODEL_TENSORS; i++) {
+            snprintf(w->names[w->n], NAME_BYTES, "%s%s", list[i].name, dense_suffix[kind]);
+            add(w, dense_vector(run, kind) + list[i].offset, list[i].rows, list[i].columns);
+        }
+}
+
+static int add_experts(struct writer *w, struct smoe_train_run *run, struct smoe_why *why)
+{
+    size_t n_params = smoe_expert_params(run->layer);
+    unsigned vectors = vectors_per_expert(run);
+    for (uint32_t e = 0; e < run->options->experts; e++) {
+        smoe_real *state = w->experts + (size_t)e * vectors * n_params;
+        int rc = smoe_expert_fetch(run->layer, e, SMOE_EXPERT_WEIGHTS | SMOE_EXPERT_MOMENTS, state);
+        if (rc)
+            return smoe_fail(why, rc, "checkpoint: expert %u: %s", e,
+                             smoe_client_error(run->client));
+        for (unsigned v = 0; v < vectors; v++) {
+            snprintf(w->names[w->n], NAME_BYTES, "experts.%u.%s", e, expert_suffix[v]);
+            add(w, state + v * n_params, n_params, 0);
+        }
+    }
+    return 0;
+}
+
+enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, METAS };
+static const char *const meta_keys[METAS] = {"dataset", "step", "epoch", "batch", "seed", "shape"};
+
+/* What a resumed run must agree with, in words. */
+static void describe_shape(const struct smoe_train_run *run, char *to, size_t cap)
+{
+    const struct smoe_train_options *o = run->options;
+    snprintf(to, cap, "%llu experts %llu-%llu activation %u optimizer %u",
+             (unsigned long long)o->experts, (unsigned long long)o->d_model,
+             (unsigned long long)o->d_ff, o->activation, o->optimizer);
+}
+
+static void fill_metadata(const struct smoe_train_run *run, char values[METAS][96],
+                          struct smoe_metadata metadata[METAS])
+{
+    snprintf(values[META_DATASET], 96, "%s", run->dataset.name);
+    snprintf(values[META_STEP], 96, "%" PRIu64, run->step);
+    snprintf(values[META_EPOCH], 96, "%" PRIu64, run->epoch);
+    snprintf(values[META_BATCH], 96, "%" PRIu64, run->batch);
+    snprintf(values[META_SEED], 96, "%" PRIu64, run->options->seed);
+    describe_shape(run, values[META_SHAPE], 96);
+    for (int i = 0; i < METAS; i++)
+        metadata[i] = (struct smoe_metadata){meta_keys[i], values[i]};
+}
+
+static int write_file(const struct smoe_train_run *run, const struct writer *w, const char *path,
+                      struct smoe_why *why)
+{
+    char values[METAS][96];
+    struct smoe_metadata metadata[METAS];
+    uint8_t *bytes;
+    size_t len;
+    fill_metadata(run, values, metadata);
+    struct smoe_safetensors_content content = {w->tensors, w->n, metadata, METAS};
+    int rc = smoe_safetensors_build(&content, &bytes, &len, why);
+    if (rc == 0) {
+        rc = smoe_file_write(AT_FDCWD, path, bytes, len, why);
+        free(bytes);
+    }
+    return rc ? smoe_fail_at(why, rc, "checkpoint %s", path) : 0;
+}
+
+int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct smoe_why *why)
+{
+    size_t experts = run->options->experts, vectors = vectors_per_expert(run);
+    size_t most = SMOE_MODEL_TENSORS * 3 + experts * vectors;
+    struct writer w = {
+        .tensors = calloc(most, sizeof *w.tensors),
+        .names = calloc(most, sizeof *w.names),
+        .experts = malloc(experts * vectors * smoe_expert_params(run->layer) * sizeof *w.experts),
+    };
+    int rc = SMOE_ENOMEMORY;
+    if (w.tensors && w.names && w.experts) {
+        add_dense(&w, run);
+        rc = add_experts(&w, run, why);
+        if (rc == 0)
+            rc = write_file(run, &w, path, why);
+    } else {
+        smoe_fail(why, rc, "checkpoint: out of memory");
+    }
+    free(w.tensors);
+    free(w.names);
+    free(w.experts);
+    return rc;
+}
+
+/* ---- resuming ---- */
+
+/* One vector of the file, of exactly n elements. */
+static int read_vector(const struct smoe_safetensors *file, const char *name, size_t n,
+                       smoe_real *to, struct smoe_why *why)
+{
+    const struct smoe_tensor *t = smoe_safetensors_find(file, name);
+    if (!t)
+        return smoe_fail(why, SMOE_EDATA, "no tensor %s", name);
+    if (t->dtype != REAL || t->n_bytes != n * sizeof *to)
+        return smoe_fail(why, SMOE_EDATA, "tensor %s: %llu bytes of %s, expected %zu of %s", name,
+                         (unsigned long long)t->n_bytes, smoe_tensor_dtype_name(t->dtype),
+                         n * sizeof *to, smoe_tensor_dtype_name(REAL));
+    memcpy(to, t->data, n * sizeof *to);
+    return 0;
+}
+
+static int read_dense(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                      struct smoe_why *why)
+{
+    struct smoe_model_tensor list[SMOE_MODEL_TENSORS];
+    char name[NAME_BYTES];
+    int rc = 0;
+    smoe_model_tensors(&run->model.shape, list);
+    for (unsigned kind = 0; kind < 3; kind++)
+        for (size_t i = 0; i < SMOE_MODEL_TENSORS && !rc; i++) {
+            size_t n = list[i].rows * (list[i].columns ? list[i].columns : 1);
+            snprintf(name, sizeof name, "%s%s", list[i].name, dense_suffix[kind]);
+            rc = read_vector(file, name, n, dense_vector(run, kind) + list[i].offset, why);
+        }
+    return rc;
+}
+
+static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors *file, uint32_t e,
+                       smoe_real *state, struct smoe_why *why)
+{
+    size_t n_params = smoe_expert_params(run->layer);
+    char name[NAME_BYTES];
+    int rc = 0;
+    for (unsigned v = 0; v < vectors_per_expert(run) && !rc; v++) {
+        snprintf(name, sizeof name, "experts.%u.%s", e, expert_suffix[v]);
+        rc = read_vector(file, name, n_params, state + v * n_params, why);
+    }
+    return rc;
+}
+
+static int read_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                        struct smoe_why *why)
+{
+    size_t n_params = smoe_expert_params(run->layer);
+    smoe_real *state = malloc(vectors_per_expert(run) * n_params * sizeof *state);
+    if (!state)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    int rc = smoe_restore(run->client, run->step);
+    for (uint32_t e = 0; e < run->options->experts && !rc; e++) {
+        rc = read_expert(run, file, e, state, why);
+        if (rc)
+            break;
+        rc = smoe_expert_store(run->layer, e, state);
+        if (rc)
+            smoe_fail(why, rc, "expert %u: %s", e, smoe_client_error(run->client));
+    }
+    free(state);
+    return rc;
+}
+
+static int read_number(const struct smoe_safetensors *file, int key, uint64_t *ret,
+                       struct smoe_why *why)
+{
+    const char *text = smoe_safetensors_metadata(file, meta_keys[key]);
+    if (!text || !smoe_parse_u64(text, ret))
+        return smoe_fail(why, SMOE_EDATA, "metadata %s: missing or not a number", meta_keys[key]);
+    return 0;
+}
+
+static int check_same(const struct smoe_train_run *run, const struct smoe_safetensors *file,
+                      struct smoe_why *why)
+{
+    char values[METAS][96];
+    struct smoe_metadata expected[METAS];
+    static const int must_match[] = {META_DATASET, META_SHAPE, META_SEED};
+    fill_metadata(run, values, expected);
+    for (size_t i = 0; i < sizeof must_match / sizeof *must_match; i++) {
+        const char *key = meta_keys[must_match[i]];
+        const char *found = smoe_safetensors_metadata(file, key);
+        if (!found || strcmp(found, values[must_match[i]]) != 0)
+            return smoe_fail(why, SMOE_EDATA, "%s is \"%.90s\", this run's is \"%s\"", key,
+                             found ? found : "missing", values[must_match[i]]);
+    }
+    return 0;
+}
+
+static int take_up(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                   struct smoe_why *why)
+{
+    int rc;
+    if ((rc = check_same(run, file, why)) || (rc = read_number(file, META_STEP, &run->step, why)) ||
+        (rc = read_number(file, META_EPOCH, &run->epoch, why)) ||
+        (rc = read_number(file, META_BATCH, &run->batch, why)) || (rc = read_dense(run, file, why)))
+        return rc;
+    return read_experts(run, file, why);
+}
+
+int smoe_checkpoint_resume(struct smoe_train_run *run, const char *path, struct smoe_why *why)
+{
+    char *bytes;
+    size_t len;
+    struct smoe_safetensors file;
+    int rc = smoe_file_read(AT_FDCWD, path, FILE_BYTES_MAX, &bytes, &len, why);
+    if (rc)
+        return smoe_fail_at(why, rc, "resume");
+    rc = smoe_safetensors_parse(bytes, len, &file, why);
+    if (rc == 0) {
+        rc = take_up(run, &file, why);
+        smoe_safetensors_release(&file);
+    }
+    free(bytes);
+    return rc ? smoe_fail_at(why, rc, "resume %s", path) : 0;
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A run on disk, as one safetensors file: the backbone's tensors and moments by name, each expert's
+ * flat weights and moments (`experts.3.weights`, `.m`, `.v`; layout in stablemoe.h), and where the run
+ * was (metadata). It is written beside the old file and renamed over it, so there is always a whole
+ * one; it does not depend on which worker held what.
+ */
+#ifndef SMOE_TRAIN_CHECKPOINT_H
+#define SMOE_TRAIN_CHECKPOINT_H
+
+#include "client/train/run.h"
+
+int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct smoe_why *why);
+
+/* Puts model, experts and position back. The file must be of the same data set and shapes. */
+int smoe_checkpoint_resume(struct smoe_train_run *run, const char *path, struct smoe_why *why);
+
+#endif

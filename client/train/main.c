@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stablemoe-train: a complete trainer on real data.
+ */
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/train/run.h"
+
+static void add_u64(cJSON *to, const char *key, uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    cJSON_AddRawToObject(to, key, text);
+}
+
+static void print_json(const struct smoe_train_options *o, const struct smoe_train_result *r)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "test_accuracy", r->test_accuracy);
+    cJSON_AddNumberToObject(root, "test_loss", r->test_loss);
+    cJSON_AddNumberToObject(root, "train_loss", r->train_loss);
+    cJSON_AddNumberToObject(root, "samples_per_second",
+                            r->seconds > 0 ? (double)r->samples / r->seconds : 0);
+    cJSON_AddNumberToObject(root, "seconds", r->seconds);
+    add_u64(root, "epochs", r->epochs);
+    add_u64(root, "steps", r->steps);
+    add_u64(root, "samples", r->samples);
+    cJSON_AddStringToObject(root, "policy", r->policy);
+    cJSON_AddStringToObject(root, "dataset", o->dataset);
+    add_u64(root, "seed", o->seed);
+    add_u64(root, "visits", r->visits);
+    cJSON *load = cJSON_AddArrayToObject(root, "expert_visits");
+    for (uint32_t e = 0; e < o->experts; e++) {
+        char text[24];
+        snprintf(text, sizeof text, "%" PRIu64, r->visits_of[e]);
+        cJSON_AddItemToArray(load, cJSON_CreateRaw(text));
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    puts(text ? text : "{}");
+    cJSON_free(text);
+    cJSON_Delete(root);
+}
+
+static void print_text(const struct smoe_train_result *r)
+{
+    printf("test accuracy %.4f after %" PRIu64 " epochs, %.0f samples/s, %.1f s, policy %s\n",
+           r->test_accuracy, r->epochs, r->seconds > 0 ? (double)r->samples / r->seconds : 0,
+           r->seconds, r->policy);
+}
+
+/* A wrong option, file or shape is the caller's to mend; the rest went wrong while running. */
+static int exit_code_of(int rc)
+{
+    switch (rc) {
+    case SMOE_ECONFIG:
+    case SMOE_EDATA:
+    case SMOE_EUNKNOWN:
+    case SMOE_EFIELD:
+    case SMOE_ESHAPE:
+        return SMOE_EXIT_USAGE;
+    default:
+        return SMOE_EXIT_FAILED;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct smoe_train_options options;
+    struct smoe_cli_rest rest;
+    struct smoe_why why = {""};
+    static struct smoe_train_run run;
+    memset(&options, 0, sizeof options);
+    int done = smoe_cli_parse(&smoe_train_cli, argc, argv, &options, &rest, stdout, stderr);
+    if (done >= 0)
+        return done;
+    int rc = smoe_train_options_check(&options, &why);
+    if (rc == 0)
+        rc = smoe_train_start(&run, &options, &why);
+    if (rc == 0)
+        rc = smoe_train_all(&run, &why);
+    if (rc == 0 && options.json)
+        print_json(&options, &run.result);
+    else if (rc == 0)
+        print_text(&run.result);
+    smoe_train_release(&run);
+    return rc ? smoe_cli_fail(smoe_train_cli.program, exit_code_of(rc), &why, stderr)
+              : SMOE_EXIT_OK;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What stablemoe-train is told on its command line.
+ */
+#ifndef SMOE_TRAIN_OPTIONS_H
+#define SMOE_TRAIN_OPTIONS_H
+
+#include "common/base/limits.h"
+#include "common/io/cli.h"
+
+struct smoe_train_options {
+    char gateway[SMOE_HOST_MAX + 10];
+    char dataset[32];
+    char data_dir[256];            /* "": where Debian puts it */
+    char name[SMOE_NAME_MAX + 1];  /* of the trainer; "": made up */
+    char layer[SMOE_NAME_MAX + 1]; /* of its layer at the gateway */
+    char checkpoint[256], resume[256];
+    uint64_t epochs, seed, batch, parts, limit, patience_ns;
+    uint64_t experts, top_k, d_model, d_ff;
+    unsigned activation; /* index: relu, gelu, swiglu */
+    unsigned optimizer;  /* index: adamw, sgd */
+    double learning_rate, weight_decay, clip_norm, balance, momentum;
+    uint64_t warmup;
+    bool json, quiet;
+};
+
+extern const struct smoe_cli smoe_train_cli;
+
+/* What rows cannot check one by one. */
+int smoe_train_options_check(const struct smoe_train_options *o, struct smoe_why *why);
+
+#endif
