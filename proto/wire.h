@@ -299,7 +299,7 @@ struct smoe_msg_report {
     char energy_source[16];
     uint64_t freq_khz;
     double freq_max_hz, temperature_c;
-    uint64_t kept_bytes;
+    uint64_t kept_bytes, cycles;
 };
 
 struct smoe_msg_step_prepare {

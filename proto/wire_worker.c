@@ -299,6 +299,7 @@ int smoe_fill_report(struct smoe_arena *arena, const struct smoe_msg_report *m,
     p->freq_max_hz = m->freq_max_hz;
     p->temperature_c = m->temperature_c;
     p->kept_bytes = m->kept_bytes;
+    p->cycles = m->cycles;
     return 0;
 }
 
@@ -328,6 +329,7 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     m->freq_max_hz = p->freq_max_hz;
     m->temperature_c = p->temperature_c;
     m->kept_bytes = p->kept_bytes;
+    m->cycles = p->cycles;
     return 0;
 }
 

@@ -59,7 +59,7 @@ static const struct smoe_cli_option options[] = {
      false},
     {{.key = "parts",
       .type = SMOE_U64,
-      .standard = "2",
+      .standard = "1",
       .min = 1,
       .max = 64,
       AT(parts),

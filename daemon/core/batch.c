@@ -291,7 +291,7 @@ static void send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
     struct smoe_worker *w = &c->fleet.workers[worker];
     uint64_t flops[SMOE_PHASES] = {0, 2 * rows * c->layers[b->layer].forward_flops};
     struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_BACKPROP);
-    m->backprop = (struct smoe_msg_backprop){ids, n, smoe_worker_assign(w, flops)};
+    m->backprop = (struct smoe_msg_backprop){ids, n, smoe_worker_assign(w, flops, c->now_ns)};
     struct smoe_action *a = &c->actions[c->n_actions - 1];
     a->batch = batch;
     a->tensor = SMOE_TENSOR_DY;

@@ -32,10 +32,24 @@ struct smoe_core_limits {
     uint32_t slot_tokens_max; /* tokens one solve may hold; more wait for the next */
 };
 
+/* The time tau that a decision is planned for: work beyond what a worker can do in it is backlog and
+ * has a price (MODEL.md, "Slot length"). */
+#define SMOE_PLAN_MAP(X) \
+    X(WORK, "work")       /* what all workers need together for the work at hand */ \
+    X(SHORTER, "shorter") /* that, or the slot if it is shorter */ \
+    X(SLOT, "slot")       /* the slot: for open streams of tokens, as in the paper */
+
+enum smoe_plan {
+#define X(symbol, name) SMOE_PLAN_##symbol,
+    SMOE_PLAN_MAP(X)
+#undef X
+};
+
 /* May change while running (SMOE_EVENT_CONFIGURE). */
 struct smoe_core_settings {
     uint64_t slot_ns; /* 1 ms .. 60 s */
     enum smoe_policy policy;
+    enum smoe_plan plan;
     double v;                  /* V: weight of throughput and gate mass against backlog, > 0 */
     double mu;                 /* weight of gate mass within it, >= 0 */
     uint32_t workers_min;      /* a new layer waits for that many workers, >= 1 */

@@ -18,6 +18,8 @@
 
 #include "common/base/assert.h"
 
+#define SMOE_EFFICIENCY_MIN 0.05 /* a worker that is starved of work is not a slow one */
+
 #define BIT(state) (1u << SMOE_WORKER_##state)
 
 static const unsigned legal[SMOE_WORKER_STATES] = {
@@ -134,8 +136,16 @@ bool smoe_worker_live(const struct smoe_worker *worker)
     return worker->state == SMOE_WORKER_READY || worker->state == SMOE_WORKER_DRAINING;
 }
 
-uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES])
+void smoe_worker_progressed(struct smoe_worker *worker, uint64_t now_ns)
 {
+    worker->progress_ns = now_ns;
+}
+
+uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES],
+                            uint64_t now_ns)
+{
+    if (!worker->pending_flops[SMOE_FORWARD] && !worker->pending_flops[SMOE_BACKWARD])
+        worker->progress_ns = now_ns; /* it was idle */
     uint64_t sequence = ++worker->sequence;
     struct smoe_assignment *a = &worker->assignments[sequence % SMOE_ASSIGNMENTS_KEPT];
     a->sequence = sequence;
@@ -177,13 +187,13 @@ uint64_t smoe_worker_executable(const struct smoe_worker *w, enum smoe_phase pha
 
 /* Learns from the work finished between two reports. Counters of one incarnation only grow; a fresh
  * connection starts from its first report. */
-static void learn_cost(struct smoe_cost_estimate *cost, uint64_t cycles, uint64_t flops)
+static void learn(struct smoe_estimate *estimate, uint64_t cycles, double per)
 {
-    if (!flops || !cycles)
+    if (per <= 0 || !cycles)
         return;
-    double keep = SMOE_COST_HALF_LIFE_CYCLES / (SMOE_COST_HALF_LIFE_CYCLES + (double)cycles);
-    cost->cycles = cost->cycles * keep + (double)cycles;
-    cost->flops = cost->flops * keep + (double)flops;
+    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)cycles);
+    estimate->cycles = estimate->cycles * keep + (double)cycles;
+    estimate->per = estimate->per * keep + per;
 }
 
 static uint64_t grown(uint64_t now, uint64_t before)
@@ -214,10 +224,12 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
 {
     const struct smoe_msg_report *last = &w->report;
     if (w->has_report) {
-        learn_cost(&w->cost[SMOE_FORWARD], grown(report->forward_cycles, last->forward_cycles),
-                   grown(report->forward_flops, last->forward_flops));
-        learn_cost(&w->cost[SMOE_BACKWARD], grown(report->backward_cycles, last->backward_cycles),
-                   grown(report->backward_flops, last->backward_flops));
+        learn(&w->cost[SMOE_FORWARD], grown(report->forward_cycles, last->forward_cycles),
+              (double)grown(report->forward_flops, last->forward_flops));
+        learn(&w->cost[SMOE_BACKWARD], grown(report->backward_cycles, last->backward_cycles),
+              (double)grown(report->backward_flops, last->backward_flops));
+        learn(&w->speed, grown(report->cycles, last->cycles),
+              (double)grown(report->active_ns, last->active_ns) * 1e-9);
         double joules = report->joules > last->joules ? report->joules - last->joules : 0;
         w->joules += joules;
         smoe_worker_charge(w, joules, now_ns);
@@ -227,15 +239,25 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     w->freq_max_hz = report->freq_max_hz;
     w->report = *report;
     w->has_report = true;
+    w->progress_ns = now_ns;
 }
 
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    const struct smoe_cost_estimate *own = &w->cost[phase];
-    if (own->flops > 0)
-        return own->cycles / own->flops;
-    const struct smoe_cost_estimate *other = &w->cost[!phase];
-    return other->flops > 0 ? other->cycles / other->flops : SMOE_COST_PRIOR;
+    const struct smoe_estimate *own = &w->cost[phase];
+    if (own->per > 0)
+        return own->cycles / own->per;
+    const struct smoe_estimate *other = &w->cost[!phase];
+    return other->per > 0 ? other->cycles / other->per : SMOE_COST_PRIOR;
+}
+
+double smoe_worker_efficiency(const struct smoe_worker *w)
+{
+    double in_force = (double)w->report.freq_khz * 1000 * w->lanes;
+    if (!w->has_report || w->speed.per <= 0 || in_force <= 0)
+        return 1;
+    double share = w->speed.cycles / w->speed.per / in_force;
+    return share > 1 ? 1 : share < SMOE_EFFICIENCY_MIN ? SMOE_EFFICIENCY_MIN : share;
 }
 
 double smoe_worker_cycles_per_visit(const struct smoe_worker *w, uint64_t forward_flops,
@@ -247,8 +269,18 @@ double smoe_worker_cycles_per_visit(const struct smoe_worker *w, uint64_t forwar
     return c;
 }
 
+/* Cycles of its executable work that a worker must have done since they were last counted. */
+static double worked_off(const struct smoe_worker *w, uint64_t now_ns, double executable_cycles)
+{
+    if (now_ns <= w->progress_ns)
+        return 0;
+    double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
+    double cycles = hz * (double)(now_ns - w->progress_ns) * 1e-9;
+    return cycles < executable_cycles ? cycles : executable_cycles;
+}
+
 double smoe_worker_backlog(const struct smoe_worker *w, uint64_t forward_flops, bool training,
-                           double *ret_executable)
+                           uint64_t now_ns, double *ret_executable)
 {
     double cost[SMOE_PHASES] = {smoe_worker_cycles_per_flop(w, SMOE_FORWARD),
                                 smoe_worker_cycles_per_flop(w, SMOE_BACKWARD)};
@@ -257,6 +289,7 @@ double smoe_worker_backlog(const struct smoe_worker *w, uint64_t forward_flops, 
     uint64_t backward_now = smoe_worker_executable(w, SMOE_BACKWARD);
     uint64_t not_yet = w->owed_flops - w->pending_flops[SMOE_BACKWARD];
     double executable = forward + (double)backward_now * cost[SMOE_BACKWARD];
+    executable -= worked_off(w, now_ns, executable);
     *ret_executable = executable / visit;
     return (executable + (double)not_yet * cost[SMOE_BACKWARD]) / visit;
 }
@@ -266,7 +299,7 @@ struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_
 {
     return (struct smoe_freq_node){
         .cycles_per_visit = smoe_worker_cycles_per_visit(w, forward_flops, training),
-        .freq_max_hz = w->freq_max_hz,
+        .freq_max_hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w),
         .kappa = w->kappa,
         .energy_max_w = w->cap_w,
         .energy_mean_w = w->budget_w,

@@ -35,11 +35,12 @@ enum smoe_worker_state {
 
 enum smoe_phase { SMOE_FORWARD, SMOE_BACKWARD, SMOE_PHASES };
 
-/* Cycles a flop of one phase costs, learned from reports: a ratio of sums that forget with a
- * half-life of SMOE_COST_HALF_LIFE_CYCLES of work. */
-struct smoe_cost_estimate {
+/* A ratio learned from reports, as two sums that forget: after SMOE_ESTIMATE_CYCLES more of work half
+ * of either is from that work. Cycles over flops: what a flop of a phase costs. Cycles over seconds:
+ * the speed achieved. */
+struct smoe_estimate {
     double cycles;
-    double flops;
+    double per; /* flops, or seconds */
 };
 
 /* What was given up to a sequence number, to tell which of it a report already counts. */
@@ -49,7 +50,7 @@ struct smoe_assignment {
 };
 
 #define SMOE_ASSIGNMENTS_KEPT      64
-#define SMOE_COST_HALF_LIFE_CYCLES 2e8
+#define SMOE_ESTIMATE_CYCLES 2e8
 #define SMOE_COST_PRIOR            0.125 /* cycles a flop before anything is known */
 
 struct smoe_worker {
@@ -73,6 +74,7 @@ struct smoe_worker {
     uint64_t pending_flops[SMOE_PHASES]; /* executable: parcels out for this phase */
     uint64_t
         owed_flops; /* backward shares of training visits not yet settled, pending ones included */
+    uint64_t progress_ns; /* when what is executable was last known: since then it works it off */
     uint64_t inbox_bytes; /* raw bytes of visits whose forward is not done */
     uint64_t inbox_bytes_max;
 
@@ -86,7 +88,8 @@ struct smoe_worker {
     /* Learned */
     double freq_max_hz; /* present ceiling, a speed cap included */
     double kappa;       /* 0: no energy model */
-    struct smoe_cost_estimate cost[SMOE_PHASES];
+    struct smoe_estimate cost[SMOE_PHASES];
+    struct smoe_estimate speed; /* cycles a second of work present, all lanes */
 
     /* Last report, and what was seen of it */
     struct smoe_msg_report report;
@@ -134,7 +137,11 @@ void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns);
 bool smoe_worker_live(const struct smoe_worker *worker);
 
 /* Books work that is sent under the next sequence number, and returns that number. */
-uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES]);
+uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES],
+                            uint64_t now_ns);
+
+/* A parcel's result came in: the worker has just begun what is next. */
+void smoe_worker_progressed(struct smoe_worker *worker, uint64_t now_ns);
 
 /* A report came in: costs, energy debt, what is really queued. */
 void smoe_worker_reported(struct smoe_worker *worker, const struct smoe_msg_report *report,
@@ -150,16 +157,22 @@ uint64_t smoe_worker_executable(const struct smoe_worker *worker, enum smoe_phas
 /* Cost of a phase now. [cycle/flop] */
 double smoe_worker_cycles_per_flop(const struct smoe_worker *worker, enum smoe_phase phase);
 
+/* Share of the frequency in force that all lanes together really achieve, (0, 1]: the operating system,
+ * rests that last too long and lanes without work take the remainder. 1 before anything is known. */
+double smoe_worker_efficiency(const struct smoe_worker *worker);
+
 /* c_j: cycles of one whole visit, forward and (if `training`) backward, of a layer whose forward is
  * `forward_flops`. [cycle/visit] */
 double smoe_worker_cycles_per_visit(const struct smoe_worker *worker, uint64_t forward_flops,
                                     bool training);
 
-/* Q_j in visits of such a layer; *ret_executable gets the part that could run now. */
+/* Q_j at `now_ns` in visits of such a layer; *ret_executable gets the part that could run now. What is
+ * known (smoe_worker_executable) is as old as the last report or result; what the worker must have
+ * done since then, at the speed it achieves, is taken off. */
 double smoe_worker_backlog(const struct smoe_worker *worker, uint64_t forward_flops, bool training,
-                           double *ret_executable);
+                           uint64_t now_ns, double *ret_executable);
 
-/* The physical terms for freq.h. */
+/* The physical terms for freq.h; frequencies are those of all lanes together, as achieved. */
 struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *worker,
                                             uint64_t forward_flops, bool training);
 

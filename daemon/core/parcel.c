@@ -156,6 +156,7 @@ void smoe_parcel_output(struct smoe_core *core, uint32_t worker, uint64_t id)
     m->result =
         (struct smoe_msg_result){b->id, core->trainers[b->trainer].attempt, p->expert, p->rows};
     smoe_parcel_move(core, parcel, b->training ? SMOE_VISIT_FORWARD_DONE : SMOE_VISIT_SETTLED);
+    smoe_worker_progressed(&core->fleet.workers[worker], core->now_ns);
     core->solve_useful = true;
     b->visits_forward_done += p->rows;
     if (b->visits_forward_done == b->tokens * b->top_k)
@@ -175,6 +176,7 @@ void smoe_parcel_gradient(struct smoe_core *core, uint32_t worker, uint64_t id)
     m->input_gradient = (struct smoe_msg_input_gradient){b->id, core->trainers[b->trainer].attempt,
                                                          p->expert, p->rows};
     smoe_parcel_move(core, parcel, SMOE_VISIT_SETTLED);
+    smoe_worker_progressed(&core->fleet.workers[worker], core->now_ns);
     core->solve_useful = true;
     b->visits_settled += p->rows;
     if (b->visits_settled == b->tokens * b->top_k)

@@ -16,6 +16,8 @@
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
 
+#define TAU_MAX_S 3600.0
+
 /* ---- the problem ---- */
 
 /* Batches that one solve routes together. */
@@ -35,20 +37,27 @@ static uint32_t row_room(const struct smoe_worker *w, const struct smoe_layer *l
     return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
 }
 
-/* tau: the time the hosts need together for backlog and arrivals, at most the slot. */
+/* tau: the time the decision is planned for. By default the time the hosts need together for backlog
+ * and arrivals, even if that is longer than the slot: capped, what exceeds a slot would be spread over
+ * the workers as equal backlogs, not by their speed. */
 static double plan_horizon(const struct smoe_core *c, const struct group *g)
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
+    double slot_s = (double)c->options.settings.slot_ns * 1e-9;
     double work = (double)g->n_tokens * g->top_k, rate = 0, executable;
+    if (c->options.settings.plan == SMOE_PLAN_SLOT)
+        return slot_s;
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         const struct smoe_worker *w = &c->fleet.workers[i];
         if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
             continue;
         struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
-        work += smoe_worker_backlog(w, layer->forward_flops, g->training, &executable);
+        work += smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns,
+                                    &executable);
         rate += smoe_freq_ceiling(&f) / f.cycles_per_visit;
     }
-    return smoe_freq_horizon((double)c->options.settings.slot_ns * 1e-9, work, rate);
+    bool capped = c->options.settings.plan == SMOE_PLAN_SHORTER || rate <= 0;
+    return smoe_freq_horizon(capped ? slot_s : TAU_MAX_S, work, rate);
 }
 
 static void fill_nodes(struct smoe_core *c, const struct group *g)
@@ -63,7 +72,8 @@ static void fill_nodes(struct smoe_core *c, const struct group *g)
             continue; /* a cap of 0 keeps it out */
         struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
         node->backlog =
-            smoe_worker_backlog(w, layer->forward_flops, g->training, &node->executable);
+            smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns,
+                                            &node->executable);
         node->energy_price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
         node->service_max = smoe_freq_service_max(&f, c->tau_s, &w->service_carry);
         node->arrivals_max = row_room(w, layer);

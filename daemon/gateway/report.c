@@ -69,7 +69,7 @@ static double measured_rate(const struct smoe_worker *w)
     return flops / (3.0 * (double)w->reference_flops) / ((double)r->active_ns * 1e-9);
 }
 
-static cJSON *worker_json(const struct smoe_core *core, uint32_t index)
+static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t now_ns)
 {
     const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
     cJSON *o = cJSON_CreateObject();
@@ -77,7 +77,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index)
     double executable;
     cJSON_AddStringToObject(o, "id", w->id);
     cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
-    add_double(o, "backlog_visits", smoe_worker_backlog(w, reference, true, &executable));
+    add_double(o, "backlog_visits", smoe_worker_backlog(w, reference, true, now_ns, &executable));
     add_double(o, "backlog_executable_visits", executable);
     add_double(o, "energy_debt_j", w->debt_j);
     add_double(o, "energy_budget_w", w->budget_w);
@@ -87,6 +87,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index)
     add_u64(o, "freq_decided_khz", w->freq_khz_sent);
     add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
     cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
+    add_double(o, "efficiency", smoe_worker_efficiency(w));
     add_double(o, "cycles_per_visit",
                w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
     add_double(o, "visits_per_second", measured_rate(w));
@@ -102,13 +103,13 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index)
     return o;
 }
 
-static cJSON *workers_json(const struct smoe_core *core)
+static cJSON *workers_json(const struct smoe_core *core, uint64_t now_ns)
 {
     const struct smoe_fleet *fleet = smoe_core_fleet(core);
     cJSON *list = cJSON_CreateArray();
     for (uint32_t i = 0; i < fleet->n_used; i++)
         if (fleet->workers[i].state != SMOE_WORKER_FREE)
-            cJSON_AddItemToArray(list, worker_json(core, i));
+            cJSON_AddItemToArray(list, worker_json(core, i, now_ns));
     return list;
 }
 
@@ -232,7 +233,7 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t);
-    cJSON_AddItemToObject(o, "workers", workers_json(core));
+    cJSON_AddItemToObject(o, "workers", workers_json(core, c->now_ns));
     cJSON_AddItemToObject(o, "layers", layers_json(core));
     cJSON_AddItemToObject(o, "trainers", trainers_json(core));
     return o;
@@ -249,7 +250,7 @@ char *smoe_report_json(const struct smoe_gateway *gateway, enum smoe_report what
         break;
     case SMOE_REPORT_WORKERS:
         root = cJSON_CreateObject();
-        cJSON_AddItemToObject(root, "workers", workers_json(core));
+        cJSON_AddItemToObject(root, "workers", workers_json(core, context->now_ns));
         break;
     case SMOE_REPORT_EXPERTS:
         root = cJSON_CreateObject();

@@ -13,6 +13,12 @@ static const char *const policies[] = {
 #undef X
         NULL};
 
+static const char *const plans[] = {
+#define X(symbol, name) name,
+    SMOE_PLAN_MAP(X)
+#undef X
+        NULL};
+
 const struct smoe_option smoe_daemon_options[] = {
     {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535,
      AT(listen), .help = "where workers and trainers connect"},
@@ -35,6 +41,8 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "weight V of throughput and gate scores against backlog and energy"},
     {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu),
      .reloadable = true, .help = "weight of gate scores within V"},
+    {"routing", "plan", SMOE_ENUM, .standard = "work", .choices = plans, AT(plan), .reloadable = true,
+     .help = "time a decision plans for: what the work at hand takes, the slot, or the shorter of both"},
     {"routing", "slot", SMOE_DURATION, .standard = "20ms", .min = 1e6, .max = 6e10, AT(slot_ns),
      .reloadable = true,
      .help = "length of a slot; it ends early when tokens wait and a worker idles"},
@@ -115,6 +123,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
     return (struct smoe_core_settings){
         .slot_ns = s->slot_ns,
         .policy = (enum smoe_policy)s->policy,
+        .plan = (enum smoe_plan)s->plan,
         .v = s->v,
         .mu = s->mu,
         .workers_min = (uint32_t)s->workers_min,

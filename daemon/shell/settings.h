@@ -17,6 +17,7 @@ struct smoe_daemon_settings {
     char state_dir[256];
     /* routing */
     unsigned policy; /* enum smoe_policy */
+    unsigned plan;   /* enum smoe_plan */
     double v, mu;
     uint64_t slot_ns;
     /* fleet */
