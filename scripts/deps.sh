@@ -23,8 +23,8 @@ build      libopenblas-serial-dev  matrix products (the serial build: threads ar
 build      zlib1g-dev              reads gzipped data sets
 run        dataset-fashion-mnist   60,000 labelled images: what the demo trains on
 run        netcat-openbsd          nc, to ask the status port
+run        python3                 the table of the demo; lint and integration tests
 test       libcriterion-dev        unit tests
-test       python3                 runs the lint and the integration tests
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources
