@@ -36,19 +36,20 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
         smoe_list_init(lists[i]);
     a->options = *options;
     a->budget.max_bytes = options->tensors_bytes_max;
-    a->parcels = calloc(SMOE_AGENT_PARCELS_MAX, sizeof *a->parcels);
-    a->parcel_free = calloc(SMOE_AGENT_PARCELS_MAX, sizeof *a->parcel_free);
+    a->parcels_max = options->parcels_max ? options->parcels_max : SMOE_AGENT_PARCELS_MAX;
+    a->parcels = calloc(a->parcels_max, sizeof *a->parcels);
+    a->parcel_free = calloc(a->parcels_max, sizeof *a->parcel_free);
     a->tasks = calloc(options->lanes, sizeof *a->tasks);
     a->lane_used = calloc(options->lanes, sizeof *a->lane_used);
     if (!a->parcels || !a->parcel_free || !a->tasks || !a->lane_used || smoe_wire_new(&a->wire) ||
         smoe_experts_init(&a->experts, options->experts_bytes_max) ||
-        smoe_map_init(&a->parcel_by_id, SMOE_AGENT_PARCELS_MAX, options->incarnation)) {
+        smoe_map_init(&a->parcel_by_id, a->parcels_max, options->incarnation)) {
         smoe_agent_free(a);
         return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
     }
-    for (uint32_t i = 0; i < SMOE_AGENT_PARCELS_MAX; i++)
-        a->parcel_free[i] = SMOE_AGENT_PARCELS_MAX - 1 - i;
-    a->n_parcel_free = SMOE_AGENT_PARCELS_MAX;
+    for (uint32_t i = 0; i < a->parcels_max; i++)
+        a->parcel_free[i] = a->parcels_max - 1 - i;
+    a->n_parcel_free = a->parcels_max;
     smoe_agent_set_freq(a, (uint64_t)(options->freq_max_hz / 1000), options->freq_max_hz);
     snprintf(a->counters.energy_source, sizeof a->counters.energy_source, "%s",
              options->busy_watts > 0 ? "model" : "none");
@@ -56,17 +57,9 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     return 0;
 }
 
-static void drop_deferred(struct smoe_deferred *d)
-{
-    smoe_list_remove(&d->link);
-    smoe_blob_unref(d->blob);
-    free(d);
-}
-
 static void drop_link_state(struct smoe_agent *a)
 {
-    smoe_list_for_each_safe (it, &a->deferred)
-        drop_deferred(smoe_container_of(it, struct smoe_deferred, link));
+    smoe_agent_drop_deferred(a);
     smoe_channel_release(&a->channel);
     smoe_agent_forget_all(a, SMOE_NO_EXPERT, false);
     smoe_experts_detach(&a->experts);
@@ -131,6 +124,8 @@ void smoe_agent_disconnected(struct smoe_agent *a)
         return;
     drop_link_state(a);
     a->link = SMOE_LINK_DOWN;
+    if (!smoe_agent_has_work(a))
+        a->active_since_ns = 0;
 }
 
 void smoe_agent_leave(struct smoe_agent *a, const char *reason)
@@ -191,99 +186,6 @@ static int on_welcome(struct smoe_agent *a, const struct smoe_msg_welcome *m, st
     return 0;
 }
 
-/* ---- hosting and expert state ---- */
-
-static void on_host(struct smoe_agent *a, const struct smoe_msg_host *host)
-{
-    struct smoe_why why = {""};
-    struct smoe_message m = {.type = SMOE_MSG_HOSTED};
-    int rc = smoe_experts_host(&a->experts, host, &why);
-    struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, host->layer);
-    if (rc == 0 && layer) {
-        size_t need = smoe_task_scratch(&layer->ffn);
-        a->scratch_elements = need > a->scratch_elements ? need : a->scratch_elements;
-        layer->wire = host->layer;
-    }
-    m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
-    snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
-    smoe_agent_send(a, &m, NULL, 0);
-}
-
-static void answer_fetch(struct smoe_agent *a, uint32_t expert,
-                         const struct smoe_msg_expert_fetch *f)
-{
-    const struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[expert].layer];
-    size_t bytes = smoe_experts_state_bytes(layer, f->parts);
-    struct smoe_blob *blob = smoe_blob_new(NULL, bytes);
-    if (!blob) {
-        smoe_channel_send_error(&a->channel, SMOE_ENOMEMORY, "EXPERT_FETCH: out of memory", true, 0,
-                                0);
-        return;
-    }
-    smoe_experts_read(&a->experts, expert, f->parts, blob->data);
-    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
-    m.expert_state =
-        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, layer->step};
-    struct smoe_segment segment = {blob, blob->data, bytes};
-    smoe_agent_send(a, &m, &segment, 1);
-    smoe_blob_unref(blob);
-}
-
-static void answer_store(struct smoe_agent *a, uint32_t expert,
-                         const struct smoe_msg_expert_store *s, const struct smoe_blob *blob)
-{
-    smoe_experts_write(&a->experts, expert, s->parts, blob->data);
-    a->experts.layers[a->experts.experts[expert].layer].step = s->step;
-    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORED};
-    m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
-    smoe_agent_send(a, &m, NULL, 0);
-}
-
-static void answer_state(struct smoe_agent *a, uint32_t expert, const struct smoe_message *m,
-                         const struct smoe_blob *blob)
-{
-    if (m->type == SMOE_MSG_EXPERT_FETCH)
-        answer_fetch(a, expert, &m->expert_fetch);
-    else
-        answer_store(a, expert, &m->expert_store, blob);
-}
-
-/* Fetch or store, at once or after the task that runs on the expert. */
-static int on_state(struct smoe_agent *a, const struct smoe_message *m, struct smoe_blob *blob,
-                    struct smoe_why *why)
-{
-    bool fetch = m->type == SMOE_MSG_EXPERT_FETCH;
-    uint32_t layer = fetch ? m->expert_fetch.layer : m->expert_store.layer;
-    uint32_t index = fetch ? m->expert_fetch.expert : m->expert_store.expert;
-    uint32_t expert = smoe_experts_find(&a->experts, layer, index);
-    if (expert == SMOE_NO_EXPERT)
-        return smoe_fail(why, SMOE_EUNKNOWN, "layer %u expert %u is not hosted here", layer, index);
-    if (!a->experts.experts[expert].busy) {
-        answer_state(a, expert, m, blob);
-        return 0;
-    }
-    struct smoe_deferred *d = calloc(1, sizeof *d);
-    if (!d)
-        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    d->expert = expert;
-    d->message = *m; /* neither message has arrays */
-    d->blob = blob ? smoe_blob_ref(blob) : NULL;
-    smoe_list_push_back(&a->deferred, &d->link);
-    return 0;
-}
-
-static void run_deferred(struct smoe_agent *a, uint32_t expert)
-{
-    smoe_list_for_each_safe (it, &a->deferred) {
-        struct smoe_deferred *d = smoe_container_of(it, struct smoe_deferred, link);
-        if (d->expert != expert || a->experts.experts[expert].busy)
-            continue;
-        if (a->experts.experts[expert].used)
-            answer_state(a, expert, &d->message, d->blob);
-        drop_deferred(d);
-    }
-}
-
 /* ---- messages ---- */
 
 static int expect(void *context, const struct smoe_message *m, size_t tensor_bytes,
@@ -325,11 +227,13 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
     if (a->link == SMOE_LINK_HELLO && m->type != SMOE_MSG_WELCOME && m->type != SMOE_MSG_ERROR)
         return smoe_fail(why, SMOE_ESTATE, "%s: before WELCOME",
                          smoe_message_name((uint16_t)m->type));
+    if (a->link != SMOE_LINK_HELLO && m->type == SMOE_MSG_WELCOME)
+        return smoe_fail(why, SMOE_ESTATE, "WELCOME: came already");
     switch ((unsigned)m->type) {
     case SMOE_MSG_WELCOME:
         return on_welcome(a, &m->welcome, why);
     case SMOE_MSG_HOST:
-        on_host(a, &m->host);
+        smoe_agent_host(a, &m->host);
         return 0;
     case SMOE_MSG_DECISION:
         return smoe_agent_decision(a, &m->decision, blob, why);
@@ -351,7 +255,7 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return 0;
     case SMOE_MSG_EXPERT_FETCH:
     case SMOE_MSG_EXPERT_STORE:
-        return on_state(a, m, blob, why);
+        return smoe_agent_state(a, m, blob, why);
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};
         pong.pong.nonce = m->ping.nonce;
@@ -426,13 +330,12 @@ static void count_cpu(struct smoe_agent *a, const struct smoe_task *task, uint64
 {
     uint64_t cycles = (uint64_t)((double)cpu_ns * 1e-9 * a->options.freq_nominal_hz);
     a->counters.busy_ns += cpu_ns;
+    a->counters.cycles += cycles;
     a->counters.joules += (double)cpu_ns * 1e-9 * a->options.busy_watts / a->options.lanes;
     if (task->kind == SMOE_TASK_FORWARD)
         a->counters.forward_cycles += cycles;
     else if (task->kind == SMOE_TASK_BACKWARD)
         a->counters.backward_cycles += cycles;
-    else
-        a->step_cycles += cycles;
 }
 
 void smoe_agent_task_done(struct smoe_agent *a, struct smoe_task *task, uint64_t cpu_ns,
@@ -446,7 +349,7 @@ void smoe_agent_task_done(struct smoe_agent *a, struct smoe_task *task, uint64_t
         smoe_agent_finish_parcel(a, task);
     else
         smoe_agent_finish_step(a, task);
-    run_deferred(a, expert);
+    smoe_agent_run_deferred(a, expert);
     if (!smoe_agent_has_work(a) && a->active_since_ns) {
         a->counters.active_ns += now_ns - a->active_since_ns;
         a->active_since_ns = 0;
@@ -480,6 +383,7 @@ void smoe_agent_counters(const struct smoe_agent *a, uint64_t now_ns, struct smo
 {
     *ret = a->counters;
     smoe_agent_queued(a, &ret->queue_forward_flops, &ret->queue_backward_flops);
+    ret->kept_bytes = smoe_agent_kept_bytes(a);
     if (a->active_since_ns && now_ns > a->active_since_ns)
         ret->active_ns += now_ns - a->active_since_ns;
 }
@@ -506,19 +410,4 @@ uint64_t smoe_agent_wake_ns(const struct smoe_agent *a)
 const struct smoe_experts *smoe_agent_experts(const struct smoe_agent *a)
 {
     return &a->experts;
-}
-
-void smoe_agent_check(const struct smoe_agent *a)
-{
-    uint32_t running = smoe_list_count(&a->running, UINT32_MAX), steps = 0, lanes = 0;
-    for (uint32_t i = 0; i < a->options.lanes; i++) {
-        lanes += a->lane_used[i];
-        steps += a->lane_used[i] && a->tasks[i].kind > SMOE_TASK_BACKWARD;
-        if (a->lane_used[i])
-            smoe_assert(a->experts.experts[a->tasks[i].expert].busy);
-    }
-    smoe_assert(lanes == running + steps);
-    smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
-    smoe_assert(a->experts.bytes <= a->experts.bytes_max);
-    smoe_assert(a->parcel_by_id.used + a->n_parcel_free <= SMOE_AGENT_PARCELS_MAX);
 }

@@ -19,7 +19,8 @@
 #include "client/worker/agent/task.h"
 #include "common/base/err.h"
 
-#define SMOE_LANES_MAX 256
+#define SMOE_LANES_MAX         256
+#define SMOE_AGENT_PARCELS_MAX 65536
 
 struct smoe_agent;
 
@@ -35,6 +36,7 @@ struct smoe_agent_options {
     uint64_t experts_bytes_max; /* memory of expert states */
     uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
     uint64_t inbox_bytes_max;   /* of these, visits whose forward is not done: said in Hello */
+    uint32_t parcels_max;       /* parcels held at a time; 0: SMOE_AGENT_PARCELS_MAX */
 };
 
 int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent **ret,
@@ -67,6 +69,8 @@ bool smoe_agent_welcomed(const struct smoe_agent *agent);
  * smoe_agent_scratch_elements() reals and belong to one lane. The task is the caller's to run until
  * smoe_agent_task_done. */
 struct smoe_task *smoe_agent_next_task(struct smoe_agent *agent, smoe_real *scratch);
+/* Work that waits for a lane, optimizer steps included. [flop, roughly] */
+uint64_t smoe_agent_waiting_flops(const struct smoe_agent *agent);
 /* The task ran to its end and took `cpu_ns` of CPU time. */
 void smoe_agent_task_done(struct smoe_agent *agent, struct smoe_task *task, uint64_t cpu_ns,
                           uint64_t now_ns);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of the agent: agent.c is the link and the messages; parcels.c the visits and the tasks they
- * become; steps.c the optimizer step.
+ * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
+ * visits and the tasks they become; steps.c the optimizer step; check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
 #define SMOE_AGENT_AGENT_STATE_H
@@ -11,8 +11,7 @@
 #include "common/base/map.h"
 #include "proto/channel.h"
 
-#define SMOE_AGENT_PARCELS_MAX 65536
-#define SMOE_AGENT_STEPS_MAX   16 /* trainers that step on this worker at the same time */
+#define SMOE_AGENT_STEPS_MAX 16 /* trainers that step on this worker at the same time */
 
 enum smoe_agent_parcel_state {
     SMOE_PARCEL_FREE,
@@ -26,9 +25,10 @@ enum smoe_agent_parcel_state {
 struct smoe_agent_parcel {
     enum smoe_agent_parcel_state state;
     bool keep;
-    bool forgotten; /* while its task runs: its result is thrown away */
+    bool forgotten; /* while its task runs: its id is free again, its result is thrown away */
     uint64_t id;
     uint32_t expert; /* the store's number */
+    uint32_t serial; /* and which of that number */
     uint32_t rows;
     uint64_t forward_flops; /* of all its rows */
     struct smoe_blob *x_blob;
@@ -62,7 +62,7 @@ struct smoe_agent_step {
 /* An expert-state message that waits for a task on the expert to end. */
 struct smoe_deferred {
     struct smoe_list link;
-    uint32_t expert;
+    uint32_t expert, serial;
     struct smoe_message message;
     struct smoe_blob *blob;
 };
@@ -80,9 +80,9 @@ struct smoe_agent {
     struct smoe_experts experts;
     size_t scratch_elements;
 
-    struct smoe_agent_parcel *parcels; /* [SMOE_AGENT_PARCELS_MAX] */
+    struct smoe_agent_parcel *parcels; /* [parcels_max] */
     uint32_t *parcel_free;
-    uint32_t n_parcel_free;
+    uint32_t n_parcel_free, parcels_max;
     struct smoe_map parcel_by_id;
     struct smoe_list forward_queue, backward_queue, kept, running;
     struct smoe_list deferred;
@@ -93,7 +93,6 @@ struct smoe_agent {
 
     uint64_t freq_wanted_khz;
     struct smoe_msg_report counters; /* cumulative; queue and time fields are filled in on demand */
-    uint64_t step_cycles;            /* cycles of NORM and STAGE tasks: busy, but no visit's cost */
     uint64_t active_since_ns;        /* 0: nothing executable */
 };
 
@@ -110,12 +109,16 @@ int smoe_agent_backprop_bytes(struct smoe_agent *agent, const struct smoe_msg_ba
 void smoe_agent_forget(struct smoe_agent *agent, uint64_t parcel_id);
 /* Forgets parcels of one expert (SMOE_NO_EXPERT: of all), kept ones only if `kept_only`. */
 void smoe_agent_forget_all(struct smoe_agent *agent, uint32_t expert, bool kept_only);
+/* Forgets parcels whose expert is no longer held. */
+void smoe_agent_forget_dropped(struct smoe_agent *agent);
 bool smoe_agent_start_parcel(struct smoe_agent *agent, struct smoe_task *task);
 void smoe_agent_finish_parcel(struct smoe_agent *agent, struct smoe_task *task);
 /* Executable work now. [flop] */
 void smoe_agent_queued(const struct smoe_agent *agent, uint64_t *ret_forward,
                        uint64_t *ret_backward);
 bool smoe_agent_has_work(const struct smoe_agent *agent);
+/* What kept parcels hold: saved activations, and their rows of x. */
+uint64_t smoe_agent_kept_bytes(const struct smoe_agent *agent);
 
 /* ---- steps.c ---- */
 int smoe_agent_step_prepare(struct smoe_agent *agent, const struct smoe_msg_step_prepare *m,
@@ -124,8 +127,20 @@ int smoe_agent_step_stage(struct smoe_agent *agent, const struct smoe_msg_step_s
                           struct smoe_why *why);
 void smoe_agent_step_commit(struct smoe_agent *agent, const struct smoe_msg_step_commit *m);
 void smoe_agent_reset(struct smoe_agent *agent, const struct smoe_msg_reset *m);
+/* Throws away the step that the daemon's layer number is part of. */
+void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
+/* Tasks of the step that wait or run, counted at the experts. */
+uint32_t smoe_agent_step_tasks(const struct smoe_agent *agent, uint32_t step);
 bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
 void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
+
+/* ---- state.c ---- */
+void smoe_agent_host(struct smoe_agent *agent, const struct smoe_msg_host *host);
+/* Fetch or store, at once or after the task that runs on the expert. */
+int smoe_agent_state(struct smoe_agent *agent, const struct smoe_message *m, struct smoe_blob *blob,
+                     struct smoe_why *why);
+void smoe_agent_run_deferred(struct smoe_agent *agent, uint32_t expert);
+void smoe_agent_drop_deferred(struct smoe_agent *agent);
 
 /* ---- agent.c ---- */
 /* Queues a message to the gateway; a failure ends the connection at the next opportunity. */

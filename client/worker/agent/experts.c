@@ -39,6 +39,7 @@ static void free_expert(struct smoe_experts *store, uint32_t number)
     struct smoe_held_expert *e = &store->experts[number];
     struct smoe_held_layer *layer = &store->layers[e->layer];
     store->bytes -= expert_bytes(layer);
+    store->n_used--;
     free(block_of(e));
     *e = (struct smoe_held_expert){0};
 }
@@ -114,6 +115,14 @@ static bool same_layer(const struct smoe_held_layer *layer, const struct smoe_ms
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer;
 }
 
+uint32_t smoe_experts_wire(const struct smoe_experts *store, const struct smoe_msg_host *host)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (same_layer(&store->layers[l], host))
+            return store->layers[l].wire;
+    return SMOE_NO_LAYER;
+}
+
 static int start_layer(struct smoe_experts *store, const struct smoe_msg_host *host,
                        uint32_t *ret_number, struct smoe_why *why)
 {
@@ -168,6 +177,8 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
 {
     struct smoe_held_layer *layer = &store->layers[l];
     uint64_t bytes = expert_bytes(layer);
+    if (store->n_used == SMOE_WORKER_EXPERTS_MAX)
+        return smoe_fail(why, SMOE_ELIMIT, "%d experts are held already", SMOE_WORKER_EXPERTS_MAX);
     if (bytes > store->bytes_max - store->bytes)
         return smoe_fail(why, SMOE_ENOMEMORY, "expert %u needs %llu bytes, %llu of %llu are in use",
                          index, (unsigned long long)bytes, (unsigned long long)store->bytes,
@@ -178,7 +189,9 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory for %llu bytes of expert %u",
                          (unsigned long long)bytes, index);
     struct smoe_held_expert *e = &store->experts[number];
-    *e = (struct smoe_held_expert){.used = true, .layer = l, .index = index};
+    *e = (struct smoe_held_expert){
+        .used = true, .serial = ++store->serials, .layer = l, .index = index};
+    store->n_used++;
     struct smoe_expert_vectors *sets[] = {&e->now, &e->staged};
     for (int s = 0; s < 2; s++) {
         sets[s]->weights = carve(&block, layer->n_params);
@@ -190,6 +203,15 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
     layer->expert_at[index] = number;
     store->bytes += bytes;
     return 0;
+}
+
+/* The daemon's number now means layer l, and no other. */
+static void give_wire(struct smoe_experts *store, uint32_t l, uint32_t wire)
+{
+    for (uint32_t i = 0; i < SMOE_LAYERS_MAX; i++)
+        if (store->layers[i].wire == wire)
+            store->layers[i].wire = SMOE_NO_LAYER;
+    store->layers[l].wire = wire;
 }
 
 static int check_host(const struct smoe_msg_host *host, struct smoe_why *why)
@@ -214,7 +236,7 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
     if (l == SMOE_LAYERS_MAX && (rc = start_layer(store, host, &l, why)))
         return rc;
     struct smoe_held_layer *layer = &store->layers[l];
-    layer->wire = host->layer;
+    give_wire(store, l, host->layer);
     size_t at = 0;
     for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
         bool wanted = at < host->n_experts && host->experts[at] == e;
@@ -229,29 +251,40 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
     return rc;
 }
 
+bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial)
+{
+    const struct smoe_held_expert *e = &store->experts[expert];
+    return e->used && e->serial == serial && !e->drop_wanted;
+}
+
 void smoe_experts_detach(struct smoe_experts *store)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         store->layers[l].wire = SMOE_NO_LAYER;
-    for (uint32_t i = 0; i < store->n_experts; i++) {
-        if (!store->experts[i].used)
-            continue;
-        store->experts[i].step_task = 0;
-        smoe_experts_clear(store, i);
-    }
+    for (uint32_t i = 0; i < store->n_experts; i++)
+        if (store->experts[i].used)
+            smoe_experts_clear(store, i);
 }
 
 /* ---- steps ---- */
+
+/* The gradient sum alone; what a step asked for after the clear that waits here is not taken back. */
+static void clear_gradient(struct smoe_experts *store, uint32_t expert)
+{
+    struct smoe_held_expert *e = &store->experts[expert];
+    e->clear_wanted = e->busy;
+    if (!e->busy)
+        memset(e->gradient, 0, store->layers[e->layer].n_params * sizeof *e->gradient);
+}
 
 void smoe_experts_clear(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     e->step_task = 0;
+    e->step_runs = false;
     if (!e->flip_wanted) /* a committed step is not taken back */
         e->has_staged = false;
-    e->clear_wanted = e->busy;
-    if (!e->busy)
-        memset(e->gradient, 0, store->layers[e->layer].n_params * sizeof *e->gradient);
+    clear_gradient(store, expert);
 }
 
 void smoe_experts_flip(struct smoe_experts *store, uint32_t expert)
@@ -282,7 +315,7 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
     if (e->flip_wanted)
         smoe_experts_flip(store, expert);
     if (e->clear_wanted)
-        smoe_experts_clear(store, expert);
+        clear_gradient(store, expert);
 }
 
 /* ---- state in and out ---- */

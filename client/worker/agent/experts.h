@@ -35,8 +35,9 @@ struct smoe_held_layer {
 
 struct smoe_held_expert {
     bool used;
-    uint32_t layer; /* the store's number */
-    uint32_t index; /* within its layer */
+    uint32_t serial; /* new with every expert that is started: is a number still the same expert? */
+    uint32_t layer;  /* the store's number */
+    uint32_t index;  /* within its layer */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;
     bool busy;          /* a task runs on it */
@@ -45,6 +46,7 @@ struct smoe_held_expert {
     bool drop_wanted;   /* no longer hosted, freed when not busy */
     bool has_staged;    /* the staged vectors are a complete step */
     uint8_t step_task;  /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
+    bool step_runs;     /* that task runs, and its step still wants to know */
     uint32_t step;      /* which of the agent's steps that is for */
     double square_norm; /* of the last NORM */
 };
@@ -53,21 +55,30 @@ struct smoe_experts {
     struct smoe_held_layer *layers; /* [SMOE_LAYERS_MAX] */
     struct smoe_held_expert *experts;
     uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
+    uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
+    uint32_t serials;   /* given so far */
     uint64_t bytes, bytes_max;
 };
 
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts of the layer. On failure nothing of the layer is held. */
+/* Carries out Host: holds exactly these experts of the layer. On failure nothing of the layer is held.
+ * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
                       struct smoe_why *why);
+
+/* The daemon's number for the layer that a Host names so far, or SMOE_NO_LAYER. */
+uint32_t smoe_experts_wire(const struct smoe_experts *store, const struct smoe_msg_host *host);
 
 /* The layer with the daemon's number, or NULL. */
 struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t wire);
 
 /* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
+
+/* Is the number still the expert that had this serial, and held? */
+bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial);
 
 /* The connection is gone: daemon's numbers mean nothing, uncommitted gradients are dropped. */
 void smoe_experts_detach(struct smoe_experts *store);

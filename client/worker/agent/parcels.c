@@ -35,7 +35,8 @@ static struct smoe_agent_parcel *find(struct smoe_agent *a, uint64_t id)
 
 static void release(struct smoe_agent *a, struct smoe_agent_parcel *p)
 {
-    smoe_map_remove(&a->parcel_by_id, p->id);
+    if (!p->forgotten)
+        smoe_map_remove(&a->parcel_by_id, p->id);
     smoe_list_remove(&p->link);
     struct smoe_blob *blobs[] = {p->x_blob, p->dy_blob, p->saved, p->out};
     for (size_t i = 0; i < sizeof blobs / sizeof *blobs; i++)
@@ -73,8 +74,7 @@ static int accept_parcel(struct smoe_agent *a, const struct smoe_parcel_head *he
         return smoe_fail(why, SMOE_EEXIST, "DECISION: parcel %llu came twice",
                          (unsigned long long)head->id);
     if (!a->n_parcel_free)
-        return smoe_fail(why, SMOE_ELIMIT, "DECISION: %d parcels are held already",
-                         SMOE_AGENT_PARCELS_MAX);
+        return smoe_fail(why, SMOE_ELIMIT, "DECISION: %u parcels are held already", a->parcels_max);
     uint32_t index = a->parcel_free[--a->n_parcel_free];
     struct smoe_agent_parcel *p = &a->parcels[index];
     *p = (struct smoe_agent_parcel){
@@ -82,6 +82,7 @@ static int accept_parcel(struct smoe_agent *a, const struct smoe_parcel_head *he
         .keep = head->keep,
         .id = head->id,
         .expert = expert,
+        .serial = a->experts.experts[expert].serial,
         .rows = head->rows,
         .forward_flops = head->rows * layer_of(a, expert)->forward_flops,
         .x_blob = smoe_blob_ref(blob),
@@ -169,10 +170,12 @@ int smoe_agent_backprop(struct smoe_agent *a, const struct smoe_msg_backprop *m,
 static void forget_parcel(struct smoe_agent *a, struct smoe_agent_parcel *p)
 {
     bool runs = p->state == SMOE_PARCEL_FORWARD_RUNS || p->state == SMOE_PARCEL_BACKWARD_RUNS;
-    if (runs)
-        p->forgotten = true;
-    else
+    if (!runs) {
         release(a, p);
+    } else if (!p->forgotten) {
+        p->forgotten = true;
+        smoe_map_remove(&a->parcel_by_id, p->id);
+    }
 }
 
 void smoe_agent_forget(struct smoe_agent *a, uint64_t id)
@@ -182,13 +185,37 @@ void smoe_agent_forget(struct smoe_agent *a, uint64_t id)
         forget_parcel(a, p);
 }
 
+enum { LISTS = 4 };
+
+static void lists_of(struct smoe_agent *a, struct smoe_list *ret[LISTS])
+{
+    ret[0] = &a->forward_queue;
+    ret[1] = &a->backward_queue;
+    ret[2] = &a->kept;
+    ret[3] = &a->running;
+}
+
 void smoe_agent_forget_all(struct smoe_agent *a, uint32_t expert, bool kept_only)
 {
-    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept, &a->running};
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+    struct smoe_list *lists[LISTS];
+    lists_of(a, lists);
+    for (size_t i = 0; i < LISTS; i++) {
         smoe_list_for_each_safe (it, lists[i]) {
             struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
             if ((expert == SMOE_NO_EXPERT || p->expert == expert) && (p->keep || !kept_only))
+                forget_parcel(a, p);
+        }
+    }
+}
+
+void smoe_agent_forget_dropped(struct smoe_agent *a)
+{
+    struct smoe_list *lists[LISTS];
+    lists_of(a, lists);
+    for (size_t i = 0; i < LISTS; i++) {
+        smoe_list_for_each_safe (it, lists[i]) {
+            struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
+            if (!smoe_experts_same(&a->experts, p->expert, p->serial))
                 forget_parcel(a, p);
         }
     }
@@ -318,6 +345,29 @@ void smoe_agent_queued(const struct smoe_agent *a, uint64_t *ret_forward, uint64
         *(t->kind == SMOE_TASK_FORWARD ? ret_forward : ret_backward) +=
             left * per_row * (t->kind == SMOE_TASK_FORWARD ? 1 : 2);
     }
+}
+
+uint64_t smoe_agent_kept_bytes(const struct smoe_agent *a)
+{
+    uint64_t bytes = 0;
+    smoe_list_for_each (it, &a->kept) {
+        const struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
+        bytes += p->rows * row_bytes(a, p->expert) + (p->saved ? p->saved->bytes : 0);
+    }
+    return bytes;
+}
+
+#define STEP_FLOPS 32 /* an optimizer step's, per parameter, about */
+
+uint64_t smoe_agent_waiting_flops(const struct smoe_agent *a)
+{
+    uint64_t flops = flops_in(&a->forward_queue, 1) + flops_in(&a->backward_queue, 2);
+    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+        const struct smoe_held_expert *e = &a->experts.experts[i];
+        if (e->used && e->step_task && !e->busy)
+            flops += a->experts.layers[e->layer].n_params * STEP_FLOPS;
+    }
+    return flops;
 }
 
 bool smoe_agent_has_work(const struct smoe_agent *a)

@@ -30,6 +30,45 @@ static struct smoe_agent_step *free_step(struct smoe_agent *a)
     return NULL;
 }
 
+uint32_t smoe_agent_step_tasks(const struct smoe_agent *a, uint32_t step)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+        const struct smoe_held_expert *e = &a->experts.experts[i];
+        n += e->used && e->step == step && (e->step_task || e->step_runs);
+    }
+    return n;
+}
+
+/* The step is of no interest any more, whatever it asked for. */
+static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
+{
+    s->phase = SMOE_AGENT_STEP_NONE;
+    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+        struct smoe_held_expert *e = &a->experts.experts[i];
+        if (!e->used || e->step != (uint32_t)(s - a->steps))
+            continue;
+        e->step_task = 0;
+        e->step_runs = false;
+    }
+}
+
+static struct smoe_agent_step *step_with_layer(struct smoe_agent *a, uint32_t layer)
+{
+    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+        for (size_t l = 0; l < a->steps[i].n_layers; l++)
+            if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].layers[l] == layer)
+                return &a->steps[i];
+    return NULL;
+}
+
+void smoe_agent_step_cancel(struct smoe_agent *a, uint32_t layer)
+{
+    struct smoe_agent_step *s = step_with_layer(a, layer);
+    if (s)
+        cancel(a, s);
+}
+
 /* Calls for a task of this kind on every expert of the step's layers. */
 static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smoe_task_kind kind)
 {
@@ -53,15 +92,15 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
                             struct smoe_why *why)
 {
     struct smoe_agent_step *s = step_of(a, m->owner);
-    if (s && s->phase == SMOE_AGENT_STEP_STAGED)
-        s->phase = SMOE_AGENT_STEP_NONE; /* its commit or reset is implied by a new one */
-    if (s && s->phase != SMOE_AGENT_STEP_NONE)
-        return smoe_fail(why, SMOE_ESTATE, "STEP_PREPARE: step %llu is not done",
-                         (unsigned long long)s->number);
-    for (size_t i = 0; i < m->n_layers; i++)
+    for (size_t i = 0; i < m->n_layers && !s; i++) {
         if (!smoe_experts_layer(&a->experts, m->layers[i]))
             return smoe_fail(why, SMOE_EUNKNOWN, "STEP_PREPARE: layer %u is not hosted here",
                              m->layers[i]);
+        s = step_with_layer(a, m->layers[i]);
+    }
+    if (s)
+        return smoe_fail(why, SMOE_ESTATE, "STEP_PREPARE: step %llu is neither done nor reset",
+                         (unsigned long long)s->number);
     s = free_step(a);
     if (!s)
         return smoe_fail(why, SMOE_ELIMIT, "STEP_PREPARE: %d steps are being made already",
@@ -165,6 +204,8 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
         if (!e->used || !e->step_task || e->busy)
             continue;
         fill_task(a, i, task);
+        e->step_task = 0;
+        e->step_runs = true;
         return true;
     }
     return false;
@@ -173,10 +214,10 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
 void smoe_agent_finish_step(struct smoe_agent *a, struct smoe_task *task)
 {
     struct smoe_held_expert *e = &a->experts.experts[task->expert];
-    if (!e->used || !e->step_task)
+    if (!e->used || !e->step_runs)
         return; /* reset or dropped meanwhile */
     struct smoe_agent_step *s = &a->steps[e->step];
-    e->step_task = 0;
+    e->step_runs = false;
     if (task->kind == SMOE_TASK_NORM)
         e->square_norm = task->square_norm;
     else
@@ -213,21 +254,13 @@ void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_com
     s->phase = SMOE_AGENT_STEP_NONE;
 }
 
-static void drop_step_of_layer(struct smoe_agent *a, uint32_t layer)
-{
-    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
-        for (size_t l = 0; l < a->steps[i].n_layers; l++)
-            if (a->steps[i].layers[l] == layer)
-                a->steps[i].phase = SMOE_AGENT_STEP_NONE;
-}
-
 void smoe_agent_reset(struct smoe_agent *a, const struct smoe_msg_reset *m)
 {
     for (size_t i = 0; i < m->n_layers; i++) {
         const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, m->layers[i]);
         if (!layer)
             continue;
-        drop_step_of_layer(a, m->layers[i]);
+        smoe_agent_step_cancel(a, m->layers[i]);
         for (uint32_t e = 0; e < layer->shape.experts; e++) {
             if (layer->expert_at[e] == SMOE_NO_EXPERT)
                 continue;

@@ -4,6 +4,9 @@
  * lane->done; uv_async wakes the loop. The agent's memory that a task points to is untouched by the
  * loop in between (agent.h).
  *
+ * Little work is not worth the hand-over (two wake-ups of tens of microseconds each): if no lane is busy,
+ * no rest is due and all that waits is below HERE_FLOPS, the loop computes it itself.
+ *
  * Rest: after a slice that took `cpu` of CPU time, the lane owes cpu / duty of wall time in all. What
  * it has not yet spent it sleeps, before the result is given back: a machine of a quarter of the
  * speed would not have it sooner. Oversleeping is credited to the next slice, at most CREDIT_NS, and
@@ -19,6 +22,7 @@
 
 #include "common/io/clock.h"
 
+#define HERE_FLOPS UINT64_C(10000000) /* work that is done by the loop itself: some 200 us of it */
 #define CREDIT_NS   2000000
 #define WORTH_IT_NS 20000 /* a shorter sleep costs more than it rests */
 
@@ -41,8 +45,11 @@ struct smoe_lanes {
     bool stopping;
     _Atomic double duty;
     uv_async_t finished;
-    void (*done)(void *context, struct smoe_task *task, uint64_t cpu_ns);
+    struct smoe_agent *agent; /* borrowed */
+    void (*changed)(void *context);
     void *context;
+    smoe_real *scratch; /* of the loop's own work */
+    size_t scratch_elements;
     void (*closed)(void *context);
     void *closed_context;
 };
@@ -127,30 +134,61 @@ static void on_finished(uv_async_t *async)
         }
         pthread_mutex_unlock(&l->mutex);
         if (task)
-            l->done(l->context, task, cpu_ns);
+            smoe_agent_task_done(l->agent, task, cpu_ns, smoe_clock_monotonic_ns());
     }
+    l->changed(l->context);
 }
 
-static bool grow_scratch(struct lane *lane, size_t elements)
+static bool grow_scratch(smoe_real **scratch, size_t *have, size_t elements)
 {
-    if (lane->scratch && elements <= lane->scratch_elements)
+    if (*scratch && elements <= *have)
         return true;
     smoe_real *grown = aligned_alloc(64, (elements * sizeof *grown + 63) / 64 * 64);
     if (!grown)
         return false;
-    free(lane->scratch);
-    lane->scratch = grown;
-    lane->scratch_elements = elements;
+    free(*scratch);
+    *scratch = grown;
+    *have = elements;
     return true;
 }
 
-void smoe_lanes_feed(struct smoe_lanes *l, struct smoe_agent *agent)
+static bool all_idle(const struct smoe_lanes *l)
 {
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->lanes[i].task)
+            return false;
+    return true;
+}
+
+/* Runs everything that waits, in this thread. */
+static void compute_here(struct smoe_lanes *l)
+{
+    struct smoe_task *task;
+    if (!grow_scratch(&l->scratch, &l->scratch_elements, smoe_agent_scratch_elements(l->agent) + 1))
+        return;
+    while ((task = smoe_agent_next_task(l->agent, l->scratch))) {
+        uint64_t began = smoe_clock_thread_cpu_ns();
+        while (!smoe_task_slice(task))
+            ;
+        uint64_t cpu_ns = smoe_clock_thread_cpu_ns() - began;
+        smoe_agent_task_done(l->agent, task, cpu_ns, smoe_clock_monotonic_ns());
+    }
+}
+
+void smoe_lanes_feed(struct smoe_lanes *l)
+{
+    uint64_t flops = smoe_agent_waiting_flops(l->agent);
+    bool full_speed = atomic_load_explicit(&l->duty, memory_order_relaxed) >= 1;
+    if (!flops)
+        return;
+    if (flops <= HERE_FLOPS && full_speed && all_idle(l))
+        compute_here(l);
     for (uint32_t i = 0; i < l->n; i++) {
         struct lane *lane = &l->lanes[i];
-        if (lane->task || !grow_scratch(lane, smoe_agent_scratch_elements(agent) + 1))
+        if (lane->task || !grow_scratch(&lane->scratch, &lane->scratch_elements,
+                                        smoe_agent_scratch_elements(l->agent) + 1))
             continue;
-        struct smoe_task *task = smoe_agent_next_task(agent, lane->scratch);
+        struct smoe_task *task = smoe_agent_next_task(l->agent, lane->scratch);
         if (!task)
             return;
         pthread_mutex_lock(&l->mutex);
@@ -202,15 +240,15 @@ static void on_async_closed(uv_handle_t *handle)
         free(l->lanes[i].scratch);
     }
     pthread_mutex_destroy(&l->mutex);
+    free(l->scratch);
     free(l->lanes);
     free(l);
     if (closed)
         closed(context);
 }
 
-int smoe_lanes_start(uv_loop_t *loop, uint32_t n,
-                     void (*done)(void *context, struct smoe_task *task, uint64_t cpu_ns),
-                     void *context, struct smoe_lanes **ret)
+int smoe_lanes_start(uv_loop_t *loop, uint32_t n, struct smoe_agent *agent,
+                     void (*changed)(void *context), void *context, struct smoe_lanes **ret)
 {
     struct smoe_lanes *l = calloc(1, sizeof *l);
     struct lane *lanes = calloc(n, sizeof *lanes);
@@ -221,7 +259,8 @@ int smoe_lanes_start(uv_loop_t *loop, uint32_t n,
     }
     l->lanes = lanes;
     l->n = n;
-    l->done = done;
+    l->agent = agent;
+    l->changed = changed;
     l->context = context;
     pthread_mutex_init(&l->mutex, NULL);
     smoe_lanes_set_duty(l, 1);

@@ -13,14 +13,14 @@
 
 struct smoe_lanes;
 
-/* Starts n threads. `done` is called on the loop's thread for every finished task with the CPU time it
- * took. Negative libuv error on failure. */
-int smoe_lanes_start(uv_loop_t *loop, uint32_t n,
-                     void (*done)(void *context, struct smoe_task *task, uint64_t cpu_ns),
-                     void *context, struct smoe_lanes **ret);
+/* Starts n threads that work for the agent. `changed` is called on the loop's thread after tasks came to
+ * an end: there may be something to send, and more to do. Negative libuv error on failure. */
+int smoe_lanes_start(uv_loop_t *loop, uint32_t n, struct smoe_agent *agent,
+                     void (*changed)(void *context), void *context, struct smoe_lanes **ret);
 
-/* Gives waiting tasks of the agent to idle lanes. */
-void smoe_lanes_feed(struct smoe_lanes *lanes, struct smoe_agent *agent);
+/* Gives waiting tasks of the agent to idle lanes. When all that waits is little, it is done here and
+ * now instead: waking a thread and being woken by it would take longer. */
+void smoe_lanes_feed(struct smoe_lanes *lanes);
 
 /* Share of the time a lane may compute, (0, 1]; takes effect with the next slice. */
 void smoe_lanes_set_duty(struct smoe_lanes *lanes, double duty);

@@ -37,6 +37,7 @@ struct worker {
     struct smoe_lanes *lanes;
     struct smoe_freqctl freqctl;
     uint64_t freq_obeyed_khz;
+    double duty;
     uv_timer_t clock;
     uv_signal_t terminate, interrupt;
     bool stopping;
@@ -70,7 +71,7 @@ static void settle(struct worker *w)
     if (w->stopping)
         return;
     obey_frequency(w);
-    smoe_lanes_feed(w->lanes, w->agent);
+    smoe_lanes_feed(w->lanes);
     if (w->link)
         smoe_link_flush(w->link);
     set_clock(w);
@@ -79,13 +80,6 @@ static void settle(struct worker *w)
 static void on_changed(void *context)
 {
     settle(context);
-}
-
-static void on_task_done(void *context, struct smoe_task *task, uint64_t cpu_ns)
-{
-    struct worker *w = context;
-    smoe_agent_task_done(w->agent, task, cpu_ns, smoe_clock_monotonic_ns());
-    settle(w);
 }
 
 static void on_clock(uv_timer_t *timer)
@@ -98,7 +92,9 @@ static void on_clock(uv_timer_t *timer)
 static void set_duty(void *context, double duty)
 {
     struct worker *w = context;
-    smoe_lanes_set_duty(w->lanes, duty);
+    w->duty = duty;
+    if (w->lanes) /* they start with it otherwise */
+        smoe_lanes_set_duty(w->lanes, duty);
 }
 
 /* ---- the end: link, then lanes, then the rest ---- */
@@ -197,10 +193,7 @@ static int bring_up(struct worker *w, struct smoe_why *why)
 {
     uint64_t random[2];
     const struct smoe_worker_settings *s = &w->settings;
-    int rc = smoe_lanes_start(&w->loop, (uint32_t)s->lanes, on_task_done, w, &w->lanes);
-    if (rc)
-        return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
-    rc = uv_random(NULL, NULL, random, sizeof random, 0, NULL);
+    int rc = uv_random(NULL, NULL, random, sizeof random, 0, NULL);
     if (rc)
         return smoe_fail(why, rc, "random numbers: %s", uv_strerror(rc));
     uint64_t khz = smoe_freqctl_init(&w->freqctl, (enum smoe_freqctl_kind)s->freq_driver,
@@ -209,6 +202,10 @@ static int bring_up(struct worker *w, struct smoe_why *why)
     if (rc)
         return rc;
     smoe_agent_set_freq(w->agent, khz, w->freqctl.max_hz);
+    rc = smoe_lanes_start(&w->loop, (uint32_t)s->lanes, w->agent, on_changed, w, &w->lanes);
+    if (rc)
+        return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
+    smoe_lanes_set_duty(w->lanes, w->duty);
     return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
                            &w->link, why);
 }

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The walk over the agent's invariants: parcels and their lists, lanes and what they run, steps and the
+ * tasks they wait for, memory within its bounds. What it finds broken ends the process.
+ */
+#include "client/worker/agent/agent_state.h"
+#include "common/base/assert.h"
+
+/* Each parcel is in the list of its state, its id leads to it unless it is forgotten, and its expert is
+ * held unless its task ends soon. Returns how many are in the list. */
+static uint32_t check_list(const struct smoe_agent *a, const struct smoe_list *list,
+                           enum smoe_agent_parcel_state one, enum smoe_agent_parcel_state other)
+{
+    uint32_t n = 0, found;
+    smoe_list_for_each (it, list) {
+        const struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
+        smoe_assert(p->state == one || p->state == other);
+        smoe_assert(p->forgotten || smoe_experts_same(&a->experts, p->expert, p->serial));
+        smoe_assert(p->forgotten ||
+                    (smoe_map_get(&a->parcel_by_id, p->id, &found) && &a->parcels[found] == p));
+        n++;
+    }
+    return n;
+}
+
+static void check_parcels(const struct smoe_agent *a)
+{
+    uint32_t n =
+        check_list(a, &a->forward_queue, SMOE_PARCEL_FORWARD_QUEUED, SMOE_PARCEL_FORWARD_QUEUED) +
+        check_list(a, &a->backward_queue, SMOE_PARCEL_BACKWARD_QUEUED,
+                   SMOE_PARCEL_BACKWARD_QUEUED) +
+        check_list(a, &a->kept, SMOE_PARCEL_KEPT, SMOE_PARCEL_KEPT) +
+        check_list(a, &a->running, SMOE_PARCEL_FORWARD_RUNS, SMOE_PARCEL_BACKWARD_RUNS);
+    smoe_assert(n + a->n_parcel_free == a->parcels_max && a->parcel_by_id.used <= n);
+}
+
+static void check_lanes(const struct smoe_agent *a)
+{
+    uint32_t running = smoe_list_count(&a->running, UINT32_MAX), steps = 0, lanes = 0;
+    for (uint32_t i = 0; i < a->options.lanes; i++) {
+        lanes += a->lane_used[i];
+        steps += a->lane_used[i] && a->tasks[i].kind > SMOE_TASK_BACKWARD;
+        if (a->lane_used[i])
+            smoe_assert(a->experts.experts[a->tasks[i].expert].busy);
+    }
+    smoe_assert(lanes == running + steps);
+}
+
+void smoe_agent_check(const struct smoe_agent *a)
+{
+    check_parcels(a);
+    check_lanes(a);
+    for (uint32_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++) {
+        bool waits = a->steps[i].phase == SMOE_AGENT_STEP_NORM ||
+                     a->steps[i].phase == SMOE_AGENT_STEP_STAGING;
+        smoe_assert(smoe_agent_step_tasks(a, i) == (waits ? a->steps[i].n_tasks : 0));
+        smoe_assert(!waits || a->steps[i].n_tasks);
+    }
+    smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
+    smoe_assert(a->experts.bytes <= a->experts.bytes_max);
+    smoe_assert(a->experts.n_used <= SMOE_WORKER_EXPERTS_MAX);
+}
