@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stablemoectl: ask and administer a running stablemoed.
+ */
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/ctl/ask.h"
+#include "client/ctl/pretty.h"
+#include "client/ctl/table.h"
+#include "client/ctl/watch.h"
+#include "common/io/cli.h"
+#include "stablemoe/version.h"
+
+#define PROGRAM            "stablemoectl"
+#define ARGUMENT_MAX       200 /* bytes; the daemon takes a line of 256 */
+#define STATE_DIR          "/var/lib/stablemoe"
+#define STATE_DIR_VARIABLE "STABLEMOE_STATE_DIR" /* as stablemoed itself reads it */
+
+struct arguments {
+    char state_dir[256];
+    bool json;
+    uint64_t interval_ns;
+};
+
+enum view { VIEW_JSON, VIEW_WORKERS, VIEW_DONE, VIEW_WATCH };
+
+/* name, its argument or NULL, the two together for --help, what to show, help */
+#define COMMANDS(X)                                                                              \
+    X("status", NULL, "status         ", VIEW_JSON, "everything the gateway tells, as JSON")     \
+    X("workers", NULL, "workers        ", VIEW_WORKERS, "the workers, as a table")               \
+    X("experts", NULL, "experts        ", VIEW_JSON, "the experts: host, visits, share")         \
+    X("ping", NULL, "ping           ", VIEW_JSON, "is the daemon alive")                         \
+    X("help", NULL, "help           ", VIEW_JSON, "the commands the daemon knows")               \
+    X("watch", NULL, "watch          ", VIEW_WATCH, "gateway and workers, drawn every interval") \
+    X("policy", "NAME", "policy NAME    ", VIEW_DONE, "route by this policy from now on")        \
+    X("drain", "WORKER", "drain WORKER   ", VIEW_DONE, "give this worker nothing new")           \
+    X("undrain", "WORKER", "undrain WORKER ", VIEW_DONE, "let it work again")                    \
+    X("reload", NULL, "reload         ", VIEW_DONE, "read the configuration again, as SIGHUP")
+
+static const struct command {
+    const char *name, *argument;
+    enum view view;
+} commands[] = {
+#define X(name, argument, usage, view, help) {name, argument, view},
+    COMMANDS(X)
+#undef X
+};
+
+#define AT(member) SMOE_OPTION_AT(struct arguments, member)
+
+static const struct smoe_cli_option options[] = {
+    {{.key = "state-dir",
+      .type = SMOE_STRING,
+      AT(state_dir),
+      .help = "the daemon's state directory; without it $" STATE_DIR_VARIABLE ", else " STATE_DIR},
+     's',
+     "DIR",
+     false},
+    {{.key = "json",
+      .type = SMOE_BOOL,
+      AT(json),
+      .help = "print the answer as it came: JSON on one line"},
+     'j',
+     NULL,
+     false},
+    {{.key = "interval",
+      .type = SMOE_DURATION,
+      .standard = "1s",
+      .min = 1e8,
+      .max = 3.6e12,
+      AT(interval_ns),
+      .help = "between two drawings of watch"},
+     'i',
+     "TIME",
+     false},
+};
+
+static const struct smoe_cli cli = {
+    .program = PROGRAM,
+    .version = STABLEMOE_VERSION,
+    .summary = "Asks and administers the stablemoed of this machine",
+    .operands = "COMMAND [ARGUMENT]",
+    .operands_min = 1,
+    .operands_max = 2,
+    .more = "Commands:\n"
+#define X(name, argument, usage, view, help) "  " usage "           " help "\n"
+    COMMANDS(X)
+#undef X
+        "\nwatch ends with Ctrl-C, or when its input ends.\n",
+    .options = options,
+    .options_len = sizeof options / sizeof *options,
+};
+
+static const struct command *find(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+/* The line to send, or what is wrong with the operands. */
+static int make_line(const struct smoe_cli_rest *rest, const struct command **ret_command,
+                     char line[ARGUMENT_MAX + 40], struct smoe_why *why)
+{
+    const char *name = rest->operands[0], *argument = rest->len > 1 ? rest->operands[1] : NULL;
+    const struct command *command = find(name);
+    if (!command)
+        return smoe_fail(why, SMOE_ECONFIG, "%.60s: unknown command; see --help", name);
+    if (command->argument && !argument)
+        return smoe_fail(why, SMOE_ECONFIG, "%s: needs a %s", name, command->argument);
+    if (!command->argument && argument)
+        return smoe_fail(why, SMOE_ECONFIG, "%s: takes no argument", name);
+    for (const char *c = argument; c && *c; c++)
+        if (*c <= ' ' || *c > '~')
+            return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has no blanks or control characters",
+                             name, command->argument);
+    if (argument && (!*argument || strlen(argument) > ARGUMENT_MAX))
+        return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has 1..%d bytes", name, command->argument,
+                         ARGUMENT_MAX);
+    snprintf(line, ARGUMENT_MAX + 40, "%s%s%s", name, argument ? " " : "",
+             argument ? argument : "");
+    *ret_command = command;
+    return 0;
+}
+
+/* 0, or the daemon's refusal. */
+static int check_answer(const char *line, const cJSON *answer, struct smoe_why *why)
+{
+    const cJSON *error = cJSON_GetObjectItemCaseSensitive(answer, "error");
+    const cJSON *code = cJSON_GetObjectItemCaseSensitive(answer, "code");
+    if (!cJSON_IsObject(answer))
+        return smoe_fail(why, SMOE_EMALFORMED, "%s: the answer is not a JSON object", line);
+    if (!cJSON_IsString(error))
+        return 0;
+    return smoe_fail(why, cJSON_IsNumber(code) ? code->valueint : SMOE_EMALFORMED, "%s: %s", line,
+                     error->valuestring);
+}
+
+static int show(const struct arguments *a, enum view view, const char *text, const cJSON *answer,
+                struct smoe_why *why)
+{
+    if (a->json)
+        puts(text);
+    else if (view == VIEW_WORKERS)
+        return smoe_ctl_print_workers(answer, stdout)
+                   ? smoe_fail(why, SMOE_ENOMEMORY, "out of memory")
+                   : 0;
+    else if (view == VIEW_JSON && isatty(1))
+        smoe_ctl_pretty(text, stdout);
+    else if (view == VIEW_JSON)
+        puts(text);
+    return 0; /* VIEW_DONE: silence is consent */
+}
+
+static int ask_and_show(const struct arguments *a, const struct command *command, const char *line,
+                        struct smoe_why *why)
+{
+    char *text = NULL;
+    int rc = smoe_ctl_ask(a->state_dir, line, &text, why);
+    if (rc)
+        return rc;
+    cJSON *answer = cJSON_Parse(text);
+    rc = check_answer(line, answer, why);
+    if (rc == 0)
+        rc = show(a, command->view, text, answer, why);
+    cJSON_Delete(answer);
+    free(text);
+    if (rc == 0 && (fflush(stdout) || ferror(stdout)))
+        rc = smoe_fail(why, SMOE_ECLOSED, "standard output: cannot be written");
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments a;
+    struct smoe_cli_rest rest;
+    struct smoe_why why = {""};
+    const struct command *command;
+    char line[ARGUMENT_MAX + 40];
+    memset(&a, 0, sizeof a);
+    int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
+    if (done >= 0)
+        return done;
+    int rc = make_line(&rest, &command, line, &why);
+    if (rc)
+        return smoe_cli_fail(PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
+    const char *from_environment = getenv(STATE_DIR_VARIABLE);
+    if (!*a.state_dir)
+        snprintf(a.state_dir, sizeof a.state_dir, "%s",
+                 from_environment && *from_environment ? from_environment : STATE_DIR);
+    struct smoe_ctl_watch watch = {a.state_dir, a.interval_ns, stdout, 0};
+    rc = command->view == VIEW_WATCH ? smoe_ctl_watch(&watch, &why)
+                                     : ask_and_show(&a, command, line, &why);
+    return rc ? smoe_cli_fail(PROGRAM, SMOE_EXIT_FAILED, &why, stderr) : SMOE_EXIT_OK;
+}
