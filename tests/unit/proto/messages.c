@@ -71,6 +71,7 @@ const struct messages_field messages_fields[] = {
     U64(WELCOME, welcome.credit.visits_total, 0, U64_MAX),
     U64(WELCOME, welcome.iteration_bytes_max, 0, U64_MAX),
     TEXT(WELCOME, welcome.software, 63),
+    TEXT(WELCOME, welcome.policy, 63),
 
     FIELD(ERROR, error.code, I32, .from = 0, .to = 0),
     TEXT(ERROR, error.message, SENTENCE_MAX),
@@ -172,6 +173,7 @@ const struct messages_field messages_fields[] = {
     F64(REPORT, report.freq_max_hz, 1, 1e12),
     F64(REPORT, report.temperature_c, -273.15, 1000),
     U64(REPORT, report.kept_bytes, 0, U64_MAX),
+    U64(REPORT, report.cycles, 0, U64_MAX),
 
     STEP(STEP_PREPARE, step_prepare),
     OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),

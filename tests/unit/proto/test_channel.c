@@ -306,6 +306,18 @@ Test(channel, an_owner_that_says_no_to_a_delivery_ends_the_stream)
     scene_release(&s);
 }
 
+Test(channel, a_protobuf_part_that_is_wrong_ends_the_stream_before_anybody_is_asked)
+{
+    struct scene s;
+    struct smoe_frame_header header = {SMOE_MSG_OUTPUT, 1, 500};
+    uint8_t bytes[SMOE_FRAME_HEADER_BYTES + 1] = {0};
+    smoe_frame_encode(&header, bytes);
+    scene_init(&s, SMOE_BY_WORKER);
+    cr_assert_eq(receive(&s, bytes, sizeof bytes), SMOE_EMALFORMED);
+    cr_assert(s.owner.expected == 0 && s.budget.peak_bytes == 0);
+    scene_release(&s);
+}
+
 Test(channel, a_raw_part_beyond_the_budget_ends_the_stream)
 {
     struct scene s;

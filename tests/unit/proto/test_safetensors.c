@@ -85,7 +85,8 @@ Test(safetensors, every_tensor_is_aligned_in_the_file)
     cr_assert_eq(smoe_safetensors_parse(b.bytes, b.len, &file, &why), 0);
     for (size_t i = 0; i < file.n_tensors; i++) {
         size_t at = (size_t)((const uint8_t *)file.tensors[i].data - b.bytes);
-        cr_assert_eq(at % smoe_tensor_dtype_size(file.tensors[i].dtype), 0, "%s", file.tensors[i].name);
+        cr_assert_eq(at % smoe_tensor_dtype_size(file.tensors[i].dtype), 0, "%s",
+                     file.tensors[i].name);
     }
     smoe_safetensors_release(&file);
     free(b.bytes);
