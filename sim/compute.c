@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sim/compute.h"
+
+#include <string.h>
+
+#include "common/base/rng.h"
+
+#define P SMOE_SIM_PRIME
+
+/* Flops of an element in the norm and the optimizer step; they are bound by memory, this is a guess. */
+#define NORM_FLOPS  4
+#define STAGE_FLOPS 16
+
+uint32_t smoe_sim_residue(smoe_real value)
+{
+    double v = (double)value;
+    if (v >= 0 && v < (double)P && v == (double)(uint32_t)v)
+        return (uint32_t)v;
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    return (uint32_t)(smoe_mix64(bits) % P);
+}
+
+/* ---- the exact expert ---- */
+
+void smoe_sim_exact_forward(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                            const smoe_real *x, smoe_real *ret_y)
+{
+    for (size_t row = 0; row < n; row++, x += d, ret_y += d) {
+        for (size_t i = 0; i < d; i++) {
+            uint64_t sum = 0;
+            for (size_t j = 0; j < d; j++)
+                sum += smoe_sim_residue(w[(i * d + j) % n_params]) * smoe_sim_residue(x[j]);
+            for (size_t m = i; m < n_params; m += d)
+                sum += smoe_sim_residue(w[m]);
+            ret_y[i] = (smoe_real)(sum % P);
+        }
+    }
+}
+
+static void add(smoe_real *to, uint64_t value)
+{
+    *to = (smoe_real)((smoe_sim_residue(*to) + value) % P);
+}
+
+void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                             const smoe_real *x, const smoe_real *dy, smoe_real *gradient,
+                             smoe_real *ret_dx)
+{
+    for (size_t row = 0; row < n; row++, x += d, dy += d, ret_dx += d) {
+        for (size_t j = 0; j < d; j++) {
+            uint64_t sum = 0;
+            for (size_t i = 0; i < d; i++)
+                sum += smoe_sim_residue(w[(i * d + j) % n_params]) * smoe_sim_residue(dy[i]);
+            ret_dx[j] = (smoe_real)(sum % P);
+        }
+        for (size_t i = 0; i < d; i++) {
+            uint32_t dy_i = smoe_sim_residue(dy[i]);
+            for (size_t j = 0; j < d; j++)
+                add(&gradient[(i * d + j) % n_params], dy_i * smoe_sim_residue(x[j]));
+            for (size_t m = i; m < n_params; m += d)
+                add(&gradient[m], dy_i);
+        }
+    }
+}
+
+/* A moment of which there is none is 0 and stays so. */
+static uint64_t moment(const smoe_real *now, smoe_real *next, size_t i, uint64_t times,
+                       uint64_t plus)
+{
+    if (!now)
+        return 0;
+    uint64_t value = (smoe_sim_residue(now[i]) * times + plus) % P;
+    next[i] = (smoe_real)value;
+    return value;
+}
+
+void smoe_sim_exact_step(size_t n_params, const struct smoe_expert_vectors *now,
+                         const smoe_real *gradient, const struct smoe_expert_vectors *next)
+{
+    for (size_t i = 0; i < n_params; i++) {
+        uint64_t g = smoe_sim_residue(gradient[i]);
+        uint64_t m = moment(now->moments[0], next->moments[0], i, 3, g);
+        uint64_t v = moment(now->moments[1], next->moments[1], i, 5, g * g);
+        next->weights[i] =
+            (smoe_real)((smoe_sim_residue(now->weights[i]) + 9 * P - 7 * g - m - v) % P);
+    }
+}
+
+/* ---- tasks ---- */
+
+static uint32_t rows_left(const struct smoe_task *t)
+{
+    uint32_t left = t->rows - atomic_load_explicit(&t->rows_done, memory_order_relaxed);
+    return left < SMOE_TASK_ROWS ? left : SMOE_TASK_ROWS;
+}
+
+static bool exact_rows(struct smoe_task *t)
+{
+    uint32_t at = atomic_load_explicit(&t->rows_done, memory_order_relaxed), n = rows_left(t);
+    size_t d = t->shape.d_model, params = smoe_ffn_layout(&t->shape).n_params;
+    if (t->kind == SMOE_TASK_FORWARD)
+        smoe_sim_exact_forward(d, params, t->now.weights, n, t->x + at * d, t->out + at * d);
+    else
+        smoe_sim_exact_backward(d, params, t->now.weights, n, t->x + at * d, t->dy + at * d,
+                                t->gradient, t->out + at * d);
+    atomic_store_explicit(&t->rows_done, at + n, memory_order_relaxed);
+    return at + n == t->rows;
+}
+
+static bool exact_slice(struct smoe_task *t)
+{
+    if (t->kind <= SMOE_TASK_BACKWARD)
+        return exact_rows(t);
+    for (size_t i = 0; t->kind == SMOE_TASK_NORM && i < t->n_params; i++)
+        t->square_norm += (double)smoe_sim_residue(t->gradient[i]);
+    if (t->kind == SMOE_TASK_STAGE) {
+        smoe_sim_exact_step(t->n_params, &t->now, t->gradient, &t->staged);
+        memset(t->gradient, 0, t->n_params * sizeof *t->gradient);
+    }
+    t->elements_done = t->n_params;
+    return true;
+}
+
+bool smoe_sim_slice(enum smoe_sim_arithmetic arithmetic, struct smoe_task *task)
+{
+    return arithmetic == SMOE_SIM_EXACT ? exact_slice(task) : smoe_task_slice(task);
+}
+
+uint64_t smoe_sim_slice_flops(const struct smoe_task *t)
+{
+    uint64_t visit = smoe_task_forward_flops(&t->shape);
+    size_t left = t->n_params - t->elements_done;
+    size_t elements = left < SMOE_TASK_ELEMENTS ? left : SMOE_TASK_ELEMENTS;
+    switch (t->kind) {
+    case SMOE_TASK_FORWARD:
+        return rows_left(t) * visit;
+    case SMOE_TASK_BACKWARD: /* without what the forward pass saved, that pass comes again */
+        return rows_left(t) * visit * (t->saved ? 2 : 3);
+    case SMOE_TASK_NORM:
+        return elements * NORM_FLOPS;
+    case SMOE_TASK_STAGE:
+    case SMOE_TASK_KINDS:
+        break;
+    }
+    return elements * STAGE_FLOPS;
+}

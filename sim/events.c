@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A binary heap of pointers. Each event knows its place, so that moving and cancelling cost O(log n)
+ * and nothing stale is ever in the heap.
+ */
+#include "sim/events.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+
+void *smoe_sim_alloc(size_t count, size_t bytes)
+{
+    void *p = calloc(count ? count : 1, bytes ? bytes : 1);
+    smoe_assert(p != NULL);
+    return p;
+}
+
+void *smoe_sim_grow(void *array, size_t old_count, size_t new_count, size_t bytes)
+{
+    smoe_assert(new_count <= SIZE_MAX / bytes);
+    char *p = realloc(array, new_count * bytes);
+    smoe_assert(p != NULL);
+    memset(p + old_count * bytes, 0, (new_count - old_count) * bytes);
+    return p;
+}
+
+void smoe_sim_clock_init(struct smoe_sim_clock *clock, uint64_t now_ns)
+{
+    *clock = (struct smoe_sim_clock){.now_ns = now_ns};
+}
+
+void smoe_sim_clock_release(struct smoe_sim_clock *clock)
+{
+    free(clock->heap);
+    *clock = (struct smoe_sim_clock){0};
+}
+
+static bool before(const struct smoe_sim_event *a, const struct smoe_sim_event *b)
+{
+    return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->order < b->order;
+}
+
+static void put(struct smoe_sim_clock *c, size_t i, struct smoe_sim_event *event)
+{
+    c->heap[i] = event;
+    event->place = i + 1;
+}
+
+static void sift_up(struct smoe_sim_clock *c, size_t i)
+{
+    struct smoe_sim_event *event = c->heap[i];
+    for (; i > 0 && before(event, c->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        put(c, i, c->heap[(i - 1) / 2]);
+    put(c, i, event);
+}
+
+static void sift_down(struct smoe_sim_clock *c, size_t i)
+{
+    struct smoe_sim_event *event = c->heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= c->len)
+            break;
+        child += child + 1 < c->len && before(c->heap[child + 1], c->heap[child]);
+        if (!before(c->heap[child], event))
+            break;
+        put(c, i, c->heap[child]);
+        i = child;
+    }
+    put(c, i, event);
+}
+
+void smoe_sim_cancel(struct smoe_sim_clock *c, struct smoe_sim_event *event)
+{
+    if (!event->place)
+        return;
+    size_t i = event->place - 1;
+    struct smoe_sim_event *last = c->heap[--c->len];
+    event->place = 0;
+    if (last == event)
+        return;
+    put(c, i, last);
+    sift_up(c, i);
+    sift_down(c, last->place - 1);
+}
+
+void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64_t at_ns)
+{
+    if (at_ns < c->now_ns)
+        at_ns = c->now_ns;
+    if (event->place && event->at_ns == at_ns)
+        return;
+    smoe_sim_cancel(c, event);
+    if (at_ns == SMOE_SIM_NEVER)
+        return;
+    if (c->len == c->cap) {
+        size_t cap = c->cap ? 2 * c->cap : 64;
+        c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof(struct smoe_sim_event *));
+        c->cap = cap;
+    }
+    event->at_ns = at_ns;
+    event->order = c->orders++;
+    put(c, c->len++, event);
+    sift_up(c, c->len - 1);
+}
+
+uint64_t smoe_sim_next_ns(const struct smoe_sim_clock *c)
+{
+    return c->len ? c->heap[0]->at_ns : SMOE_SIM_NEVER;
+}
+
+bool smoe_sim_fire(struct smoe_sim_clock *c)
+{
+    if (!c->len)
+        return false;
+    struct smoe_sim_event *event = c->heap[0];
+    c->now_ns = event->at_ns;
+    c->fired++;
+    smoe_sim_cancel(c, event);
+    event->fire(event);
+    return true;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a layer's experts must have become: what a trainer committed, computed again in process from the
+ * recorded routes, by the local reference (client/train/model/local_moe.h) or, for a world that
+ * computes exactly, by the same exact experts in one thread and one order.
+ *
+ * Order of use for a step: for each of its batches smoe_oracle_add, then smoe_oracle_square_norm if it
+ * is wanted, then smoe_oracle_step.
+ */
+#ifndef SMOE_SIM_ORACLE_H
+#define SMOE_SIM_ORACLE_H
+
+#include "client/train/model/local_moe.h"
+#include "proto/wire.h"
+#include "sim/compute.h"
+
+/* Largest relative error (L2, per tensor) between a float world and its oracle, over a whole run. */
+#define SMOE_ORACLE_TOLERANCE (sizeof(smoe_real) == 8 ? 1e-9 : 1e-4)
+
+struct smoe_oracle {
+    enum smoe_sim_arithmetic arithmetic;
+    struct smoe_local_moe moe; /* EXACT: only its parameters, gradients and moments are used */
+    unsigned moments;
+    smoe_real *y; /* [visits_max, d] */
+    smoe_real *dx;
+};
+
+/* A batch as it was: x [n, d], experts [n, K], y and dy [n, K, d], dx [n, d] summed over K. */
+struct smoe_oracle_batch {
+    uint32_t n, top_k;
+    const smoe_real *x, *dy;
+    const uint16_t *experts;
+};
+
+void smoe_oracle_init(struct smoe_oracle *oracle, enum smoe_sim_arithmetic arithmetic,
+                      const struct smoe_layer_shape *shape, uint32_t top_k, uint32_t tokens_max);
+void smoe_oracle_release(struct smoe_oracle *oracle);
+
+/* How far the results y are from those of the present parameters. */
+double smoe_oracle_forward_error(struct smoe_oracle *oracle, const struct smoe_oracle_batch *batch,
+                                 const smoe_real *y);
+/* Adds the batch's gradients; how far `dx` is from them (0 if it is NULL). */
+double smoe_oracle_add(struct smoe_oracle *oracle, const struct smoe_oracle_batch *batch,
+                       const smoe_real *dx);
+/* Of the gradients, as the workers report them: divided by divisor^2 (EXACT: not). */
+double smoe_oracle_square_norm(const struct smoe_oracle *oracle, double divisor);
+void smoe_oracle_step(struct smoe_oracle *oracle, const struct smoe_optimizer *optimizer);
+
+/* How far an expert's parameters are from the oracle's. */
+double smoe_oracle_expert_error(const struct smoe_oracle *oracle, uint32_t expert,
+                                const smoe_real *weights);
+/* All parameters in one number. */
+uint64_t smoe_oracle_digest(const struct smoe_oracle *oracle);
+
+#endif

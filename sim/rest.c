@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The world at rest: what must be true when every trainer has done its part and nothing is on its way.
+ * It looks inside the machines, because what they must not have any more is not for others to see.
+ */
+#include <string.h>
+
+#include "client/libstablemoe/core/uplink_state.h"
+#include "client/worker/agent/agent_state.h"
+#include "daemon/gateway/gateway_state.h"
+#include "sim/script.h"
+
+static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
+{
+    const struct smoe_gateway *g = smoe_sim_gateway_machine(p);
+    struct smoe_core_totals totals;
+    smoe_core_totals(g->core, &totals);
+    if (totals.account.in_flight)
+        return smoe_fail(why, SMOE_ESTATE, "%s has %llu visits in flight", p->name,
+                         (unsigned long long)totals.account.in_flight);
+    if (g->budget.used_bytes)
+        return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
+                         g->budget.used_bytes);
+    return 0;
+}
+
+static int check_worker(const struct smoe_sim_process *p, struct smoe_why *why)
+{
+    const struct smoe_agent *a = smoe_sim_worker_machine(p);
+    if (a->n_parcel_free != a->parcels_max)
+        return smoe_fail(why, SMOE_ESTATE, "%s holds %u parcels", p->name,
+                         a->parcels_max - a->n_parcel_free);
+    if (a->budget.used_bytes)
+        return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
+                         a->budget.used_bytes);
+    return 0;
+}
+
+/* ---- experts ---- */
+
+static const struct smoe_sim_process *worker_named(const struct smoe_world *w, const char *name)
+{
+    for (uint32_t i = 0; i < w->n_processes; i++)
+        if (w->processes[i]->kind == SMOE_SIM_WORKER && strcmp(w->processes[i]->name, name) == 0)
+            return w->processes[i];
+    return NULL;
+}
+
+/* The weights in force of an expert where the gateway has placed it, or NULL. */
+static const smoe_real *weights_of(const struct smoe_world *w, const struct smoe_core *core,
+                                   const struct smoe_layer_view *layer, uint32_t expert)
+{
+    uint32_t host = layer->experts[expert].worker;
+    if (host == UINT32_MAX)
+        return NULL;
+    const struct smoe_sim_process *p = worker_named(w, smoe_core_fleet(core)->workers[host].id);
+    const struct smoe_agent *a = p ? smoe_sim_worker_machine(p) : NULL;
+    for (uint32_t l = 0; a && l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_held_layer *held = &a->experts.layers[l];
+        if (held->used && held->run == layer->run && strcmp(held->name, layer->name) == 0 &&
+            held->step == layer->step && held->expert_at[expert] != SMOE_NO_EXPERT)
+            return a->experts.experts[held->expert_at[expert]].now.weights;
+    }
+    return NULL;
+}
+
+static int check_layer(const struct smoe_sim_process *trainer, const struct smoe_core *core,
+                       uint32_t l, struct smoe_why *why)
+{
+    const struct smoe_script *s = smoe_sim_trainer_script(trainer);
+    const struct smoe_uplink_layer *declared = smoe_uplink_layer(s->uplink, s->layers[l]);
+    struct smoe_layer_view layer = smoe_core_layer(core, declared->wire);
+    if (layer.state != SMOE_LAYER_READY || layer.step != s->view.steps)
+        return smoe_fail(why, SMOE_ESTATE, "%s: %s is %s at step %llu, not ready at %llu",
+                         trainer->name, declared->name, smoe_layer_state_name(layer.state),
+                         (unsigned long long)layer.step, (unsigned long long)s->view.steps);
+    for (uint32_t e = 0; e < layer.shape.experts; e++) {
+        const smoe_real *weights = weights_of(trainer->world, core, &layer, e);
+        double tolerance =
+            trainer->world->options.arithmetic == SMOE_SIM_EXACT ? 0 : SMOE_ORACLE_TOLERANCE;
+        if (!weights)
+            return smoe_fail(why, SMOE_ESTATE, "%s: nobody holds expert %u at step %llu",
+                             declared->name, e, (unsigned long long)layer.step);
+        double error = smoe_oracle_expert_error(&s->oracles[l], e, weights);
+        if (!(error <= tolerance))
+            return smoe_fail(why, SMOE_ESTATE, "%s: expert %u is wrong by %g", declared->name, e,
+                             error);
+    }
+    return 0;
+}
+
+static int check_trainer(const struct smoe_sim_process *p, struct smoe_why *why)
+{
+    const struct smoe_script *s = smoe_sim_trainer_script(p);
+    const struct smoe_uplink *u = smoe_sim_trainer_machine(p);
+    const struct smoe_sim_process *gateway = p->world->processes[p->gateway];
+    int rc = 0;
+    if (s->state != SMOE_SCRIPT_DONE)
+        return 0;
+    if (u->budget.used_bytes)
+        return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
+                         u->budget.used_bytes);
+    if (!gateway->up || s->options->evaluate)
+        return 0;
+    const struct smoe_core *core = smoe_gateway_core(smoe_sim_gateway_machine(gateway));
+    for (uint32_t l = 0; l < s->options->n_layers && rc == 0; l++)
+        rc = check_layer(p, core, l, why);
+    return rc;
+}
+
+int smoe_world_check_rest(struct smoe_world *w, struct smoe_why *why)
+{
+    int rc = smoe_world_verdict(w, why);
+    for (uint32_t i = 0; i < w->n_processes && rc == 0; i++) {
+        const struct smoe_sim_process *p = w->processes[i];
+        if (!p->up)
+            continue;
+        rc = p->kind == SMOE_SIM_GATEWAY  ? check_gateway(p, why)
+             : p->kind == SMOE_SIM_WORKER ? check_worker(p, why)
+                                          : check_trainer(p, why);
+    }
+    return rc;
+}
+
+uint64_t smoe_world_parameters(const struct smoe_world *w, uint32_t trainer)
+{
+    const struct smoe_script *s = smoe_sim_trainer_script(w->processes[trainer]);
+    uint64_t digest = 0;
+    for (uint32_t l = 0; l < s->options->n_layers && s->has_oracles; l++)
+        digest = smoe_mix64(digest + smoe_oracle_digest(&s->oracles[l]));
+    return digest;
+}
