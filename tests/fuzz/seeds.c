@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Writes the seeds of the corpora: small tapes on which whole sessions stand, so that a fuzzer begins
+ * in the middle of things and not at the door.
+ *
+ *   fuzz_seeds DIRECTORY      makes DIRECTORY/NAME/seed-* for every target
+ *
+ * A tape's meaning is its target's: see the operations in fuzz_agent.c and fuzz_gateway.c. After a
+ * change of a tape's language or of the protocol, run it over tests/fuzz/corpus.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tests/unit/proto/messages.h"
+
+static const char *root;
+
+static void write_seed(const char *target, const char *name, const void *bytes, size_t n)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", root, target);
+    mkdir(path, 0777);
+    snprintf(path, sizeof path, "%s/%s/seed-%s", root, target, name);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(bytes, 1, n, f) != n || fclose(f) != 0) {
+        perror(path);
+        exit(1);
+    }
+}
+
+#define SEED(target, name, ...)                      \
+    do {                                             \
+        const uint8_t tape[] = {__VA_ARGS__};        \
+        write_seed(target, name, tape, sizeof tape); \
+    } while (0)
+
+/* ---- wire: two random messages of every type ---- */
+
+static void wire_seeds(void)
+{
+    static struct messages_room room;
+    static uint8_t tape[1 + SMOE_CONTROL_BYTES_MAX];
+    struct smoe_rng rng;
+    struct smoe_wire *wire;
+    smoe_rng_init(&rng, 1, 0);
+    if (smoe_wire_new(&wire))
+        exit(1);
+    for (size_t t = 0; t < messages_n_types; t++) {
+        for (int made = 0; made < 2;) {
+            struct smoe_message m;
+            const uint8_t *body;
+            char name[64];
+            size_t n;
+            messages_random(&rng, messages_types[t], &room, &m);
+            if (smoe_wire_encode(wire, &m, &body, &n) || n > 400)
+                continue; /* long lists teach nothing more */
+            tape[0] = (uint8_t)t;
+            memcpy(tape + 1, body, n);
+            snprintf(name, sizeof name, "%s-%d", smoe_message_name(messages_types[t]), made++);
+            write_seed("wire", name, tape, n + 1);
+        }
+    }
+    smoe_wire_free(wire);
+}
+
+/* ---- inbox, channel ---- */
+
+static void inbox_seeds(void)
+{
+    SEED("inbox", "plain", 7, /**/ 9, 0x04, 5, 'h', 'e', 'l', 'l', 'o', /**/ 0, 0x08, 0);
+    SEED("inbox", "raw-part", 3, /**/ 0xff, 0x01, 2, 60, 0, 'x', 'y', /**/ 0, 0x04, 0);
+    SEED("inbox", "skipped", 3, /**/ 0xff, 0x03, 2, 60, 0, 'x', 'y', /**/ 0, 0x04, 0);
+    SEED("inbox", "spoilt-header", 200, /**/ 0, 0xf0, 0, 16, 1);
+    SEED("inbox", "too-large", 200, /**/ 0, 0x0e, 0, 0, 0, 0, 16);
+}
+
+/* Type indices are places in SMOE_MESSAGE_MAP: 2 ERROR, 3 PING, 8 SUBMIT, 25 DECISION, 26 OUTPUT. */
+static void channel_seeds(void)
+{
+    SEED("channel", "pings", 0, /**/ 64, 0, 3, 0, /**/ 64, 0, 3, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8,
+         /**/ 0, 50);
+    SEED("channel", "interleaved", 0,
+         /* a Decision with one parcel and 16 raw bytes on channel 1, the same on channel 2 */
+         65, 8, 25, 16, 15, 8, 1, 0x22, 11, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0x20, 4, 66, 8, 25, 16, 15,
+         8, 2, 0x22, 11, 9, 2, 0, 0, 0, 0, 0, 0, 0, 0x20, 4,
+         /* all but the end of both, then the ends */
+         1, 40, 2, 40, 1, 20, 2, 20);
+    SEED("channel", "skipped-and-refused", 2, 14, 15,
+         /* two Outputs with raw parts */
+         66, 8, 26, 16, 9, 9, 1, 0, 0, 0, 0, 0, 0, 0, 66, 8, 26, 16, 9, 9, 1, 0, 0, 0, 0, 0, 0, 0,
+         2, 200);
+    SEED("channel", "hello-opens", 2, 64, 128, /* answers to the two deliveries */
+         64, 0, 0, 30, 8, 1, 16, 1, 24, 2, 34, 2, 'p', 'i', 41, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0,
+         3, 0, /**/ 0, 100);
+}
+
+/* ---- agent ---- */
+
+enum {
+    A_OTHER,
+    A_TAPE,
+    A_WELCOME,
+    A_HOST,
+    A_DECISION,
+    A_BACKPROP = 6,
+    A_FORGET,
+    A_RESET,
+    A_PREPARE,
+    A_STAGE,
+    A_COMMIT,
+    A_STATE,
+    A_START,
+    A_FINISH,
+    A_LISTEN
+};
+#define A_LINK    A_OTHER /* connect or disconnect */
+#define A_LEAVE   (A_OTHER | 1 << 4)
+#define A_TICK    (A_OTHER | 2 << 4) /* milliseconds, two bytes */
+#define A_RUN     (A_OTHER | 3 << 4) /* all there is to compute */
+#define A_START1  (A_START | 1 << 4) /* on the second lane */
+#define A_FINISH1 (A_FINISH | 1 << 4)
+#define UP        A_WELCOME, 1, A_HOST, 0, 0x4a, 0xff /* 8 experts of 3 x 3 on layer 0 */
+#define KEEP      32                                  /* of a parcel: a gradient follows */
+
+static void agent_seeds(void)
+{
+    SEED("agent", "training", UP, A_DECISION, 2, 0, KEEP + 3, 4, KEEP + 1, A_RUN, A_LISTEN,
+         A_BACKPROP, 3, 0, A_RUN, A_LISTEN, A_PREPARE, 0x10, 1, A_RUN, A_STAGE, 0x10, A_RUN,
+         A_COMMIT, 0x18, A_LISTEN, A_DECISION, 1, 0, 2, A_RUN, A_TICK, 50, 0);
+    SEED("agent", "evaluation", UP, A_DECISION, 3, 0, 1, 4, 17, 8, 2, A_START, A_START1, A_FINISH,
+         A_FINISH1, A_RUN, A_LISTEN);
+    SEED("agent", "reset-while-backward-runs", UP, A_DECISION, 1, 0, KEEP, A_RUN, A_BACKPROP, 1, 0,
+         A_START, A_RESET, 1, A_PREPARE, 0x10, 1, A_FINISH, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT,
+         0x10);
+    SEED("agent", "reset-while-the-norm-is-taken", UP, A_PREPARE, 0x10, 1, A_START, A_RESET, 1,
+         A_PREPARE, 0x14, 1, A_FINISH, A_RUN, A_STAGE, 0x14, A_START, A_RESET, 1, A_FINISH, A_RUN);
+    SEED("agent", "reset-of-one-layer-of-a-step", UP, A_HOST, 5, 0x4a, 3, A_PREPARE, 0x10, 3,
+         A_START, A_RESET, 1, A_FINISH, A_RUN, A_PREPARE, 0x10, 3, A_RUN);
+    SEED("agent", "dropped-with-visits-queued", UP, A_DECISION, 2, 0, 1, 4, KEEP, A_HOST, 0, 0x4a,
+         0, A_START, A_FINISH, A_RUN);
+    SEED("agent", "dropped-while-a-task-runs", UP, A_DECISION, 2, 0, 1, 0, 2, A_START, A_STATE, 0,
+         2, A_HOST, 0, 0x4a, 2, A_HOST, 0, 0x4a, 3, A_FINISH, A_RUN);
+    SEED("agent", "renumbered-in-a-step", UP, A_PREPARE, 0x10, 1, A_HOST, 0x01, 0x4a, 0xff, A_RUN,
+         A_PREPARE, 0x10, 2, A_RUN);
+    SEED("agent", "store-in-a-step", UP, A_PREPARE, 0x10, 1, A_STATE, 0, 8, A_RUN, A_PREPARE, 0x10,
+         1, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10);
+    SEED("agent", "reconnected-while-a-task-runs", UP, A_DECISION, 1, 0, 255, A_START, A_LINK,
+         A_LINK, UP, A_DECISION, 1, 0, 255, A_FINISH, A_RUN, A_LISTEN);
+    SEED("agent", "states", UP, A_STATE, 0, 0, A_STATE, 4, 6, A_STATE, 0, 8, A_STATE, 8, 1,
+         A_LISTEN, A_LEAVE);
+    SEED("agent", "two-owners", UP, A_HOST, 5, 0x4a, 3, A_PREPARE, 0x10, 1, A_PREPARE, 0x30, 2,
+         A_RUN, A_STAGE, 0x30, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_COMMIT, 0x30);
+}
+
+/* ---- gateway ---- */
+
+enum {
+    G_OPEN,
+    G_HANG_UP,
+    G_TAPE,
+    G_TICK,
+    G_4,
+    G_5,
+    G_6,
+    G_7,
+    G_8,
+    G_9,
+    G_10,
+    G_11,
+    G_ANSWER,
+    G_LAZY,
+    G_ADMIN,
+    G_SETTLE
+};
+#define LIMITS                   11 /* four workers, three trainers, all limits generous */
+#define W(i, what)               ((i) << 4 | (what))
+#define T(i, what)               ((4 + (i)) << 4 | (what))
+#define JOIN(i)                  W(i, G_OPEN), (i), W(i, G_5), 0 /* hello and an empty inventory */
+#define TRAINER(i)               T(i, G_OPEN), 4 + (i)
+#define LAYER                    T(0, G_4), 0, 0, 4 * 8 + 3, 0 /* "a": 4 experts, 5 wide, ReLU, SGD */
+#define SETTLE                   G_SETTLE, G_SETTLE
+#define LONG                     W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE)
+#define SUBMIT(batch, tokens, k) T(0, G_5), (batch)-1, (tokens)-1, (k)-1
+#define GRADIENT(place)          T(0, G_6), (place)
+#define STEP                     T(0, G_7), 0, 0
+#define UP_AND_READY             LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE
+
+/* More states asked for than the daemon has room to refuse one by one, and then their host is lost. */
+static void flood_seed(void)
+{
+    static const uint8_t head[] = {16 | 32, W(0, G_OPEN), 0,   W(0, G_5), 0, T(0, G_OPEN),
+                                   4,       LAYER,        LONG};
+    uint8_t tape[sizeof head + 2 * 400 + 1];
+    memcpy(tape, head, sizeof head);
+    for (size_t i = 0; i < 400; i++) {
+        tape[sizeof head + 2 * i] = T(0, G_10);
+        tape[sizeof head + 2 * i + 1] = 0;
+    }
+    tape[sizeof tape - 1] = W(0, G_HANG_UP);
+    write_seed("gateway", "fetch-flood", tape, sizeof tape);
+}
+
+static void gateway_seeds(void)
+{
+    flood_seed();
+    SEED("gateway", "wide-layer-small-slot", 64 | LIMITS, JOIN(0), TRAINER(0), T(0, G_4), 0, 0,
+         4 * 8 + 3, 128, LONG, SUBMIT(1, 9, 2), LONG);
+    SEED("gateway", "training", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE, GRADIENT(0), SETTLE, STEP,
+         SETTLE, SUBMIT(1, 5, 1), SUBMIT(2, 7, 1), SETTLE, GRADIENT(0), GRADIENT(1), SETTLE, STEP,
+         SETTLE);
+    SEED("gateway", "evaluation", UP_AND_READY, G_ADMIN, 6, G_ADMIN, 14, G_ADMIN, 22, T(0, G_5), 0,
+         30, 16 | 1, SETTLE, TRAINER(1), T(1, G_4), 128, 0, 0, 0, SETTLE, T(1, G_5), 0, 30, 16 | 1,
+         SETTLE);
+    SEED("gateway", "worker-lost-and-back", UP_AND_READY, SUBMIT(1, 20, 2), W(1, G_HANG_UP), SETTLE,
+         JOIN(1), SETTLE, SUBMIT(1, 20, 2), SETTLE, GRADIENT(0), SETTLE, STEP, SETTLE);
+    SEED("gateway", "trainer-lost-and-back", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE,
+         T(0, G_HANG_UP), SETTLE, TRAINER(0), LAYER, SETTLE, T(0, G_5), 0, 20, 32 | 1, SETTLE,
+         GRADIENT(0), SETTLE, STEP, SETTLE);
+    SEED("gateway", "connected-again-elsewhere", UP_AND_READY, SUBMIT(1, 20, 2), T(1, G_OPEN), 4,
+         W(2, G_OPEN), 0, W(2, G_5), 0, T(1, G_4), 0, 0, 4 * 8 + 3, 0, SETTLE, SETTLE);
+    SEED("gateway", "discards", UP_AND_READY, SUBMIT(1, 20, 2), T(0, G_8), 0, SUBMIT(2, 20, 2),
+         SETTLE, T(0, G_8), 1, SUBMIT(3, 9, 2), SETTLE, GRADIENT(2), T(0, G_8), 2, SETTLE);
+    SEED("gateway", "states", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8, SETTLE, T(0, G_11), 0,
+         T(0, G_11), 16, SETTLE, T(0, G_9), 3, SETTLE, T(0, G_10), 8, W(0, G_HANG_UP), SETTLE);
+    SEED("gateway", "many-fetches-and-a-lost-worker", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8,
+         T(0, G_10), 16, T(0, G_10), 24, T(0, G_10), 0, T(0, G_10), 8, W(0, G_HANG_UP),
+         T(0, G_HANG_UP), TRAINER(0), LAYER, T(0, G_10), 8, SETTLE);
+    SEED("gateway", "layer-declared-in-a-step", UP_AND_READY, SUBMIT(1, 6, 1), SETTLE, GRADIENT(0),
+         W(0, G_ANSWER), W(1, G_ANSWER), STEP, G_ADMIN, 3, G_ADMIN, 8 | 3, /* drain both workers */
+         T(0, G_4), 1, 0, 4 * 8 + 3, 0, W(0, G_ANSWER), W(1, G_ANSWER), SETTLE, SETTLE);
+    SEED("gateway", "small-limits", 64 | LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, LONG,
+         SUBMIT(1, 9, 2), SUBMIT(2, 5, 1), LONG, LONG, GRADIENT(0), GRADIENT(1), LONG, STEP, LONG);
+    SEED("gateway", "few-parcels-and-batches", 32 | 16 | LIMITS, JOIN(0), JOIN(1), TRAINER(0),
+         LAYER, LONG, SUBMIT(1, 20, 2), SUBMIT(2, 9, 1), SUBMIT(3, 4, 1), LONG, GRADIENT(0),
+         GRADIENT(1), LONG, T(0, G_7), 4, 0, LONG);
+    SEED("gateway", "small-tensors", 128 | LIMITS, JOIN(0), TRAINER(0), T(0, G_4), 0, 0, 7 * 8 + 1,
+         16, SETTLE, SUBMIT(1, 20, 1), SETTLE, SUBMIT(2, 9, 2), SETTLE, GRADIENT(0), GRADIENT(1),
+         SETTLE, STEP, SETTLE);
+    SEED("gateway", "slow-reader", UP_AND_READY, T(0, G_LAZY), 0, SUBMIT(1, 60, 4), SETTLE,
+         SUBMIT(2, 60, 4), SETTLE, T(0, G_LAZY), SETTLE);
+    SEED("gateway", "inventories", LIMITS, W(0, G_OPEN), 0, W(0, G_5), 1, 0, 2, 4 * 8 + 3, 0,
+         TRAINER(0), T(0, G_4), 0, 254, 4 * 8 + 3, 0, SETTLE, SUBMIT(1, 20, 2), SETTLE);
+    SEED("gateway", "leases", UP_AND_READY, SUBMIT(1, 20, 2), W(0, G_HANG_UP), W(7, G_TICK), 20,
+         W(7, G_TICK), 20, JOIN(2), SETTLE, T(0, G_HANG_UP), W(7, G_TICK), 20, TRAINER(1),
+         T(1, G_4), 4, 0, 4 * 8 + 3, 0, SETTLE);
+    SEED("gateway", "policies", UP_AND_READY, G_ADMIN, 8, SUBMIT(1, 20, 2), SETTLE, G_ADMIN, 16,
+         SUBMIT(2, 20, 2), SETTLE, G_ADMIN, 24, SUBMIT(3, 20, 2), SETTLE, G_ADMIN, 32,
+         SUBMIT(4, 20, 2), SETTLE);
+    SEED("gateway", "wrong-answers", UP_AND_READY, SUBMIT(1, 20, 2), G_TICK, 1, W(0, G_6), 128,
+         W(1, G_6), 192, JOIN(0), SETTLE, T(0, G_6), 128, T(0, G_6), 192, TRAINER(0), SETTLE);
+    SEED("gateway", "shutdown", UP_AND_READY, SUBMIT(1, 20, 2), G_ADMIN, 205, SETTLE, JOIN(2),
+         SUBMIT(2, 3, 1), SETTLE);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: fuzz_seeds DIRECTORY\n");
+        return 2;
+    }
+    root = argv[1];
+    mkdir(root, 0777);
+    wire_seeds();
+    inbox_seeds();
+    channel_seeds();
+    agent_seeds();
+    gateway_seeds();
+    return 0;
+}
