@@ -8,18 +8,20 @@
 
 #include <stdint.h>
 
-#define SMOE_NAME_MAX             63     /* bytes of a worker, trainer or layer name, without NUL */
-#define SMOE_TOP_K_MAX            8      /* experts a token visits */
-#define SMOE_EXPERTS_MAX          1024   /* experts of one layer */
-#define SMOE_LAYERS_MAX           64     /* layers the daemon holds */
+#define SMOE_NAME_MAX    63   /* bytes of a worker, trainer or layer name, without NUL */
+#define SMOE_TOP_K_MAX   8    /* experts a token visits */
+#define SMOE_EXPERTS_MAX 1024 /* experts of one layer */
+#define SMOE_LAYERS_MAX  64   /* layers the daemon holds */
+#define SMOE_WORKER_EXPERTS_MAX \
+    4096 /* experts of one worker: Inventory and StepNorm list them all */
 #define SMOE_DIM_MAX              65536  /* d_model and d_ff */
 #define SMOE_BATCH_TOKENS_MAX     262144 /* tokens of one Submit */
-#define SMOE_BATCH_ID_MAX          ((UINT64_C(1) << 48) - 1)
-#define SMOE_STEP_BATCHES_MAX     1024   /* batches one Step may name */
-#define SMOE_PARCEL_ROWS_MAX      4096   /* visits of one parcel */
-#define SMOE_DECISION_PARCELS_MAX 1024   /* parcels of one Decision frame */
-#define SMOE_WORKERS_MAX          16384  /* workers of one daemon */
-#define SMOE_TRAINERS_MAX         256    /* trainers of one daemon */
+#define SMOE_BATCH_ID_MAX         ((UINT64_C(1) << 48) - 1)
+#define SMOE_STEP_BATCHES_MAX     1024  /* batches one Step may name */
+#define SMOE_PARCEL_ROWS_MAX      4096  /* visits of one parcel */
+#define SMOE_DECISION_PARCELS_MAX 1024  /* parcels of one Decision frame */
+#define SMOE_WORKERS_MAX          16384 /* workers of one daemon */
+#define SMOE_TRAINERS_MAX         256   /* trainers of one daemon */
 
 #define SMOE_PREHELLO_BYTES_MAX (1u << 10)  /* protobuf part before hello */
 #define SMOE_CONTROL_BYTES_MAX  (64u << 10) /* protobuf part afterwards */

@@ -115,8 +115,8 @@ static int write_now(struct smoe_conn *conn, struct iovec *iovecs, size_t *ret_n
         *ret_n = n;
         if (!n)
             return 0;
-        int written = uv_try_write((uv_stream_t *)&conn->tcp, (const uv_buf_t *)(const void *)iovecs,
-                                   (unsigned)n);
+        int written = uv_try_write((uv_stream_t *)&conn->tcp,
+                                   (const uv_buf_t *)(const void *)iovecs, (unsigned)n);
         if (written == UV_EAGAIN)
             return 0;
         if (written < 0)

@@ -67,6 +67,12 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
                        "and %llu visits: submit smaller batches",
                        (unsigned long long)bytes, (unsigned long long)visits,
                        (unsigned long long)s->window_bytes, (unsigned long long)s->window_visits);
+    else if (m->needs_gradient && visits * smoe_row_bytes(layer) > c->options.tensor_bytes_max)
+        rc = smoe_fail(why, SMOE_ELIMIT,
+                       "SUBMIT: its gradient will have %llu bytes, a raw part has at "
+                       "most %llu: submit smaller batches",
+                       (unsigned long long)(visits * smoe_row_bytes(layer)),
+                       (unsigned long long)c->options.tensor_bytes_max);
     else if (t->iteration_bytes + bytes > s->iteration_bytes_max)
         rc = smoe_fail(why, SMOE_EITERATION,
                        "SUBMIT: %llu bytes are uncommitted, %llu more exceed "
@@ -76,6 +82,10 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
     else if (!c->n_batch_free)
         rc = smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
                        c->options.limits.batches_max);
+    else if (!c->n_parcel_free && !c->n_parcel_zombie)
+        rc = smoe_fail(why, SMOE_ELIMIT,
+                       "SUBMIT: %u parcels are uncommitted already: step more often",
+                       c->options.limits.parcels_max);
     if (rc)
         return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
     return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = bytes};
@@ -151,6 +161,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     const struct smoe_msg_submit *m = &event->message->submit;
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_why why;
+    t->arriving_bytes = t->arriving_visits = 0;
     struct smoe_verdict v = smoe_batch_expect_submit(c, t, m, &why); /* the raw part took time */
     if (v.kind != SMOE_TAKE) {
         t->grant_due = true;
@@ -207,29 +218,68 @@ void smoe_batch_free(struct smoe_core *c, uint32_t batch)
     smoe_core_act(c, SMOE_ACT_BATCH_FREED, SMOE_NONE)->batch = batch;
 }
 
-/* Tells the worker to forget the parcels of a batch that will not be finished. */
-static void send_forget(struct smoe_core *c, uint32_t batch, uint32_t worker)
+/* Tells a worker to forget parcels. */
+static void send_forget(struct smoe_core *c, uint32_t worker, const uint64_t *ids, size_t n)
+{
+    for (size_t at = 0; at < n; at += SMOE_DECISION_PARCELS_MAX) {
+        size_t left = n - at;
+        smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_FORGET)->forget =
+            (struct smoe_msg_forget){
+                ids + at, left < SMOE_DECISION_PARCELS_MAX ? left : SMOE_DECISION_PARCELS_MAX};
+    }
+}
+
+static bool can_be_told(const struct smoe_core *c, uint32_t worker)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
+    return smoe_worker_live(w) && w->session != SMOE_NO_SESSION;
+}
+
+/* Ids of the batch's unfinished parcels at the worker, at most all of the batch's. */
+static size_t list_unfinished(struct smoe_core *c, uint32_t batch, uint32_t worker,
+                              const uint64_t **ret_ids)
 {
     const struct smoe_list *parcels = &c->batches[batch].parcels;
-    size_t most = smoe_list_count(parcels, SMOE_DECISION_PARCELS_MAX), n = 0;
-    uint64_t *ids = smoe_core_list(c, most * sizeof *ids);
+    uint64_t *ids = smoe_core_list(c, smoe_list_count(parcels, UINT32_MAX) * sizeof *ids);
+    size_t n = 0;
     smoe_list_for_each (it, parcels) {
         const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
-        if (p->worker == worker && p->state != SMOE_VISIT_SETTLED && n < most)
+        if (p->worker == worker && p->state != SMOE_VISIT_SETTLED)
             ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
     }
-    if (n)
-        smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_FORGET)->forget =
-            (struct smoe_msg_forget){ids, n};
+    smoe_core_list_trim(c, ids, n * sizeof *ids);
+    *ret_ids = ids;
+    return n;
 }
 
 void smoe_batch_forget(struct smoe_core *c, uint32_t batch)
 {
+    const uint64_t *ids;
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (smoe_worker_live(&c->fleet.workers[w]) &&
-            c->fleet.workers[w].session != SMOE_NO_SESSION)
-            send_forget(c, batch, w);
+        if (can_be_told(c, w)) {
+            size_t n = list_unfinished(c, batch, w, &ids);
+            send_forget(c, w, ids, n);
+        }
     smoe_batch_free(c, batch);
+}
+
+void smoe_batches_forget_evaluations(struct smoe_core *c, uint32_t trainer)
+{
+    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
+        const struct smoe_list *parcels = &c->worker_parcels[w];
+        if (!can_be_told(c, w) || smoe_list_empty(parcels))
+            continue;
+        uint64_t *ids = smoe_core_list(c, smoe_list_count(parcels, UINT32_MAX) * sizeof *ids);
+        size_t n = 0;
+        smoe_list_for_each (it, parcels) {
+            const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, worker_link);
+            const struct smoe_batch *b = &c->batches[p->batch];
+            if (b->trainer == trainer && !b->training)
+                ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
+        }
+        smoe_core_list_trim(c, ids, n * sizeof *ids);
+        send_forget(c, w, ids, n);
+    }
 }
 
 /* ---- Gradient and Discard ---- */
@@ -274,8 +324,8 @@ static void send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
 {
     struct smoe_batch *b = &c->batches[batch];
     uint32_t most = smoe_list_count(&b->parcels, SMOE_DECISION_PARCELS_MAX);
-    uint32_t *parcels = smoe_core_list(c, most * sizeof *parcels);
     uint64_t *ids = smoe_core_list(c, most * sizeof *ids);
+    uint32_t *parcels = smoe_core_list(c, most * sizeof *parcels);
     uint64_t rows = 0;
     uint32_t n = 0;
     smoe_list_for_each (it, &b->parcels) {
@@ -286,6 +336,7 @@ static void send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
         ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
         rows += p->rows;
     }
+    smoe_core_list_trim(c, parcels, n * sizeof *parcels);
     for (uint32_t i = 0; i < n; i++)
         smoe_parcel_move(c, parcels[i], SMOE_VISIT_GRADIENT_QUEUED);
     struct smoe_worker *w = &c->fleet.workers[worker];

@@ -55,6 +55,13 @@ void *smoe_core_list(struct smoe_core *core, size_t bytes)
     return p;
 }
 
+void smoe_core_list_trim(struct smoe_core *core, const void *list, size_t bytes)
+{
+    size_t start = (size_t)((const uint8_t *)list - core->lists);
+    smoe_assert(start + bytes <= core->lists_used);
+    core->lists_used = start + ((bytes + 15) & ~(size_t)15);
+}
+
 void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const char *sentence,
                       bool fatal, uint64_t batch, uint64_t request)
 {
@@ -71,56 +78,10 @@ void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const 
 
 /* ---- events ---- */
 
-static bool agree_on_version(const struct smoe_msg_hello *m, uint32_t *ret)
-{
-    uint32_t high = m->protocol_max < SMOE_PROTOCOL_MAX ? m->protocol_max : SMOE_PROTOCOL_MAX;
-    *ret = high;
-    return high >= m->protocol_min && high >= SMOE_PROTOCOL_MIN;
-}
-
-static void welcome_worker(struct smoe_core *c, uint32_t session, uint32_t worker,
-                           uint32_t protocol)
-{
-    c->sessions[session] = (struct smoe_session){SMOE_SESSION_WORKER, worker};
-    struct smoe_worker *w = &c->fleet.workers[worker];
-    w->budget_w = c->options.settings.worker_budget_w;
-    w->cap_w = c->options.settings.worker_cap_w;
-    struct smoe_msg_welcome *out = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
-    out->protocol = protocol;
-    out->epoch = c->epoch;
-    out->slot_us = (uint32_t)(c->options.settings.slot_ns / 1000);
-    out->tensor_bytes_max = c->options.tensor_bytes_max;
-    out->silence_ms_max = (uint32_t)(c->options.settings.silence_ns / 1000000);
-    memcpy(out->software, c->options.software, sizeof out->software);
-}
-
-static void on_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m)
-{
-    struct smoe_why why;
-    uint32_t protocol, worker;
-    if (!agree_on_version(m, &protocol)) {
-        smoe_fail(&why, SMOE_EVERSION, "HELLO: protocol %u..%u, this daemon speaks %d..%d",
-                  m->protocol_min, m->protocol_max, SMOE_PROTOCOL_MIN, SMOE_PROTOCOL_MAX);
-        smoe_core_refuse(c, session, SMOE_EVERSION, why.text, true, 0, 0);
-    } else if (c->draining) {
-        smoe_core_refuse(c, session, SMOE_EDRAINING, "HELLO: the daemon is shutting down", true, 0,
-                         0);
-    } else if (m->role == SMOE_ROLE_TRAINER) {
-        smoe_trainer_hello(c, session, m);
-    } else {
-        int rc = smoe_fleet_join(&c->fleet, session, m, c->now_ns, &worker, &why);
-        if (rc)
-            smoe_core_refuse(c, session, rc, why.text, true, 0, 0);
-        else
-            welcome_worker(c, session, worker, protocol);
-    }
-}
-
 static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t index,
                               const struct smoe_message *m)
 {
     struct smoe_worker *w = &c->fleet.workers[index];
-    w->heard_ns = c->now_ns;
     if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY) {
         smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY must come first after WELCOME", true,
                          0, 0);
@@ -206,13 +167,19 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
     }
 }
 
+void smoe_core_heard(struct smoe_core *core, uint32_t session, uint64_t now_ns)
+{
+    const struct smoe_session *s = &core->sessions[session];
+    if (s->kind == SMOE_SESSION_WORKER && now_ns > core->fleet.workers[s->index].heard_ns)
+        core->fleet.workers[s->index].heard_ns = now_ns;
+}
+
 static void on_message(struct smoe_core *c, const struct smoe_event *event)
 {
     const struct smoe_session *s = &c->sessions[event->session];
     const struct smoe_message *m = event->message;
+    smoe_core_heard(c, event->session, c->now_ns);
     if (m->type == SMOE_MSG_PING) {
-        if (s->kind == SMOE_SESSION_WORKER)
-            c->fleet.workers[s->index].heard_ns = c->now_ns;
         smoe_core_send(c, event->session, SMOE_MSG_PONG)->pong.nonce = m->ping.nonce;
     } else if (m->type == SMOE_MSG_BYE) {
         smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
@@ -221,46 +188,6 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     } else if (s->kind == SMOE_SESSION_TRAINER) {
         on_trainer_message(c, event->session, s->index, event);
     }
-}
-
-static bool owns_on_worker(const struct smoe_core *c, uint32_t trainer, uint32_t worker)
-{
-    uint64_t owned = smoe_layers_owned(c, trainer);
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
-            return true;
-    return false;
-}
-
-/* Everything that had a stake in the worker learns of its loss, trainers last: their reset looks at
- * parcels whose worker is gone already. */
-static void worker_lost(struct smoe_core *c, uint32_t worker)
-{
-    struct smoe_worker *w = &c->fleet.workers[worker];
-    smoe_relay_drop(c, SMOE_NONE, worker);
-    w->session = SMOE_NO_SESSION; /* nothing more is sent to it */
-    char reason[sizeof(smoe_sentence)];
-    snprintf(reason, sizeof reason, "worker %s is lost", w->id);
-    while (!smoe_list_empty(&c->worker_parcels[worker])) {
-        struct smoe_parcel *p = smoe_container_of(smoe_list_first(&c->worker_parcels[worker]),
-                                                  struct smoe_parcel, worker_link);
-        smoe_trainer_reset(c, c->batches[p->batch].trainer, reason); /* frees all its parcels */
-    }
-    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
-        if (c->trainers[t].step.phase > SMOE_STEP_SETTLING && owns_on_worker(c, t, worker))
-            smoe_trainer_reset(c, t, reason); /* its step awaits an answer that will not come */
-    smoe_worker_leave(w, c->now_ns);
-    smoe_layer_worker_lost(c, worker);
-}
-
-static void on_closed(struct smoe_core *c, uint32_t session)
-{
-    struct smoe_session s = c->sessions[session];
-    c->sessions[session] = (struct smoe_session){0};
-    if (s.kind == SMOE_SESSION_WORKER)
-        worker_lost(c, s.index);
-    else if (s.kind == SMOE_SESSION_TRAINER)
-        smoe_trainer_closed(c, s.index);
 }
 
 static void on_drain(struct smoe_core *c, const struct smoe_event *event)
@@ -298,13 +225,13 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
     case SMOE_EVENT_TICK:
         break;
     case SMOE_EVENT_HELLO:
-        on_hello(c, event->session, &event->message->hello);
+        smoe_session_hello(c, event->session, &event->message->hello);
         break;
     case SMOE_EVENT_MESSAGE:
         on_message(c, event);
         break;
     case SMOE_EVENT_CLOSED:
-        on_closed(c, event->session);
+        smoe_session_closed(c, event->session);
         break;
     case SMOE_EVENT_CONFIGURE:
         on_configure(c, event->settings);
@@ -332,14 +259,12 @@ static void expire_workers(struct smoe_core *c)
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         struct smoe_worker *w = &c->fleet.workers[i];
         if (w->session != SMOE_NO_SESSION && w->state != SMOE_WORKER_FREE &&
-            w->state != SMOE_WORKER_LOST && c->now_ns - w->heard_ns > silence_of(c)) {
+            w->state != SMOE_WORKER_LOST && c->now_ns > w->heard_ns + silence_of(c)) {
             struct smoe_why why;
             uint32_t session = w->session;
             smoe_fail(&why, SMOE_ETIMEOUT, "worker %s was silent for %llu ms", w->id,
                       (unsigned long long)((c->now_ns - w->heard_ns) / 1000000));
-            smoe_core_refuse(c, session, SMOE_ETIMEOUT, why.text, true, 0, 0);
-            on_closed(c, session);
-            c->sessions[session].kind = SMOE_SESSION_CLOSING;
+            smoe_session_end(c, session, SMOE_ETIMEOUT, why.text);
         } else if (w->state == SMOE_WORKER_LOST &&
                    c->now_ns - w->lost_ns > c->options.settings.worker_lease_ns) {
             smoe_layer_worker_forgotten(c, i);
@@ -413,6 +338,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
             m->submit.batch, 0);
     v = smoe_batch_expect_submit(c, t, &m->submit, why);
     t->grant_due |= v.kind != SMOE_TAKE;
+    t->arriving_bytes = v.kind == SMOE_TAKE ? tensor_bytes : 0;
+    t->arriving_visits = v.kind == SMOE_TAKE ? (uint64_t)m->submit.tokens * m->submit.top_k : 0;
     return v;
 }
 

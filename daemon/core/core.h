@@ -34,9 +34,9 @@ struct smoe_core_limits {
 
 /* The time tau that a decision is planned for: work beyond what a worker can do in it is backlog and
  * has a price (MODEL.md, "Slot length"). */
-#define SMOE_PLAN_MAP(X) \
+#define SMOE_PLAN_MAP(X)                                                            \
     X(WORK, "work")       /* what all workers need together for the work at hand */ \
-    X(SHORTER, "shorter") /* that, or the slot if it is shorter */ \
+    X(SHORTER, "shorter") /* that, or the slot if it is shorter */                  \
     X(SLOT, "slot")       /* the slot: for open streams of tokens, as in the paper */
 
 enum smoe_plan {
@@ -148,6 +148,9 @@ void smoe_core_free(struct smoe_core *core);
  * return value: there is nothing a caller could do about it. */
 void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
                     struct smoe_update *ret_update);
+
+/* Bytes came from the session, if only a part of a frame: its peer is alive. */
+void smoe_core_heard(struct smoe_core *core, uint32_t session, uint64_t now_ns);
 
 /* What to do with a message that has a raw part, before that part is read. */
 struct smoe_verdict {

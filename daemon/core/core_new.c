@@ -29,7 +29,30 @@ static int check_options(const struct smoe_core_options *o, struct smoe_why *why
                          "batches_max, parcels_max, slot_tokens_max: must be > 0");
     if (!(s->v > 0) || !(s->mu >= 0) || !s->slot_ns || o->epoch == 0)
         return smoe_fail(why, SMOE_ECONFIG, "v, slot and epoch must be > 0, mu >= 0");
+    if (!o->tensor_bytes_max || o->tensor_bytes_max > SMOE_TENSOR_BYTES_MAX)
+        return smoe_fail(why, SMOE_ECONFIG, "tensor_bytes_max: not in 1..%u",
+                         SMOE_TENSOR_BYTES_MAX);
     return 0;
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Most actions of one step, by what they come from. Pairs of a trainer or a layer and a worker are
+ * bounded by the experts there can be, since each has one host. */
+static size_t most_actions(const struct smoe_core_limits *l)
+{
+    size_t w = l->workers_max, t = l->trainers_max, b = l->batches_max, p = l->parcels_max;
+    size_t hosted = (size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX;
+    size_t per_parcel = p / SMOE_DECISION_PARCELS_MAX + w; /* lists of parcels, a worker each */
+    return SMOE_RELAYS_MAX                      /* requests that cannot be answered any more */
+           + 2 * least(t * w, hosted)           /* Reset, StepPrepare (or Stage, or Commit) */
+           + least(t * w, p) + 3 * per_parcel   /* Forget; Decision, Backprop */
+           + 3 * t * SMOE_LAYERS_MAX            /* LayerReady; Error and close for lost layers */
+           + least(SMOE_LAYERS_MAX * w, hosted) /* Host */
+           + 2 * b + 4 * w + 6 * t + SMOE_LAYERS_MAX + 64;
 }
 
 /* Lists of an update: parcels (twice, with their ids and heads), the choices of a solve, the layers
@@ -41,8 +64,9 @@ static bool allocate(struct smoe_core *c)
     size_t choices = (size_t)l->slot_tokens_max * SMOE_TOP_K_MAX;
     c->n_sessions = smoe_core_sessions_max(l);
     c->gather_floats = (size_t)l->slot_tokens_max * 64;
-    c->actions_max =
-        w * (l->trainers_max + 8) + 2 * (size_t)l->batches_max + SMOE_LAYERS_MAX * w + 256;
+    if (c->gather_floats < SMOE_EXPERTS_MAX)
+        c->gather_floats = SMOE_EXPERTS_MAX; /* at least one token of any layer */
+    c->actions_max = most_actions(l);
     c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
                    SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 8 + (1u << 20);
     c->sessions = calloc(c->n_sessions, sizeof *c->sessions);
@@ -62,6 +86,7 @@ static bool allocate(struct smoe_core *c)
     c->chosen_expert = calloc(choices, sizeof *c->chosen_expert);
     c->chosen_node = calloc(choices, sizeof *c->chosen_node);
     c->arrivals = calloc(w, sizeof *c->arrivals);
+    c->new_bytes = calloc(w, sizeof *c->new_bytes);
     c->nodes = calloc(w, sizeof *c->nodes);
     c->debts = calloc(w, sizeof *c->debts);
     c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
@@ -71,8 +96,8 @@ static bool allocate(struct smoe_core *c)
     bool all = c->sessions && c->trainers && c->layers && c->batches && c->batch_free &&
                c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
-               c->chosen_expert && c->chosen_node && c->arrivals && c->nodes && c->debts &&
-               c->replica_first && c->replica_node && c->actions && c->lists;
+               c->chosen_expert && c->chosen_node && c->arrivals && c->new_bytes && c->nodes &&
+               c->debts && c->replica_first && c->replica_node && c->actions && c->lists;
     for (uint32_t t = 0; all && t < l->trainers_max; t++) {
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
@@ -132,12 +157,12 @@ void smoe_core_free(struct smoe_core *c)
         return;
     for (uint32_t t = 0; c->trainers && t < c->options.limits.trainers_max; t++)
         free(c->trainers[t].step.awaiting);
-    void *blocks[] = {c->sessions,      c->trainers,      c->layers,       c->batches,
-                      c->batch_free,    c->parcels,       c->parcel_free,  c->worker_parcels,
-                      c->worker_new,    c->relays,        c->gather,       c->chosen_expert,
-                      c->chosen_node,   c->arrivals,      c->nodes,        c->debts,
-                      c->replica_first, c->replica_node,  c->actions,      c->lists,
-                      c->batch_zombie,  c->parcel_zombie, c->group_batches};
+    void *blocks[] = {c->sessions,      c->trainers,      c->layers,        c->batches,
+                      c->batch_free,    c->parcels,       c->parcel_free,   c->worker_parcels,
+                      c->worker_new,    c->relays,        c->gather,        c->chosen_expert,
+                      c->chosen_node,   c->arrivals,      c->nodes,         c->debts,
+                      c->replica_first, c->replica_node,  c->actions,       c->lists,
+                      c->batch_zombie,  c->parcel_zombie, c->group_batches, c->new_bytes};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);

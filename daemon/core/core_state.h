@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events
- * in, actions out); layer.c hosts experts; trainer.c knows trainers, credit and their batches;
- * parcel.c moves visits along; slot.c makes the slot's decision; step.c commits.
+ * in, actions out); session.c joins and parts; layer.c and layer_inventory.c host experts; trainer.c
+ * and batch.c know trainers, credit and their batches; parcel.c moves visits along; slot.c and
+ * slot_route.c make the slot's decision; step.c commits; state_relay.c passes expert states on.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
 #define SMOE_CORE_CORE_STATE_H
@@ -82,6 +83,7 @@ enum smoe_step_phase {
 struct smoe_step {
     enum smoe_step_phase phase;
     uint64_t number;
+    uint64_t layers; /* bit l: layer l takes part: those the trainer owned when it said Step */
     struct smoe_step_optimizer optimizer;
     double gradient_divisor, clip_norm, dense_square_norm;
     double square_norm, clip_scale;
@@ -101,9 +103,10 @@ struct smoe_trainer {
         requests[SMOE_LAYERS_MAX];    /* LayerDeclare waiting for its layer; valid if wanted bit */
     uint64_t wanted;                  /* bit l: requests[l] is open */
     uint64_t sent_bytes, sent_visits; /* since Welcome */
-    uint64_t granted_bytes, granted_visits; /* since Welcome */
-    bool grant_due;                         /* credit came back in a way that sent none yet */
-    uint64_t iteration_bytes;               /* uncommitted */
+    uint64_t arriving_bytes, arriving_visits; /* of these, a Submit whose raw part is coming */
+    uint64_t granted_bytes, granted_visits;   /* since Welcome */
+    bool grant_due;                           /* credit came back in a way that sent none yet */
+    uint64_t iteration_bytes;                 /* uncommitted */
     uint64_t step_committed;
     struct smoe_msg_step_done last_done; /* answer to a repeated Step */
     struct smoe_step step;
@@ -116,6 +119,7 @@ struct smoe_trainer {
 struct smoe_relay {
     bool used;
     uint32_t trainer, worker;
+    uint64_t number;  /* what the worker is asked under: never used before */
     uint64_t request; /* the trainer's */
     uint32_t layer, expert, parts;
     bool store;
@@ -153,6 +157,7 @@ struct smoe_core {
     struct smoe_list *worker_new; /* [workers_max] made by the present slot */
 
     struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
+    uint64_t relay_serial;     /* requests so far */
 
     /* The slot */
     uint64_t slot_deadline_ns;
@@ -165,7 +170,8 @@ struct smoe_core {
     size_t gather_floats;
     uint16_t *chosen_expert; /* [slot_tokens_max * SMOE_TOP_K_MAX] */
     uint32_t *chosen_node;
-    uint32_t *arrivals; /* [workers_max] */
+    uint32_t *arrivals;  /* [workers_max] */
+    uint64_t *new_bytes; /* [workers_max] raw bytes of the parcels on worker_new */
     struct smoe_node *nodes;
     double *debts;
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
@@ -191,11 +197,20 @@ struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
                                     enum smoe_message_type type);
 /* Memory for an array an action points to; lives until the next step. */
 void *smoe_core_list(struct smoe_core *core, size_t bytes);
+/* Of the list taken last only this much is needed. */
+void smoe_core_list_trim(struct smoe_core *core, const void *list, size_t bytes);
 /* Answers an error; `fatal` also closes. */
 void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const char *sentence,
                       bool fatal, uint64_t batch, uint64_t request);
 
-/* ---- layer.c ---- */
+/* ---- session.c ---- */
+void smoe_session_hello(struct smoe_core *core, uint32_t session, const struct smoe_msg_hello *m);
+/* The connection is gone: whoever had a stake in its peer learns of it. */
+void smoe_session_closed(struct smoe_core *core, uint32_t session);
+/* Says why, closes it, and takes it for closed at once. */
+void smoe_session_end(struct smoe_core *core, uint32_t session, int code, const char *sentence);
+
+/* ---- layer.c, layer_inventory.c ---- */
 void smoe_layer_declared(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_layer_declare *m);
 void smoe_layer_inventory(struct smoe_core *core, uint32_t worker,
@@ -203,15 +218,27 @@ void smoe_layer_inventory(struct smoe_core *core, uint32_t worker,
 void smoe_layer_hosted(struct smoe_core *core, uint32_t worker, const struct smoe_msg_hosted *m);
 void smoe_layer_worker_lost(struct smoe_core *core, uint32_t worker);
 void smoe_layer_worker_forgotten(struct smoe_core *core, uint32_t worker);
+bool smoe_layer_find(const struct smoe_core *core, const char *name, uint32_t *ret_layer);
+/* A new layer, WAITING, owned by nobody; SMOE_NONE when there are too many. */
+uint32_t smoe_layer_new(struct smoe_core *core, const char *name, uint64_t run,
+                        const struct smoe_layer_shape *shape);
+/* Tells a worker which experts of the layer it now holds (none: drop them). */
+void smoe_layer_send_host(struct smoe_core *core, uint32_t layer, uint32_t worker, bool none);
+/* Ends everybody's hope for the layer, in words. */
+void smoe_layer_lose(struct smoe_core *core, uint32_t layer, int code, const char *sentence);
 /* Waiting layers may have what they wait for. */
 void smoe_layers_advance(struct smoe_core *core);
 void smoe_layers_release_owner(struct smoe_core *core, uint32_t trainer);
 uint64_t smoe_layers_owned(const struct smoe_core *core, uint32_t trainer);
 /* Does the worker host an expert of the layer? */
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
+/* The layers among `layers` of which it does, rising, in the update's memory. */
+size_t smoe_layers_on_worker(struct smoe_core *core, uint64_t layers, uint32_t worker,
+                             const uint32_t **ret_layers);
 
 /* ---- trainer.c: sessions, attempts, credit ---- */
-void smoe_trainer_hello(struct smoe_core *core, uint32_t session, const struct smoe_msg_hello *m);
+void smoe_trainer_hello(struct smoe_core *core, uint32_t session, const struct smoe_msg_hello *m,
+                        uint32_t protocol);
 void smoe_trainer_closed(struct smoe_core *core, uint32_t trainer);
 /* Drops everything uncommitted and asks for it again (a new attempt). */
 void smoe_trainer_reset(struct smoe_core *core, uint32_t trainer, const char *reason);
@@ -237,6 +264,8 @@ bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id
                      uint32_t *ret_batch);
 /* Ends a batch whose unfinished parcels workers may still have: tells them. */
 void smoe_batch_forget(struct smoe_core *core, uint32_t batch);
+/* Tells workers to forget what they have of the trainer's evaluations; the batches stay to be freed. */
+void smoe_batches_forget_evaluations(struct smoe_core *core, uint32_t trainer);
 /* Ends a batch; visits that are not COMMITTED or settled evaluations become FAILED. */
 void smoe_batch_free(struct smoe_core *core, uint32_t batch);
 
@@ -280,6 +309,7 @@ void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
                        const struct smoe_msg_expert_stored *m);
 /* The worker or trainer is gone: open requests are answered or forgotten. */
 void smoe_relay_drop(struct smoe_core *core, uint32_t trainer, uint32_t worker);
+void smoe_relay_drop_layer(struct smoe_core *core, uint32_t layer);
 uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts);
 struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *core, uint32_t worker,
                                             const struct smoe_msg_expert_state *m,
@@ -303,6 +333,15 @@ static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
 static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
 {
     return layer->shape.d_model * smoe_real_bytes(layer);
+}
+
+/* Most rows of a parcel: its Result, 8 bytes a row longer than its x, must fit a frame too. 0: no row
+ * of this layer fits. */
+static inline uint32_t smoe_parcel_rows_max(const struct smoe_core *core,
+                                            const struct smoe_layer *layer)
+{
+    uint64_t rows = core->options.tensor_bytes_max / (smoe_row_bytes(layer) + 8);
+    return rows < SMOE_PARCEL_ROWS_MAX ? (uint32_t)rows : SMOE_PARCEL_ROWS_MAX;
 }
 
 #endif

@@ -49,9 +49,9 @@ struct smoe_assignment {
     uint64_t flops[SMOE_PHASES]; /* cumulative */
 };
 
-#define SMOE_ASSIGNMENTS_KEPT      64
-#define SMOE_ESTIMATE_CYCLES 2e8
-#define SMOE_COST_PRIOR            0.125 /* cycles a flop before anything is known */
+#define SMOE_ASSIGNMENTS_KEPT 64
+#define SMOE_ESTIMATE_CYCLES  2e8
+#define SMOE_COST_PRIOR       0.125 /* cycles a flop before anything is known */
 
 struct smoe_worker {
     enum smoe_worker_state state;

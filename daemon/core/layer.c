@@ -47,6 +47,19 @@ bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)
     return false;
 }
 
+size_t smoe_layers_on_worker(struct smoe_core *c, uint64_t layers, uint32_t worker,
+                             const uint32_t **ret_layers)
+{
+    uint32_t *list = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *list);
+    size_t n = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((layers >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
+            list[n++] = l;
+    smoe_core_list_trim(c, list, n * sizeof *list);
+    *ret_layers = list;
+    return n;
+}
+
 /* A forward visit multiplies by two matrices of d x h (three for SwiGLU); a multiply-add is 2 flops. */
 static uint64_t flops_of(const struct smoe_layer_shape *shape)
 {
@@ -54,7 +67,7 @@ static uint64_t flops_of(const struct smoe_layer_shape *shape)
     return 2 * matrices * shape->d_model * shape->d_ff;
 }
 
-static bool find_layer(const struct smoe_core *c, const char *name, uint32_t *ret)
+bool smoe_layer_find(const struct smoe_core *c, const char *name, uint32_t *ret)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         if (c->layers[l].state == SMOE_LAYER_FREE || strcmp(c->layers[l].name, name) != 0)
@@ -65,8 +78,8 @@ static bool find_layer(const struct smoe_core *c, const char *name, uint32_t *re
     return false;
 }
 
-static uint32_t new_layer(struct smoe_core *c, const char *name, uint64_t run,
-                          const struct smoe_layer_shape *shape)
+uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
+                        const struct smoe_layer_shape *shape)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer *layer = &c->layers[l];
@@ -88,8 +101,7 @@ static uint32_t new_layer(struct smoe_core *c, const char *name, uint64_t run,
 
 /* ---- hosts ---- */
 
-/* Tells a worker which experts of the layer it now holds (none: drop them). */
-static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker, bool none)
+void smoe_layer_send_host(struct smoe_core *c, uint32_t l, uint32_t worker, bool none)
 {
     const struct smoe_layer *layer = &c->layers[l];
     uint32_t *experts = smoe_core_list(c, layer->shape.experts * sizeof *experts);
@@ -97,6 +109,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker, bool non
     for (uint32_t e = 0; e < layer->shape.experts && !none; e++)
         if (layer->experts[e].worker == worker)
             experts[n++] = e;
+    smoe_core_list_trim(c, experts, n * sizeof *experts);
     struct smoe_worker *w = &c->fleet.workers[worker];
     w->hosted_layers &= ~(UINT64_C(1) << l);
     struct smoe_msg_host *host = &smoe_core_send(c, w->session, SMOE_MSG_HOST)->host;
@@ -116,9 +129,17 @@ static void free_layer(struct smoe_core *c, uint32_t l)
             smoe_trainer_reset(c, c->batches[b].trainer, "the layer was replaced");
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         if (smoe_worker_live(&c->fleet.workers[w]) && smoe_layer_on_worker(layer, w))
-            send_host(c, l, w, true);
-    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
-        c->trainers[t].attached &= ~(UINT64_C(1) << l);
+            smoe_layer_send_host(c, l, w, true);
+    smoe_relay_drop_layer(c, l);
+    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
+        struct smoe_trainer *t = &c->trainers[i];
+        bool wanted = t->wanted >> l & 1;
+        t->attached &= ~(UINT64_C(1) << l);
+        t->wanted &= ~(UINT64_C(1) << l);
+        if (wanted && t->state == SMOE_TRAINER_LIVE)
+            smoe_core_refuse(c, t->session, SMOE_ELOST, "the layer was replaced", false, 0,
+                             t->requests[l]);
+    }
     layer_move(layer, SMOE_LAYER_FREE);
 }
 
@@ -151,16 +172,18 @@ static bool placed(const struct smoe_layer *layer)
 static void place(struct smoe_core *c, uint32_t l)
 {
     struct smoe_layer *layer = &c->layers[l];
-    uint32_t *sorted = smoe_core_list(c, c->fleet.n_used * sizeof *sorted + 4);
+    uint32_t *sorted = smoe_core_list(c, c->fleet.n_used * sizeof *sorted);
     uint32_t n = ready_workers(c, sorted);
-    if (n == 0 || n < c->options.settings.workers_min)
-        return;
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
+    bool enough = n > 0 && n >= c->options.settings.workers_min;
+    for (uint32_t e = 0; enough && e < layer->shape.experts; e++)
         layer->experts[e].worker = sorted[e % n];
+    smoe_core_list_trim(c, sorted, 0);
     uint32_t hosts = n < layer->shape.experts ? n : layer->shape.experts;
-    for (uint32_t i = 0; i < hosts; i++) {
-        c->fleet.workers[sorted[i]].reference_flops = layer->forward_flops;
-        send_host(c, l, sorted[i], false);
+    for (uint32_t e = 0; enough && e < hosts;
+         e++) { /* the first experts stand on one worker each */
+        uint32_t worker = layer->experts[e].worker;
+        c->fleet.workers[worker].reference_flops = layer->forward_flops;
+        smoe_layer_send_host(c, l, worker, false);
     }
 }
 
@@ -182,6 +205,9 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
     const struct smoe_layer *layer = &c->layers[l];
     t->attached |= UINT64_C(1) << l;
     t->wanted &= ~(UINT64_C(1) << l);
+    if (layer->owner == trainer && layer->step > t->step_committed)
+        t->step_committed =
+            layer->step; /* known from the workers: the daemon is new, or the trainer */
     if (layer->owner == trainer)
         t->step_committed = layer->step; /* the same for all its layers */
     struct smoe_msg_layer_ready *m =
@@ -193,8 +219,7 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
     m->step = layer->step;
 }
 
-/* Ends everybody's hope for the layer, in words. */
-static void lose_layer(struct smoe_core *c, uint32_t l, int code, const char *sentence)
+void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
     layer_move(&c->layers[l], SMOE_LAYER_LOST);
     uint64_t bit = UINT64_C(1) << l;
@@ -236,104 +261,14 @@ void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_m
         smoe_fail(&why, m->code, "layer %s: worker %s cannot host it: %s", c->layers[l].name,
                   c->fleet.workers[worker].id, m->message);
         if (c->layers[l].state != SMOE_LAYER_LOST)
-            lose_layer(c, l, m->code, why.text);
+            smoe_layer_lose(c, l, m->code, why.text);
         return;
     }
     c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
 }
 
-/* ---- inventories ---- */
-
-/* What a worker holds of a layer the daemon knows is still right, or the layer is lost. */
-static bool matches(const struct smoe_layer *layer, uint32_t worker,
-                    const struct smoe_inventory_layer *held)
-{
-    if (!held)
-        return layer->step == 0; /* nothing learned yet: the seed gives it back */
-    if (held->step != layer->step)
-        return false;
-    size_t at = 0;
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        if (layer->experts[e].worker != worker)
-            continue;
-        while (at < held->n_experts && held->experts[at] < e)
-            at++;
-        if ((at == held->n_experts || held->experts[at] != e) && layer->step > 0)
-            return false;
-    }
-    return true;
-}
-
-static const struct smoe_inventory_layer *held_of(const struct smoe_layer *layer,
-                                                  const struct smoe_msg_inventory *m)
-{
-    for (size_t i = 0; i < m->n_layers; i++)
-        if (m->layers[i].run == layer->run && strcmp(m->layers[i].name, layer->name) == 0)
-            return &m->layers[i];
-    return NULL;
-}
-
-/* A host returned: it gets its experts back if it still has them. */
-static void take_back(struct smoe_core *c, uint32_t l, uint32_t worker,
-                      const struct smoe_msg_inventory *m)
-{
-    struct smoe_layer *layer = &c->layers[l];
-    struct smoe_worker *w = &c->fleet.workers[worker];
-    if (matches(layer, worker, held_of(layer, m))) {
-        w->reference_flops = layer->forward_flops;
-        send_host(c, l, worker, false);
-        return;
-    }
-    struct smoe_why why;
-    smoe_fail(&why, SMOE_ELOST,
-              "layer %s: worker %s came back without the experts of step %llu: "
-              "resume from a checkpoint",
-              layer->name, w->id, (unsigned long long)layer->step);
-    lose_layer(c, l, SMOE_ELOST, why.text);
-}
-
-/* Experts of a layer this daemon has never heard of (it was restarted): keep them for their trainer. */
-static void adopt(struct smoe_core *c, uint32_t worker, const struct smoe_inventory_layer *held)
-{
-    uint32_t l;
-    if (!find_layer(c, held->name, &l)) {
-        l = new_layer(c, held->name, held->run, &held->shape);
-        if (l == SMOE_NONE)
-            return;
-        c->layers[l].adopted = true;
-        c->layers[l].step = held->step;
-    }
-    struct smoe_layer *layer = &c->layers[l];
-    if (!layer->adopted || layer->run != held->run || layer->step != held->step ||
-        layer->shape.experts != held->shape.experts || layer->state != SMOE_LAYER_WAITING)
-        return;
-    bool any = false;
-    for (size_t i = 0; i < held->n_experts; i++) {
-        struct smoe_expert_view *e = &layer->experts[held->experts[i]];
-        if (e->worker == SMOE_NONE) {
-            e->worker = worker;
-            any = true;
-        }
-    }
-    if (any) {
-        c->fleet.workers[worker].reference_flops = layer->forward_flops;
-        send_host(c, l, worker, false);
-    }
-}
-
-void smoe_layer_inventory(struct smoe_core *c, uint32_t worker, const struct smoe_msg_inventory *m)
-{
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer *layer = &c->layers[l];
-        if ((layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY) &&
-            smoe_layer_on_worker(layer, worker))
-            take_back(c, l, worker, m);
-    }
-    for (size_t i = 0; i < m->n_layers; i++)
-        adopt(c, worker, &m->layers[i]);
-    smoe_layers_advance(c);
-}
+/* ---- hosts that leave ---- */
 
 void smoe_layer_worker_lost(struct smoe_core *c, uint32_t worker)
 {
@@ -356,7 +291,7 @@ void smoe_layer_worker_forgotten(struct smoe_core *c, uint32_t worker)
                       "layer %s: worker %s took experts of step %llu with it: "
                       "resume from a checkpoint",
                       layer->name, c->fleet.workers[worker].id, (unsigned long long)layer->step);
-            lose_layer(c, l, SMOE_ELOST, why.text);
+            smoe_layer_lose(c, l, SMOE_ELOST, why.text);
         }
         bool replace = layer->state == SMOE_LAYER_WAITING && !layer->adopted;
         for (uint32_t e = 0; e < layer->shape.experts; e++)
@@ -397,11 +332,24 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
                    uint32_t *ret_layer, struct smoe_why *why)
 {
     uint32_t l = SMOE_NONE;
-    bool found = find_layer(c, m->name, &l);
+    bool found = smoe_layer_find(c, m->name, &l);
+    if (m->evaluate_only && !found)
+        return smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
+    bool same_run = found && (m->evaluate_only || c->layers[l].run == m->run);
+    if (same_run && c->layers[l].state == SMOE_LAYER_LOST && (m->evaluate_only || m->step > 0))
+        return smoe_fail(why, SMOE_ELOST,
+                         "layer %s: its experts are lost: declare it new and restore a checkpoint",
+                         m->name);
     if (m->evaluate_only) {
         *ret_layer = l;
-        return found ? 0 : smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
+        return 0;
     }
+    struct smoe_layer wanted = {.shape = m->shape};
+    if (!smoe_parcel_rows_max(c, &wanted))
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: a row of %zu bytes does not fit a raw part of at most %llu",
+                         m->name, smoe_row_bytes(&wanted),
+                         (unsigned long long)c->options.tensor_bytes_max);
     if (found) {
         struct smoe_layer *layer = &c->layers[l];
         bool foreign = layer->owner != SMOE_NONE && layer->owner != trainer;
@@ -420,7 +368,7 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
                              m->name);
         free_layer(c, l);
     }
-    l = new_layer(c, m->name, m->run, &m->shape);
+    l = smoe_layer_new(c, m->name, m->run, &m->shape);
     if (l == SMOE_NONE)
         return smoe_fail(why, SMOE_ELIMIT, "layer %s: %d layers exist already", m->name,
                          SMOE_LAYERS_MAX);

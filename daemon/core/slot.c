@@ -60,8 +60,8 @@ static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
     if (price > 0) {
         double served, unused = 0;
         struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
-        node.backlog = smoe_worker_backlog(w, w->reference_flops, true, c->now_ns,
-                                           &node.executable);
+        node.backlog =
+            smoe_worker_backlog(w, w->reference_flops, true, c->now_ns, &node.executable);
         node.service_max = smoe_freq_service_max(&f, c->tau_s, &unused);
         smoe_cost(&node, smoe_policy_cost_mode(c->options.settings.policy), 0, &served);
         hz = smoe_freq_decide(&f, served, c->tau_s, price);
@@ -104,7 +104,8 @@ static void send_decision(struct smoe_core *c, uint32_t worker, uint64_t khz)
     uint32_t *parcels = smoe_core_list(c, n * sizeof *parcels);
     uint64_t flops[SMOE_PHASES] = {take_new_parcels(c, worker, n, heads, parcels), 0};
     struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_DECISION);
-    m->decision = (struct smoe_msg_decision){smoe_worker_assign(w, flops, c->now_ns), c->epoch, khz, heads, n};
+    m->decision = (struct smoe_msg_decision){smoe_worker_assign(w, flops, c->now_ns), c->epoch, khz,
+                                             heads, n};
     struct smoe_action *a = &c->actions[c->n_actions - 1];
     a->tensor = n ? SMOE_TENSOR_X : SMOE_TENSOR_NONE;
     a->parcels = parcels;
@@ -127,6 +128,7 @@ static void decide(struct smoe_core *c)
             send_decision(c, i, w->freq_khz_sent);
             change = false;
         }
+        c->new_bytes[i] = 0;
     }
 }
 

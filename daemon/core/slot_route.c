@@ -29,11 +29,16 @@ struct group {
     uint32_t *batches; /* [n_batches], core->group_batches */
 };
 
-static uint32_t row_room(const struct smoe_worker *w, const struct smoe_layer *layer)
+/* Rows the worker can be given: what its inbox has room for, and no more in one slot than the raw part
+ * of one Decision may have. */
+static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struct smoe_layer *layer)
 {
+    const struct smoe_worker *w = &c->fleet.workers[worker];
     if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
         return 0;
-    uint64_t rows = (w->inbox_bytes_max - w->inbox_bytes) / smoe_row_bytes(layer);
+    uint64_t bytes = w->inbox_bytes_max - w->inbox_bytes;
+    uint64_t frame = c->options.tensor_bytes_max - c->new_bytes[worker];
+    uint64_t rows = (bytes < frame ? bytes : frame) / smoe_row_bytes(layer);
     return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
 }
 
@@ -52,8 +57,7 @@ static double plan_horizon(const struct smoe_core *c, const struct group *g)
         if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
             continue;
         struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
-        work += smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns,
-                                    &executable);
+        work += smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns, &executable);
         rate += smoe_freq_ceiling(&f) / f.cycles_per_visit;
     }
     bool capped = c->options.settings.plan == SMOE_PLAN_SHORTER || rate <= 0;
@@ -72,11 +76,10 @@ static void fill_nodes(struct smoe_core *c, const struct group *g)
             continue; /* a cap of 0 keeps it out */
         struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
         node->backlog =
-            smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns,
-                                            &node->executable);
+            smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns, &node->executable);
         node->energy_price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
         node->service_max = smoe_freq_service_max(&f, c->tau_s, &w->service_carry);
-        node->arrivals_max = row_room(w, layer);
+        node->arrivals_max = row_room(c, i, layer);
     }
 }
 
@@ -163,14 +166,16 @@ static void make_parcels(struct smoe_core *c, uint32_t batch, const struct choic
                          uint32_t n, uint32_t node)
 {
     struct smoe_batch *b = &c->batches[batch];
-    uint32_t first = b->visits_used;
+    const struct smoe_layer *layer = &c->layers[b->layer];
+    uint32_t first = b->visits_used, rows_max = smoe_parcel_rows_max(c, layer);
     for (uint32_t i = 0; i < n; i++)
         if (of_expert[i].node == node)
             b->visits[b->visits_used++] = of_expert[i].visit;
+    c->new_bytes[node] += (b->visits_used - first) * smoe_row_bytes(layer);
     while (first < b->visits_used) {
         uint32_t rows = b->visits_used - first;
-        if (rows > SMOE_PARCEL_ROWS_MAX)
-            rows = SMOE_PARCEL_ROWS_MAX;
+        if (rows > rows_max)
+            rows = rows_max;
         uint32_t p = smoe_parcel_new(c, batch, node, of_expert[0].expert, first, rows);
         smoe_parcel_move(c, p, SMOE_VISIT_ROUTED);
         smoe_list_push_back(&c->worker_new[node], &c->parcels[p].new_link);
@@ -207,8 +212,28 @@ static uint64_t parcels_at_most(const struct smoe_core *c, const struct group *g
 {
     uint64_t visits = (uint64_t)g->n_tokens * g->top_k;
     uint64_t places = c->replica_first[c->layers[g->layer].shape.experts];
-    uint64_t by_place = places * g->n_batches + visits / SMOE_PARCEL_ROWS_MAX;
+    uint64_t rows_max = smoe_parcel_rows_max(c, &c->layers[g->layer]);
+    uint64_t by_place = places * g->n_batches + visits / rows_max;
     return by_place < visits ? by_place : visits;
+}
+
+/* Cuts the group down to what the free parcels surely suffice for: to fewer batches, and where even the
+ * first alone might need more than there are, it waits while workers are at work, since parcels then
+ * come back; if none is, the free ones take as many tokens as can have one for each visit. */
+static void fit_parcels(const struct smoe_core *c, struct group *g)
+{
+    const uint64_t *now = c->total.now;
+    uint32_t whole = 0; /* tokens of the batches, each in full: only the last may be cut */
+    for (uint32_t i = 0; i < g->n_batches; i++)
+        whole += c->batches[g->batches[i]].n_waiting;
+    while (g->n_batches > 1 && parcels_at_most(c, g) > c->n_parcel_free) {
+        whole -= c->batches[g->batches[--g->n_batches]].n_waiting;
+        g->n_tokens = whole;
+    }
+    if (parcels_at_most(c, g) <= c->n_parcel_free)
+        return;
+    bool moving = now[SMOE_VISIT_ROUTED] || now[SMOE_VISIT_GRADIENT_QUEUED];
+    g->n_tokens = moving ? 0 : c->n_parcel_free / g->top_k;
 }
 
 /* Sums up what the routing was worth, for status and bench. */
@@ -335,8 +360,7 @@ void smoe_slot_route(struct smoe_core *c)
                 break;
             }
             struct group g = collect_group(c, b);
-            if (parcels_at_most(c, &g) > c->n_parcel_free)
-                g.n_tokens = 0; /* parcels come back when batches commit */
+            fit_parcels(c, &g);
             if (g.n_tokens)
                 route_group(c, &g);
             break;

@@ -23,9 +23,9 @@ uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts)
     return vectors * params_of(&layer->shape) * smoe_real_bytes(layer);
 }
 
-/* Is there such an expert for this trainer, and somebody to ask? */
+/* Is there such an expert for this trainer, somebody to ask, and can its state travel? */
 static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l, uint32_t expert,
-                        uint32_t *ret_worker, struct smoe_why *why)
+                        uint32_t parts, uint32_t *ret_worker, struct smoe_why *why)
 {
     if (!(c->trainers[trainer].attached >> l & 1))
         return smoe_fail(why, SMOE_EUNKNOWN, "layer %u: not declared by you", l);
@@ -36,6 +36,10 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
     if (layer->state != SMOE_LAYER_READY)
         return smoe_fail(why, SMOE_ESTATE, "layer %s: not all experts have a host now",
                          layer->name);
+    if (smoe_relay_bytes(layer, parts) > c->options.tensor_bytes_max)
+        return smoe_fail(why, SMOE_ETOOBIG, "layer %s: %llu bytes, a raw part has at most %llu",
+                         layer->name, (unsigned long long)smoe_relay_bytes(layer, parts),
+                         (unsigned long long)c->options.tensor_bytes_max);
     *ret_worker = layer->experts[expert].worker;
     return 0;
 }
@@ -48,7 +52,8 @@ static uint32_t find_free(const struct smoe_core *c)
     return SMOE_NONE;
 }
 
-/* Remembers the request; its index + 1 is the number the worker is asked under. */
+/* Remembers the request. The worker is asked under a number that was never used before, so that a late
+ * answer to a forgotten request is not taken for the answer to a later one. */
 static int remember(struct smoe_core *c, const struct smoe_relay *relay, uint64_t *ret_number,
                     struct smoe_why *why)
 {
@@ -57,17 +62,16 @@ static int remember(struct smoe_core *c, const struct smoe_relay *relay, uint64_
         return smoe_fail(why, SMOE_ELIMIT, "%d expert states are on their way already",
                          SMOE_RELAYS_MAX);
     c->relays[i] = *relay;
-    *ret_number = i + 1;
+    c->relays[i].number = *ret_number = ++c->relay_serial * SMOE_RELAYS_MAX + i;
     return 0;
 }
 
-static struct smoe_relay *relay_of(struct smoe_core *c, uint32_t worker, uint64_t number,
+static struct smoe_relay *relay_of(const struct smoe_core *c, uint32_t worker, uint64_t number,
                                    bool store)
 {
-    if (number < 1 || number > SMOE_RELAYS_MAX)
-        return NULL;
-    struct smoe_relay *r = &c->relays[number - 1];
-    return r->used && r->worker == worker && r->store == store ? r : NULL;
+    struct smoe_relay *r = &c->relays[number % SMOE_RELAYS_MAX];
+    bool same = r->used && r->number == number && r->worker == worker && r->store == store;
+    return same ? r : NULL;
 }
 
 void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_fetch *m)
@@ -80,7 +84,7 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .expert = m->expert,
                                .parts = m->parts};
     uint64_t number;
-    int rc = check_target(c, trainer, m->layer, m->expert, &relay.worker, &why);
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
     if (rc == 0)
         rc = remember(c, &relay, &number, &why);
     if (rc) {
@@ -98,7 +102,7 @@ struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *c, uint32_t 
                                             struct smoe_why *why)
 {
     uint32_t worker;
-    int rc = check_target(c, trainer, m->layer, m->expert, &worker, why);
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &worker, why);
     if (rc == 0 && c->layers[m->layer].owner != trainer)
         rc = smoe_fail(why, SMOE_EROLE, "layer %s: attached for evaluation only",
                        c->layers[m->layer].name);
@@ -122,10 +126,11 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .store = true,
                                .step = m->step};
     uint64_t number;
-    int rc = check_target(c, trainer, m->layer, m->expert, &relay.worker, &why);
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
     if (rc == 0)
         rc = remember(c, &relay, &number, &why);
     if (rc) {
+        smoe_fail_at(&why, rc, "EXPERT_STORE");
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
@@ -140,12 +145,10 @@ struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *c, uint32_t 
                                             const struct smoe_msg_expert_state *m,
                                             struct smoe_why *why)
 {
-    uint64_t i = m->request - 1;
+    const struct smoe_relay *r = relay_of(c, worker, m->request, false);
     (void)why;
-    if (i >= SMOE_RELAYS_MAX || !c->relays[i].used || c->relays[i].worker != worker ||
-        c->relays[i].store)
+    if (!r)
         return (struct smoe_verdict){.kind = SMOE_IGNORE};
-    const struct smoe_relay *r = &c->relays[i];
     return (struct smoe_verdict){.kind = SMOE_TAKE,
                                  .bytes = smoe_relay_bytes(&c->layers[r->layer], r->parts)};
 }
@@ -171,6 +174,18 @@ void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_m
     r->used = false;
     smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STORED)->expert_stored =
         (struct smoe_msg_expert_stored){r->request, r->layer, r->expert};
+}
+
+void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer)
+{
+    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+        struct smoe_relay *r = &c->relays[i];
+        if (!r->used || r->layer != layer)
+            continue;
+        r->used = false;
+        smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ELOST, "the layer was replaced",
+                         false, 0, r->request);
+    }
 }
 
 void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)

@@ -18,16 +18,17 @@
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
 
-/* Hosts of the trainer's layers, each once: calls them out through the bitmap and returns the count. */
+/* Hosts of the step's layers, each once: calls them out through the bitmap and returns the count. All
+ * its layers are ready, so every expert has a host. */
 static uint32_t await_hosts(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
-    uint64_t owned = smoe_layers_owned(c, trainer);
     memset(s->awaiting, 0, (c->options.limits.workers_max / 64 + 1) * sizeof *s->awaiting);
     s->n_awaiting = 0;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        for (uint32_t e = 0; (owned >> l & 1) && e < c->layers[l].shape.experts; e++) {
+        for (uint32_t e = 0; (s->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
             uint32_t w = c->layers[l].experts[e].worker;
+            smoe_assert(w < c->fleet.n_used);
             uint64_t bit = UINT64_C(1) << (w % 64);
             s->n_awaiting += !(s->awaiting[w / 64] & bit);
             s->awaiting[w / 64] |= bit;
@@ -48,27 +49,12 @@ static bool answered(struct smoe_step *s, uint32_t worker)
     return --s->n_awaiting == 0;
 }
 
-/* Layers of the trainer that the worker hosts, as a list in the update's memory. */
-static size_t hosted_layers(struct smoe_core *c, uint32_t trainer, uint32_t worker,
-                            const uint32_t **ret_layers)
+static bool hosts_ready(const struct smoe_core *c, uint64_t layers)
 {
-    uint64_t owned = smoe_layers_owned(c, trainer);
-    uint32_t *layers = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *layers);
-    size_t n = 0;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
-            layers[n++] = l;
-    *ret_layers = layers;
-    return n;
-}
-
-static bool hosts_ready(const struct smoe_core *c, uint32_t trainer)
-{
-    uint64_t owned = smoe_layers_owned(c, trainer);
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if ((owned >> l & 1) && c->layers[l].state != SMOE_LAYER_READY)
+        if ((layers >> l & 1) && c->layers[l].state != SMOE_LAYER_READY)
             return false;
-    return owned != 0;
+    return true;
 }
 
 static void ask_norms(struct smoe_core *c, uint32_t trainer)
@@ -81,7 +67,7 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
         if (!awaited(&t->step, w))
             continue;
         const uint32_t *layers;
-        size_t n = hosted_layers(c, trainer, w, &layers);
+        size_t n = smoe_layers_on_worker(c, t->step.layers, w, &layers);
         struct smoe_msg_step_prepare *m =
             &smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_PREPARE)->step_prepare;
         m->step = t->step.number;
@@ -107,7 +93,8 @@ static bool named_batches_settled(const struct smoe_trainer *t)
 void smoe_step_advance(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
-    if (t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) && hosts_ready(c, trainer))
+    if (t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) &&
+        hosts_ready(c, t->step.layers))
         ask_norms(c, trainer);
 }
 
@@ -188,6 +175,7 @@ void smoe_step_begin(struct smoe_core *c, uint32_t trainer, const struct smoe_ms
     }
     struct smoe_step *s = &t->step;
     s->phase = SMOE_STEP_SETTLING;
+    s->layers = smoe_layers_owned(c, trainer);
     s->number = m->step;
     s->optimizer = m->optimizer;
     s->gradient_divisor = m->gradient_divisor;
@@ -239,15 +227,14 @@ static void stage(struct smoe_core *c, uint32_t trainer)
 static bool sum_norms(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
-    uint64_t owned = smoe_layers_owned(c, trainer);
     s->square_norm = s->dense_square_norm;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        for (uint32_t e = 0; (owned >> l & 1) && e < c->layers[l].shape.experts; e++) {
+        for (uint32_t e = 0; (s->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
             if (c->layers[l].experts[e].square_norm < 0)
                 return false;
             s->square_norm += c->layers[l].experts[e].square_norm;
         }
-    return true;
+    return s->square_norm <= 1e300; /* what a StepDone may carry */
 }
 
 /* A gradient that is NaN or infinite: the step is refused and nothing of it reaches a weight. */
@@ -268,7 +255,8 @@ void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_
         return;
     for (size_t i = 0; i < m->n_layers; i++) {
         struct smoe_layer *layer = &c->layers[m->layers[i].layer];
-        for (size_t j = 0; j < m->layers[i].n && layer->owner == trainer; j++)
+        bool asked = c->trainers[trainer].step.layers >> m->layers[i].layer & 1;
+        for (size_t j = 0; j < m->layers[i].n && asked; j++)
             if (m->layers[i].experts[j] < layer->shape.experts &&
                 layer->experts[m->layers[i].experts[j]].worker == worker)
                 layer->experts[m->layers[i].experts[j]].square_norm = m->layers[i].square_norms[j];
@@ -285,12 +273,11 @@ static void commit(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_step *s = &t->step;
-    uint64_t owned = smoe_layers_owned(c, trainer);
     c->epoch++;
     c->totals.steps++;
     t->step_committed = s->number;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (owned >> l & 1)
+        if (s->layers >> l & 1)
             c->layers[l].step = s->number;
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++)

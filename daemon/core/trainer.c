@@ -59,7 +59,7 @@ static void start_trainer(struct smoe_core *c, uint32_t trainer, const struct sm
     smoe_list_init(&t->batches);
 }
 
-static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer)
+static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer, uint32_t protocol)
 {
     const struct smoe_core_settings *s = &c->options.settings;
     struct smoe_trainer *t = &c->trainers[trainer];
@@ -68,11 +68,11 @@ static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer)
     t->session = session;
     t->attempt++;
     t->attached = t->wanted = 0;
-    t->sent_bytes = t->sent_visits = 0;
+    t->sent_bytes = t->sent_visits = t->arriving_bytes = t->arriving_visits = 0;
     t->granted_bytes = s->window_bytes;
     t->granted_visits = s->window_visits;
     struct smoe_msg_welcome *w = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
-    w->protocol = SMOE_PROTOCOL_MAX;
+    w->protocol = protocol;
     w->epoch = c->epoch;
     w->slot_us = (uint32_t)(s->slot_ns / 1000);
     w->tensor_bytes_max = c->options.tensor_bytes_max;
@@ -84,7 +84,8 @@ static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer)
     snprintf(w->policy, sizeof w->policy, "%s", smoe_policy_name(s->policy));
 }
 
-void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m)
+void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m,
+                        uint32_t protocol)
 {
     uint32_t i;
     struct smoe_why why;
@@ -107,7 +108,7 @@ void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe
         smoe_core_refuse(c, session, SMOE_ELIMIT, why.text, true, 0, 0);
         return;
     }
-    welcome(c, session, i);
+    welcome(c, session, i, protocol);
 }
 
 /* Workers forget what they hold of the trainer's layers. */
@@ -118,11 +119,8 @@ static void reset_workers(struct smoe_core *c, uint32_t trainer)
         const struct smoe_worker *worker = &c->fleet.workers[w];
         if (!smoe_worker_live(worker) || worker->session == SMOE_NO_SESSION)
             continue;
-        uint32_t *layers = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *layers);
-        size_t n = 0;
-        for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-            if ((owned >> l & 1) && smoe_layer_on_worker(&c->layers[l], w))
-                layers[n++] = l;
+        const uint32_t *layers;
+        size_t n = smoe_layers_on_worker(c, owned, w, &layers);
         if (!n)
             continue;
         struct smoe_msg_reset *m = &smoe_core_send(c, worker->session, SMOE_MSG_RESET)->reset;
@@ -130,18 +128,16 @@ static void reset_workers(struct smoe_core *c, uint32_t trainer)
     }
 }
 
-/* Training parcels are forgotten by the Reset that follows, evaluations one by one. */
+/* Training parcels are forgotten by the Reset that follows. */
 static void drop_batches(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     smoe_step_abort(c, trainer);
+    smoe_batches_forget_evaluations(c, trainer);
     while (!smoe_list_empty(&t->batches)) {
         struct smoe_batch *b =
             smoe_container_of(smoe_list_first(&t->batches), struct smoe_batch, trainer_link);
-        if (b->training)
-            smoe_batch_free(c, (uint32_t)(b - c->batches));
-        else
-            smoe_batch_forget(c, (uint32_t)(b - c->batches));
+        smoe_batch_free(c, (uint32_t)(b - c->batches));
     }
     smoe_assert(t->n_batches == 0 && t->iteration_bytes == 0);
 }
@@ -180,10 +176,10 @@ void smoe_trainers_expire(struct smoe_core *c)
 /* ---- credit ---- */
 
 /* Bytes and visits submitted and waiting for their forward pass. */
-static void outstanding(const struct smoe_core *c, const struct smoe_trainer *t,
-                        uint64_t *ret_bytes, uint64_t *ret_visits)
+static void outstanding(const struct smoe_trainer *t, uint64_t *ret_bytes, uint64_t *ret_visits)
 {
-    *ret_bytes = *ret_visits = 0;
+    *ret_bytes = t->arriving_bytes;
+    *ret_visits = t->arriving_visits;
     smoe_list_for_each (it, &t->batches) {
         const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
         if (b->input_freed)
@@ -191,7 +187,6 @@ static void outstanding(const struct smoe_core *c, const struct smoe_trainer *t,
         *ret_bytes += b->raw_bytes;
         *ret_visits += (uint64_t)b->tokens * b->top_k;
     }
-    (void)c;
 }
 
 bool smoe_trainer_spend(struct smoe_trainer *t, uint64_t bytes, uint64_t visits)
@@ -208,7 +203,7 @@ void smoe_trainer_grant(struct smoe_core *c, uint32_t trainer)
     if (t->state != SMOE_TRAINER_LIVE)
         return;
     uint64_t bytes, visits;
-    outstanding(c, t, &bytes, &visits);
+    outstanding(t, &bytes, &visits);
     uint64_t up_to_bytes = t->sent_bytes - bytes + c->options.settings.window_bytes;
     uint64_t up_to_visits = t->sent_visits - visits + c->options.settings.window_visits;
     if (up_to_bytes <= t->granted_bytes && up_to_visits <= t->granted_visits)

@@ -109,6 +109,8 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
         snprintf(s->reason, sizeof s->reason, "%s", a->message.error.message);
     if (a->message.type == SMOE_MSG_WELCOME)
         s->channel.tensor_bytes_max = a->message.welcome.tensor_bytes_max;
+    if (a->message.type == SMOE_MSG_ERROR && a->message.error.fatal)
+        memcpy(s->reason, a->message.error.message, sizeof s->reason);
     struct smoe_segment segments[SMOE_SEGMENTS_MAX];
     size_t n_segments;
     int rc = smoe_relay_segments(gw, a, blob, segments, &n_segments);
@@ -304,6 +306,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     struct smoe_why why = {""};
     if (s->state == SMOE_GATE_CLOSING)
         return;
+    smoe_core_heard(gw->core, session, now_ns); /* a long frame is no silence */
     int rc = smoe_channel_receive(&s->channel, data, n, &owner, &why);
     if (!rc || s->state == SMOE_GATE_CLOSING)
         return;

@@ -119,8 +119,9 @@ int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_sub
     struct smoe_layer_view layer = smoe_core_layer(gw->core, m->layer);
     size_t choices = m->routed ? ((size_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8
                                : (size_t)m->tokens * layer.shape.experts * sizeof(float);
-    if (!blob || choices > blob->bytes)
-        return smoe_fail(why, SMOE_ESHAPE, "SUBMIT: raw part is missing");
+    size_t real_bytes = layer.shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
+    if (!blob || blob->bytes != choices + (size_t)m->tokens * layer.shape.d_model * real_bytes)
+        return smoe_fail(why, SMOE_ESHAPE, "SUBMIT: the layer was replaced meanwhile");
     gw->spare_room = malloc(smoe_core_batch_room(m->tokens, m->top_k) * sizeof *gw->spare_room);
     if (!gw->spare_room)
         return smoe_fail(why, SMOE_ENOMEMORY, "SUBMIT: no memory for %u tokens", m->tokens);

@@ -41,8 +41,10 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "weight V of throughput and gate scores against backlog and energy"},
     {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu),
      .reloadable = true, .help = "weight of gate scores within V"},
-    {"routing", "plan", SMOE_ENUM, .standard = "work", .choices = plans, AT(plan), .reloadable = true,
-     .help = "time a decision plans for: what the work at hand takes, the slot, or the shorter of both"},
+    {"routing", "plan", SMOE_ENUM, .standard = "work", .choices = plans, AT(plan),
+     .reloadable = true,
+     .help = "time a decision plans for: what the work at hand takes, the slot, or the shorter of "
+             "both"},
     {"routing", "slot", SMOE_DURATION, .standard = "20ms", .min = 1e6, .max = 6e10, AT(slot_ns),
      .reloadable = true,
      .help = "length of a slot; it ends early when tokens wait and a worker idles"},

@@ -93,9 +93,13 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
 {
     struct smoe_agent_step *s = step_of(a, m->owner);
     for (size_t i = 0; i < m->n_layers && !s; i++) {
-        if (!smoe_experts_layer(&a->experts, m->layers[i]))
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, m->layers[i]);
+        if (!layer)
             return smoe_fail(why, SMOE_EUNKNOWN, "STEP_PREPARE: layer %u is not hosted here",
                              m->layers[i]);
+        if (layer->shape.optimizer != m->optimizer.kind)
+            return smoe_fail(why, SMOE_EFIELD, "STEP_PREPARE.optimizer.kind %u: layer %s has %u",
+                             m->optimizer.kind, layer->name, layer->shape.optimizer);
         s = step_with_layer(a, m->layers[i]);
     }
     if (s)

@@ -53,8 +53,8 @@ static bool rows_slice(struct smoe_task *t)
 static void norm_slice(struct smoe_task *t, size_t at, size_t n)
 {
     t->square_norm += smoe_square_norm(n, t->gradient + at) / (t->divisor * t->divisor);
-    bool finite = t->square_norm - t->square_norm == 0;
-    if (at + n == t->n_params && !finite)
+    bool fits = t->square_norm <= SMOE_SQUARE_NORM_MAX; /* false for NaN too */
+    if (at + n == t->n_params && !fits)
         t->square_norm = -1;
 }
 

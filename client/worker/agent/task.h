@@ -17,8 +17,9 @@
 #include "common/kernels/ffn.h"
 #include "common/kernels/optimizer.h"
 
-#define SMOE_TASK_ROWS     128   /* rows of a forward or backward slice */
-#define SMOE_TASK_ELEMENTS 65536 /* parameters of an optimizer slice */
+#define SMOE_TASK_ROWS       128   /* rows of a forward or backward slice */
+#define SMOE_TASK_ELEMENTS   65536 /* parameters of an optimizer slice */
+#define SMOE_SQUARE_NORM_MAX 1e300 /* what a StepNorm may carry */
 
 enum smoe_task_kind {
     SMOE_TASK_FORWARD,
@@ -54,7 +55,7 @@ struct smoe_task {
     double divisor;
     struct smoe_optimizer optimizer;
     struct smoe_expert_vectors now, staged;
-    double square_norm; /* result of NORM; -1 if not finite */
+    double square_norm; /* result of NORM; -1 if not finite or beyond SMOE_SQUARE_NORM_MAX */
 
     /* Progress, read by the agent while a lane works */
     _Atomic uint32_t rows_done;

@@ -22,7 +22,7 @@
 
 #include "common/io/clock.h"
 
-#define HERE_FLOPS UINT64_C(10000000) /* work that is done by the loop itself: some 200 us of it */
+#define HERE_FLOPS  UINT64_C(10000000) /* work that is done by the loop itself: some 200 us of it */
 #define CREDIT_NS   2000000
 #define WORTH_IT_NS 20000 /* a shorter sleep costs more than it rests */
 

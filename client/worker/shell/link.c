@@ -33,8 +33,8 @@ struct smoe_link {
     struct smoe_conn conn;
     uint8_t scratch[SMOE_CONN_SCRATCH_BYTES];
     bool resolving, conn_open, connected, closing;
-    unsigned failures; /* in a row: logged once */
     struct smoe_why why;
+    struct smoe_why told; /* why there is no gateway, as last logged: said again when it changes */
     void (*closed)(void *context);
     void *closed_context;
 };
@@ -63,9 +63,10 @@ static void try_later(struct smoe_link *l, const char *why)
         finish_close(l);
         return;
     }
-    if (l->failures++ == 0)
+    if (strcmp(l->told.text, why) != 0)
         smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("no gateway, trying again"),
                  smoe_text_field("why", why));
+    smoe_fail(&l->told, 0, "%s", why);
     uint64_t jitter = smoe_rng_below(&l->rng, l->pause_ms + 1);
     uv_timer_start(&l->timer, attempt, l->pause_ms / 2 + jitter, 0);
     l->pause_ms = l->pause_ms * 2 < PAUSE_MAX_MS ? l->pause_ms * 2 : PAUSE_MAX_MS;
@@ -96,7 +97,7 @@ static void link_received(void *context, const uint8_t *data, size_t n)
     if (!was_welcomed && smoe_agent_welcomed(l->agent)) {
         smoe_log(l->log, SMOE_LOG_NOTICE, smoe_msg("joined the gateway"),
                  smoe_text_field("host", l->host), smoe_u64_field("port", l->port));
-        l->failures = 0;
+        *l->told.text = 0;
         l->pause_ms = PAUSE_MIN_MS;
     }
     if (rc)
