@@ -64,7 +64,10 @@ static int on_tensor(struct smoe_channel *ch, const struct smoe_channel_owner *o
             return rc;
     }
     ch->frames_in++;
-    return owner->deliver(owner->context, &ch->pending, ch->in.blob, why);
+    int rc = owner->deliver(owner->context, &ch->pending, ch->in.blob, why);
+    smoe_blob_unref(ch->in.blob); /* now: the next frame of an idle peer may never come */
+    ch->in.blob = NULL;
+    return rc;
 }
 
 static int on_event(struct smoe_channel *ch, enum smoe_inbox_event event,

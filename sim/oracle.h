@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What a layer's experts must have become: what a trainer committed, computed again in process from the
- * recorded routes, by the local reference (client/train/model/local_moe.h) or, for a world that
- * computes exactly, by the same exact experts in one thread and one order.
+ * recorded routes, visit by visit in one order: by the plain reference kernels or, in a world that
+ * computes exactly, by the exact experts.
  *
  * Order of use for a step: for each of its batches smoe_oracle_add, then smoe_oracle_square_norm if it
  * is wanted, then smoe_oracle_step.
@@ -10,7 +10,8 @@
 #ifndef SMOE_SIM_ORACLE_H
 #define SMOE_SIM_ORACLE_H
 
-#include "client/train/model/local_moe.h"
+#include "common/kernels/ffn.h"
+#include "common/kernels/optimizer.h"
 #include "proto/wire.h"
 #include "sim/compute.h"
 
@@ -19,9 +20,13 @@
 
 struct smoe_oracle {
     enum smoe_sim_arithmetic arithmetic;
-    struct smoe_local_moe moe; /* EXACT: only its parameters, gradients and moments are used */
-    unsigned moments;
-    smoe_real *y; /* [visits_max, d] */
+    struct smoe_ffn_shape shape;
+    uint32_t experts;
+    unsigned moments; /* vectors of state beside an expert's weights */
+    size_t n_params;  /* of one expert */
+    smoe_real *params, *grads, *moments_m,
+        *moments_v; /* [experts, n_params], owned, as all below */
+    smoe_real *y;   /* [visits_max, d] */
     smoe_real *dx;
 };
 

@@ -70,6 +70,10 @@ static int check_layer(const struct smoe_sim_process *trainer, const struct smoe
     const struct smoe_script *s = smoe_sim_trainer_script(trainer);
     const struct smoe_uplink_layer *declared = smoe_uplink_layer(s->uplink, s->layers[l]);
     struct smoe_layer_view layer = smoe_core_layer(core, declared->wire);
+    if (layer.state == SMOE_LAYER_LOST) { /* and said so; the teller decides what that is worth */
+        trainer->world->losses++;
+        return 0;
+    }
     if (layer.state != SMOE_LAYER_READY || layer.step != s->view.steps)
         return smoe_fail(why, SMOE_ESTATE, "%s: %s is %s at step %llu, not ready at %llu",
                          trainer->name, declared->name, smoe_layer_state_name(layer.state),

@@ -15,7 +15,8 @@
 
 #include "common/base/assert.h"
 
-#define ASK_AGAIN_NS (50 * SMOE_SIM_MS)
+#define ASK_AGAIN_MIN_NS (50 * SMOE_SIM_MS)
+#define ASK_AGAIN_MAX_NS (4000 * SMOE_SIM_MS)
 
 static uint64_t now_of(const struct smoe_script *s)
 {
@@ -147,6 +148,16 @@ static void declare(struct smoe_script *s, uint32_t l)
         smoe_script_give_up(s, rc, why.text);
 }
 
+/* The layer is not there yet: asked again later and later, for the uplink remembers each answer. */
+static void declare_later(struct smoe_script *s)
+{
+    s->declare_pause_ns =
+        s->declare_pause_ns ? 2 * s->declare_pause_ns : (uint64_t)ASK_AGAIN_MIN_NS;
+    if (s->declare_pause_ns > ASK_AGAIN_MAX_NS)
+        s->declare_pause_ns = ASK_AGAIN_MAX_NS;
+    s->declare_at_ns = now_of(s) + s->declare_pause_ns;
+}
+
 /* True when all layers are ready. A layer that an evaluator finds nowhere may come. */
 static bool layers_ready(struct smoe_script *s)
 {
@@ -168,7 +179,7 @@ static bool layers_ready(struct smoe_script *s)
             return false;
         }
         s->layers[l] = UINT32_MAX;
-        s->declare_at_ns = now_of(s) + ASK_AGAIN_NS;
+        declare_later(s);
     }
     return ready;
 }
@@ -204,6 +215,8 @@ static bool look_at_batch(struct smoe_script *s, struct smoe_script_batch *b)
 {
     if (b->ticket->state == SMOE_TICKET_FAILED) {
         s->view.failed_batches++;
+        if (b->ticket->code == SMOE_ELOST)
+            smoe_script_give_up(s, SMOE_ELOST, b->ticket->why.text);
         end_batch(b);
         return true;
     }
@@ -255,6 +268,13 @@ static bool submit(struct smoe_script *s)
                                    .x = b->x,
                                    .evaluate = o->evaluate};
     int rc = smoe_uplink_submit(s->uplink, &m, &b->ticket, &why);
+    if (rc && o->evaluate) { /* a new gateway does not know its layer yet: declare it again */
+        free_batch(b);
+        s->submitted--;
+        s->state = SMOE_SCRIPT_DECLARING;
+        declare_later(s);
+        return false;
+    }
     if (rc) {
         free_batch(b);
         smoe_script_give_up(s, rc, why.text);
@@ -375,7 +395,9 @@ static bool take_step(struct smoe_script *s)
     if (step->code) {
         s->view.failed_steps++;
         s->view.step_why = step->why;
-        s->restoring = true;
+        s->restoring = step->code == SMOE_ENOTFINITE; /* no other failure goes away by itself */
+        if (!s->restoring)
+            smoe_script_give_up(s, step->code, step->why.text);
     } else {
         commit(s, &step->result);
     }

@@ -8,8 +8,8 @@
  *         +--------------------------+--> FAILED
  *
  * WORKING, for each step: submit batches, look at their results, think, give gradients, wait for the
- * input gradients (a hasty one does not), step. A step that fails (a gradient was not finite) is made
- * again: Restore drops everything uncommitted, and its batches are submitted anew.
+ * input gradients (a hasty one does not), step. A step that fails because a gradient was not finite is
+ * made again: Restore drops everything uncommitted, and its batches are submitted anew.
  */
 #ifndef SMOE_SIM_SCRIPT_H
 #define SMOE_SIM_SCRIPT_H
@@ -38,6 +38,7 @@ struct smoe_script {
     enum { SMOE_SCRIPT_DECLARING, SMOE_SCRIPT_WORKING, SMOE_SCRIPT_DONE, SMOE_SCRIPT_FAILED } state;
     uint32_t layers[SMOE_SIM_LAYERS_MAX]; /* the uplink's numbers */
     uint64_t declare_at_ns;               /* evaluation: when to ask again for layers */
+    uint64_t declare_pause_ns;            /* what was waited last */
     struct smoe_oracle oracles[SMOE_SIM_LAYERS_MAX];
     bool has_oracles;
     struct smoe_list batches; /* not committed */

@@ -51,6 +51,7 @@ struct smoe_world {
     struct smoe_list plans;
     int verdict;
     struct smoe_why why;
+    uint32_t losses; /* trainers whose experts are lost, where the story takes that (sim/story.h) */
 };
 
 /* Adds a process of `bytes` bytes whose first member this is. */

@@ -182,6 +182,8 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     if (m->type == SMOE_MSG_PING) {
         smoe_core_send(c, event->session, SMOE_MSG_PONG)->pong.nonce = m->ping.nonce;
     } else if (m->type == SMOE_MSG_BYE) {
+        if (s->kind == SMOE_SESSION_TRAINER)
+            c->trainers[s->index].said_bye = true;
         smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
     } else if (s->kind == SMOE_SESSION_WORKER) {
         on_worker_message(c, event->session, s->index, m);
@@ -201,6 +203,7 @@ static void on_drain(struct smoe_core *c, const struct smoe_event *event)
     else if (!event->drain && w->state == SMOE_WORKER_DRAINING)
         smoe_worker_move(w, SMOE_WORKER_READY);
     c->solve_useful = true;
+    smoe_layers_advance(c); /* a layer may have waited for a worker that may be given work */
 }
 
 static void on_configure(struct smoe_core *c, const struct smoe_core_settings *settings)
@@ -221,6 +224,8 @@ static void on_configure(struct smoe_core *c, const struct smoe_core_settings *s
 
 static void dispatch(struct smoe_core *c, const struct smoe_event *event)
 {
+    if (event->type != SMOE_EVENT_TICK && event->type != SMOE_EVENT_MESSAGE)
+        c->expiry_ns = 0;
     switch (event->type) {
     case SMOE_EVENT_TICK:
         break;
@@ -254,8 +259,22 @@ static uint64_t silence_of(const struct smoe_core *c)
     return silence > three_slots ? silence : three_slots;
 }
 
+/* When the worker's silence or, once it is lost, its lease ends, unless it is heard before. */
+static uint64_t expiry_of(const struct smoe_core *c, const struct smoe_worker *w)
+{
+    if (w->state == SMOE_WORKER_FREE)
+        return UINT64_MAX;
+    return w->state == SMOE_WORKER_LOST ? w->lost_ns + c->options.settings.worker_lease_ns
+                                        : w->heard_ns + silence_of(c);
+}
+
+/* Walks the fleet only when somebody can be due: being heard only puts a worker's time off, and
+ * whatever else changes one's time sets expiry_ns to 0. */
 static void expire_workers(struct smoe_core *c)
 {
+    if (c->now_ns <= c->expiry_ns)
+        return;
+    uint64_t next = UINT64_MAX;
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         struct smoe_worker *w = &c->fleet.workers[i];
         if (w->session != SMOE_NO_SESSION && w->state != SMOE_WORKER_FREE &&
@@ -270,7 +289,10 @@ static void expire_workers(struct smoe_core *c)
             smoe_layer_worker_forgotten(c, i);
             smoe_worker_move(w, SMOE_WORKER_FREE);
         }
+        uint64_t expiry = expiry_of(c, w);
+        next = expiry < next ? expiry : next;
     }
+    c->expiry_ns = next;
 }
 
 static void tell_if_drained(struct smoe_core *c)

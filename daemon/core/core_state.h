@@ -98,6 +98,7 @@ struct smoe_trainer {
     uint64_t incarnation;
     uint64_t attempt;
     uint64_t gone_ns;
+    bool said_bye;     /* it will not come back: no lease */
     uint64_t attached; /* bit l: may use layer l */
     uint64_t
         requests[SMOE_LAYERS_MAX];    /* LayerDeclare waiting for its layer; valid if wanted bit */
@@ -136,6 +137,7 @@ struct smoe_core {
     struct smoe_session *sessions;
     uint32_t n_sessions;
     struct smoe_fleet fleet;
+    uint64_t expiry_ns; /* no worker's silence or lease ends before; 0: to be found out */
     struct smoe_trainer *trainers;
     struct smoe_layer *layers; /* [SMOE_LAYERS_MAX] */
 

@@ -357,6 +357,13 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
             return smoe_fail(why, SMOE_EEXIST, "layer %s: trainer %s owns it", m->name,
                              c->trainers[layer->owner].name);
         if (layer->run == m->run && layer->state != SMOE_LAYER_LOST) {
+            bool behind = m->step > layer->step; /* workers that never heard of its last commit */
+            if (behind)
+                return smoe_fail(why, SMOE_ELOST,
+                                 "layer %s: the workers hold step %llu, its trainer has committed "
+                                 "step %llu: resume from a checkpoint",
+                                 m->name, (unsigned long long)layer->step,
+                                 (unsigned long long)m->step);
             *ret_layer = l;
             return same_shape(&layer->shape, &m->shape)
                        ? 0

@@ -36,6 +36,7 @@ static void worker_lost(struct smoe_core *c, uint32_t worker)
         if (steps_on_worker(c, t, worker))
             smoe_trainer_reset(c, t, reason); /* its step awaits an answer that will not come */
     smoe_worker_leave(w, c->now_ns);
+    c->expiry_ns = 0; /* its lease runs */
     smoe_layer_worker_lost(c, worker);
 }
 

@@ -2,7 +2,7 @@
  *
  * Trainers: sessions, credit, and the life of their batches.
  *
- *     FREE -> LIVE <-> GONE (connection lost, lease runs) -> FREE
+ *     FREE -> LIVE <-> GONE (connection lost, lease runs) -> FREE; from LIVE at once with Bye
  *
  * Whatever is uncommitted belongs to an attempt. When the connection breaks, a worker is lost, or a
  * gradient must be taken back, the attempt ends: all batches of the trainer are dropped, workers forget
@@ -163,6 +163,8 @@ void smoe_trainer_closed(struct smoe_core *c, uint32_t trainer)
     t->gone_ns = c->now_ns;
     smoe_relay_drop(c, trainer, SMOE_NONE);
     smoe_trainer_reset(c, trainer, "");
+    if (t->said_bye)
+        forget_trainer(c, trainer);
 }
 
 void smoe_trainers_expire(struct smoe_core *c)

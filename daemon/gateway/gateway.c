@@ -109,8 +109,6 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
         snprintf(s->reason, sizeof s->reason, "%s", a->message.error.message);
     if (a->message.type == SMOE_MSG_WELCOME)
         s->channel.tensor_bytes_max = a->message.welcome.tensor_bytes_max;
-    if (a->message.type == SMOE_MSG_ERROR && a->message.error.fatal)
-        memcpy(s->reason, a->message.error.message, sizeof s->reason);
     struct smoe_segment segments[SMOE_SEGMENTS_MAX];
     size_t n_segments;
     int rc = smoe_relay_segments(gw, a, blob, segments, &n_segments);
@@ -338,12 +336,18 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
 /* Connections that do not say hello in time; nothing is answered to them. */
 static void expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
 {
+    if (now_ns < gw->hello_due_ns)
+        return;
+    gw->hello_due_ns = now_ns + gw->options.hello_timeout_ns; /* of whoever comes from now on */
     for (uint32_t i = 0; i < gw->n_sessions; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
-        if (s->state != SMOE_GATE_HELLO || now_ns - s->opened_ns < gw->options.hello_timeout_ns)
-            continue;
-        gw->hello_timeouts++;
-        doom(gw, s, "said no hello in time");
+        uint64_t due_ns = s->opened_ns + gw->options.hello_timeout_ns;
+        if (s->state == SMOE_GATE_HELLO && now_ns >= due_ns) {
+            gw->hello_timeouts++;
+            doom(gw, s, "said no hello in time");
+        } else if (s->state == SMOE_GATE_HELLO && due_ns < gw->hello_due_ns) {
+            gw->hello_due_ns = due_ns;
+        }
     }
 }
 

@@ -41,6 +41,7 @@ struct smoe_gateway {
     uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
     size_t spare_x_offset;
     uint64_t wake_ns;
+    uint64_t hello_due_ns; /* no session's time to say hello ends before */
     bool drained;
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
     uint64_t refused_connections, hello_timeouts, slow_peers;

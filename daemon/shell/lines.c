@@ -3,11 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/base/assert.h"
 #include "common/base/list.h"
+#include "common/io/listener.h"
 
 struct client {
     union {
@@ -28,12 +27,7 @@ struct client {
 };
 
 struct smoe_lines {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } listener;
+    struct smoe_listener listener;
     uv_loop_t *loop;
     bool is_unix;
     smoe_line_answer answer;
@@ -147,19 +141,17 @@ static int init_stream(struct smoe_lines *l, struct client *c)
     return l->is_unix ? uv_pipe_init(l->loop, &c->io.pipe, 0) : uv_tcp_init(l->loop, &c->io.tcp);
 }
 
-static void on_connection(uv_stream_t *server, int status)
+static bool on_connection(void *context, uv_stream_t *server)
 {
-    struct smoe_lines *l = server->data;
-    if (status < 0 || l->closing)
-        return;
+    struct smoe_lines *l = context;
     struct client *c = calloc(1, sizeof *c);
     if (!c)
-        return;
+        return false;
     c->lines = l;
     c->handles = 2;
     if (init_stream(l, c)) {
         free(c);
-        return;
+        return false;
     }
     uv_timer_init(l->loop, &c->timer);
     c->io.handle.data = c->timer.data = c;
@@ -171,6 +163,7 @@ static void on_connection(uv_stream_t *server, int status)
         close_client(c);
     else
         uv_timer_start(&c->timer, on_timeout, SMOE_LINE_TIMEOUT_MS, 0);
+    return true;
 }
 
 /* ---- the server ---- */
@@ -186,13 +179,6 @@ static struct smoe_lines *new_lines(uv_loop_t *loop, bool is_unix, smoe_line_ans
     l->answer = answer;
     l->context = context;
     smoe_list_init(&l->clients);
-    int rc =
-        is_unix ? uv_pipe_init(loop, &l->listener.pipe, 0) : uv_tcp_init(loop, &l->listener.tcp);
-    if (rc) {
-        free(l);
-        return NULL;
-    }
-    l->listener.handle.data = l;
     l->listener_open = true;
     return l;
 }
@@ -205,9 +191,8 @@ int smoe_lines_listen_tcp(uv_loop_t *loop, const struct smoe_addr *address, smoe
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "status: out of memory");
     *ret = l;
-    int rc = uv_tcp_bind(&l->listener.tcp, &address->sa, 0);
-    if (rc == 0)
-        rc = uv_listen(&l->listener.stream, SMOE_LINE_CLIENTS, on_connection);
+    struct smoe_listener_owner owner = {l, on_connection, NULL};
+    int rc = smoe_listener_tcp(&l->listener, loop, address, SMOE_LINE_CLIENTS, &owner);
     smoe_addr_format(address, text);
     return rc ? smoe_fail(why, rc, "status %s: %s", text, uv_strerror(rc)) : 0;
 }
@@ -219,26 +204,20 @@ int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer a
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "admin: out of memory");
     *ret = l;
-    (void)unlink(path); /* the state directory is locked: nobody else listens there */
-    int rc = uv_pipe_bind(&l->listener.pipe, path);
-    if (rc == 0 && chmod(path, 0660))
-        rc = UV_EPERM;
-    if (rc == 0)
-        rc = uv_listen(&l->listener.stream, SMOE_LINE_CLIENTS, on_connection);
+    struct smoe_listener_owner owner = {l, on_connection, NULL};
+    /* the state directory is locked: nobody else listens there */
+    int rc = smoe_listener_unix(&l->listener, loop, path, SMOE_LINE_CLIENTS, &owner);
     return rc ? smoe_fail(why, rc, "admin socket %s: %s", path, uv_strerror(rc)) : 0;
 }
 
 void smoe_lines_address(const struct smoe_lines *l, struct smoe_addr *ret)
 {
-    int n = sizeof *ret;
-    *ret = (struct smoe_addr){0};
-    if (!l->is_unix)
-        (void)uv_tcp_getsockname(&l->listener.tcp, &ret->sa, &n);
+    smoe_listener_address(&l->listener, ret);
 }
 
-static void on_listener_closed(uv_handle_t *handle)
+static void on_listener_closed(void *context)
 {
-    struct smoe_lines *l = handle->data;
+    struct smoe_lines *l = context;
     l->listener_open = false;
     finish_if_closed(l);
 }
@@ -256,5 +235,5 @@ void smoe_lines_close(struct smoe_lines *l, void (*done)(void *context), void *c
     l->done_context = context;
     smoe_list_for_each_safe (it, &l->clients)
         close_client(smoe_container_of(it, struct client, link));
-    uv_close(&l->listener.handle, on_listener_closed);
+    smoe_listener_close(&l->listener, on_listener_closed);
 }

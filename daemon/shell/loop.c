@@ -243,7 +243,9 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
                            .parcels_max = (uint32_t)s->parcels_max,
                            .slot_tokens_max = (uint32_t)s->slot_tokens_max},
                 .settings = smoe_daemon_core_settings(s),
-                .epoch = 1,
+                /* Above every epoch of an earlier run on this state directory: steps raise it by
+                 * one, and none takes as little as a microsecond. */
+                .epoch = smoe_clock_wall_ms() * 1000,
                 .seed = smoe_clock_wall_ms() ^ (uint64_t)uv_os_getpid() << 44,
                 .now_ns = d->started_ns,
                 .tensor_bytes_max = s->tensor_bytes_max,

@@ -6,19 +6,19 @@
  * smoe_gateway_wake_ns after every call, so it cannot drift.
  *
  * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
- * CLOSE_MS. When too many connections or descriptors are in use the kernel keeps new ones waiting in
- * its backlog: the listener pauses for RETRY_MS instead of spinning (libuv 1.44 loops inside accept
- * on ENFILE and silently drops clients on EMFILE; a spare descriptor lets one be refused politely).
+ * CLOSE_MS. A connection beyond the gateway's limit is taken and closed, so that its peer sees it at
+ * once and tries later; when descriptors or memory run out, new ones wait in the kernel's backlog
+ * (common/io/listener.h).
  */
 #include "daemon/shell/peers.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "common/base/assert.h"
 #include "common/base/list.h"
 #include "common/io/clock.h"
 #include "common/io/conn.h"
+#include "common/io/listener.h"
 
 #define BACKLOG  1024
 #define CLOSE_MS 1000
@@ -35,7 +35,7 @@ struct peer {
 
 struct smoe_peers {
     uv_loop_t *loop;
-    uv_tcp_t listener;
+    struct smoe_listener listener;
     uv_timer_t clock;
     struct smoe_gateway *gateway;
     struct smoe_log *log;
@@ -43,6 +43,7 @@ struct smoe_peers {
     struct smoe_list all;
     uint8_t *scratch;
     struct smoe_log_limit refusals;
+    uint64_t clock_ns; /* what `clock` is set to; 0: it has fired */
     bool listening, closing, flushing;
     unsigned handles; /* listener and clock still open */
     void (*done)(void *context);
@@ -140,43 +141,43 @@ static void on_refused_closed(uv_handle_t *handle)
     free(handle);
 }
 
-/* Takes the connection off the backlog and closes it: the peer sees it at once and tries later. */
-static void refuse(struct smoe_peers *p, uv_stream_t *server)
+static void log_refusal(struct smoe_peers *p, const char *why)
 {
     uint64_t suppressed;
-    uv_tcp_t *tcp = malloc(sizeof *tcp);
-    if (tcp && uv_tcp_init(p->loop, tcp) == 0) {
-        (void)uv_accept(server, (uv_stream_t *)tcp);
-        uv_close((uv_handle_t *)tcp, on_refused_closed);
-    } else {
-        free(tcp);
-    }
     if (smoe_log_allowed(&p->refusals, smoe_clock_monotonic_ns(), &suppressed))
-        smoe_log(p->log, SMOE_LOG_WARNING, smoe_msg("connection refused: too many"),
-                 smoe_u64_field("suppressed", suppressed));
+        smoe_log(p->log, SMOE_LOG_WARNING, smoe_msg("connections refused or kept waiting"),
+                 smoe_text_field("why", why), smoe_u64_field("suppressed", suppressed));
 }
 
-static void on_connection(uv_stream_t *server, int status)
+/* Takes the connection off the backlog and closes it: the peer sees it at once and tries later. */
+static bool refuse(struct smoe_peers *p, uv_stream_t *server)
 {
-    struct smoe_peers *p = server->data;
-    uint64_t suppressed;
-    if (status < 0) {
-        if (smoe_log_allowed(&p->refusals, smoe_clock_monotonic_ns(), &suppressed))
-            smoe_log(p->log, SMOE_LOG_ERROR, smoe_msg("accept failed"),
-                     smoe_text_field("why", uv_strerror(status)),
-                     smoe_u64_field("suppressed", suppressed));
-        return;
+    uv_tcp_t *tcp = malloc(sizeof *tcp);
+    if (!tcp || uv_tcp_init(p->loop, tcp)) {
+        free(tcp);
+        return false;
     }
-    uint32_t session;
-    if (p->closing || smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session)) {
-        refuse(p, server);
-        return;
-    }
+    (void)uv_accept(server, (uv_stream_t *)tcp);
+    uv_close((uv_handle_t *)tcp, on_refused_closed);
+    log_refusal(p, "too many connections");
+    return true;
+}
+
+static void on_full(void *context, int status)
+{
+    log_refusal(context, uv_strerror(status));
+}
+
+static bool on_connection(void *context, uv_stream_t *server)
+{
+    struct smoe_peers *p = context;
     struct peer *peer = calloc(1, sizeof *peer);
-    if (!peer) {
-        smoe_gateway_closed(p->gateway, session, smoe_clock_monotonic_ns());
-        refuse(p, server);
-        return;
+    uint32_t session;
+    if (!peer)
+        return false;
+    if (smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session)) {
+        free(peer);
+        return refuse(p, server);
     }
     peer->peers = p;
     peer->session = session;
@@ -188,6 +189,7 @@ static void on_connection(uv_stream_t *server, int status)
     struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
                                     peer_peek, peer_consume, on_conn_closed};
     smoe_conn_accept(&peer->conn, server, &owner, p->scratch);
+    return true;
 }
 
 /* ---- the gateway's clock and output ---- */
@@ -196,6 +198,7 @@ static void on_clock(uv_timer_t *timer)
 {
     struct smoe_peers *p = timer->data;
     uint64_t now = smoe_clock_monotonic_ns();
+    p->clock_ns = 0;
     if (now >= smoe_gateway_wake_ns(p->gateway))
         smoe_gateway_tick(p->gateway, now);
     smoe_peers_flush(p);
@@ -204,6 +207,9 @@ static void on_clock(uv_timer_t *timer)
 static void set_clock(struct smoe_peers *p)
 {
     uint64_t wake = smoe_gateway_wake_ns(p->gateway);
+    if (wake == p->clock_ns)
+        return;
+    p->clock_ns = wake;
     uint64_t now = smoe_clock_monotonic_ns();
     uint64_t ms = wake > now ? (wake - now + 999999) / 1000000 : 0;
     uv_update_time(p->loop);
@@ -237,17 +243,16 @@ void smoe_peers_flush(struct smoe_peers *p)
 
 /* ---- beginning and end ---- */
 
-static void on_own_closed(uv_handle_t *handle)
+static void on_listener_closed(void *context)
 {
-    struct smoe_peers *p = handle->data;
+    struct smoe_peers *p = context;
     p->handles--;
     finish_if_closed(p);
 }
 
-static int bind_and_listen(struct smoe_peers *p, const struct smoe_addr *address)
+static void on_clock_closed(uv_handle_t *handle)
 {
-    int rc = uv_tcp_bind(&p->listener, &address->sa, 0);
-    return rc ? rc : uv_listen((uv_stream_t *)&p->listener, BACKLOG, on_connection);
+    on_listener_closed(handle->data);
 }
 
 int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
@@ -265,11 +270,13 @@ int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct sm
     smoe_list_init(&p->all);
     p->by_session = calloc(smoe_gateway_sessions_max(gateway), sizeof *p->by_session);
     p->scratch = malloc(SMOE_CONN_SCRATCH_BYTES);
-    uv_tcp_init(loop, &p->listener);
     uv_timer_init(loop, &p->clock);
-    p->listener.data = p->clock.data = p;
+    p->clock.data = p;
     *ret = p;
-    int rc = p->by_session && p->scratch ? bind_and_listen(p, address) : UV_ENOMEM;
+    struct smoe_listener_owner owner = {p, on_connection, on_full};
+    int rc = smoe_listener_tcp(&p->listener, loop, address, BACKLOG, &owner);
+    if (rc == 0 && (!p->by_session || !p->scratch))
+        rc = UV_ENOMEM;
     if (rc) {
         char text[SMOE_ADDR_TEXT_MAX];
         smoe_addr_format(address, text);
@@ -281,9 +288,7 @@ int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct sm
 
 void smoe_peers_address(const struct smoe_peers *p, struct smoe_addr *ret)
 {
-    int n = sizeof *ret;
-    *ret = (struct smoe_addr){0};
-    (void)uv_tcp_getsockname(&p->listener, &ret->sa, &n);
+    smoe_listener_address(&p->listener, ret);
 }
 
 void smoe_peers_stop_listening(struct smoe_peers *p)
@@ -291,7 +296,7 @@ void smoe_peers_stop_listening(struct smoe_peers *p)
     if (!p->listening)
         return;
     p->listening = false;
-    uv_close((uv_handle_t *)&p->listener, on_own_closed);
+    smoe_listener_close(&p->listener, on_listener_closed);
 }
 
 void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(void *context),
@@ -303,7 +308,7 @@ void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(voi
     smoe_peers_stop_listening(p);
     smoe_peers_flush(p);
     p->closing = true;
-    uv_close((uv_handle_t *)&p->clock, on_own_closed);
+    uv_close((uv_handle_t *)&p->clock, on_clock_closed);
     smoe_list_for_each_safe (it, &p->all) {
         struct peer *peer = smoe_container_of(it, struct peer, link);
         if (smoe_gateway_closing(p->gateway, peer->session) && linger_ms)

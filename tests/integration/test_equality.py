@@ -11,9 +11,17 @@ import harness
 # of a batch, a worker slices what it is given. Measured: 4e-7 and 8e-16.
 BOUND = 1e-12 if harness.FLOAT64 else 1e-5
 # From a state where nothing was learned yet, one in the middle, one late.
-STEPS = ["1", "20"] if harness.SANITIZED else ["1", "50", "200"]
+STEPS = ["1", "50", "200"]
 SEEDS = ["1", "2", "3"]
-# Of the loss: three seeds may by chance lie closer together than seeds do.
+# Loss curves of free runs, 60 steps of 1,000 images, loss 2.4 to 0.35. With the routes of the gate's own
+# top-K a run through the fleet is the local run but for the order of sums, which Adam amplifies to
+# 1e-2 within 200 steps at worst: every step's loss is within STEP_BOUND of the local one (measured: 0,
+# the sums here have the same order).
+STEP_BOUND = 0.02
+# With routes of its own choice it trains another model, which must learn as fast: over each tenth of the
+# run the mean of the seeds is no farther from the local mean than the local seeds are from each other,
+# or than this part of the largest where three seeds happen to lie closer together than seeds do.
+# Measured: 0.002 to 0.023 apart, where the bound is 0.05 to 0.17.
 SPREAD_FLOOR = 0.08
 
 
@@ -58,13 +66,9 @@ class Equality(harness.FleetTest):
     def test_free_running_losses_follow_the_local_ones(self):
         self.fleet.start_daemon("--set", "fleet.workers_min=4")
         self.fleet.start_workers(4)
-        # Routed by the gate's own top-K, the fleet trains the very model: Adam may amplify the order
-        # of sums, but not to a loss that shows it.
         for ours, theirs in self.curves("topk"):
             for a, b in zip(ours, theirs):
-                self.assertLess(abs(a - b), 0.02)
-        # Routed by lyapunov it trains another one, as good: over each tenth of the run the mean over
-        # seeds is no farther from the local one than seeds are from each other.
+                self.assertLess(abs(a - b), STEP_BOUND)
         pairs = self.curves("lyapunov")
         self.assertNotEqual([p[0] for p in pairs], [p[1] for p in pairs], "routes were the same")
         tenth = max(1, len(pairs[0][0]) // 10)

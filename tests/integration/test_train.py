@@ -58,6 +58,12 @@ class Train(harness.FleetTest):
         self.assertEqual(status["ledger"]["settled"], result["visits"])
         self.assertEqual(status["ledger"]["committed"], 6 * IMAGES * 2)
 
+    def test_a_run_that_ended_leaves_its_layer_to_the_next_at_once(self):
+        self.train()
+        wanted = self.fleet.start_trainer(*train_args(IMAGES), name="another")
+        self.assertEqual(wanted.wait(), 0, wanted.err())
+        self.assertEqual(self.layer_step(), STEPS_PER_EPOCH)
+
     def test_progress_tells_rate_and_accuracy_and_quiet_is_quiet(self):
         trainer = self.fleet.start_trainer(*train_args(IMAGES, epochs=2))
         self.assertEqual(trainer.wait(), 0)

@@ -356,12 +356,33 @@ void smoe_request_answered(struct smoe_uplink *u, uint64_t request, struct smoe_
         r->values = smoe_blob_ref(blob);
 }
 
+static void fail_step(struct smoe_uplink *u, int code, const char *sentence)
+{
+    u->step.pending = u->step.sent = false;
+    u->step.done = true;
+    u->step.code = smoe_fail(&u->step.why, code, "%s", sentence);
+}
+
+/* A layer that the gateway refuses takes its batches with it, and the step that needs them. */
+static void fail_layer(struct smoe_uplink *u, uint32_t l, int code, const char *sentence)
+{
+    struct smoe_uplink_layer *layer = &u->layers[l];
+    layer->state = SMOE_ULAYER_FAILED;
+    layer->code = smoe_fail(&layer->why, code, "%s", sentence);
+    smoe_list_for_each_safe (it, &u->tickets) {
+        struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
+        if (t->layer == l && t->state < (t->evaluate ? SMOE_TICKET_SETTLED : SMOE_TICKET_COMMITTED))
+            smoe_ticket_fail(t, code, sentence);
+    }
+    if (u->step.pending && !layer->evaluate_only)
+        fail_step(u, code, sentence);
+}
+
 bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, const char *sentence)
 {
     uint32_t i;
     if (request_index(request, KIND_LAYER, SMOE_LAYERS_MAX, &i) && u->layers[i].used) {
-        u->layers[i].state = SMOE_ULAYER_FAILED;
-        u->layers[i].code = smoe_fail(&u->layers[i].why, code, "%s", sentence);
+        fail_layer(u, i, code, sentence);
         return true;
     }
     if (request_index(request, KIND_STATE, SMOE_REQUESTS_MAX, &i) && u->requests[i].used) {
@@ -370,9 +391,7 @@ bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, cons
         return true;
     }
     if (u->step.pending && request == u->step.message.step) {
-        u->step.pending = u->step.sent = false;
-        u->step.done = true;
-        u->step.code = smoe_fail(&u->step.why, code, "%s", sentence);
+        fail_step(u, code, sentence);
         return true;
     }
     return false;

@@ -103,6 +103,15 @@ bool smoe_uplink_welcomed(const struct smoe_uplink *u)
     return u->link == SMOE_ULINK_UP;
 }
 
+void smoe_uplink_leave(struct smoe_uplink *u, const char *reason)
+{
+    struct smoe_message m = {.type = SMOE_MSG_BYE};
+    if (u->link != SMOE_ULINK_UP)
+        return;
+    snprintf(m.bye.reason, sizeof m.bye.reason, "%s", reason);
+    (void)smoe_uplink_send(u, &m, NULL, 0);
+}
+
 uint8_t *smoe_uplink_direct(const struct smoe_uplink *u, size_t *ret_room)
 {
     return u->link == SMOE_ULINK_DOWN ? NULL : smoe_channel_direct(&u->channel, ret_room);

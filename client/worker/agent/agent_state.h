@@ -132,6 +132,8 @@ void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
 /* Tasks of the step that wait or run, counted at the experts. */
 uint32_t smoe_agent_step_tasks(const struct smoe_agent *agent, uint32_t step);
 bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
+/* There are such tasks. */
+bool smoe_agent_steps_compute(const struct smoe_agent *agent);
 void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 
 /* ---- state.c ---- */

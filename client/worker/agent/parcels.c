@@ -372,7 +372,8 @@ uint64_t smoe_agent_waiting_flops(const struct smoe_agent *a)
 
 bool smoe_agent_has_work(const struct smoe_agent *a)
 {
-    if (!smoe_list_empty(&a->forward_queue) || !smoe_list_empty(&a->backward_queue))
+    if (!smoe_list_empty(&a->forward_queue) || !smoe_list_empty(&a->backward_queue) ||
+        smoe_agent_steps_compute(a))
         return true;
     for (uint32_t i = 0; i < a->options.lanes; i++)
         if (a->lane_used[i])

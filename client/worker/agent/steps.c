@@ -215,6 +215,14 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
     return false;
 }
 
+bool smoe_agent_steps_compute(const struct smoe_agent *a)
+{
+    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+        if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].n_tasks)
+            return true;
+    return false;
+}
+
 void smoe_agent_finish_step(struct smoe_agent *a, struct smoe_task *task)
 {
     struct smoe_held_expert *e = &a->experts.experts[task->expert];

@@ -42,7 +42,7 @@ struct smoe_lanes {
     pthread_mutex_t mutex;
     struct lane *lanes; /* [n] */
     uint32_t n, n_started;
-    bool stopping;
+    _Atomic bool stopping; /* set under the mutex, for the sleepers; also read between slices */
     _Atomic double duty;
     uv_async_t finished;
     struct smoe_agent *agent; /* borrowed */
@@ -127,8 +127,9 @@ static void on_finished(uv_async_t *async)
         struct lane *lane = &l->lanes[i];
         pthread_mutex_lock(&l->mutex);
         struct smoe_task *task = lane->done ? lane->task : NULL;
-        uint64_t cpu_ns = lane->cpu_ns;
-        if (task) {
+        uint64_t cpu_ns = 0;
+        if (task) { /* else cpu_ns is the lane's, which computes */
+            cpu_ns = lane->cpu_ns;
             lane->task = NULL;
             lane->done = false;
         }

@@ -104,7 +104,7 @@ static const struct smoe_cli_option options[] = {
 const struct smoe_cli smoe_worker_cli = {
     .program = "stablemoe-worker",
     .version = STABLEMOE_VERSION,
-    .summary = "Hosts experts for a stablemoe gateway and computes what it is given.",
+    .summary = "Hosts experts for a stablemoe gateway and computes what it is given",
     .options = options,
     .options_len = sizeof options / sizeof *options,
 };

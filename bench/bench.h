@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stablemoe-bench: what is fast, compared with what. Every claim is a ratio of two things measured
+ * side by side in one run, because absolute figures say more about the machine and the hour. Each
+ * bench is one file; main.c has the list.
+ */
+#ifndef SMOE_BENCH_BENCH_H
+#define SMOE_BENCH_BENCH_H
+
+#include <stdbool.h>
+
+#include "bench/report.h"
+#include "common/base/err.h"
+
+struct smoe_bench {
+    bool quick;          /* a second or two: does it run, not how fast */
+    const char *bin_dir; /* where stablemoed and the others lie */
+    const char *peers;   /* directory of the peers in Python */
+    struct smoe_report *report;
+};
+
+int smoe_bench_kernels(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_frame(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_core(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_latency(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_memory(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why);
+
+#endif

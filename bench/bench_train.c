@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Training from end to end: Fashion-MNIST, an encoder 784 -> 64, eight experts 64-256-64 on two
+ * workers, top-2, against peers/torch_gloo.py, the same model as an expert-parallel layer in torch on
+ * two ranks of one thread each that exchange tokens by gloo's all-to-all. The batch is that of one
+ * optimizer step in both. Runs take turns; each is told to train on the same number of images.
+ */
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "bench/child.h"
+
+#define PYTHON "/usr/bin/python3" /* Debian's own: its torch is there */
+
+/* Exit status of the peer when torch is not there. */
+#define NOT_INSTALLED 77
+
+/* ---- one run of either ---- */
+
+/* The number `key` of the JSON object on the last line of a log; false if there is none. */
+static bool read_number(const char *log, const char *key, double *ret)
+{
+    char text[16384];
+    if (!smoe_read_text_file(log, text, sizeof text))
+        return false;
+    char *at = strrchr(text, '{');
+    for (char *c = at; at && c > text; c--) /* the object may hold others */
+        if (*c == '{' && c[-1] == '\n')
+            at = c;
+    cJSON *o = at ? cJSON_Parse(at) : NULL;
+    const cJSON *number = cJSON_GetObjectItemCaseSensitive(o, key);
+    bool ok = cJSON_IsNumber(number);
+    if (ok)
+        *ret = number->valuedouble;
+    cJSON_Delete(o);
+    return ok;
+}
+
+static int run_ours(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
+                    const char *batch, const char *images, unsigned run, double *ret,
+                    struct smoe_why *why)
+{
+    char program[1100], log[160], layer[32];
+    const char *argv[] = {program,    "--gateway", fleet->address, "--dataset", "fashion-mnist",
+                          "--epochs", "1",         "--batch",      batch,       "--limit",
+                          images,     "--layer",   layer,          "--quiet",   "--json",
+                          NULL};
+    pid_t pid;
+    snprintf(program, sizeof program, "%s/stablemoe-train", bench->bin_dir);
+    snprintf(log, sizeof log, "%s/train.log", fleet->dir);
+    snprintf(layer, sizeof layer, "run-%u", run);
+    int rc = smoe_child_start(argv, log, &pid, why);
+    if (rc)
+        return rc;
+    if (smoe_child_wait(pid) || !read_number(log, "samples_per_second", ret)) {
+        char text[160] = "";
+        (void)smoe_read_text_file(log, text, sizeof text);
+        text[strcspn(text, "\n")] = 0;
+        return smoe_fail(why, SMOE_EDATA, "%s", text);
+    }
+    return 0;
+}
+
+/* *ret_status: 0, or NOT_INSTALLED and no value. */
+static int run_peer(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
+                    const char *batch, const char *images, double *ret, int *ret_status,
+                    struct smoe_why *why)
+{
+    char program[320], log[160];
+    const char *argv[] = {PYTHON, "-B", program, "--batch", batch, "--images", images, NULL};
+    pid_t pid;
+    snprintf(program, sizeof program, "%s/torch_gloo.py", bench->peers);
+    snprintf(log, sizeof log, "%s/peer.log", fleet->dir);
+    *ret_status = NOT_INSTALLED;
+    if (access(PYTHON, X_OK))
+        return 0;
+    int rc = smoe_child_start(argv, log, &pid, why);
+    if (rc)
+        return rc;
+    *ret_status = smoe_child_wait(pid);
+    if (*ret_status == NOT_INSTALLED)
+        return 0;
+    if (*ret_status || !read_number(log, "samples_per_second", ret))
+        return smoe_fail(why, SMOE_EDATA, "%s: failed with exit status %d", program, *ret_status);
+    return 0;
+}
+
+/* ---- the comparison ---- */
+
+static int bench_batch(struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
+                       const char *batch, unsigned *runs, bool *skip_peer, struct smoe_why *why)
+{
+    const char *images = bench->quick ? "3000" : "20000";
+    struct smoe_sample ours = {.n = 0}, peer = {.n = 0};
+    int status = 0, rc = 0;
+    for (int round = 0; round < (bench->quick ? 1 : 5) && !rc; round++) {
+        double rate = 0;
+        rc = run_ours(bench, fleet, batch, images, (*runs)++, &rate, why);
+        smoe_sample_add(&ours, rate);
+        if (rc || *skip_peer)
+            continue;
+        rc = run_peer(bench, fleet, batch, images, &rate, &status, why);
+        *skip_peer = status == NOT_INSTALLED;
+        if (rc == 0 && status == 0)
+            smoe_sample_add(&peer, rate);
+    }
+    if (rc)
+        return rc;
+    smoe_report_add(bench->report, "1/s", &ours, "train.b%s", batch);
+    if (*skip_peer)
+        return 0;
+    struct smoe_sample ratio = smoe_sample_ratio(&ours, &peer);
+    smoe_report_add(bench->report, "1/s", &peer, "train.b%s.torch", batch);
+    smoe_report_add(bench->report, "x", &ratio, "train.b%s.to_torch", batch);
+    return 0;
+}
+
+int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why)
+{
+    static const char *const settings[] = {"fleet.workers_min=2", NULL};
+    static const char *const batches[] = {"64", "256"};
+    struct smoe_bench_fleet fleet;
+    bool skip_peer = false;
+    unsigned runs = 0;
+    if (access("/usr/share/datasets/fashion-mnist", R_OK)) {
+        smoe_report_note(bench->report, "skipped: dataset-fashion-mnist is not installed");
+        return 0;
+    }
+    int rc = smoe_fleet_start(bench, settings, 2, &fleet, why);
+    for (size_t i = 0; i < sizeof batches / sizeof *batches && !rc; i++)
+        rc = bench_batch(bench, &fleet, batches[i], &runs, &skip_peer, why);
+    if (rc == 0 && skip_peer)
+        smoe_report_note(bench->report, "torch skipped: torch is not installed");
+    smoe_fleet_stop(&fleet);
+    return rc;
+}

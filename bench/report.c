@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench/report.h"
+
+#include <cjson/cJSON.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "stablemoe/error.h"
+#include "stablemoe/version.h"
+
+static void add(struct smoe_report *r, const char *unit, const struct smoe_sample *sample,
+                const char *key, va_list args)
+{
+    smoe_assert(r->n_rows < SMOE_ROWS_MAX && sample->n > 0);
+    struct smoe_row *row = &r->rows[r->n_rows++];
+    vsnprintf(row->key, sizeof row->key, key, args);
+    row->unit = unit;
+    row->spread = smoe_sample_spread(sample);
+    row->n = sample->n;
+    row->floor = smoe_floor_find(row->key);
+}
+
+void smoe_report_add(struct smoe_report *r, const char *unit, const struct smoe_sample *sample,
+                     const char *key, ...)
+{
+    va_list args;
+    va_start(args, key);
+    add(r, unit, sample, key, args);
+    va_end(args);
+}
+
+void smoe_report_value(struct smoe_report *r, const char *unit, double value, const char *key, ...)
+{
+    struct smoe_sample sample = {.n = 0};
+    va_list args;
+    smoe_sample_add(&sample, value);
+    va_start(args, key);
+    add(r, unit, &sample, key, args);
+    va_end(args);
+}
+
+void smoe_report_note(struct smoe_report *r, const char *format, ...)
+{
+    va_list args;
+    smoe_assert(r->n_notes < SMOE_NOTES_MAX);
+    va_start(args, format);
+    vsnprintf(r->notes[r->n_notes++], sizeof *r->notes, format, args);
+    va_end(args);
+}
+
+/* NaN misses every floor. */
+static bool missed(const struct smoe_row *row)
+{
+    if (!row->floor)
+        return false;
+    return row->floor->at_most ? !(row->spread.median <= row->floor->bound)
+                               : !(row->spread.median >= row->floor->bound);
+}
+
+unsigned smoe_report_missed(const struct smoe_report *r)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < r->n_rows; i++)
+        n += missed(&r->rows[i]);
+    return n;
+}
+
+void smoe_report_print(const struct smoe_report *r, FILE *out)
+{
+    fprintf(out, "%-44s %12s %25s  %-9s %s\n", r->bench, "median", "quartiles", "unit", "demanded");
+    for (unsigned i = 0; i < r->n_rows; i++) {
+        const struct smoe_row *row = &r->rows[i];
+        char spread[40] = "", floor[40] = "";
+        if (row->n > 1)
+            snprintf(spread, sizeof spread, "%.4g .. %.4g", row->spread.low, row->spread.high);
+        if (row->floor)
+            snprintf(floor, sizeof floor, "%s %g%s",
+                     row->floor->at_most ? "<=" : ">=", row->floor->bound,
+                     missed(row) ? "  MISSED" : "");
+        fprintf(out, "%-44s %12.5g %25s  %-9s %s\n", row->key, row->spread.median, spread,
+                row->unit, floor);
+    }
+    for (unsigned i = 0; i < r->n_notes; i++)
+        fprintf(out, "%s\n", r->notes[i]);
+}
+
+static cJSON *row_json(const struct smoe_row *row)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "key", row->key);
+    cJSON_AddStringToObject(o, "unit", row->unit);
+    cJSON_AddNumberToObject(o, "median", row->spread.median);
+    cJSON_AddNumberToObject(o, "low", row->spread.low);
+    cJSON_AddNumberToObject(o, "high", row->spread.high);
+    cJSON_AddNumberToObject(o, "rounds", row->n);
+    if (row->floor) {
+        cJSON_AddNumberToObject(o, row->floor->at_most ? "at_most" : "at_least", row->floor->bound);
+        cJSON_AddBoolToObject(o, "missed", missed(row));
+    }
+    return o;
+}
+
+int smoe_report_print_json(const struct smoe_report *r, bool quick, FILE *out)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "bench", r->bench);
+    cJSON_AddStringToObject(o, "version", STABLEMOE_VERSION);
+    cJSON_AddBoolToObject(o, "quick", quick);
+    cJSON *rows = cJSON_AddArrayToObject(o, "rows");
+    for (unsigned i = 0; i < r->n_rows; i++)
+        cJSON_AddItemToArray(rows, row_json(&r->rows[i]));
+    cJSON *notes = cJSON_AddArrayToObject(o, "notes");
+    for (unsigned i = 0; i < r->n_notes; i++)
+        cJSON_AddItemToArray(notes, cJSON_CreateString(r->notes[i]));
+    char *text = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    if (!text)
+        return SMOE_ENOMEMORY;
+    fprintf(out, "%s\n", text);
+    free(text);
+    return 0;
+}

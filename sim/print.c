@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sim/print.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define WORKERS_SHOWN 12 /* columns of shares in the table */
+
+/* ---- tables ---- */
+
+static double per_s(uint64_t n, double seconds)
+{
+    return seconds > 0 ? (double)n / seconds : 0;
+}
+
+static double consistency(const struct smoe_slotted_result *r)
+{
+    return r->gate_mass_best > 0 ? r->gate_mass / r->gate_mass_best : 0;
+}
+
+static const char *freq_rule_of(const struct smoe_print_job *job, enum smoe_policy policy)
+{
+    if (strncmp(smoe_policy_name(policy), "lyapunov", 8) == 0)
+        return "solve";
+    return job->freq_rule == SMOE_FREQ_FULL ? "full" : "sustainable";
+}
+
+static void print_shares(const struct smoe_print_job *job, const struct smoe_print_run *runs,
+                         size_t n, FILE *out)
+{
+    uint64_t workers = job->scenario->spec.workers;
+    uint64_t shown = workers < WORKERS_SHOWN ? workers : WORKERS_SHOWN;
+    fprintf(out, "\nshare of visits by worker%s\n%-19s", shown < workers ? ", the first ones" : "",
+            "policy");
+    for (uint64_t j = 0; j < shown; j++)
+        fprintf(out, " %6" PRIu64, j);
+    fprintf(out, "\n%-19s", "(of its speed)");
+    double speeds = 0;
+    for (uint64_t j = 0; j < workers; j++)
+        speeds += job->scenario->freq_max_hz[j];
+    for (uint64_t j = 0; j < shown; j++)
+        fprintf(out, " %6.3f", job->scenario->freq_max_hz[j] / speeds);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(out, "\n%-19s", smoe_policy_name(runs[i].policy));
+        for (uint64_t j = 0; j < shown; j++)
+            fprintf(out, " %6.3f", runs[i].result.share[j]);
+    }
+    fputc('\n', out);
+}
+
+void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_run *runs, size_t n,
+                     FILE *out)
+{
+    fprintf(out, "scenario %s, %" PRIu64 " workers, %" PRIu64 " slots, seed %" PRIu64,
+            job->scenario->spec.name, job->scenario->spec.workers, job->slots, job->seed);
+    if (n && runs[0].result.load > 0)
+        fprintf(out, ", load %.3f", runs[0].result.load);
+    fprintf(out, "\n\n%-19s %-11s %9s %9s %9s %10s %10s %9s %8s %8s%s\n", "policy", "frequency",
+            "visits", "visits/s", "tokens/s", "backlog", "max", "debt [J]", "gate", "top-K",
+            job->timings ? "  ns/token" : "");
+    for (size_t i = 0; i < n; i++) {
+        const struct smoe_slotted_result *r = &runs[i].result;
+        fprintf(out, "%-19s %-11s %9" PRIu64 " %9.0f %9.0f %10.1f %10.0f %9.3f %8.3f %8.3f",
+                smoe_policy_name(runs[i].policy), freq_rule_of(job, runs[i].policy), r->visits,
+                per_s(r->visits, r->seconds), per_s(r->complete, r->seconds), r->backlog_mean,
+                r->backlog_max, r->debt_mean, consistency(r), r->agreement);
+        if (job->timings)
+            fprintf(out, " %9.1f", (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
+        fputc('\n', out);
+    }
+    print_shares(job, runs, n, out);
+}
+
+/* ---- JSON ---- */
+
+static void add_u64(cJSON *to, const char *key, uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    cJSON_AddRawToObject(to, key, text);
+}
+
+/* Nine digits: more than any figure is good for, and the same everywhere. */
+static void add_number(cJSON *to, const char *key, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.9g", value);
+    cJSON_AddRawToObject(to, key, text);
+}
+
+static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print_run *run)
+{
+    const struct smoe_slotted_result *r = &run->result;
+    double slots = (double)job->slots;
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "policy", smoe_policy_name(run->policy));
+    cJSON_AddStringToObject(o, "freq_rule", freq_rule_of(job, run->policy));
+    add_u64(o, "tokens", r->tokens);
+    add_u64(o, "visits", r->visits);
+    add_number(o, "seconds", r->seconds);
+    add_number(o, "visits_per_second", per_s(r->visits, r->seconds));
+    add_number(o, "tokens_per_second", per_s(r->complete, r->seconds));
+    add_number(o, "arrivals_per_slot", (double)r->tokens / slots);
+    add_number(o, "visits_per_slot", (double)r->visits / slots);
+    add_number(o, "complete_per_slot", (double)r->complete / slots);
+    add_number(o, "backlog_mean", r->backlog_mean);
+    add_number(o, "backlog_max", r->backlog_max);
+    add_number(o, "backlog_last", r->backlog_last);
+    add_number(o, "backlog_slope", r->backlog_slope);
+    add_number(o, "energy_debt_mean", r->debt_mean);
+    add_number(o, "energy_debt_max", r->debt_max);
+    add_number(o, "energy_overdraft", r->overdraft);
+    add_number(o, "topk_agreement", r->agreement);
+    add_number(o, "gate_mass", r->gate_mass);
+    add_number(o, "gate_consistency", consistency(r));
+    if (r->load > 0)
+        add_number(o, "load", r->load);
+    else
+        cJSON_AddNullToObject(o, "load");
+    if (r->gap_max >= 0)
+        add_number(o, "optimality_gap_max", r->gap_max);
+    else
+        cJSON_AddNullToObject(o, "optimality_gap_max");
+    cJSON *shares = cJSON_AddArrayToObject(o, "shares");
+    for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
+        char text[32];
+        snprintf(text, sizeof text, "%.9g", r->share[j]);
+        cJSON_AddItemToArray(shares, cJSON_CreateRaw(text));
+    }
+    if (job->timings)
+        add_number(o, "solve_ns_per_token",
+                   (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
+    return o;
+}
+
+static void print_and_delete(cJSON *root, FILE *out)
+{
+    char *text = cJSON_PrintUnformatted(root);
+    fprintf(out, "%s\n", text ? text : "{}");
+    cJSON_free(text);
+    cJSON_Delete(root);
+}
+
+void smoe_print_runs_json(const struct smoe_print_job *job, const struct smoe_print_run *runs,
+                          size_t n, FILE *out)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "scenario", job->scenario->spec.name);
+    add_u64(root, "workers", job->scenario->spec.workers);
+    add_u64(root, "slots", job->slots);
+    add_u64(root, "seed", job->seed);
+    cJSON *policies = cJSON_AddArrayToObject(root, "policies");
+    for (size_t i = 0; i < n; i++)
+        cJSON_AddItemToArray(policies, run_json(job, &runs[i]));
+    print_and_delete(root, out);
+}
+
+/* ---- stories ---- */
+
+void smoe_print_story(const struct smoe_story *story, uint64_t seed,
+                      const struct smoe_story_end *end, FILE *out)
+{
+    if (end->trace)
+        fputs(end->trace, out);
+    fprintf(out, "%-4s %s seed %" PRIu64 ": %.3f ms, %" PRIu64 " events, %" PRIu64 " messages",
+            end->code ? "FAIL" : "ok", story->name, seed, (double)end->virtual_ns / 1e6,
+            end->events, end->messages);
+    if (end->losses)
+        fprintf(out, ", %" PRIu32 " lost", end->losses);
+    fprintf(out, ", digest %016" PRIx64 "%s%s\n", end->digest, end->code ? ": " : "",
+            end->code ? end->why.text : "");
+}
+
+void smoe_print_story_json(const struct smoe_story *story, uint64_t seed,
+                           const struct smoe_story_end *end, FILE *out)
+{
+    char digest[24];
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "story", story->name);
+    add_u64(root, "seed", seed);
+    cJSON_AddBoolToObject(root, "ok", end->code == 0);
+    if (end->code)
+        cJSON_AddStringToObject(root, "why", end->why.text);
+    add_u64(root, "virtual_ns", end->virtual_ns);
+    add_u64(root, "events", end->events);
+    add_u64(root, "messages", end->messages);
+    add_u64(root, "losses", end->losses);
+    snprintf(digest, sizeof digest, "%016" PRIx64, end->digest);
+    cJSON_AddStringToObject(root, "digest", digest);
+    if (end->trace)
+        cJSON_AddStringToObject(root, "trace", end->trace);
+    print_and_delete(root, out);
+}

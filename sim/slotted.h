@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A fleet slot by slot, as MODEL.md section 1 has it: the daemon's own routing policies, node costs and
+ * frequency laws (daemon/core), on queues that are known exactly and workers that do just what they are
+ * told. No messages, no delays: what a policy is worth, and how large a fleet must be. What the
+ * messages add is for the stories.
+ */
+#ifndef SMOE_SIM_SLOTTED_H
+#define SMOE_SIM_SLOTTED_H
+
+#include "daemon/core/policy.h"
+#include "sim/scenario.h"
+
+/* At what frequency the baselines run; the lyapunov policies decide it with the slot. */
+enum smoe_sim_freq_rule {
+    SMOE_FREQ_SUSTAINABLE, /* what the mean budget sustains */
+    SMOE_FREQ_FULL,        /* fmax, with a slot's joules capped at Emax */
+};
+
+struct smoe_slotted_options {
+    enum smoe_policy policy;
+    enum smoe_sim_freq_rule freq_rule;
+    uint64_t slots;             /* > 0 */
+    uint64_t seed;              /* all policies see the same arrivals and scores */
+    uint64_t (*clock_ns)(void); /* to time solves; NULL: they are not */
+};
+
+/* Words as in MODEL.md, "Words, once". */
+struct smoe_slotted_result {
+    double seconds;  /* virtual */
+    uint64_t tokens; /* arrived */
+    uint64_t visits; /* done */
+    uint64_t complete;
+    double backlog_mean, backlog_max, backlog_last; /* sum over workers at slot end [visit] */
+    double backlog_slope;                           /* over the last half [visit/slot] */
+    double debt_mean, debt_max;       /* Z: mean over workers and slots, largest [J] */
+    double overdraft;                 /* max_j max(0, mean E_j / Eavg_j - 1) */
+    double gate_mass, gate_mass_best; /* a token: obtained; of its own top K */
+    double agreement;                 /* share of choices among the token's top K */
+    double load;                      /* rho; 0: the source waits for the fleet */
+    double gap_max;                   /* of a slot's solve, relative; -1: the policy proves none */
+    double *share;                    /* [workers] of visits done, owned */
+    uint64_t solve_ns;                /* with a clock */
+};
+
+void smoe_slotted_run(const struct smoe_scenario *scenario,
+                      const struct smoe_slotted_options *options, struct smoe_slotted_result *ret);
+void smoe_slotted_release(struct smoe_slotted_result *result);
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Stories: small worlds in which something happens, each with what must come of it. The tests tell them,
+ * and so does `stablemoe-sim story`, where a seed that failed can be told again and read.
+ *
+ * A story is a function of its seed alone. `random` makes a world up from its seed, cast, network and
+ * faults; when the faults end everything is mended, and then everything must finish.
+ */
+#ifndef SMOE_SIM_STORY_H
+#define SMOE_SIM_STORY_H
+
+#include "sim/world.h"
+
+struct smoe_story {
+    const char *name;
+    const char *about; /* one sentence: what must be true */
+    enum smoe_sim_arithmetic arithmetic;
+    void (*play)(struct smoe_world *world); /* adds, acts, runs; what is wrong is the verdict */
+};
+
+extern const struct smoe_story smoe_stories[];
+extern const size_t smoe_stories_len;
+
+/* NULL if there is none of that name. */
+const struct smoe_story *smoe_story_find(const char *name);
+
+/* What was told, to be printed or compared. */
+struct smoe_story_end {
+    int code; /* 0: as it must be */
+    struct smoe_why why;
+    uint32_t losses; /* layers that were told to be lost, where nobody died; 0 but in `random` */
+    uint64_t virtual_ns, events, messages;
+    uint64_t digest; /* of everything that happened */
+    char *trace;     /* to be freed; NULL if none was kept */
+};
+void smoe_story_tell(const struct smoe_story *story, uint64_t seed, bool keep_trace,
+                     struct smoe_story_end *ret);
+
+/* ---- for those who write stories ---- */
+
+/* The verdict, unless `condition` holds. */
+__attribute__((format(printf, 3, 4))) void smoe_story_expect(struct smoe_world *world,
+                                                             bool condition, const char *format,
+                                                             ...);
+
+/* Runs until all trainers are done, at most until `until_ns`, then a while longer until all is at rest,
+ * and checks that. */
+void smoe_story_finish(struct smoe_world *world, uint64_t until_ns);
+
+/* The trainer is done, or failed with this code (0: is done, without failing). */
+void smoe_story_expect_trainer(struct smoe_world *world, uint32_t trainer, int failed);
+
+/* Runs until the gateway has routed `visits` more to the worker and the worker has not answered them
+ * all; a verdict if that does not happen before `until_ns`. */
+void smoe_story_run_into_forward(struct smoe_world *world, uint32_t gateway, uint32_t worker,
+                                 uint64_t until_ns);
+/* Runs until the trainer has committed `steps` steps. */
+void smoe_story_run_to_step(struct smoe_world *world, uint32_t trainer, uint64_t steps,
+                            uint64_t until_ns);
+
+/* The gateway's books of the worker of that process; all zero if it does not know it. */
+struct smoe_worker smoe_story_worker(const struct smoe_world *world, uint32_t gateway,
+                                     uint32_t worker);
+
+/* story_random.c */
+void smoe_story_random(struct smoe_world *world);
+
+/* The same small cast in most of them: a gateway, two workers of unlike speed, a trainer; started. */
+struct smoe_cast {
+    uint32_t gateway, fast, slow, trainer;
+};
+struct smoe_cast smoe_story_cast(struct smoe_world *world,
+                                 const struct smoe_sim_gateway_options *gateway,
+                                 const struct smoe_sim_trainer_options *trainer);
+
+/* stories_work.c and stories_faults.c: what goes as planned, and what does not. */
+#define SMOE_STORY_MAP(X)                                                                          \
+    X(join, EXACT, "workers join, a layer is hosted, and its trainer hears of it")                 \
+    X(train, FLOAT, "three steps make the loss smaller, and experts become what the oracle says")  \
+    X(adam, FLOAT, "AdamW over clipped gradients is the oracle's, dense part included")            \
+    X(slot_closes_early, EXACT, "a trainer that waits for its batch never waits for the clock")    \
+    X(pipelined, EXACT, "batches of the next step wait for the flip and lose nothing")             \
+    X(three_layers, EXACT, "layers share workers and step together")                               \
+    X(unlike_workers, EXACT, "work is divided by the speed of the workers")                        \
+    X(evaluation, EXACT, "a second trainer evaluates a layer and never changes it")                \
+    X(two_trainers_one_layer, EXACT, "a layer has one owner; the second is told whose it is")      \
+    X(drain, EXACT, "a drained worker gets nothing new, and works again when it is undrained")     \
+    X(drain_new_layer, EXACT, "a layer waits for a drained worker until it may work again")        \
+    X(shutdown, EXACT, "a gateway that is asked to stop finishes, says goodbye and ends")          \
+    X(crumbs, EXACT, "a network that delivers byte by byte changes nothing")                       \
+    X(worker_lost_forward, EXACT, "a batch lost with its worker is replayed when it returns")      \
+    X(worker_lost_backward, EXACT, "gradients lost with their worker are made again")              \
+    X(worker_lost_step, EXACT, "a step broken off before its commit is made again, once")          \
+    X(worker_dies_new, EXACT, "experts of step 0 are in the seed: a new process makes them again") \
+    X(worker_dies_trained, EXACT, "experts that died are reported lost, never made up")            \
+    X(worker_silent, EXACT, "a worker that hangs is declared lost in time and taken back")         \
+    X(cut_off, EXACT, "a path that is cut for a while loses nothing")                              \
+    X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
+    X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
+    X(gateway_restart, EXACT, "a new gateway learns all from workers and trainers and goes on")    \
+    X(commit_unheard, EXACT, "a commit whose answer was lost is not made twice")                   \
+    X(workers_behind, EXACT, "workers a step behind their trainer are not taken for its layer")    \
+    X(poison, FLOAT, "a gradient that is not finite fails its step, and the next attempt counts")  \
+    X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once")
+
+#define X(name, arithmetic, about) void smoe_story_##name(struct smoe_world *world);
+SMOE_STORY_MAP(X)
+#undef X
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A world made up from its seed: who is in it, over what network, what breaks when. Faults come in pairs
+ * (what breaks is mended later) at random moments of virtual time, which fall between any two events,
+ * since a seed's events have their own moments. At MEND_NS everything left broken is mended; from then on
+ * everything must finish.
+ *
+ * Three losses are for good while experts have no copies and commits no journal: a worker that dies takes
+ * its experts of step > 0 with it; one whose connection breaks between a commit and its StepCommit has
+ * thrown the new state away (its layer is lost, or waits for ever under a new gateway); and a gateway that dies between a commit and its StepDone has forgotten the
+ * clip scale that its trainer asks for. Workers die in some worlds only. There what was committed must be right, but a trainer may end up
+ * waiting for experts that are gone; in all others everybody must finish, or be told of the loss. Worlds
+ * of the second kind with a loss are counted (smoe_story_end), since they must stay rare.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "sim/story.h"
+#include "sim/world_state.h"
+
+#define MS       SMOE_SIM_MS
+#define SEC      (1000 * SMOE_SIM_MS)
+#define MEND_NS  (20 * SEC)
+#define UNTIL_NS (140 * SEC)
+
+enum { WORKERS_MAX = 4, TRAINERS_MAX = 3, FAULTS_MAX = 8 };
+
+struct made_up {
+    struct smoe_world *world;
+    struct smoe_rng rng;
+    uint32_t gateway, workers[WORKERS_MAX], trainers[TRAINERS_MAX];
+    uint32_t n_workers, n_trainers;
+    bool workers_die; /* experts may be lost */
+};
+
+static uint32_t below(struct made_up *m, uint32_t n)
+{
+    return (uint32_t)smoe_rng_below(&m->rng, n);
+}
+
+static bool one_in(struct made_up *m, uint32_t n)
+{
+    return below(m, n) == 0;
+}
+
+/* ---- cast ---- */
+
+static struct smoe_sim_profile some_path(struct made_up *m)
+{
+    return (struct smoe_sim_profile){
+        .latency_ns = below(m, 3000) * SMOE_SIM_US,
+        .jitter_ns = one_in(m, 2) ? below(m, 2000) * SMOE_SIM_US : 0,
+        .bytes_per_s = one_in(m, 4) ? 100000 + below(m, 1000000) : 0,
+        .chunk_bytes_max = one_in(m, 3) ? 1 + below(m, 200) : 0,
+        .buffer_bytes = one_in(m, 4) ? 512 + below(m, 4096) : 64 << 10,
+    };
+}
+
+static void add_gateway(struct made_up *m)
+{
+    struct smoe_sim_gateway_options o = {.path = some_path(m)};
+    m->gateway = smoe_world_add_gateway(m->world, &o);
+}
+
+static void add_workers(struct made_up *m)
+{
+    m->n_workers = 1 + below(m, WORKERS_MAX);
+    for (uint32_t i = 0; i < m->n_workers; i++) {
+        struct smoe_sim_worker_options o = {
+            .gateway = m->gateway,
+            .path = some_path(m),
+            .speed = 0.1 + 0.9 * smoe_rng_unit(&m->rng),
+            .cycles_per_flop = 1 + 2000 * smoe_rng_unit(&m->rng),
+            .jitter = one_in(m, 2) ? 0.3 : 0,
+            .lanes = 1 + below(m, 3),
+        };
+        snprintf(o.name, sizeof o.name, "worker-%u", i);
+        m->workers[i] = smoe_world_add_worker(m->world, &o);
+    }
+}
+
+static void add_trainers(struct made_up *m)
+{
+    m->n_trainers = 1 + below(m, TRAINERS_MAX);
+    for (uint32_t i = 0; i < m->n_trainers; i++) {
+        bool evaluate = i == 2;
+        struct smoe_sim_trainer_options o = {
+            .gateway = m->gateway,
+            .path = some_path(m),
+            .n_layers = evaluate ? 1 : 1 + below(m, 2),
+            .layer_name = i == 1 ? "other" : "moe",
+            .evaluate = evaluate,
+            .steps = 2 + below(m, 10),
+            .batches = 1 + below(m, 3),
+            .tokens = 1 + below(m, 24),
+            .top_k = 1 + below(m, 3),
+            .skew = 2 * smoe_rng_unit(&m->rng),
+            .think_ns = one_in(m, 2) ? below(m, 300) * MS : 0,
+            .pipelined = one_in(m, 2),
+            .hasty = one_in(m, 3),
+            .patience_ns = UNTIL_NS,
+        };
+        o.in_flight = 1 + below(m, o.batches);
+        snprintf(o.name, sizeof o.name, "trainer-%u", i);
+        m->trainers[i] = smoe_world_add_trainer(m->world, &o);
+    }
+}
+
+/* ---- faults ---- */
+
+static const struct fault {
+    enum smoe_sim_act breaks, mends;
+    bool of_worker, of_trainer, of_gateway;
+    uint32_t longest_ms;
+} faults[] = {
+    {SMOE_SIM_CRASH, SMOE_SIM_START, true, true, true, 4000},
+    {SMOE_SIM_VANISH, SMOE_SIM_START, true, true, true, 4000},
+    {SMOE_SIM_STOP, SMOE_SIM_START, false, false, true, 8000},
+    {SMOE_SIM_PAUSE, SMOE_SIM_RESUME, true, true, true, 3000},
+    {SMOE_SIM_DEAF, SMOE_SIM_HEARING, true, true, true, 3000},
+    {SMOE_SIM_RESET, SMOE_SIM_HEAL, true, true, true, 10},
+    {SMOE_SIM_CUT, SMOE_SIM_HEAL, true, true, true, 8000},
+    {SMOE_SIM_CUT_TO, SMOE_SIM_HEAL, true, true, true, 8000},
+    {SMOE_SIM_CUT_FROM, SMOE_SIM_HEAL, true, true, true, 8000},
+    {SMOE_SIM_DRAIN, SMOE_SIM_UNDRAIN, true, false, false, 4000},
+};
+
+static void plan_fault(struct made_up *m)
+{
+    const struct fault *f = &faults[below(m, sizeof faults / sizeof *faults)];
+    uint64_t at = below(m, (uint32_t)(MEND_NS / MS / 4)) * MS + below(m, 1000) * SMOE_SIM_US;
+    uint64_t later = at + (1 + below(m, f->longest_ms)) * MS;
+    uint32_t who = below(m, 5);
+    uint32_t process = who == 0   ? m->gateway
+                       : who <= 3 ? m->workers[below(m, m->n_workers)]
+                                  : m->trainers[below(m, m->n_trainers)];
+    bool fits = who == 0 ? f->of_gateway : who <= 3 ? f->of_worker : f->of_trainer;
+    bool dies = f->mends == SMOE_SIM_START && who > 0 && who <= 3;
+    if (!fits || (dies && !m->workers_die))
+        return;
+    smoe_world_plan(m->world, at, f->breaks, process);
+    smoe_world_plan(m->world, later < MEND_NS ? later : MEND_NS, f->mends, process);
+}
+
+/* Faults may have overlapped: whatever is still broken is mended now. */
+static void mend(struct made_up *m)
+{
+    static const enum smoe_sim_act mends[] = {SMOE_SIM_HEAL, SMOE_SIM_RESUME, SMOE_SIM_HEARING,
+                                              SMOE_SIM_START, SMOE_SIM_UNDRAIN};
+    for (size_t i = 0; i < sizeof mends / sizeof *mends; i++)
+        for (uint32_t p = 0; p < smoe_world_processes(m->world); p++)
+            smoe_world_act(m->world, mends[i], p);
+}
+
+/* ---- the end ---- */
+
+static bool all_over(const struct made_up *m)
+{
+    for (uint32_t i = 0; i < m->n_trainers; i++)
+        if (!smoe_sim_trainer_over(m->world->processes[m->trainers[i]]))
+            return false;
+    return true;
+}
+
+/* The trainer's layers wait for experts of a step > 0 that a gateway, new since, never saw. */
+static bool waits_for_lost(const struct made_up *m, uint32_t trainer)
+{
+    const struct smoe_sim_process *gateway = m->world->processes[m->gateway];
+    const struct smoe_core *core = smoe_gateway_core(smoe_sim_gateway_machine(gateway));
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer_view v = smoe_core_layer(core, l);
+        if (v.state == SMOE_LAYER_WAITING && v.step > 0 && gateway->starts > 1 &&
+            smoe_world_trainer(m->world, trainer).steps > 0)
+            return true;
+    }
+    return false;
+}
+
+/* A trainer is done; or experts or an answer are lost in one of the ways above; or it was started again
+ * before the gateway could know that its predecessor, which lost power, is gone: it is told so, and it
+ * is for the operator to try again. */
+static void judge(struct made_up *m, uint32_t trainer)
+{
+    struct smoe_sim_trainer_view v = smoe_world_trainer(m->world, trainer);
+    bool restarted = m->world->processes[m->gateway]->starts > 1;
+    bool lost = v.failed == SMOE_ELOST || (v.failed == SMOE_EFIELD && restarted) ||
+                (!v.failed && !v.done && waits_for_lost(m, trainer));
+    bool twice = v.failed == SMOE_EEXIST && m->world->processes[trainer]->starts > 1;
+    bool hopeless = m->workers_die && !v.failed;
+    m->world->losses += lost && !m->workers_die;
+    smoe_story_expect(m->world, v.done || lost || twice || hopeless, "%s: %s",
+                      smoe_world_name(m->world, trainer),
+                      v.failed ? v.why.text : "not done two minutes after all was mended");
+    if (!v.done)
+        smoe_world_act(m->world, SMOE_SIM_STOP, trainer);
+}
+
+void smoe_story_random(struct smoe_world *w)
+{
+    struct made_up m = {.world = w};
+    smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
+    add_gateway(&m);
+    add_workers(&m);
+    add_trainers(&m);
+    m.workers_die = one_in(&m, 4);
+    uint32_t n = below(&m, FAULTS_MAX + 1);
+    for (uint32_t i = 0; i < n; i++)
+        plan_fault(&m);
+    for (uint32_t p = 0; p < smoe_world_processes(w); p++)
+        smoe_world_plan(w, p == m.gateway ? 0 : below(&m, 50) * MS, SMOE_SIM_START, p);
+    smoe_world_run(w, MEND_NS);
+    mend(&m);
+    while (!all_over(&m) && smoe_world_now(w) < UNTIL_NS &&
+           smoe_world_run(w, smoe_world_now(w) + SEC))
+        ;
+    for (uint32_t i = 0; i < m.n_trainers; i++)
+        judge(&m, m.trainers[i]);
+    if (!m.workers_die)
+        smoe_story_finish(w, UNTIL_NS + SEC);
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stablemoe-sim as its users meet it: exit codes, one line for a mistake, the same bytes for a seed.
+ */
+#include <cjson/cJSON.h>
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define OUTPUT_MAX 200000
+
+/* Runs it with these arguments; returns its exit code and what it wrote to both its outputs. */
+static int run(const char *arguments, char output[OUTPUT_MAX])
+{
+    char command[1000];
+    snprintf(command, sizeof command, "%s %s 2>&1", STABLEMOE_SIM, arguments);
+    FILE *pipe = popen(command, "r");
+    cr_assert_not_null(pipe);
+    size_t n = fread(output, 1, OUTPUT_MAX - 1, pipe);
+    output[n] = 0;
+    int status = pclose(pipe);
+    cr_assert(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void check_refused(const char *arguments, const char *line)
+{
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(run(arguments, output), 2, "%s: %s", arguments, output);
+    cr_assert_str_eq(output, line);
+}
+
+Test(program, says_what_it_is)
+{
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(run("--version", output), 0);
+    cr_assert_eq(strncmp(output, "stablemoe-sim ", 14), 0);
+    cr_assert_eq(run("--help", output), 0);
+    cr_assert_not_null(strstr(output, "--scenario NAME|FILE"));
+    cr_assert_eq(run("story list", output), 0);
+    cr_assert_not_null(strstr(output, "\nworker_lost_forward "));
+}
+
+Test(program, a_mistake_is_one_line_and_exit_2)
+{
+    check_refused("dance", "stablemoe-sim: dance: not a command: story NAME|all|list, or run\n");
+    check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
+                                  "`stablemoe-sim story list`\n");
+    check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
+                                             "nor A..B with A at most B\n");
+    check_refused("run --policy best", "stablemoe-sim: --policy best: no such policy\n");
+    check_refused("run --scenario moon", "stablemoe-sim: --scenario moon: no such scenario (paper, "
+                                         "demo or unlike), nor a file\n");
+    check_refused("run --slots 0", "stablemoe-sim: --slots: \"0\" lies outside 1 .. 100000000\n");
+}
+
+Test(program, the_same_seed_gives_the_same_bytes)
+{
+    static char first[OUTPUT_MAX], second[OUTPUT_MAX], other[OUTPUT_MAX];
+    cr_assert_eq(run("run --policy all --slots 20 --seed 3 --json", first), 0);
+    cr_assert_eq(run("run --policy all --slots 20 --seed 3 --json", second), 0);
+    cr_assert_eq(run("run --policy all --slots 20 --seed 4 --json", other), 0);
+    cr_assert_str_eq(first, second);
+    cr_assert_str_neq(first, other);
+    cr_assert_eq(run("story random --seeds 3..4 --trace", first), 0);
+    cr_assert_eq(run("story random --seeds 3..4 --trace", second), 0);
+    cr_assert_gt(strlen(first), 1000);
+    cr_assert_str_eq(first, second);
+}
+
+Test(program, json_has_every_figure)
+{
+    static const char *const FIGURES[] = {"arrivals_per_slot",
+                                          "visits_per_slot",
+                                          "complete_per_slot",
+                                          "backlog_mean",
+                                          "backlog_last",
+                                          "backlog_slope",
+                                          "energy_debt_max",
+                                          "energy_overdraft",
+                                          "topk_agreement",
+                                          "gate_mass",
+                                          "load",
+                                          "freq_rule",
+                                          "policy",
+                                          "gate_consistency",
+                                          "optimality_gap_max",
+                                          "shares"};
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(run("run --scenario demo --policy lyapunov --slots 3 --json", output), 0);
+    cJSON *root = cJSON_Parse(output);
+    const cJSON *policies = cJSON_GetObjectItemCaseSensitive(root, "policies");
+    cr_assert_eq(cJSON_GetArraySize(policies), 1);
+    for (size_t i = 0; i < sizeof FIGURES / sizeof *FIGURES; i++)
+        cr_assert(cJSON_HasObjectItem(policies->child, FIGURES[i]), "no %s", FIGURES[i]);
+    cr_assert_not(cJSON_HasObjectItem(policies->child, "solve_ns_per_token"));
+    cJSON_Delete(root);
+    cr_assert_eq(run("run --policy topk --slots 3 --json --timings", output), 0);
+    cr_assert_not_null(strstr(output, "solve_ns_per_token"));
+}
+
+Test(program, a_scenario_may_come_from_a_file)
+{
+    static char output[OUTPUT_MAX];
+    char path[] = "/tmp/smoe-scenario-XXXXXX", arguments[100], line[200];
+    int fd = mkstemp(path);
+    FILE *file = fdopen(fd, "w");
+    fputs("[fleet]\nworkers = 6\nspeeds = 1 0.5 0.1\n[tokens]\nsource = closed\n"
+          "[gate]\nexperts = 12\n",
+          file);
+    fclose(file);
+    snprintf(arguments, sizeof arguments, "run --scenario %s --slots 5 --json", path);
+    cr_assert_eq(run(arguments, output), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "\"workers\":6,"));
+    file = fopen(path, "a");
+    fputs("exparts = 3\n", file);
+    fclose(file);
+    cr_assert_eq(run(arguments, output), 2);
+    snprintf(line, sizeof line, "stablemoe-sim: --scenario %s: %s:8: ", path, path);
+    cr_assert_eq(strncmp(output, line, strlen(line)), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "exparts"));
+    unlink(path);
+}

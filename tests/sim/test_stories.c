@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Each story on a few seeds. What must come of it stands in the story (sim/stories_*.c), and with it, in
+ * every one: all invariants of the machine an event touched, results, gradients and experts against the
+ * oracle, and a world at rest that holds nothing any more.
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+
+#include "sim/story.h"
+
+#define SEEDS 6
+
+static void tell(const char *name)
+{
+    const struct smoe_story *story = smoe_story_find(name);
+    cr_assert_not_null(story, "no story %s", name);
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct smoe_story_end end;
+        smoe_story_tell(story, seed, false, &end);
+        cr_assert_eq(end.code, 0, "stablemoe-sim story %s --seeds %" PRIu64 " --trace: %s", name,
+                     seed, end.why.text);
+        cr_assert_eq(end.losses, 0, "%s, seed %" PRIu64 ": a layer is lost", name, seed);
+    }
+}
+
+#define STORY(sentence, name) \
+    Test(story, sentence)     \
+    {                         \
+        tell(#name);          \
+    }
+
+STORY(workers_join_and_a_trainer_hears_that_its_layer_is_hosted, join)
+STORY(three_dozen_steps_make_the_loss_smaller, train)
+STORY(a_clipped_adamw_step_is_the_oracles, adam)
+STORY(a_slot_closes_early_for_a_trainer_that_waits, slot_closes_early)
+STORY(batches_of_the_next_step_wait_for_the_flip, pipelined)
+STORY(three_layers_share_workers_and_step_together, three_layers)
+STORY(work_is_divided_by_the_speed_of_the_workers, unlike_workers)
+STORY(an_evaluator_never_changes_the_layer, evaluation)
+STORY(a_layer_has_one_owner_and_the_second_is_told_whose_it_is, two_trainers_one_layer)
+STORY(a_drained_worker_gets_nothing_new, drain)
+STORY(a_layer_waits_for_a_drained_worker_until_it_may_work_again, drain_new_layer)
+STORY(a_gateway_that_is_asked_to_stop_finishes_and_says_goodbye, shutdown)
+STORY(a_network_of_crumbs_changes_nothing, crumbs)
+STORY(a_batch_lost_while_forwarding_is_replayed, worker_lost_forward)
+STORY(gradients_lost_with_their_worker_are_made_again, worker_lost_backward)
+STORY(a_step_broken_off_before_its_commit_is_made_again_once, worker_lost_step)
+STORY(a_new_process_makes_experts_of_step_0_from_the_seed, worker_dies_new)
+STORY(experts_that_died_are_reported_lost_and_never_made_up, worker_dies_trained)
+STORY(a_worker_that_hangs_is_declared_lost_and_taken_back, worker_silent)
+STORY(a_path_that_is_cut_for_a_while_loses_nothing, cut_off)
+STORY(a_reader_that_does_not_read_is_disconnected, slow_reader)
+STORY(a_dead_trainers_layer_is_kept_for_a_lease, trainer_lease)
+STORY(a_new_gateway_learns_all_from_workers_and_trainers, gateway_restart)
+STORY(a_commit_whose_answer_was_lost_is_not_made_twice, commit_unheard)
+STORY(workers_behind_their_trainer_are_not_taken_for_its_layer, workers_behind)
+STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
+
+/* A story that nobody tells here would be no test. */
+Test(story, every_story_is_told)
+{
+    cr_assert_eq(smoe_stories_len, 27);
+}
