@@ -66,7 +66,8 @@
     X(STEP_STAGE, 59, step_stage, StepStage, SMOE_TO_WORKER, NONE)                            \
     X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, NONE)                         \
     X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, NONE)                         \
-    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)
+    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)                                       \
+    X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -235,6 +236,7 @@ struct smoe_inventory_layer {
     struct smoe_layer_shape shape;
     const uint32_t *experts; /* [n_experts], rising */
     size_t n_experts;
+    uint64_t staged_step, staged_attempt;
 };
 struct smoe_msg_inventory {
     const struct smoe_inventory_layer *layers; /* borrowed until the next decode */
@@ -248,6 +250,10 @@ struct smoe_msg_host {
     struct smoe_layer_shape shape;
     const uint32_t *experts; /* [n_experts], rising; borrowed until the next decode */
     size_t n_experts;
+    const uint32_t *copies; /* [n_copies], rising, none of `experts`; as above */
+    size_t n_copies;
+    uint64_t step, attempt;
+    bool fresh;
 };
 struct smoe_msg_hosted {
     uint32_t layer;
@@ -302,6 +308,11 @@ struct smoe_msg_report {
     uint64_t kept_bytes, cycles;
 };
 
+struct smoe_layer_experts {
+    uint32_t layer;
+    const uint32_t *experts; /* [n] rising */
+    size_t n;
+};
 struct smoe_msg_step_prepare {
     uint64_t step, attempt;
     const uint32_t *layers; /* [n_layers], borrowed until the next decode */
@@ -309,6 +320,12 @@ struct smoe_msg_step_prepare {
     double gradient_divisor;
     struct smoe_step_optimizer optimizer;
     uint32_t owner;
+    const struct smoe_layer_experts *gradients; /* [n_gradients], as layers */
+    size_t n_gradients;
+};
+struct smoe_msg_step_gradient {
+    uint64_t step, attempt;
+    uint32_t layer, expert, owner;
 };
 
 struct smoe_layer_norms {

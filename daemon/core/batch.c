@@ -386,6 +386,8 @@ void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe
     uint32_t batch;
     if (m->attempt < c->trainers[trainer].attempt || !smoe_batch_find(c, trainer, m->batch, &batch))
         return;
+    if (c->batches[batch].in_step && c->trainers[trainer].step.phase == SMOE_STEP_COMMITTING)
+        return; /* too late: it is part of the step */
     if (c->batches[batch].has_gradient) {
         smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
         smoe_trainer_reset(c, trainer, "a batch with a gradient was discarded");

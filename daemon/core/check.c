@@ -69,7 +69,8 @@ static void check_trainer(const struct smoe_core *c, uint32_t trainer)
     }
     smoe_assert(waiting == t->account.now[SMOE_VISIT_WAITING]);
     smoe_assert(bytes == t->iteration_bytes && n == t->n_batches);
-    smoe_assert(t->step.phase == SMOE_STEP_NONE || t->state == SMOE_TRAINER_LIVE);
+    smoe_assert(t->step.phase == SMOE_STEP_NONE || t->step.phase == SMOE_STEP_COMMITTING ||
+                t->state == SMOE_TRAINER_LIVE);
 }
 
 /* What is in flight in total is in flight with the trainers there are. */

@@ -111,6 +111,9 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
     case SMOE_MSG_STEP_NORM:
         smoe_step_norm(c, index, &m->step_norm);
         break;
+    case SMOE_MSG_STEP_GRADIENT:
+        smoe_copies_gradient(c, index, &m->step_gradient);
+        break;
     case SMOE_MSG_STEP_STAGED:
         smoe_step_staged(c, index, &m->step_staged);
         break;
@@ -200,6 +203,7 @@ static void on_drain(struct smoe_core *c, const struct smoe_event *event)
         smoe_worker_move(w, SMOE_WORKER_DRAINING);
     else if (!event->drain && w->state == SMOE_WORKER_DRAINING)
         smoe_worker_move(w, SMOE_WORKER_READY);
+    smoe_layers_advance(c);
     c->solve_useful = true;
 }
 
@@ -242,6 +246,9 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
     case SMOE_EVENT_SHUTDOWN:
         c->draining = true;
         break;
+    case SMOE_EVENT_JOURNALLED:
+        smoe_step_journalled(c, event->sequence);
+        break;
     }
 }
 
@@ -273,6 +280,15 @@ static void expire_workers(struct smoe_core *c)
     }
 }
 
+/* Workers that were expected after a restart and have not come are lost now. */
+static void settle(struct smoe_core *c)
+{
+    if (!c->settle_ns || c->now_ns < c->settle_ns)
+        return;
+    c->settle_ns = 0;
+    smoe_layers_advance(c);
+}
+
 static void tell_if_drained(struct smoe_core *c)
 {
     if (!c->draining || c->drained_told)
@@ -300,7 +316,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
 {
     if (event->now_ns > core->now_ns)
         core->now_ns = event->now_ns;
-    core->n_actions = 0;
+    core->n_actions = core->n_records = 0;
     core->lists_used = 0;
     bury_zombies(core);
     dispatch(core, event);
@@ -309,7 +325,9 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
             smoe_trainer_grant(core, t);
     expire_workers(core);
     smoe_trainers_expire(core);
+    settle(core);
     smoe_slot_advance(core);
+    smoe_journal_flush(core);
     tell_if_drained(core);
     core->totals.epoch = core->epoch;
 #ifndef NDEBUG
@@ -355,6 +373,8 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
     }
     if (s->kind != SMOE_SESSION_WORKER)
         return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    if (message->type == SMOE_MSG_STEP_GRADIENT)
+        return smoe_copies_expect_gradient(core, s->index, &message->step_gradient);
     if (message->type == SMOE_MSG_EXPERT_STATE)
         return smoe_relay_expect_state(core, s->index, &message->expert_state, why);
     bool output = message->type == SMOE_MSG_OUTPUT;
@@ -376,6 +396,11 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core)
 {
     return &core->fleet;
+}
+
+uint64_t smoe_core_epoch(const struct smoe_core *core)
+{
+    return core->epoch;
 }
 
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)

@@ -135,6 +135,11 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
             cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
         else
             cJSON_AddNullToObject(x, "worker");
+        if (expert->follower != SMOE_NO_SESSION)
+            cJSON_AddStringToObject(x, "copy", fleet->workers[expert->follower].id);
+        else
+            cJSON_AddNullToObject(x, "copy");
+        cJSON_AddBoolToObject(x, "copying", expert->filling != SMOE_NO_SESSION);
         add_u64(x, "visits", expert->account.submitted);
         add_u64(x, "in_flight", expert->account.in_flight);
         add_double(x, "share", total ? (double)expert->account.submitted / (double)total : 0);

@@ -158,10 +158,12 @@ static void send_inventory(struct smoe_agent *a)
         *to = (struct smoe_inventory_layer){.run = held->run,
                                             .step = held->step,
                                             .shape = held->shape,
-                                            .experts = experts + listed};
+                                            .experts = experts + listed,
+                                            .staged_step = held->staged_step,
+                                            .staged_attempt = held->staged_attempt};
         memcpy(to->name, held->name, sizeof to->name);
         for (uint32_t e = 0; e < held->shape.experts; e++)
-            if (held->expert_at[e] != SMOE_NO_EXPERT)
+            if (smoe_experts_current(&a->experts, held, e))
                 experts[listed++] = e;
         to->n_experts = (size_t)(experts + listed - to->experts);
     }
@@ -201,12 +203,15 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
     } else if (m->type == SMOE_MSG_BACKPROP) {
         rc = smoe_agent_backprop_bytes(a, &m->backprop, &bytes, why);
     } else {
-        const struct smoe_held_layer *layer =
-            smoe_experts_layer(&a->experts, m->expert_store.layer);
+        bool sum = m->type == SMOE_MSG_STEP_GRADIENT;
+        if (sum && !smoe_agent_step_wants(a, &m->step_gradient))
+            return SMOE_CHANNEL_SKIP; /* of an attempt that was reset */
+        uint32_t number = sum ? m->step_gradient.layer : m->expert_store.layer;
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, number);
         if (!layer)
             return smoe_fail(why, SMOE_EUNKNOWN, "EXPERT_STORE: layer %u is not hosted here",
-                             m->expert_store.layer);
-        bytes = smoe_experts_state_bytes(layer, m->expert_store.parts);
+                             number);
+        bytes = smoe_experts_state_bytes(layer, sum ? SMOE_STATE_GRADIENT : m->expert_store.parts);
     }
     if (rc == 0 && bytes != tensor_bytes)
         rc = smoe_fail(why, SMOE_ESHAPE, "%s: raw part of %zu bytes, expected %llu",
@@ -255,6 +260,7 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return 0;
     case SMOE_MSG_EXPERT_FETCH:
     case SMOE_MSG_EXPERT_STORE:
+    case SMOE_MSG_STEP_GRADIENT:
         return smoe_agent_state(a, m, blob, why);
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};

@@ -127,6 +127,8 @@ int smoe_agent_step_stage(struct smoe_agent *agent, const struct smoe_msg_step_s
                           struct smoe_why *why);
 void smoe_agent_step_commit(struct smoe_agent *agent, const struct smoe_msg_step_commit *m);
 void smoe_agent_reset(struct smoe_agent *agent, const struct smoe_msg_reset *m);
+/* Is there a step that waits for this gradient sum, on a copy of the expert held here? */
+bool smoe_agent_step_wants(struct smoe_agent *agent, const struct smoe_msg_step_gradient *m);
 /* Throws away the step that the daemon's layer number is part of. */
 void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
 /* Tasks of the step that wait or run, counted at the experts. */
@@ -136,7 +138,7 @@ void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 
 /* ---- state.c ---- */
 void smoe_agent_host(struct smoe_agent *agent, const struct smoe_msg_host *host);
-/* Fetch or store, at once or after the task that runs on the expert. */
+/* Fetch, store or gradient sum, at once or after the task that runs on the expert. */
 int smoe_agent_state(struct smoe_agent *agent, const struct smoe_message *m, struct smoe_blob *blob,
                      struct smoe_why *why);
 void smoe_agent_run_deferred(struct smoe_agent *agent, uint32_t expert);

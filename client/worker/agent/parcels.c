@@ -54,7 +54,7 @@ int smoe_agent_decision_bytes(struct smoe_agent *a, const struct smoe_msg_decisi
     for (size_t i = 0; i < m->n_parcels; i++) {
         const struct smoe_parcel_head *head = &m->parcels[i];
         uint32_t expert = smoe_experts_find(&a->experts, head->layer, head->expert);
-        if (expert == SMOE_NO_EXPERT)
+        if (expert == SMOE_NO_EXPERT || a->experts.experts[expert].copy)
             return smoe_fail(why, SMOE_EUNKNOWN, "DECISION: layer %u expert %u is not hosted here",
                              head->layer, head->expert);
         bytes += head->rows * row_bytes(a, expert);
