@@ -48,6 +48,8 @@
     X(CREDIT, 25, credit, Credit, SMOE_TO_TRAINER, NONE)                                      \
     X(NEED, 26, need, Need, SMOE_TO_TRAINER, NONE)                                            \
     X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, NONE)                                   \
+    X(NEED_INPUTS, 28, need_inputs, NeedInputs, SMOE_TO_TRAINER, NONE)                        \
+    X(INPUTS, 29, inputs, Inputs, SMOE_BY_TRAINER, MUST)                                      \
     X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, NONE)    \
     X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, MUST)    \
     X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, MUST)    \
@@ -67,7 +69,9 @@
     X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, NONE)                         \
     X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, NONE)                         \
     X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)                                       \
-    X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)
+    X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)  \
+    X(EVICTED, 64, evicted, Evicted, SMOE_BY_WORKER, NONE)                                    \
+    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -174,6 +178,13 @@ struct smoe_msg_result {
 };
 
 struct smoe_msg_gradient {
+    uint64_t batch, attempt;
+};
+
+struct smoe_msg_need_inputs {
+    uint64_t batch, attempt;
+};
+struct smoe_msg_inputs {
     uint64_t batch, attempt;
 };
 
@@ -290,6 +301,15 @@ struct smoe_msg_reset {
 };
 
 struct smoe_msg_forget {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+
+struct smoe_msg_evicted {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+struct smoe_msg_parcel_inputs {
     const uint64_t *parcels; /* borrowed until the next decode */
     size_t n_parcels;
 };

@@ -343,3 +343,37 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     m->cycles = p->cycles;
     return 0;
 }
+
+int smoe_fill_evicted(struct smoe_arena *arena, const struct smoe_msg_evicted *m,
+                      Stablemoe__V1__Evicted *p)
+{
+    (void)arena;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
+    return 0;
+}
+
+int smoe_read_evicted(struct smoe_reader *r, const Stablemoe__V1__Evicted *p,
+                      struct smoe_msg_evicted *m)
+{
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
+}
+
+int smoe_fill_parcel_inputs(struct smoe_arena *arena, const struct smoe_msg_parcel_inputs *m,
+                            Stablemoe__V1__ParcelInputs *p)
+{
+    (void)arena;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
+    return 0;
+}
+
+int smoe_read_parcel_inputs(struct smoe_reader *r, const Stablemoe__V1__ParcelInputs *p,
+                            struct smoe_msg_parcel_inputs *m)
+{
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
+}

@@ -240,6 +240,26 @@ SAY(STEP_GRADIENT)
         m->step_gradient.layer, m->step_gradient.expert);
 }
 
+SAY(NEED_INPUTS)
+{
+    ADD(" %" PRIu64, m->need_inputs.batch);
+}
+
+SAY(INPUTS)
+{
+    ADD(" %" PRIu64, m->inputs.batch);
+}
+
+SAY(EVICTED)
+{
+    ADD(" %zu parcels", m->evicted.n_parcels);
+}
+
+SAY(PARCEL_INPUTS)
+{
+    ADD(" %zu parcels", m->parcel_inputs.n_parcels);
+}
+
 SAY(STEP_COMMIT)
 {
     ADD(" %" PRIu64 ", epoch %" PRIu64, m->step_commit.step, m->step_commit.epoch);

@@ -111,6 +111,9 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
     case SMOE_MSG_STEP_NORM:
         smoe_step_norm(c, index, &m->step_norm);
         break;
+    case SMOE_MSG_EVICTED:
+        smoe_backward_evicted(c, index, &m->evicted);
+        break;
     case SMOE_MSG_STEP_GRADIENT:
         smoe_copies_gradient(c, index, &m->step_gradient);
         break;
@@ -145,6 +148,9 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
         break;
     case SMOE_MSG_GRADIENT:
         smoe_batch_gradient(c, index, &m->gradient);
+        break;
+    case SMOE_MSG_INPUTS:
+        smoe_backward_inputs(c, index, &m->inputs);
         break;
     case SMOE_MSG_STEP:
         smoe_step_begin(c, index, &m->step);
@@ -344,6 +350,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
     struct smoe_verdict v;
     if (m->type == SMOE_MSG_GRADIENT)
         return smoe_batch_expect_gradient(c, trainer, &m->gradient, why);
+    if (m->type == SMOE_MSG_INPUTS)
+        return smoe_backward_expect_inputs(c, trainer, &m->inputs);
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
     if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))

@@ -61,8 +61,10 @@ struct smoe_core_settings {
     uint64_t window_bytes;     /* credit of a trainer: raw bytes submitted, forward not done */
     uint64_t window_visits;
     uint64_t iteration_bytes_max; /* raw bytes a trainer may hold uncommitted */
-    double worker_budget_w;       /* Eavg / slot of every worker; +inf: none */
-    double worker_cap_w;          /* Emax / slot of every worker; +inf: none */
+    uint64_t
+        gradient_bytes_max; /* that the gradients of all uncommitted batches may have; 0: any */
+    double worker_budget_w; /* Eavg / slot of every worker; +inf: none */
+    double worker_cap_w;    /* Emax / slot of every worker; +inf: none */
 };
 
 struct smoe_core_options {
@@ -123,7 +125,8 @@ enum smoe_action_type {
     SMOE_ACT_SEND,  /* queue `message` to `session`; SMOE_NO_SESSION: it has just gone, drop it */
     SMOE_ACT_CLOSE, /* close `session` after what is queued */
     SMOE_ACT_BATCH_TAKEN, /* this SUBMIT was accepted as batch index `batch`: keep raw part and room */
-    SMOE_ACT_INPUT_FREED,    /* x and scores of `batch` will not be asked for again */
+    SMOE_ACT_INPUT_FREED,  /* x and scores of `batch` will not be asked for again */
+    SMOE_ACT_INPUTS_TAKEN, /* this INPUTS' raw part is the x of `batch`: keep it until INPUT_FREED */
     SMOE_ACT_GRADIENT_TAKEN, /* this GRADIENT's raw part belongs to `batch`: keep it */
     SMOE_ACT_GRADIENT_FREED,
     SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
@@ -264,6 +267,7 @@ struct smoe_core_totals {
     uint64_t choices_in_topk;  /* of these, to an expert of the token's own top-K */
     uint64_t late_frames;      /* results of forgotten parcels, ignored */
     uint64_t stale_frames;     /* trainer frames of an older attempt, ignored */
+    uint64_t evictions;        /* parcels whose x a worker gave up */
     uint64_t refused;          /* errors answered */
     struct smoe_hist lateness; /* of slot deadlines */
     struct smoe_core_settings settings;

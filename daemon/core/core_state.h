@@ -3,7 +3,7 @@
  * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events
  * in, actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who
  * follows their experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their
- * batches; parcel.c moves visits along; slot.c and slot_route.c make the slot's decision; step.c
+ * batches; parcel.c moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
  * commits, and record.c says what must survive the daemon; state_relay.c passes expert states on.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
@@ -54,7 +54,9 @@ struct smoe_batch {
     bool after_step; /* submitted after a pending Step: waits for its commit */
     bool in_step;    /* named by the pending Step */
     bool has_gradient;
+    uint32_t n_backward_due; /* parcels whose part of it has not been sent */
     bool input_freed;
+    bool inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
     uint64_t raw_bytes;
@@ -76,7 +78,10 @@ struct smoe_parcel {
     enum smoe_visit_state state;
     uint32_t generation; /* upper half of the id, so that a late answer is recognised */
     uint32_t batch, worker, layer, expert;
-    uint32_t first, rows; /* batch->visits[first .. first + rows) */
+    uint32_t first, rows;    /* batch->visits[first .. first + rows) */
+    bool evicted;            /* its worker has given up its x */
+    bool backward_due;       /* its gradient is here and waits for room at the worker */
+    uint64_t backward_bytes; /* GRADIENT_QUEUED: what that takes there */
     struct smoe_list batch_link;
     struct smoe_list worker_link;
     struct smoe_list new_link; /* while the slot that made it collects */
@@ -207,6 +212,7 @@ struct smoe_core {
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
     uint32_t *replica_node;
 
+    uint64_t gradient_bytes; /* what the gradients of all uncommitted batches will have */
     struct smoe_account total;
     struct smoe_core_totals totals;
 
@@ -358,6 +364,18 @@ void smoe_batch_forget(struct smoe_core *core, uint32_t batch);
 void smoe_batches_forget_evaluations(struct smoe_core *core, uint32_t trainer);
 /* Ends a batch; visits that are not COMMITTED or settled evaluations become FAILED. */
 void smoe_batch_free(struct smoe_core *core, uint32_t batch);
+
+/* ---- backward.c ---- */
+/* Sends what is due at the worker, as far as it has room. */
+void smoe_backward_pump(struct smoe_core *core, uint32_t worker);
+void smoe_backward_evicted(struct smoe_core *core, uint32_t worker,
+                           const struct smoe_msg_evicted *m);
+struct smoe_verdict smoe_backward_expect_inputs(const struct smoe_core *core, uint32_t trainer,
+                                                const struct smoe_msg_inputs *m);
+void smoe_backward_inputs(struct smoe_core *core, uint32_t trainer,
+                          const struct smoe_msg_inputs *m);
+/* The batch needs its x no more. */
+void smoe_backward_settled(struct smoe_core *core, uint32_t batch);
 
 /* ---- parcel.c ---- */
 /* A new parcel of visits[first..first+rows); the caller made sure that one is free. */

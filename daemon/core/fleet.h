@@ -103,6 +103,8 @@ struct smoe_worker {
     uint64_t hosted_layers; /* bit l: Hosted came for layer l on this connection */
     uint64_t host_due;      /* bit l: what it is to hold of layer l changed, it has not been told */
     uint64_t refused_copies; /* bit l: it had no room for copies of layer l */
+    uint64_t gradient_bytes; /* of Backprops whose results have not come */
+    uint32_t backward_due;   /* parcels whose gradients wait for room here */
     bool leaving;            /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */

@@ -146,6 +146,9 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_INPUT_FREED:
         smoe_relay_free_input(&gw->batches[a->batch]);
         break;
+    case SMOE_ACT_INPUTS_TAKEN:
+        smoe_relay_take_inputs(&gw->batches[a->batch], blob);
+        break;
     case SMOE_ACT_GRADIENT_TAKEN:
         gw->batches[a->batch].gradient = smoe_blob_ref(blob);
         break;

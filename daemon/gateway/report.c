@@ -217,6 +217,7 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "slow_peers", s.slow_peers);
     add_u64(o, "late_frames", t->late_frames);
     add_u64(o, "stale_frames", t->stale_frames);
+    add_u64(o, "evictions", t->evictions);
 }
 
 static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_report_context *c)

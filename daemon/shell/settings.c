@@ -141,6 +141,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .window_bytes = s->window_bytes,
         .window_visits = s->window_visits,
         .iteration_bytes_max = s->iteration_bytes_max,
+        .gradient_bytes_max = s->tensors_bytes_max / 2,
         .worker_budget_w = s->budget_w > 0 ? s->budget_w : (double)INFINITY,
         .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
     };

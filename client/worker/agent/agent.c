@@ -30,8 +30,8 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     struct smoe_agent *a = calloc(1, sizeof *a);
     if (!a)
         return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
-    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept, &a->running,
-                                 &a->deferred};
+    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept,
+                                 &a->starved,       &a->running,        &a->deferred};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         smoe_list_init(lists[i]);
     a->options = *options;
@@ -202,6 +202,8 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
         rc = smoe_agent_decision_bytes(a, &m->decision, &bytes, why);
     } else if (m->type == SMOE_MSG_BACKPROP) {
         rc = smoe_agent_backprop_bytes(a, &m->backprop, &bytes, why);
+    } else if (m->type == SMOE_MSG_PARCEL_INPUTS) {
+        rc = smoe_agent_parcel_inputs_bytes(a, &m->parcel_inputs, &bytes, why);
     } else {
         bool sum = m->type == SMOE_MSG_STEP_GRADIENT;
         if (sum && !smoe_agent_step_wants(a, &m->step_gradient))
@@ -217,6 +219,8 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
         rc = smoe_fail(why, SMOE_ESHAPE, "%s: raw part of %zu bytes, expected %llu",
                        smoe_message_name((uint16_t)m->type), tensor_bytes,
                        (unsigned long long)bytes);
+    if (rc == 0)
+        smoe_agent_make_room(a, bytes);
     return rc;
 }
 
@@ -244,6 +248,8 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return smoe_agent_decision(a, &m->decision, blob, why);
     case SMOE_MSG_BACKPROP:
         return smoe_agent_backprop(a, &m->backprop, blob, why);
+    case SMOE_MSG_PARCEL_INPUTS:
+        return smoe_agent_parcel_inputs(a, &m->parcel_inputs, blob, why);
     case SMOE_MSG_FORGET:
         for (size_t i = 0; i < m->forget.n_parcels; i++)
             smoe_agent_forget(a, m->forget.parcels[i]);
