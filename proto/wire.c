@@ -229,6 +229,23 @@ void smoe_read_text(const char *text, char *ret, size_t cap)
     ret[n] = 0;
 }
 
+int smoe_check_experts(struct smoe_reader *r, uint64_t experts)
+{
+    return smoe_check_range(r, "layers.experts", experts, 0, SMOE_WORKER_EXPERTS_MAX);
+}
+
+void **smoe_new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes)
+{
+    size_t stride = (object_bytes + 15) & ~(size_t)15;
+    void **pointers = smoe_arena_alloc(arena, n * sizeof *pointers);
+    uint8_t *objects = smoe_arena_alloc(arena, n * stride);
+    if (!pointers || !objects)
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        pointers[i] = objects + i * stride;
+    return pointers;
+}
+
 void *smoe_unconst(const void *p)
 {
     void *q;

@@ -48,6 +48,8 @@
     X(CREDIT, 25, credit, Credit, SMOE_TO_TRAINER, NONE)                                      \
     X(NEED, 26, need, Need, SMOE_TO_TRAINER, NONE)                                            \
     X(RESTORE, 27, restore, Restore, SMOE_BY_TRAINER, NONE)                                   \
+    X(NEED_INPUTS, 28, need_inputs, NeedInputs, SMOE_TO_TRAINER, NONE)                        \
+    X(INPUTS, 29, inputs, Inputs, SMOE_BY_TRAINER, MUST)                                      \
     X(EXPERT_FETCH, 32, expert_fetch, ExpertFetch, SMOE_BY_TRAINER | SMOE_TO_WORKER, NONE)    \
     X(EXPERT_STATE, 33, expert_state, ExpertState, SMOE_BY_WORKER | SMOE_TO_TRAINER, MUST)    \
     X(EXPERT_STORE, 34, expert_store, ExpertStore, SMOE_BY_TRAINER | SMOE_TO_WORKER, MUST)    \
@@ -66,7 +68,10 @@
     X(STEP_STAGE, 59, step_stage, StepStage, SMOE_TO_WORKER, NONE)                            \
     X(STEP_STAGED, 60, step_staged, StepStaged, SMOE_BY_WORKER, NONE)                         \
     X(STEP_COMMIT, 61, step_commit, StepCommit, SMOE_TO_WORKER, NONE)                         \
-    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)
+    X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)                                       \
+    X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)  \
+    X(EVICTED, 64, evicted, Evicted, SMOE_BY_WORKER, NONE)                                    \
+    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -176,6 +181,13 @@ struct smoe_msg_gradient {
     uint64_t batch, attempt;
 };
 
+struct smoe_msg_need_inputs {
+    uint64_t batch, attempt;
+};
+struct smoe_msg_inputs {
+    uint64_t batch, attempt;
+};
+
 struct smoe_msg_input_gradient {
     uint64_t batch, attempt;
     uint32_t expert, rows;
@@ -235,6 +247,7 @@ struct smoe_inventory_layer {
     struct smoe_layer_shape shape;
     const uint32_t *experts; /* [n_experts], rising */
     size_t n_experts;
+    uint64_t staged_step, staged_attempt;
 };
 struct smoe_msg_inventory {
     const struct smoe_inventory_layer *layers; /* borrowed until the next decode */
@@ -248,6 +261,10 @@ struct smoe_msg_host {
     struct smoe_layer_shape shape;
     const uint32_t *experts; /* [n_experts], rising; borrowed until the next decode */
     size_t n_experts;
+    const uint32_t *copies; /* [n_copies], rising, none of `experts`; as above */
+    size_t n_copies;
+    uint64_t step, attempt;
+    bool fresh;
 };
 struct smoe_msg_hosted {
     uint32_t layer;
@@ -288,6 +305,15 @@ struct smoe_msg_forget {
     size_t n_parcels;
 };
 
+struct smoe_msg_evicted {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+struct smoe_msg_parcel_inputs {
+    const uint64_t *parcels; /* borrowed until the next decode */
+    size_t n_parcels;
+};
+
 struct smoe_msg_report {
     uint64_t sequence;
     uint64_t queue_forward_flops, queue_backward_flops;
@@ -302,6 +328,11 @@ struct smoe_msg_report {
     uint64_t kept_bytes, cycles;
 };
 
+struct smoe_layer_experts {
+    uint32_t layer;
+    const uint32_t *experts; /* [n] rising */
+    size_t n;
+};
 struct smoe_msg_step_prepare {
     uint64_t step, attempt;
     const uint32_t *layers; /* [n_layers], borrowed until the next decode */
@@ -309,6 +340,12 @@ struct smoe_msg_step_prepare {
     double gradient_divisor;
     struct smoe_step_optimizer optimizer;
     uint32_t owner;
+    const struct smoe_layer_experts *gradients; /* [n_gradients], as layers */
+    size_t n_gradients;
+};
+struct smoe_msg_step_gradient {
+    uint64_t step, attempt;
+    uint32_t layer, expert, owner;
 };
 
 struct smoe_layer_norms {

@@ -30,6 +30,12 @@ int smoe_read_name(struct smoe_reader *r, const char *field, const char *text, s
 /* Text for people: never refused; what is not printable ASCII becomes '?', what is too long is cut. */
 void smoe_read_text(const char *text, char *ret, size_t cap);
 
+/* The experts of one worker over all its layers, as far as they were counted. */
+int smoe_check_experts(struct smoe_reader *r, uint64_t experts);
+
+/* An array of n pointers to n objects, as protobuf-c wants repeated messages. NULL when full. */
+void **smoe_new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes);
+
 /* protobuf-c's fields are not const although packing only reads them. */
 void *smoe_unconst(const void *p);
 

@@ -157,6 +157,38 @@ int smoe_read_result(struct smoe_reader *r, const Stablemoe__V1__Result *p,
     return 0;
 }
 
+int smoe_fill_need_inputs(struct smoe_arena *arena, const struct smoe_msg_need_inputs *m,
+                          Stablemoe__V1__NeedInputs *p)
+{
+    (void)arena;
+    p->batch = m->batch;
+    p->attempt = m->attempt;
+    return 0;
+}
+
+int smoe_read_need_inputs(struct smoe_reader *r, const Stablemoe__V1__NeedInputs *p,
+                          struct smoe_msg_need_inputs *m)
+{
+    *m = (struct smoe_msg_need_inputs){p->batch, p->attempt};
+    return BATCH_OK(r, p);
+}
+
+int smoe_fill_inputs(struct smoe_arena *arena, const struct smoe_msg_inputs *m,
+                     Stablemoe__V1__Inputs *p)
+{
+    (void)arena;
+    p->batch = m->batch;
+    p->attempt = m->attempt;
+    return 0;
+}
+
+int smoe_read_inputs(struct smoe_reader *r, const Stablemoe__V1__Inputs *p,
+                     struct smoe_msg_inputs *m)
+{
+    *m = (struct smoe_msg_inputs){p->batch, p->attempt};
+    return BATCH_OK(r, p);
+}
+
 int smoe_fill_gradient(struct smoe_arena *arena, const struct smoe_msg_gradient *m,
                        Stablemoe__V1__Gradient *p)
 {

@@ -4,24 +4,11 @@
  */
 #include "proto/wire_fields.h"
 
-/* An array of n pointers to n objects, as protobuf-c wants repeated messages. NULL when full. */
-static void **new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes)
-{
-    size_t stride = (object_bytes + 15) & ~(size_t)15;
-    void **pointers = smoe_arena_alloc(arena, n * sizeof *pointers);
-    uint8_t *objects = smoe_arena_alloc(arena, n * stride);
-    if (!pointers || !objects)
-        return NULL;
-    for (size_t i = 0; i < n; i++)
-        pointers[i] = objects + i * stride;
-    return pointers;
-}
-
 int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventory *m,
                         Stablemoe__V1__Inventory *p)
 {
-    void **layers = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__InventoryLayer));
-    void **shapes = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__LayerShape));
+    void **layers = smoe_new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__InventoryLayer));
+    void **shapes = smoe_new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__LayerShape));
     if (!layers || !shapes)
         return SMOE_ETOOBIG;
     for (size_t i = 0; i < m->n_layers; i++) {
@@ -36,16 +23,12 @@ int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventor
         to->shape = shapes[i];
         to->experts = smoe_unconst(from->experts);
         to->n_experts = from->n_experts;
+        to->staged_step = from->staged_step;
+        to->staged_attempt = from->staged_attempt;
     }
     p->layers = (Stablemoe__V1__InventoryLayer **)layers;
     p->n_layers = m->n_layers;
     return 0;
-}
-
-/* The experts of one worker over all its layers, as far as they were counted. */
-static int check_experts(struct smoe_reader *r, uint64_t experts)
-{
-    return smoe_check_range(r, "layers.experts", experts, 0, SMOE_WORKER_EXPERTS_MAX);
 }
 
 static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__InventoryLayer *p,
@@ -61,6 +44,8 @@ static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__Inve
     m->step = p->step;
     m->experts = p->experts;
     m->n_experts = p->n_experts;
+    m->staged_step = p->staged_step;
+    m->staged_attempt = p->staged_attempt;
     return 0;
 }
 
@@ -77,7 +62,7 @@ int smoe_read_inventory(struct smoe_reader *r, const Stablemoe__V1__Inventory *p
     for (size_t i = 0; i < p->n_layers && !rc; i++) {
         experts += p->layers[i]->n_experts;
         rc = read_inventory_layer(r, p->layers[i], &layers[i]);
-        rc = rc ? rc : check_experts(r, experts);
+        rc = rc ? rc : smoe_check_experts(r, experts);
     }
     m->layers = layers;
     m->n_layers = p->n_layers;
@@ -97,6 +82,25 @@ int smoe_fill_host(struct smoe_arena *arena, const struct smoe_msg_host *m, Stab
     p->shape = shape;
     p->experts = smoe_unconst(m->experts);
     p->n_experts = m->n_experts;
+    p->copies = smoe_unconst(m->copies);
+    p->n_copies = m->n_copies;
+    p->step = m->step;
+    p->attempt = m->attempt;
+    p->fresh = m->fresh;
+    return 0;
+}
+
+/* Two rising lists without a common number. */
+static int check_apart(struct smoe_reader *r, const Stablemoe__V1__Host *p)
+{
+    for (size_t i = 0, j = 0; i < p->n_experts && j < p->n_copies;)
+        if (p->experts[i] == p->copies[j])
+            return smoe_fail(r->why, SMOE_EFIELD, "%s.copies[%zu] = %u: is in experts too",
+                             r->message, j, p->copies[j]);
+        else if (p->experts[i] < p->copies[j])
+            i++;
+        else
+            j++;
     return 0;
 }
 
@@ -107,12 +111,19 @@ int smoe_read_host(struct smoe_reader *r, const Stablemoe__V1__Host *p, struct s
         (rc = smoe_read_name(r, "name", p->name, m->name)) ||
         (rc = smoe_check_range(r, "run", p->run, 1, UINT64_MAX)) ||
         (rc = smoe_read_shape(r, p->shape, &m->shape)) ||
-        (rc = smoe_check_rising(r, "experts", p->n_experts, p->experts, m->shape.experts)))
+        (rc = smoe_check_rising(r, "experts", p->n_experts, p->experts, m->shape.experts)) ||
+        (rc = smoe_check_rising(r, "copies", p->n_copies, p->copies, m->shape.experts)) ||
+        (rc = check_apart(r, p)))
         return rc;
     m->layer = p->layer;
     m->run = p->run;
     m->experts = p->experts;
     m->n_experts = p->n_experts;
+    m->copies = p->copies;
+    m->n_copies = p->n_copies;
+    m->step = p->step;
+    m->attempt = p->attempt;
+    m->fresh = p->fresh;
     return 0;
 }
 
@@ -140,7 +151,7 @@ int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
 int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision *m,
                        Stablemoe__V1__Decision *p)
 {
-    void **parcels = new_objects(arena, m->n_parcels, sizeof(Stablemoe__V1__Parcel));
+    void **parcels = smoe_new_objects(arena, m->n_parcels, sizeof(Stablemoe__V1__Parcel));
     if (!parcels)
         return SMOE_ETOOBIG;
     for (size_t i = 0; i < m->n_parcels; i++) {
@@ -333,151 +344,36 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     return 0;
 }
 
-int smoe_fill_step_prepare(struct smoe_arena *arena, const struct smoe_msg_step_prepare *m,
-                           Stablemoe__V1__StepPrepare *p)
-{
-    Stablemoe__V1__Optimizer *optimizer = smoe_arena_alloc(arena, sizeof *optimizer);
-    if (!optimizer)
-        return SMOE_ETOOBIG;
-    stablemoe__v1__optimizer__init(optimizer);
-    smoe_fill_step_optimizer(&m->optimizer, optimizer);
-    p->step = m->step;
-    p->attempt = m->attempt;
-    p->layers = smoe_unconst(m->layers);
-    p->n_layers = m->n_layers;
-    p->gradient_divisor = m->gradient_divisor;
-    p->optimizer = optimizer;
-    p->owner = m->owner;
-    return 0;
-}
-
-int smoe_read_step_prepare(struct smoe_reader *r, const Stablemoe__V1__StepPrepare *p,
-                           struct smoe_msg_step_prepare *m)
-{
-    int rc;
-    if ((rc = smoe_check_range(r, "layers", p->n_layers, 1, SMOE_LAYERS_MAX)) ||
-        (rc = smoe_check_rising(r, "layers", p->n_layers, p->layers, SMOE_LAYERS_MAX)) ||
-        (rc = smoe_check_double(r, "gradient_divisor", p->gradient_divisor, 1e-30, 1e30)) ||
-        (rc = smoe_read_step_optimizer(r, p->optimizer, &m->optimizer)))
-        return rc;
-    m->step = p->step;
-    m->attempt = p->attempt;
-    m->layers = p->layers;
-    m->n_layers = p->n_layers;
-    m->gradient_divisor = p->gradient_divisor;
-    m->owner = p->owner;
-    return 0;
-}
-
-int smoe_fill_step_norm(struct smoe_arena *arena, const struct smoe_msg_step_norm *m,
-                        Stablemoe__V1__StepNorm *p)
-{
-    void **layers = new_objects(arena, m->n_layers, sizeof(Stablemoe__V1__LayerNorms));
-    if (!layers)
-        return SMOE_ETOOBIG;
-    for (size_t i = 0; i < m->n_layers; i++) {
-        Stablemoe__V1__LayerNorms *to = layers[i];
-        stablemoe__v1__layer_norms__init(to);
-        to->layer = m->layers[i].layer;
-        to->experts = smoe_unconst(m->layers[i].experts);
-        to->n_experts = m->layers[i].n;
-        to->square_norms = smoe_unconst(m->layers[i].square_norms);
-        to->n_square_norms = m->layers[i].n;
-    }
-    p->step = m->step;
-    p->attempt = m->attempt;
-    p->layers = (Stablemoe__V1__LayerNorms **)layers;
-    p->n_layers = m->n_layers;
-    p->owner = m->owner;
-    return 0;
-}
-
-static int read_layer_norms(struct smoe_reader *r, const Stablemoe__V1__LayerNorms *p,
-                            struct smoe_layer_norms *m)
-{
-    int rc;
-    if ((rc = smoe_check_range(r, "layers.layer", p->layer, 0, SMOE_LAYERS_MAX - 1)) ||
-        (rc = smoe_check_range(r, "layers.square_norms", p->n_square_norms, p->n_experts,
-                               p->n_experts)) ||
-        (rc = smoe_check_rising(r, "layers.experts", p->n_experts, p->experts, SMOE_EXPERTS_MAX)))
-        return rc;
-    for (size_t i = 0; i < p->n_square_norms; i++)
-        if ((rc = smoe_check_double(r, "layers.square_norms", p->square_norms[i], -1, 1e300)))
-            return rc;
-    *m = (struct smoe_layer_norms){p->layer, p->experts, p->square_norms, p->n_experts};
-    return 0;
-}
-
-int smoe_read_step_norm(struct smoe_reader *r, const Stablemoe__V1__StepNorm *p,
-                        struct smoe_msg_step_norm *m)
-{
-    int rc = smoe_check_range(r, "layers", p->n_layers, 0, SMOE_LAYERS_MAX);
-    if (rc)
-        return rc;
-    struct smoe_layer_norms *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
-    if (!layers)
-        return smoe_fail(r->why, SMOE_ETOOBIG, "STEP_NORM.layers: too many to unpack");
-    uint64_t experts = 0;
-    for (size_t i = 0; i < p->n_layers && !rc; i++) {
-        experts += p->layers[i]->n_experts;
-        rc = read_layer_norms(r, p->layers[i], &layers[i]);
-        rc = rc ? rc : check_experts(r, experts);
-    }
-    *m = (struct smoe_msg_step_norm){p->step, p->attempt, layers, p->n_layers, p->owner};
-    return rc;
-}
-
-int smoe_fill_step_stage(struct smoe_arena *arena, const struct smoe_msg_step_stage *m,
-                         Stablemoe__V1__StepStage *p)
+int smoe_fill_evicted(struct smoe_arena *arena, const struct smoe_msg_evicted *m,
+                      Stablemoe__V1__Evicted *p)
 {
     (void)arena;
-    p->step = m->step;
-    p->attempt = m->attempt;
-    p->clip_scale = m->clip_scale;
-    p->owner = m->owner;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
     return 0;
 }
 
-int smoe_read_step_stage(struct smoe_reader *r, const Stablemoe__V1__StepStage *p,
-                         struct smoe_msg_step_stage *m)
+int smoe_read_evicted(struct smoe_reader *r, const Stablemoe__V1__Evicted *p,
+                      struct smoe_msg_evicted *m)
 {
-    *m = (struct smoe_msg_step_stage){p->step, p->attempt, p->clip_scale, p->owner};
-    return smoe_check_double(r, "clip_scale", p->clip_scale, 0, 1);
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
 }
 
-int smoe_fill_step_staged(struct smoe_arena *arena, const struct smoe_msg_step_staged *m,
-                          Stablemoe__V1__StepStaged *p)
-{
-    (void)arena;
-    p->step = m->step;
-    p->attempt = m->attempt;
-    p->owner = m->owner;
-    return 0;
-}
-
-int smoe_read_step_staged(struct smoe_reader *r, const Stablemoe__V1__StepStaged *p,
-                          struct smoe_msg_step_staged *m)
-{
-    (void)r;
-    *m = (struct smoe_msg_step_staged){p->step, p->attempt, p->owner};
-    return 0;
-}
-
-int smoe_fill_step_commit(struct smoe_arena *arena, const struct smoe_msg_step_commit *m,
-                          Stablemoe__V1__StepCommit *p)
+int smoe_fill_parcel_inputs(struct smoe_arena *arena, const struct smoe_msg_parcel_inputs *m,
+                            Stablemoe__V1__ParcelInputs *p)
 {
     (void)arena;
-    p->step = m->step;
-    p->attempt = m->attempt;
-    p->epoch = m->epoch;
-    p->owner = m->owner;
+    p->parcels = smoe_unconst(m->parcels);
+    p->n_parcels = m->n_parcels;
     return 0;
 }
 
-int smoe_read_step_commit(struct smoe_reader *r, const Stablemoe__V1__StepCommit *p,
-                          struct smoe_msg_step_commit *m)
+int smoe_read_parcel_inputs(struct smoe_reader *r, const Stablemoe__V1__ParcelInputs *p,
+                            struct smoe_msg_parcel_inputs *m)
 {
-    (void)r;
-    *m = (struct smoe_msg_step_commit){p->step, p->attempt, p->epoch, p->owner};
-    return 0;
+    m->parcels = p->parcels;
+    m->n_parcels = p->n_parcels;
+    return smoe_check_range(r, "parcels", p->n_parcels, 1, SMOE_DECISION_PARCELS_MAX);
 }

@@ -163,8 +163,11 @@ SAY(INVENTORY)
 SAY(HOST)
 {
     ADD(" %s as layer %" PRIu32 ": %s", m->host.name, m->host.layer,
-        m->host.n_experts ? "experts" : "nothing");
+        m->host.n_experts + m->host.n_copies ? "experts" : "nothing");
     add_numbers(t, m->host.experts, m->host.n_experts);
+    if (m->host.n_copies)
+        ADD(", copies");
+    add_numbers(t, m->host.copies, m->host.n_copies);
 }
 
 SAY(HOSTED)
@@ -229,6 +232,32 @@ SAY(STEP_STAGE)
 SAY(STEP_STAGED)
 {
     ADD(" %" PRIu64, m->step_staged.step);
+}
+
+SAY(STEP_GRADIENT)
+{
+    ADD(" %" PRIu64 ", layer %" PRIu32 " expert %" PRIu32, m->step_gradient.step,
+        m->step_gradient.layer, m->step_gradient.expert);
+}
+
+SAY(NEED_INPUTS)
+{
+    ADD(" %" PRIu64, m->need_inputs.batch);
+}
+
+SAY(INPUTS)
+{
+    ADD(" %" PRIu64, m->inputs.batch);
+}
+
+SAY(EVICTED)
+{
+    ADD(" %zu parcels", m->evicted.n_parcels);
+}
+
+SAY(PARCEL_INPUTS)
+{
+    ADD(" %zu parcels", m->parcel_inputs.n_parcels);
 }
 
 SAY(STEP_COMMIT)

@@ -79,6 +79,15 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
                        "iteration_bytes_max %llu: step more often",
                        (unsigned long long)t->iteration_bytes, (unsigned long long)bytes,
                        (unsigned long long)s->iteration_bytes_max);
+    else if (m->needs_gradient && s->gradient_bytes_max &&
+             c->gradient_bytes + (visits + m->tokens) * smoe_row_bytes(layer) >
+                 s->gradient_bytes_max)
+        rc = smoe_fail(why, SMOE_EITERATION,
+                       "SUBMIT: gradients of uncommitted batches may need %llu bytes, %llu more "
+                       "exceed %llu: step more often",
+                       (unsigned long long)c->gradient_bytes,
+                       (unsigned long long)((visits + m->tokens) * smoe_row_bytes(layer)),
+                       (unsigned long long)s->gradient_bytes_max);
     else if (!c->n_batch_free)
         rc = smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
                        c->options.limits.batches_max);
@@ -121,6 +130,13 @@ static bool experts_valid(const uint16_t *experts, uint32_t tokens, uint32_t top
     return true;
 }
 
+/* What its gradient, and x sent once more, may come to hold here. */
+static uint64_t gradient_bytes_of(const struct smoe_core *c, const struct smoe_batch *b)
+{
+    uint64_t rows = b->training ? (uint64_t)b->tokens * (b->top_k + 1) : 0;
+    return rows * smoe_row_bytes(&c->layers[b->layer]);
+}
+
 static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
                         const struct smoe_event *event)
 {
@@ -151,6 +167,7 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
     smoe_list_push_back(&c->pending, &b->pending_link);
     t->n_batches++;
     t->iteration_bytes += b->raw_bytes;
+    c->gradient_bytes += gradient_bytes_of(c, b);
     uint64_t visits = (uint64_t)m->tokens * m->top_k;
     smoe_account_move(&t->account, SMOE_VISIT_NONE, SMOE_VISIT_WAITING, visits);
     smoe_account_move(&c->total, SMOE_VISIT_NONE, SMOE_VISIT_WAITING, visits);
@@ -213,6 +230,7 @@ void smoe_batch_free(struct smoe_core *c, uint32_t batch)
     smoe_map_remove(&c->batch_by_id, batch_key(b->trainer, b->id));
     t->n_batches--;
     t->iteration_bytes -= b->raw_bytes;
+    c->gradient_bytes -= gradient_bytes_of(c, b);
     b->used = false;
     c->batch_zombie[c->n_batch_zombie++] = batch;
     smoe_core_act(c, SMOE_ACT_BATCH_FREED, SMOE_NONE)->batch = batch;
@@ -282,110 +300,15 @@ void smoe_batches_forget_evaluations(struct smoe_core *c, uint32_t trainer)
     }
 }
 
-/* ---- Gradient and Discard ---- */
-
-/* The batch a gradient may be for, or why not. */
-static int gradient_batch(const struct smoe_core *c, uint32_t trainer,
-                          const struct smoe_msg_gradient *m, uint32_t *ret_batch,
-                          struct smoe_why *why)
-{
-    unsigned long long id = m->batch;
-    if (!smoe_batch_find(c, trainer, m->batch, ret_batch))
-        return smoe_fail(why, SMOE_EUNKNOWN, "GRADIENT.batch %llu: no such batch", id);
-    const struct smoe_batch *b = &c->batches[*ret_batch];
-    if (!b->training)
-        return smoe_fail(why, SMOE_ESTATE, "GRADIENT.batch %llu: was submitted for evaluation", id);
-    if (b->has_gradient)
-        return smoe_fail(why, SMOE_ESTATE, "GRADIENT.batch %llu: has its gradient already", id);
-    if (b->visits_forward_done < b->tokens * b->top_k)
-        return smoe_fail(why, SMOE_ESTATE,
-                         "GRADIENT.batch %llu: only %u of its %u visits have results", id,
-                         b->visits_forward_done, b->tokens * b->top_k);
-    return 0;
-}
-
-struct smoe_verdict smoe_batch_expect_gradient(const struct smoe_core *c, uint32_t trainer,
-                                               const struct smoe_msg_gradient *m,
-                                               struct smoe_why *why)
-{
-    uint32_t batch;
-    if (m->attempt < c->trainers[trainer].attempt)
-        return (struct smoe_verdict){.kind = SMOE_IGNORE};
-    int rc = gradient_batch(c, trainer, m, &batch, why);
-    if (rc)
-        return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
-    const struct smoe_batch *b = &c->batches[batch];
-    uint64_t bytes = (uint64_t)b->tokens * b->top_k * smoe_row_bytes(&c->layers[b->layer]);
-    return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = bytes};
-}
-
-/* One Backprop for the parcels of the batch that are at this worker. */
-static void send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
-{
-    struct smoe_batch *b = &c->batches[batch];
-    uint32_t most = smoe_list_count(&b->parcels, SMOE_DECISION_PARCELS_MAX);
-    uint64_t *ids = smoe_core_list(c, most * sizeof *ids);
-    uint32_t *parcels = smoe_core_list(c, most * sizeof *parcels);
-    uint64_t rows = 0;
-    uint32_t n = 0;
-    smoe_list_for_each (it, &b->parcels) {
-        struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
-        if (p->worker != worker || p->state != SMOE_VISIT_FORWARD_DONE || n == most)
-            continue;
-        parcels[n] = (uint32_t)(p - c->parcels);
-        ids[n++] = smoe_parcel_wire_id(c, (uint32_t)(p - c->parcels));
-        rows += p->rows;
-    }
-    smoe_core_list_trim(c, parcels, n * sizeof *parcels);
-    for (uint32_t i = 0; i < n; i++)
-        smoe_parcel_move(c, parcels[i], SMOE_VISIT_GRADIENT_QUEUED);
-    struct smoe_worker *w = &c->fleet.workers[worker];
-    uint64_t flops[SMOE_PHASES] = {0, 2 * rows * c->layers[b->layer].forward_flops};
-    struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_BACKPROP);
-    m->backprop = (struct smoe_msg_backprop){ids, n, smoe_worker_assign(w, flops, c->now_ns)};
-    struct smoe_action *a = &c->actions[c->n_actions - 1];
-    a->batch = batch;
-    a->tensor = SMOE_TENSOR_DY;
-    a->parcels = parcels;
-    a->n_parcels = n;
-}
-
-void smoe_batch_gradient(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_gradient *m)
-{
-    struct smoe_trainer *t = &c->trainers[trainer];
-    struct smoe_why why;
-    uint32_t batch;
-    if (m->attempt < t->attempt)
-        return;
-    int rc = gradient_batch(c, trainer, m, &batch, &why);
-    if (rc) {
-        smoe_core_refuse(c, t->session, rc, why.text, false, m->batch, 0);
-        return;
-    }
-    struct smoe_batch *b = &c->batches[batch];
-    b->has_gradient = true;
-    smoe_core_act(c, SMOE_ACT_GRADIENT_TAKEN, SMOE_NONE)->batch = batch;
-    for (;;) {
-        uint32_t worker = SMOE_NONE;
-        smoe_list_for_each (it, &b->parcels) {
-            struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, batch_link);
-            if (p->state == SMOE_VISIT_FORWARD_DONE) {
-                worker = p->worker;
-                break;
-            }
-        }
-        if (worker == SMOE_NONE)
-            break;
-        send_backprop(c, batch, worker);
-    }
-    smoe_core_act(c, SMOE_ACT_GRADIENT_FREED, SMOE_NONE)->batch = batch;
-}
+/* ---- Discard ---- */
 
 void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_discard *m)
 {
     uint32_t batch;
     if (m->attempt < c->trainers[trainer].attempt || !smoe_batch_find(c, trainer, m->batch, &batch))
         return;
+    if (c->batches[batch].in_step && c->trainers[trainer].step.phase == SMOE_STEP_COMMITTING)
+        return; /* too late: it is part of the step */
     if (c->batches[batch].has_gradient) {
         smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
         smoe_trainer_reset(c, trainer, "a batch with a gradient was discarded");

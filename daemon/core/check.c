@@ -28,6 +28,7 @@ static void check_worker(const struct smoe_core *c, uint32_t worker)
 {
     const struct smoe_worker *w = &c->fleet.workers[worker];
     uint64_t pending[SMOE_PHASES] = {0}, owed = 0, inbox = 0, in_state[SMOE_VISIT_STATES] = {0};
+    uint64_t gradients = 0, due = 0;
     smoe_worker_check(w);
     smoe_assert(smoe_list_empty(&c->worker_new[worker]));
     smoe_list_for_each (it, &c->worker_parcels[worker]) {
@@ -42,11 +43,14 @@ static void check_worker(const struct smoe_core *c, uint32_t worker)
             inbox += p->rows * smoe_row_bytes(layer);
         }
         pending[SMOE_BACKWARD] += p->state == SMOE_VISIT_GRADIENT_QUEUED ? 2 * forward : 0;
+        gradients += p->state == SMOE_VISIT_GRADIENT_QUEUED ? p->backward_bytes : 0;
+        due += p->backward_due;
         owed += training && p->state < SMOE_VISIT_SETTLED ? 2 * forward : 0;
     }
     smoe_assert(pending[SMOE_FORWARD] == w->pending_flops[SMOE_FORWARD]);
     smoe_assert(pending[SMOE_BACKWARD] == w->pending_flops[SMOE_BACKWARD]);
     smoe_assert(owed == w->owed_flops && inbox == w->inbox_bytes);
+    smoe_assert(gradients == w->gradient_bytes && due == w->backward_due);
     for (int s = SMOE_VISIT_ROUTED; s < SMOE_VISIT_SETTLED; s++)
         smoe_assert(w->state == SMOE_WORKER_FREE || in_state[s] == w->account.now[s]);
 }
@@ -69,7 +73,8 @@ static void check_trainer(const struct smoe_core *c, uint32_t trainer)
     }
     smoe_assert(waiting == t->account.now[SMOE_VISIT_WAITING]);
     smoe_assert(bytes == t->iteration_bytes && n == t->n_batches);
-    smoe_assert(t->step.phase == SMOE_STEP_NONE || t->state == SMOE_TRAINER_LIVE);
+    smoe_assert(t->step.phase == SMOE_STEP_NONE || t->step.phase == SMOE_STEP_COMMITTING ||
+                t->state == SMOE_TRAINER_LIVE);
 }
 
 /* What is in flight in total is in flight with the trainers there are. */

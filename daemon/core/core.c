@@ -111,6 +111,12 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
     case SMOE_MSG_STEP_NORM:
         smoe_step_norm(c, index, &m->step_norm);
         break;
+    case SMOE_MSG_EVICTED:
+        smoe_backward_evicted(c, index, &m->evicted);
+        break;
+    case SMOE_MSG_STEP_GRADIENT:
+        smoe_copies_gradient(c, index, &m->step_gradient);
+        break;
     case SMOE_MSG_STEP_STAGED:
         smoe_step_staged(c, index, &m->step_staged);
         break;
@@ -142,6 +148,9 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
         break;
     case SMOE_MSG_GRADIENT:
         smoe_batch_gradient(c, index, &m->gradient);
+        break;
+    case SMOE_MSG_INPUTS:
+        smoe_backward_inputs(c, index, &m->inputs);
         break;
     case SMOE_MSG_STEP:
         smoe_step_begin(c, index, &m->step);
@@ -203,7 +212,7 @@ static void on_drain(struct smoe_core *c, const struct smoe_event *event)
     else if (!event->drain && w->state == SMOE_WORKER_DRAINING)
         smoe_worker_move(w, SMOE_WORKER_READY);
     c->solve_useful = true;
-    smoe_layers_advance(c); /* a layer may have waited for a worker that may be given work */
+    smoe_layers_advance(c); /* a layer may have waited for a worker that may be given work, or must move */
 }
 
 static void on_configure(struct smoe_core *c, const struct smoe_core_settings *settings)
@@ -246,6 +255,9 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         break;
     case SMOE_EVENT_SHUTDOWN:
         c->draining = true;
+        break;
+    case SMOE_EVENT_JOURNALLED:
+        smoe_step_journalled(c, event->sequence);
         break;
     }
 }
@@ -295,6 +307,15 @@ static void expire_workers(struct smoe_core *c)
     c->expiry_ns = next;
 }
 
+/* Workers that were expected after a restart and have not come are lost now. */
+static void settle(struct smoe_core *c)
+{
+    if (!c->settle_ns || c->now_ns < c->settle_ns)
+        return;
+    c->settle_ns = 0;
+    smoe_layers_advance(c);
+}
+
 static void tell_if_drained(struct smoe_core *c)
 {
     if (!c->draining || c->drained_told)
@@ -322,7 +343,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
 {
     if (event->now_ns > core->now_ns)
         core->now_ns = event->now_ns;
-    core->n_actions = 0;
+    core->n_actions = core->n_records = 0;
     core->lists_used = 0;
     bury_zombies(core);
     dispatch(core, event);
@@ -331,7 +352,9 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
             smoe_trainer_grant(core, t);
     expire_workers(core);
     smoe_trainers_expire(core);
+    settle(core);
     smoe_slot_advance(core);
+    smoe_journal_flush(core);
     tell_if_drained(core);
     core->totals.epoch = core->epoch;
 #ifndef NDEBUG
@@ -348,6 +371,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
     struct smoe_verdict v;
     if (m->type == SMOE_MSG_GRADIENT)
         return smoe_batch_expect_gradient(c, trainer, &m->gradient, why);
+    if (m->type == SMOE_MSG_INPUTS)
+        return smoe_backward_expect_inputs(c, trainer, &m->inputs);
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
     if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
@@ -377,6 +402,8 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
     }
     if (s->kind != SMOE_SESSION_WORKER)
         return (struct smoe_verdict){.kind = SMOE_IGNORE};
+    if (message->type == SMOE_MSG_STEP_GRADIENT)
+        return smoe_copies_expect_gradient(core, s->index, &message->step_gradient);
     if (message->type == SMOE_MSG_EXPERT_STATE)
         return smoe_relay_expect_state(core, s->index, &message->expert_state, why);
     bool output = message->type == SMOE_MSG_OUTPUT;
@@ -398,6 +425,11 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core)
 {
     return &core->fleet;
+}
+
+uint64_t smoe_core_epoch(const struct smoe_core *core)
+{
+    return core->epoch;
 }
 
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)

@@ -17,6 +17,7 @@
 
 #include "common/base/hist.h"
 #include "daemon/core/fleet.h"
+#include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
 #include "daemon/core/policy.h"
 #include "proto/wire.h"
@@ -50,17 +51,20 @@ struct smoe_core_settings {
     uint64_t slot_ns; /* 1 ms .. 60 s */
     enum smoe_policy policy;
     enum smoe_plan plan;
-    double v;                  /* V: weight of throughput and gate mass against backlog, > 0 */
-    double mu;                 /* weight of gate mass within it, >= 0 */
-    uint32_t workers_min;      /* a new layer waits for that many workers, >= 1 */
-    uint64_t silence_ns;       /* a worker silent for longer is lost (not below 3 slots) */
+    double v;             /* V: weight of throughput and gate mass against backlog, > 0 */
+    double mu;            /* weight of gate mass within it, >= 0 */
+    uint32_t workers_min; /* a new layer waits for that many workers, >= 1 */
+    uint32_t copies;      /* of an expert's state, 1 or 2 (0: 1); of layers declared from now on */
+    uint64_t silence_ns;  /* a worker silent for longer is lost (not below 3 slots) */
     uint64_t worker_lease_ns;  /* how long a lost worker's place is kept */
     uint64_t trainer_lease_ns; /* how long a gone trainer's layers stay its own */
     uint64_t window_bytes;     /* credit of a trainer: raw bytes submitted, forward not done */
     uint64_t window_visits;
     uint64_t iteration_bytes_max; /* raw bytes a trainer may hold uncommitted */
-    double worker_budget_w;       /* Eavg / slot of every worker; +inf: none */
-    double worker_cap_w;          /* Emax / slot of every worker; +inf: none */
+    uint64_t
+        gradient_bytes_max; /* that the gradients of all uncommitted batches may have; 0: any */
+    double worker_budget_w; /* Eavg / slot of every worker; +inf: none */
+    double worker_cap_w;    /* Emax / slot of every worker; +inf: none */
 };
 
 struct smoe_core_options {
@@ -71,16 +75,22 @@ struct smoe_core_options {
     uint64_t now_ns;
     smoe_name software;        /* said in Welcome */
     uint64_t tensor_bytes_max; /* said in Welcome: largest raw part of a frame */
+    /* The owner journals what SMOE_ACT_JOURNAL says and reports it with SMOE_EVENT_JOURNALLED; without,
+     * a step is committed as soon as it is staged everywhere. */
+    bool journal;
+    const struct smoe_restored
+        *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
 
 enum smoe_event_type {
-    SMOE_EVENT_TICK,      /* time passed; nothing else */
-    SMOE_EVENT_HELLO,     /* the first message of a session */
-    SMOE_EVENT_MESSAGE,   /* a later one */
-    SMOE_EVENT_CLOSED,    /* the session's connection is gone */
-    SMOE_EVENT_CONFIGURE, /* new settings */
-    SMOE_EVENT_DRAIN,     /* drain or undrain a worker */
-    SMOE_EVENT_SHUTDOWN,  /* take nothing new; finish what is out */
+    SMOE_EVENT_TICK,       /* time passed; nothing else */
+    SMOE_EVENT_HELLO,      /* the first message of a session */
+    SMOE_EVENT_MESSAGE,    /* a later one */
+    SMOE_EVENT_CLOSED,     /* the session's connection is gone */
+    SMOE_EVENT_CONFIGURE,  /* new settings */
+    SMOE_EVENT_DRAIN,      /* drain or undrain a worker */
+    SMOE_EVENT_SHUTDOWN,   /* take nothing new; finish what is out */
+    SMOE_EVENT_JOURNALLED, /* records up to `sequence` are durable */
 };
 
 struct smoe_event {
@@ -97,6 +107,8 @@ struct smoe_event {
     /* DRAIN */
     const char *worker_id;
     bool drain;
+    /* JOURNALLED */
+    uint64_t sequence;
 };
 
 /* Which raw part an outgoing message has. */
@@ -110,14 +122,16 @@ enum smoe_tensor_plan {
 };
 
 enum smoe_action_type {
-    SMOE_ACT_SEND,        /* queue `message` to `session` */
-    SMOE_ACT_CLOSE,       /* close `session` after what is queued */
+    SMOE_ACT_SEND,  /* queue `message` to `session`; SMOE_NO_SESSION: it has just gone, drop it */
+    SMOE_ACT_CLOSE, /* close `session` after what is queued */
     SMOE_ACT_BATCH_TAKEN, /* this SUBMIT was accepted as batch index `batch`: keep raw part and room */
-    SMOE_ACT_INPUT_FREED,    /* x and scores of `batch` will not be asked for again */
+    SMOE_ACT_INPUT_FREED,  /* x and scores of `batch` will not be asked for again */
+    SMOE_ACT_INPUTS_TAKEN, /* this INPUTS' raw part is the x of `batch`: keep it until INPUT_FREED */
     SMOE_ACT_GRADIENT_TAKEN, /* this GRADIENT's raw part belongs to `batch`: keep it */
     SMOE_ACT_GRADIENT_FREED,
     SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
     SMOE_ACT_DRAINED,     /* shutting down: nothing is in flight any more */
+    SMOE_ACT_JOURNAL,     /* write `record` after those before it */
 };
 
 struct smoe_action {
@@ -128,6 +142,7 @@ struct smoe_action {
     const uint32_t
         *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
     uint32_t n_parcels;
+    const struct smoe_record *record; /* core's memory, until the next step */
     struct smoe_message message;
 };
 
@@ -197,7 +212,10 @@ struct smoe_batch_view {
 struct smoe_batch_view smoe_core_batch(const struct smoe_core *core, uint32_t batch);
 
 struct smoe_expert_view {
-    uint32_t worker; /* index of its host, or UINT32_MAX */
+    uint32_t worker;   /* index of its host, or UINT32_MAX */
+    uint32_t follower; /* of the worker with its second copy, or UINT32_MAX */
+    uint32_t
+        filling; /* of the worker that will be its follower when it has the state, or UINT32_MAX */
     struct smoe_account account;
     double square_norm; /* of its gradient in the step being made; -1: not finite */
 };
@@ -249,11 +267,13 @@ struct smoe_core_totals {
     uint64_t choices_in_topk;  /* of these, to an expert of the token's own top-K */
     uint64_t late_frames;      /* results of forgotten parcels, ignored */
     uint64_t stale_frames;     /* trainer frames of an older attempt, ignored */
+    uint64_t evictions;        /* parcels whose x a worker gave up */
     uint64_t refused;          /* errors answered */
     struct smoe_hist lateness; /* of slot deadlines */
     struct smoe_core_settings settings;
     bool draining;
 };
+uint64_t smoe_core_epoch(const struct smoe_core *core);
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret);
 
 #endif

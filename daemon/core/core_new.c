@@ -40,15 +40,22 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* Records of one step: layers that changed (twice: before a commit, and at the end), gone ones, commits. */
+static size_t most_records(const struct smoe_core_limits *l)
+{
+    return 3 * SMOE_LAYERS_MAX + (size_t)l->trainers_max;
+}
+
 /* Most actions of one step, by what they come from. Pairs of a trainer or a layer and a worker are
- * bounded by the experts there can be, since each has one host. */
+ * bounded by the experts there can be, since each has one host and one follower. */
 static size_t most_actions(const struct smoe_core_limits *l)
 {
     size_t w = l->workers_max, t = l->trainers_max, b = l->batches_max, p = l->parcels_max;
-    size_t hosted = (size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX;
+    size_t hosted = (size_t)2 * SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX; /* with copies */
     size_t per_parcel = p / SMOE_DECISION_PARCELS_MAX + w; /* lists of parcels, a worker each */
     return SMOE_RELAYS_MAX                      /* requests that cannot be answered any more */
-           + 2 * least(t * w, hosted)           /* Reset, StepPrepare (or Stage, or Commit) */
+           + 3 * least(t * w, hosted)           /* Reset, StepPrepare (or Stage), Commit */
+           + SMOE_RELAYS_MAX + most_records(l)  /* states for followers, the journal */
            + least(t * w, p) + 3 * per_parcel   /* Forget; Decision, Backprop */
            + 3 * t * SMOE_LAYERS_MAX            /* LayerReady; Error and close for lost layers */
            + least(SMOE_LAYERS_MAX * w, hosted) /* Host */
@@ -68,7 +75,11 @@ static bool allocate(struct smoe_core *c)
         c->gather_floats = SMOE_EXPERTS_MAX; /* at least one token of any layer */
     c->actions_max = most_actions(l);
     c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
-                   SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 8 + (1u << 20);
+                   (size_t)(w + 1) * SMOE_LAYERS_MAX * 32 + /* gradients for followers */
+                   SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20);
+    c->records_max = most_records(l);
+    c->records = calloc(c->records_max, sizeof *c->records);
+    c->standings = calloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX, sizeof *c->standings);
     c->sessions = calloc(c->n_sessions, sizeof *c->sessions);
     c->trainers = calloc(l->trainers_max, sizeof *c->trainers);
     c->layers = calloc(SMOE_LAYERS_MAX, sizeof *c->layers);
@@ -97,7 +108,8 @@ static bool allocate(struct smoe_core *c)
                c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
                c->chosen_expert && c->chosen_node && c->arrivals && c->new_bytes && c->nodes &&
-               c->debts && c->replica_first && c->replica_node && c->actions && c->lists;
+               c->records && c->standings && c->debts && c->replica_first && c->replica_node &&
+               c->actions && c->lists;
     for (uint32_t t = 0; all && t < l->trainers_max; t++) {
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
@@ -122,8 +134,10 @@ static void link_free_lists(struct smoe_core *c)
         smoe_list_init(&c->worker_parcels[i]);
         smoe_list_init(&c->worker_new[i]);
     }
-    for (uint32_t i = 0; i < l->trainers_max; i++)
+    for (uint32_t i = 0; i < l->trainers_max; i++) {
         smoe_list_init(&c->trainers[i].batches);
+        c->trainers[i].parked_session = SMOE_NO_SESSION;
+    }
 }
 
 int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **ret,
@@ -147,8 +161,15 @@ int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **re
                          options->limits.workers_max, options->limits.parcels_max);
     }
     link_free_lists(c);
-    *ret = c;
-    return 0;
+    c->attempts = c->epoch << 32;
+    if (options->restored)
+        rc = smoe_journal_restore(c, options->restored, why);
+    c->options.restored = NULL;
+    if (rc)
+        smoe_core_free(c);
+    else
+        *ret = c;
+    return rc;
 }
 
 void smoe_core_free(struct smoe_core *c)
@@ -162,7 +183,8 @@ void smoe_core_free(struct smoe_core *c)
                       c->worker_new,    c->relays,        c->gather,        c->chosen_expert,
                       c->chosen_node,   c->arrivals,      c->nodes,         c->debts,
                       c->replica_first, c->replica_node,  c->actions,       c->lists,
-                      c->batch_zombie,  c->parcel_zombie, c->group_batches, c->new_bytes};
+                      c->batch_zombie,  c->parcel_zombie, c->group_batches, c->new_bytes,
+                      c->records,       c->standings};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events
- * in, actions out); session.c joins and parts; layer.c and layer_inventory.c host experts; trainer.c
- * and batch.c know trainers, credit and their batches; parcel.c moves visits along; slot.c and
- * slot_route.c make the slot's decision; step.c commits; state_relay.c passes expert states on.
+ * in, actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who
+ * follows their experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their
+ * batches; parcel.c moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
+ * commits, and record.c says what must survive the daemon; state_relay.c passes expert states on.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
 #define SMOE_CORE_CORE_STATE_H
@@ -13,14 +14,16 @@
 #include "common/base/rng.h"
 #include "daemon/core/core.h"
 
-#define SMOE_NONE UINT32_MAX
+#define SMOE_NONE       UINT32_MAX
+#define SMOE_NO_TRAINER (UINT32_MAX - 1) /* where SMOE_NONE means the core itself */
 
 struct smoe_session {
     enum {
         SMOE_SESSION_FREE,
         SMOE_SESSION_WORKER,
         SMOE_SESSION_TRAINER,
-        SMOE_SESSION_CLOSING
+        SMOE_SESSION_CLOSING,
+        SMOE_SESSION_PARKED, /* a trainer that waits for its own last step to be committed */
     } kind;
     uint32_t index; /* of the worker or trainer */
 };
@@ -30,10 +33,16 @@ struct smoe_layer {
     smoe_name name;
     uint64_t run;
     struct smoe_layer_shape shape;
-    uint64_t forward_flops; /* of one visit */
-    uint64_t step;          /* last committed */
-    uint32_t owner;         /* trainer index, or SMOE_NONE */
-    bool adopted;           /* found in inventories: hosts may still turn up */
+    uint64_t forward_flops;         /* of one visit */
+    uint64_t step;                  /* last committed, */
+    uint64_t attempt;               /* in this attempt, */
+    struct smoe_msg_step_done done; /* with this answer */
+    bool learned;                   /* the seed no longer gives its experts */
+    uint32_t copies;                /* wanted of each expert: 1 or 2 */
+    uint32_t owner;                 /* trainer index, or SMOE_NONE */
+    smoe_name owner_name;           /* of the present or last one */
+    uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
+    bool journal_due;
     struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
 };
 
@@ -45,7 +54,9 @@ struct smoe_batch {
     bool after_step; /* submitted after a pending Step: waits for its commit */
     bool in_step;    /* named by the pending Step */
     bool has_gradient;
+    uint32_t n_backward_due; /* parcels whose part of it has not been sent */
     bool input_freed;
+    bool inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
     uint64_t raw_bytes;
@@ -67,7 +78,10 @@ struct smoe_parcel {
     enum smoe_visit_state state;
     uint32_t generation; /* upper half of the id, so that a late answer is recognised */
     uint32_t batch, worker, layer, expert;
-    uint32_t first, rows; /* batch->visits[first .. first + rows) */
+    uint32_t first, rows;    /* batch->visits[first .. first + rows) */
+    bool evicted;            /* its worker has given up its x */
+    bool backward_due;       /* its gradient is here and waits for room at the worker */
+    uint64_t backward_bytes; /* GRADIENT_QUEUED: what that takes there */
     struct smoe_list batch_link;
     struct smoe_list worker_link;
     struct smoe_list new_link; /* while the slot that made it collects */
@@ -75,18 +89,21 @@ struct smoe_parcel {
 
 enum smoe_step_phase {
     SMOE_STEP_NONE,
-    SMOE_STEP_SETTLING, /* named batches are not all settled */
-    SMOE_STEP_NORM,     /* hosts report square norms */
-    SMOE_STEP_STAGING,  /* hosts compute into their second buffer */
+    SMOE_STEP_SETTLING,   /* named batches are not all settled */
+    SMOE_STEP_NORM,       /* hosts report square norms */
+    SMOE_STEP_STAGING,    /* hosts and followers compute into their second buffer */
+    SMOE_STEP_COMMITTING, /* all have: the commit is being written, and cannot be taken back */
 };
 
 struct smoe_step {
     enum smoe_step_phase phase;
-    uint64_t number;
+    uint64_t number, attempt;
+    uint64_t record; /* COMMITTING: sequence number of the journal's record */
     uint64_t layers; /* bit l: layer l takes part: those the trainer owned when it said Step */
     struct smoe_step_optimizer optimizer;
     double gradient_divisor, clip_norm, dense_square_norm;
     double square_norm, clip_scale;
+    struct smoe_msg_step_done done; /* COMMITTING: what it will be answered with */
     uint32_t n_awaiting;
     uint64_t *awaiting; /* bit w: worker w has not answered this phase; [workers_max / 64 + 1] */
 };
@@ -111,15 +128,26 @@ struct smoe_trainer {
     uint64_t step_committed;
     struct smoe_msg_step_done last_done; /* answer to a repeated Step */
     struct smoe_step step;
+    /* What must wait while a step is COMMITTING */
+    bool reset_due, restore_due;
+    smoe_sentence reset_reason;
+    uint64_t restore_step;
+    uint32_t parked_session; /* said hello; SMOE_NO_SESSION: none */
+    uint32_t parked_protocol;
+    struct smoe_msg_hello parked_hello;
     struct smoe_list batches;
     uint64_t n_batches;
     struct smoe_account account;
 };
 
-/* An expert-state request on its way through a worker. */
+/* An expert-state request on its way through workers: of a trainer, or (trainer SMOE_NONE) of the core,
+ * to fill a follower from the host. */
 struct smoe_relay {
     bool used;
     uint32_t trainer, worker;
+    uint32_t follower; /* stores too, or is to be filled; SMOE_NONE */
+    bool host_stored, follower_stored;
+    uint64_t bytes;
     uint64_t number;  /* what the worker is asked under: never used before */
     uint64_t request; /* the trainer's */
     uint32_t layer, expert, parts;
@@ -133,6 +161,13 @@ struct smoe_core {
     uint64_t now_ns;
     uint64_t epoch;
     bool draining, drained_told;
+    uint64_t attempts;  /* given so far: unique over all trainers and all lives of the daemon */
+    uint64_t settle_ns; /* after a restart, workers are expected back until then */
+    uint32_t n_committing, n_leaving, n_copying;
+    uint64_t journal_sequence;
+    struct smoe_record *records; /* of this update */
+    size_t n_records, records_max;
+    struct smoe_standing *standings; /* [SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX] of those records */
 
     struct smoe_session *sessions;
     uint32_t n_sessions;
@@ -179,6 +214,7 @@ struct smoe_core {
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
     uint32_t *replica_node;
 
+    uint64_t gradient_bytes; /* what the gradients of all uncommitted batches will have */
     struct smoe_account total;
     struct smoe_core_totals totals;
 
@@ -209,10 +245,12 @@ void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const 
 void smoe_session_hello(struct smoe_core *core, uint32_t session, const struct smoe_msg_hello *m);
 /* The connection is gone: whoever had a stake in its peer learns of it. */
 void smoe_session_closed(struct smoe_core *core, uint32_t session);
+/* Workers that left while a commit was being written are lost now. */
+void smoe_session_bury_leaving(struct smoe_core *core);
 /* Says why, closes it, and takes it for closed at once. */
 void smoe_session_end(struct smoe_core *core, uint32_t session, int code, const char *sentence);
 
-/* ---- layer.c, layer_inventory.c ---- */
+/* ---- layer.c ---- */
 void smoe_layer_declared(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_layer_declare *m);
 void smoe_layer_inventory(struct smoe_core *core, uint32_t worker,
@@ -224,17 +262,71 @@ bool smoe_layer_find(const struct smoe_core *core, const char *name, uint32_t *r
 /* A new layer, WAITING, owned by nobody; SMOE_NONE when there are too many. */
 uint32_t smoe_layer_new(struct smoe_core *core, const char *name, uint64_t run,
                         const struct smoe_layer_shape *shape);
-/* Tells a worker which experts of the layer it now holds (none: drop them). */
-void smoe_layer_send_host(struct smoe_core *core, uint32_t layer, uint32_t worker, bool none);
 /* Ends everybody's hope for the layer, in words. */
 void smoe_layer_lose(struct smoe_core *core, uint32_t layer, int code, const char *sentence);
 /* Waiting layers may have what they wait for. */
 void smoe_layers_advance(struct smoe_core *core);
 void smoe_layers_release_owner(struct smoe_core *core, uint32_t trainer);
 uint64_t smoe_layers_owned(const struct smoe_core *core, uint32_t trainer);
-/* Does the worker host an expert of the layer? */
+
+/* ---- standing.c: hosts and followers ---- */
+/* Does the worker take part in the layer's steps: as host, or as follower with a current copy? */
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
-/* The layers among `layers` of which it does, rising, in the update's memory. */
+/* ... or at least as a follower that is to be filled? */
+bool smoe_standing_holds(const struct smoe_layer *layer, uint32_t worker);
+/* Chooses hosts and followers as far as that can be done now, and tells them. False: the layer is lost. */
+bool smoe_standing_advance(struct smoe_core *core, uint32_t layer);
+/* Every expert has a live host that has taken it in. */
+bool smoe_standing_complete(const struct smoe_core *core, uint32_t layer);
+/* Sends Host to those whose experts of the layer changed. */
+void smoe_standing_tell(struct smoe_core *core, uint32_t layer);
+/* Tells a worker to drop all it holds of a layer. */
+void smoe_standing_drop(struct smoe_core *core, uint32_t worker, const smoe_name name, uint64_t run,
+                        const struct smoe_layer_shape *shape);
+/* Followers that are not here take no part in the step that begins: their copies no longer count. */
+void smoe_standing_leave_absent(struct smoe_core *core, uint32_t layer);
+void smoe_standing_clear(struct smoe_core *core, uint32_t layer, uint32_t expert);
+/* The worker that was being filled has the state: it follows from now on. */
+void smoe_standing_filled(struct smoe_core *core, uint32_t layer, uint32_t expert);
+void smoe_standing_refused(struct smoe_core *core, uint32_t layer, uint32_t worker,
+                           const struct smoe_msg_hosted *m);
+void smoe_standing_worker_lost(struct smoe_core *core, uint32_t layer, uint32_t worker);
+void smoe_standing_worker_forgotten(struct smoe_core *core, uint32_t layer, uint32_t worker);
+/* A worker is back; `held` is what it has of the layer, or NULL. */
+void smoe_standing_returned(struct smoe_core *core, uint32_t layer, uint32_t worker,
+                            const struct smoe_inventory_layer *held);
+
+/* ---- copies.c: filling followers, gradients for them ---- */
+/* Starts to fill followers of the layer, as many bytes at a time as COPY_BYTES_MAX. */
+void smoe_copies_advance(struct smoe_core *core, uint32_t layer);
+/* Is a follower of one of these layers being filled? */
+bool smoe_copies_under_way(const struct smoe_core *core, uint64_t layers);
+/* What was under way is of a state that is no longer wanted. */
+void smoe_copies_void(struct smoe_core *core, uint32_t layer);
+void smoe_copies_state(struct smoe_core *core, struct smoe_relay *relay,
+                       const struct smoe_msg_expert_state *m);
+void smoe_copies_end(struct smoe_core *core, struct smoe_relay *relay);
+void smoe_copies_stored(struct smoe_core *core, struct smoe_relay *relay);
+/* The experts of the worker whose followers need their gradient sums, by layer. */
+size_t smoe_copies_gradients(struct smoe_core *core, uint64_t layers, uint32_t worker,
+                             const struct smoe_layer_experts **ret);
+/* A gradient sum for a follower. */
+struct smoe_verdict smoe_copies_expect_gradient(const struct smoe_core *core, uint32_t worker,
+                                                const struct smoe_msg_step_gradient *m);
+void smoe_copies_gradient(struct smoe_core *core, uint32_t worker,
+                          const struct smoe_msg_step_gradient *m);
+
+/* ---- record.c: what must survive the daemon ---- */
+/* Emits records of the layers that changed. */
+void smoe_journal_flush(struct smoe_core *core);
+void smoe_journal_drop(struct smoe_core *core, uint32_t layer);
+/* Emits the commit of the trainer's step; its sequence number. */
+uint64_t smoe_journal_commit(struct smoe_core *core, uint32_t trainer);
+/* Takes in what the journal held. */
+int smoe_journal_restore(struct smoe_core *core, const struct smoe_restored *restored,
+                         struct smoe_why *why);
+
+/* Layers among `layers` in which the worker takes part, rising, in the update's memory. */
 size_t smoe_layers_on_worker(struct smoe_core *core, uint64_t layers, uint32_t worker,
                              const uint32_t **ret_layers);
 
@@ -246,6 +338,10 @@ void smoe_trainer_closed(struct smoe_core *core, uint32_t trainer);
 void smoe_trainer_reset(struct smoe_core *core, uint32_t trainer, const char *reason);
 void smoe_trainer_grant(struct smoe_core *core, uint32_t trainer);
 void smoe_trainers_expire(struct smoe_core *core);
+/* A number that no attempt has had. */
+uint64_t smoe_trainer_new_attempt(struct smoe_core *core);
+/* Its step is committed: what had to wait for that happens now. */
+void smoe_trainer_catch_up(struct smoe_core *core, uint32_t trainer);
 void smoe_trainer_restore(struct smoe_core *core, uint32_t trainer,
                           const struct smoe_msg_restore *m);
 
@@ -270,6 +366,18 @@ void smoe_batch_forget(struct smoe_core *core, uint32_t batch);
 void smoe_batches_forget_evaluations(struct smoe_core *core, uint32_t trainer);
 /* Ends a batch; visits that are not COMMITTED or settled evaluations become FAILED. */
 void smoe_batch_free(struct smoe_core *core, uint32_t batch);
+
+/* ---- backward.c ---- */
+/* Sends what is due at the worker, as far as it has room. */
+void smoe_backward_pump(struct smoe_core *core, uint32_t worker);
+void smoe_backward_evicted(struct smoe_core *core, uint32_t worker,
+                           const struct smoe_msg_evicted *m);
+struct smoe_verdict smoe_backward_expect_inputs(const struct smoe_core *core, uint32_t trainer,
+                                                const struct smoe_msg_inputs *m);
+void smoe_backward_inputs(struct smoe_core *core, uint32_t trainer,
+                          const struct smoe_msg_inputs *m);
+/* The batch needs its x no more. */
+void smoe_backward_settled(struct smoe_core *core, uint32_t batch);
 
 /* ---- parcel.c ---- */
 /* A new parcel of visits[first..first+rows); the caller made sure that one is free. */
@@ -298,6 +406,13 @@ void smoe_step_advance(struct smoe_core *core, uint32_t trainer);
 void smoe_step_norm(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_norm *m);
 void smoe_step_staged(struct smoe_core *core, uint32_t worker,
                       const struct smoe_msg_step_staged *m);
+/* Does its step wait only for copies? */
+bool smoe_step_settled(const struct smoe_core *core, uint32_t trainer);
+/* Expected answer of that worker to that phase of the owner's step? */
+bool smoe_step_expects(const struct smoe_core *core, uint32_t worker, uint32_t owner,
+                       uint64_t number, uint64_t attempt, enum smoe_step_phase phase);
+/* Records up to `sequence` are durable: commits among them are announced. */
+void smoe_step_journalled(struct smoe_core *core, uint64_t sequence);
 void smoe_step_abort(struct smoe_core *core, uint32_t trainer);
 
 /* ---- state_relay.c ---- */
@@ -313,6 +428,9 @@ void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
 void smoe_relay_drop(struct smoe_core *core, uint32_t trainer, uint32_t worker);
 void smoe_relay_drop_layer(struct smoe_core *core, uint32_t layer);
 uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts);
+/* Remembers a request; *ret_number is what the worker is asked under. SMOE_ELIMIT: too many. */
+int smoe_relay_remember(struct smoe_core *core, const struct smoe_relay *relay,
+                        uint64_t *ret_number, struct smoe_why *why);
 struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *core, uint32_t worker,
                                             const struct smoe_msg_expert_state *m,
                                             struct smoe_why *why);

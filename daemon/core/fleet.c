@@ -13,6 +13,7 @@
 #include "daemon/core/fleet.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@
 #define BIT(state) (1u << SMOE_WORKER_##state)
 
 static const unsigned legal[SMOE_WORKER_STATES] = {
-    [SMOE_WORKER_FREE] = BIT(JOINING),
+    [SMOE_WORKER_FREE] = BIT(JOINING) | BIT(LOST),
     [SMOE_WORKER_JOINING] = BIT(READY) | BIT(LOST),
     [SMOE_WORKER_READY] = BIT(DRAINING) | BIT(LOST),
     [SMOE_WORKER_DRAINING] = BIT(READY) | BIT(LOST),
@@ -97,7 +98,24 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->has_report = false;
     w->freq_khz_sent = 0;
     w->heard_ns = w->debt_ns = now_ns;
-    w->hosted_layers = 0;
+    w->hosted_layers = w->host_due = w->refused_copies = 0;
+}
+
+uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t now_ns)
+{
+    uint32_t i;
+    if (smoe_fleet_find(fleet, id, &i))
+        return i;
+    if (!find_free(fleet, &i))
+        return SMOE_NO_WORKER;
+    struct smoe_worker *w = &fleet->workers[i];
+    *w = (struct smoe_worker){.budget_w = (double)INFINITY,
+                              .cap_w = (double)INFINITY,
+                              .session = SMOE_NO_SESSION,
+                              .lost_ns = now_ns};
+    snprintf(w->id, sizeof w->id, "%s", id);
+    smoe_worker_move(w, SMOE_WORKER_LOST);
+    return i;
 }
 
 int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,
@@ -125,7 +143,8 @@ void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns)
     smoe_worker_move(worker, SMOE_WORKER_LOST);
     worker->session = SMOE_NO_SESSION;
     worker->lost_ns = now_ns;
-    worker->hosted_layers = 0;
+    worker->hosted_layers = worker->host_due = 0;
+    worker->leaving = false;
     memset(worker->pending_flops, 0, sizeof worker->pending_flops);
     worker->owed_flops = 0;
     worker->inbox_bytes = 0;
@@ -316,6 +335,6 @@ void smoe_worker_check(const struct smoe_worker *w)
     smoe_assert(w->inbox_bytes <= w->inbox_bytes_max);
     smoe_assert(smoe_account_balanced(&w->account));
     smoe_assert(w->debt_j >= 0 && w->debt_j - w->debt_j == 0);
-    if (w->session == SMOE_NO_SESSION)
+    if (w->session == SMOE_NO_SESSION && !w->leaving)
         smoe_assert(!w->owed_flops && !w->pending_flops[SMOE_FORWARD] && !w->inbox_bytes);
 }

@@ -101,11 +101,17 @@ struct smoe_worker {
 
     struct smoe_account account;
     uint64_t hosted_layers; /* bit l: Hosted came for layer l on this connection */
+    uint64_t host_due;      /* bit l: what it is to hold of layer l changed, it has not been told */
+    uint64_t refused_copies; /* bit l: it had no room for copies of layer l */
+    uint64_t gradient_bytes; /* of Backprops whose results have not come */
+    uint32_t backward_due;   /* parcels whose gradients wait for room here */
+    bool leaving;            /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */
 };
 
 #define SMOE_NO_SESSION UINT32_MAX
+#define SMOE_NO_WORKER  UINT32_MAX
 
 struct smoe_fleet {
     struct smoe_worker
@@ -129,6 +135,9 @@ bool smoe_fleet_find(const struct smoe_fleet *fleet, const char *id, uint32_t *r
  * a live one has that id, SMOE_ELIMIT if the fleet is full; the sentence says so. */
 int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,
                     uint64_t now_ns, uint32_t *ret_index, struct smoe_why *why);
+
+/* A worker that is not here but known from before: -> LOST. SMOE_NO_WORKER if the fleet is full. */
+uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t now_ns);
 
 /* The connection is gone: -> LOST, work on the books forgotten (the core has failed the visits). */
 void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns);

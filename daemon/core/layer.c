@@ -2,16 +2,13 @@
  *
  * Layers: who owns them, where their experts stand, when they are ready.
  *
- *     FREE -> WAITING -> READY <-> WAITING (a host left and may return)
+ *     FREE -> WAITING -> READY <-> WAITING (a host left, or changes)
  *                \          \
- *                 +----------+--> LOST (an expert's state is gone) -> FREE
+ *                 +----------+--> LOST (nobody has an expert's state) -> FREE
  *
- * A layer is (name, run): the run is a random number of the training run, so that a restarted daemon
- * can tell, from what workers still hold, whether a trainer that comes back means the same experts.
- * Such layers are adopted from inventories; nobody owns them until their trainer declares them again.
- *
- * Placement is static and uniform: expert e of a new layer stands on the (e mod W)-th of the W ready
- * workers in order of their ids.
+ * A layer is (name, run): the run is a random number of the training run, so that a trainer that comes
+ * back, and a worker that still holds something, mean the same experts as the daemon, restarted or not.
+ * Which worker has which expert is standing.c's.
  */
 #include <stdio.h>
 #include <string.h>
@@ -39,32 +36,18 @@ static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
     layer->state = to;
 }
 
-bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)
-{
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        if (layer->experts[e].worker == worker)
-            return true;
-    return false;
-}
-
-size_t smoe_layers_on_worker(struct smoe_core *c, uint64_t layers, uint32_t worker,
-                             const uint32_t **ret_layers)
-{
-    uint32_t *list = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *list);
-    size_t n = 0;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if ((layers >> l & 1) && smoe_layer_on_worker(&c->layers[l], worker))
-            list[n++] = l;
-    smoe_core_list_trim(c, list, n * sizeof *list);
-    *ret_layers = list;
-    return n;
-}
-
 /* A forward visit multiplies by two matrices of d x h (three for SwiGLU); a multiply-add is 2 flops. */
 static uint64_t flops_of(const struct smoe_layer_shape *shape)
 {
     uint64_t matrices = shape->activation == 3 ? 3 : 2;
     return 2 * matrices * shape->d_model * shape->d_ff;
+}
+
+/* A second copy must be able to travel: its whole state is one raw part. */
+static uint32_t copies_of(const struct smoe_core *c, const struct smoe_layer *layer)
+{
+    uint64_t bytes = smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS);
+    return bytes <= c->options.tensor_bytes_max ? c->options.settings.copies : 1;
 }
 
 bool smoe_layer_find(const struct smoe_core *c, const char *name, uint32_t *ret)
@@ -91,34 +74,14 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         layer->shape = *shape;
         layer->forward_flops = flops_of(shape);
         layer->owner = SMOE_NONE;
+        layer->copies = copies_of(c, layer);
         for (uint32_t e = 0; e < shape->experts; e++)
-            layer->experts[e].worker = SMOE_NONE;
+            layer->experts[e].worker = layer->experts[e].follower = layer->experts[e].filling =
+                SMOE_NONE;
         layer_move(layer, SMOE_LAYER_WAITING);
         return l;
     }
     return SMOE_NONE;
-}
-
-/* ---- hosts ---- */
-
-void smoe_layer_send_host(struct smoe_core *c, uint32_t l, uint32_t worker, bool none)
-{
-    const struct smoe_layer *layer = &c->layers[l];
-    uint32_t *experts = smoe_core_list(c, layer->shape.experts * sizeof *experts);
-    size_t n = 0;
-    for (uint32_t e = 0; e < layer->shape.experts && !none; e++)
-        if (layer->experts[e].worker == worker)
-            experts[n++] = e;
-    smoe_core_list_trim(c, experts, n * sizeof *experts);
-    struct smoe_worker *w = &c->fleet.workers[worker];
-    w->hosted_layers &= ~(UINT64_C(1) << l);
-    struct smoe_msg_host *host = &smoe_core_send(c, w->session, SMOE_MSG_HOST)->host;
-    host->layer = l;
-    memcpy(host->name, layer->name, sizeof host->name);
-    host->run = layer->run;
-    host->shape = layer->shape;
-    host->experts = experts;
-    host->n_experts = n;
 }
 
 static void free_layer(struct smoe_core *c, uint32_t l)
@@ -127,9 +90,10 @@ static void free_layer(struct smoe_core *c, uint32_t l)
     for (uint32_t b = 0; b < c->options.limits.batches_max; b++)
         if (c->batches[b].used && c->batches[b].layer == l)
             smoe_trainer_reset(c, c->batches[b].trainer, "the layer was replaced");
-    for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (smoe_worker_live(&c->fleet.workers[w]) && smoe_layer_on_worker(layer, w))
-            smoe_layer_send_host(c, l, w, true);
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        smoe_standing_clear(c, l, e);
+    smoe_standing_tell(c, l);
+    smoe_journal_drop(c, l);
     smoe_relay_drop_layer(c, l);
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
         struct smoe_trainer *t = &c->trainers[i];
@@ -143,73 +107,18 @@ static void free_layer(struct smoe_core *c, uint32_t l)
     layer_move(layer, SMOE_LAYER_FREE);
 }
 
-/* Indices of the ready workers in order of their ids; returns how many. */
-static uint32_t ready_workers(const struct smoe_core *c, uint32_t *ret_sorted)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
-        if (c->fleet.workers[i].state != SMOE_WORKER_READY)
-            continue;
-        uint32_t at = n++;
-        for (;
-             at > 0 && strcmp(c->fleet.workers[ret_sorted[at - 1]].id, c->fleet.workers[i].id) > 0;
-             at--)
-            ret_sorted[at] = ret_sorted[at - 1];
-        ret_sorted[at] = i;
-    }
-    return n;
-}
-
-static bool placed(const struct smoe_layer *layer)
-{
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        if (layer->experts[e].worker == SMOE_NONE)
-            return false;
-    return true;
-}
-
-/* Places a new layer if there are workers enough. */
-static void place(struct smoe_core *c, uint32_t l)
-{
-    struct smoe_layer *layer = &c->layers[l];
-    uint32_t *sorted = smoe_core_list(c, c->fleet.n_used * sizeof *sorted);
-    uint32_t n = ready_workers(c, sorted);
-    bool enough = n > 0 && n >= c->options.settings.workers_min;
-    for (uint32_t e = 0; enough && e < layer->shape.experts; e++)
-        layer->experts[e].worker = sorted[e % n];
-    smoe_core_list_trim(c, sorted, 0);
-    uint32_t hosts = n < layer->shape.experts ? n : layer->shape.experts;
-    for (uint32_t e = 0; enough && e < hosts;
-         e++) { /* the first experts stand on one worker each */
-        uint32_t worker = layer->experts[e].worker;
-        c->fleet.workers[worker].reference_flops = layer->forward_flops;
-        smoe_layer_send_host(c, l, worker, false);
-    }
-}
-
-static bool all_hosted(const struct smoe_core *c, uint32_t l)
-{
-    const struct smoe_layer *layer = &c->layers[l];
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        uint32_t host = layer->experts[e].worker;
-        if (host == SMOE_NONE || !smoe_worker_live(&c->fleet.workers[host]) ||
-            !(c->fleet.workers[host].hosted_layers >> l & 1))
-            return false;
-    }
-    return true;
-}
-
 static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     const struct smoe_layer *layer = &c->layers[l];
     t->attached |= UINT64_C(1) << l;
     t->wanted &= ~(UINT64_C(1) << l);
-    if (layer->owner == trainer && layer->step > t->step_committed)
-        t->step_committed =
-            layer->step; /* known from the workers: the daemon is new, or the trainer */
-    if (layer->owner == trainer)
-        t->step_committed = layer->step; /* the same for all its layers */
+    if (layer->owner == trainer) { /* the same for all its layers */
+        if (layer->step > t->step_committed)
+            t->step_committed = layer->step;
+        if (layer->done.step > t->last_done.step)
+            t->last_done = layer->done;
+    }
     struct smoe_msg_layer_ready *m =
         &smoe_core_send(c, t->session, SMOE_MSG_LAYER_READY)->layer_ready;
     m->request = t->requests[l];
@@ -231,22 +140,30 @@ void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sent
     }
 }
 
+static void make_ready(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    layer_move(layer, SMOE_LAYER_READY);
+    c->solve_useful = true;
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
+            answer_declare(c, t, l);
+}
+
 void smoe_layers_advance(struct smoe_core *c)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer *layer = &c->layers[l];
-        if (layer->state != SMOE_LAYER_WAITING)
+        bool alive = layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY;
+        if (!alive || !smoe_standing_advance(c, l))
             continue;
-        if (!layer->adopted && !placed(layer))
-            place(c, l);
-        if (!placed(layer) || !all_hosted(c, l))
-            continue;
-        layer_move(layer, SMOE_LAYER_READY);
-        c->solve_useful = true;
-        for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
-            if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
-                answer_declare(c, t, l);
-        if (layer->owner != SMOE_NONE)
+        bool complete = smoe_standing_complete(c, l);
+        if (complete && layer->state == SMOE_LAYER_WAITING)
+            make_ready(c, l);
+        else if (!complete && layer->state == SMOE_LAYER_READY)
+            layer_move(layer, SMOE_LAYER_WAITING);
+        smoe_copies_advance(c, l);
+        if (complete && layer->owner != SMOE_NONE)
             smoe_step_advance(c, layer->owner);
     }
 }
@@ -254,52 +171,65 @@ void smoe_layers_advance(struct smoe_core *c)
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
     uint32_t l = m->layer;
-    if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_layer_on_worker(&c->layers[l], worker))
+    if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
-    if (m->code) {
-        struct smoe_why why;
-        smoe_fail(&why, m->code, "layer %s: worker %s cannot host it: %s", c->layers[l].name,
-                  c->fleet.workers[worker].id, m->message);
-        if (c->layers[l].state != SMOE_LAYER_LOST)
-            smoe_layer_lose(c, l, m->code, why.text);
-        return;
-    }
-    c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
+    if (m->code)
+        smoe_standing_refused(c, l, worker, m);
+    else if (!(c->fleet.workers[worker].host_due >> l & 1))
+        c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
 }
 
-/* ---- hosts that leave ---- */
+/* ---- workers that come and go ---- */
+
+static const struct smoe_inventory_layer *held_of(const struct smoe_layer *layer,
+                                                  const struct smoe_msg_inventory *m)
+{
+    for (size_t i = 0; i < m->n_layers; i++)
+        if (m->layers[i].run == layer->run && strcmp(m->layers[i].name, layer->name) == 0)
+            return &m->layers[i];
+    return NULL;
+}
+
+/* What it holds of layers that are not (or no longer) known here only takes its memory. */
+static void drop_unknown(struct smoe_core *c, uint32_t worker, const struct smoe_inventory_layer *m)
+{
+    uint32_t l;
+    if (!smoe_layer_find(c, m->name, &l) || c->layers[l].run != m->run)
+        smoe_standing_drop(c, worker, m->name, m->run, &m->shape);
+}
+
+void smoe_layer_inventory(struct smoe_core *c, uint32_t worker, const struct smoe_msg_inventory *m)
+{
+    for (size_t i = 0; i < m->n_layers; i++)
+        drop_unknown(c, worker, &m->layers[i]);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (c->layers[l].state == SMOE_LAYER_WAITING || c->layers[l].state == SMOE_LAYER_READY)
+            smoe_standing_returned(c, l, worker, held_of(&c->layers[l], m));
+    smoe_layers_advance(c);
+}
+
+static void leave_all(struct smoe_core *c, uint32_t worker, bool for_good)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        if (c->layers[l].state == SMOE_LAYER_FREE)
+            continue;
+        if (for_good)
+            smoe_standing_worker_forgotten(c, l, worker);
+        else
+            smoe_standing_worker_lost(c, l, worker);
+    }
+    smoe_layers_advance(c);
+}
 
 void smoe_layer_worker_lost(struct smoe_core *c, uint32_t worker)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer *layer = &c->layers[l];
-        if (layer->state == SMOE_LAYER_READY && smoe_layer_on_worker(layer, worker))
-            layer_move(layer, SMOE_LAYER_WAITING);
-    }
+    leave_all(c, worker, false);
 }
 
 void smoe_layer_worker_forgotten(struct smoe_core *c, uint32_t worker)
 {
-    struct smoe_why why;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer *layer = &c->layers[l];
-        if (layer->state == SMOE_LAYER_FREE || !smoe_layer_on_worker(layer, worker))
-            continue;
-        if (layer->state == SMOE_LAYER_WAITING && layer->step > 0) {
-            smoe_fail(&why, SMOE_ELOST,
-                      "layer %s: worker %s took experts of step %llu with it: "
-                      "resume from a checkpoint",
-                      layer->name, c->fleet.workers[worker].id, (unsigned long long)layer->step);
-            smoe_layer_lose(c, l, SMOE_ELOST, why.text);
-        }
-        bool replace = layer->state == SMOE_LAYER_WAITING && !layer->adopted;
-        for (uint32_t e = 0; e < layer->shape.experts; e++)
-            if (layer->experts[e].worker == worker || replace)
-                layer->experts[e].worker =
-                    SMOE_NONE; /* place() starts over: step 0 is in the seed */
-    }
-    smoe_layers_advance(c);
+    leave_all(c, worker, true);
 }
 
 /* ---- trainers ---- */
@@ -327,6 +257,24 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
            a->seed == b->seed && a->zero_output == b->zero_output;
 }
 
+/* Name of the trainer that owns the layer, or did when the daemon was stopped and may come back; "". */
+static const char *owner_of(const struct smoe_core *c, const struct smoe_layer *layer)
+{
+    if (layer->owner != SMOE_NONE)
+        return c->trainers[layer->owner].name;
+    return c->now_ns < layer->owner_until_ns ? layer->owner_name : "";
+}
+
+/* Has a trainer whose step is being committed a batch on it? That cannot be taken back now. */
+static bool committing_on(const struct smoe_core *c, uint32_t l)
+{
+    for (uint32_t b = 0; b < c->options.limits.batches_max; b++)
+        if (c->batches[b].used && c->batches[b].layer == l &&
+            c->trainers[c->batches[b].trainer].step.phase == SMOE_STEP_COMMITTING)
+            return true;
+    return false;
+}
+
 /* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
 static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_layer_declare *m,
                    uint32_t *ret_layer, struct smoe_why *why)
@@ -352,10 +300,9 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
                          (unsigned long long)c->options.tensor_bytes_max);
     if (found) {
         struct smoe_layer *layer = &c->layers[l];
-        bool foreign = layer->owner != SMOE_NONE && layer->owner != trainer;
-        if (foreign)
-            return smoe_fail(why, SMOE_EEXIST, "layer %s: trainer %s owns it", m->name,
-                             c->trainers[layer->owner].name);
+        const char *owner = owner_of(c, layer);
+        if (strcmp(owner, c->trainers[trainer].name) != 0 && *owner)
+            return smoe_fail(why, SMOE_EEXIST, "layer %s: trainer %s owns it", m->name, owner);
         if (layer->run == m->run && layer->state != SMOE_LAYER_LOST) {
             bool behind = m->step > layer->step; /* workers that never heard of its last commit */
             if (behind)
@@ -373,14 +320,21 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
         if (layer->owner == trainer && layer->state != SMOE_LAYER_LOST)
             return smoe_fail(why, SMOE_EEXIST, "layer %s: declared already with another run",
                              m->name);
+        if (committing_on(c, l))
+            return smoe_fail(why, SMOE_ESTATE,
+                             "layer %s: in use by a step being committed: try again", m->name);
         free_layer(c, l);
     }
+    if (m->step > 0)
+        return smoe_fail(
+            why, SMOE_ELOST,
+            "layer %s: not known here, and so its step %llu is not: declare it new and "
+            "restore a checkpoint",
+            m->name, (unsigned long long)m->step);
     l = smoe_layer_new(c, m->name, m->run, &m->shape);
     if (l == SMOE_NONE)
         return smoe_fail(why, SMOE_ELIMIT, "layer %s: %d layers exist already", m->name,
                          SMOE_LAYERS_MAX);
-    c->layers[l].step = m->step;
-    c->layers[l].adopted = m->step > 0; /* its state must be somewhere: wait for the workers */
     *ret_layer = l;
     return 0;
 }
@@ -396,14 +350,16 @@ void smoe_layer_declared(struct smoe_core *c, uint32_t trainer,
         smoe_core_refuse(c, t->session, rc, why.text, false, 0, m->request);
         return;
     }
-    if (!m->evaluate_only)
+    if (!m->evaluate_only && c->layers[l].owner != trainer) {
         c->layers[l].owner = trainer;
+        memcpy(c->layers[l].owner_name, t->name, sizeof t->name);
+        c->layers[l].journal_due = true;
+    }
     t->requests[l] = m->request;
     t->wanted |= UINT64_C(1) << l;
     if (c->layers[l].state == SMOE_LAYER_READY)
         answer_declare(c, trainer, l);
-    else
-        smoe_layers_advance(c);
+    smoe_layers_advance(c);
 }
 
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)

@@ -9,8 +9,8 @@
  *
  *     -> ROUTED           (slot.c assigned it: forward work pending, training visits owe a backward)
  *     ROUTED ->           forward work no longer pending, inbox bytes free
- *     -> GRADIENT_QUEUED  (assigned: backward work pending)
- *     GRADIENT_QUEUED ->  backward work neither pending nor owed
+ *     -> GRADIENT_QUEUED  (assigned: backward work pending, room for gradients taken)
+ *     GRADIENT_QUEUED ->  backward work neither pending nor owed, room free
  *     FORWARD_DONE -> FAILED  owed no more
  */
 #include "common/base/assert.h"
@@ -88,7 +88,15 @@ static void book_work(struct smoe_core *core, const struct smoe_parcel *p, enum 
         take(&w->inbox_bytes, p->rows * smoe_row_bytes(layer));
     } else if (p->state == SMOE_VISIT_GRADIENT_QUEUED) {
         take(&w->pending_flops[SMOE_BACKWARD], backward);
+        take(&w->gradient_bytes, p->backward_bytes);
     }
+    if (p->backward_due) {
+        smoe_assert(w->backward_due && core->batches[p->batch].n_backward_due);
+        w->backward_due--;
+        core->batches[p->batch].n_backward_due--;
+    }
+    if (to == SMOE_VISIT_GRADIENT_QUEUED)
+        w->gradient_bytes += p->backward_bytes;
     if (to == SMOE_VISIT_ROUTED) { /* pending forward work: smoe_worker_assign */
         w->inbox_bytes += p->rows * smoe_row_bytes(layer);
         w->owed_flops += training ? backward : 0;
@@ -111,6 +119,7 @@ void smoe_parcel_move(struct smoe_core *core, uint32_t parcel, enum smoe_visit_s
     smoe_account_move(worker, theirs, to, p->rows);
     smoe_account_move(expert, theirs, to, p->rows);
     book_work(core, p, to);
+    p->backward_due = false;
     p->state = to;
 }
 
@@ -179,8 +188,11 @@ void smoe_parcel_gradient(struct smoe_core *core, uint32_t worker, uint64_t id)
     smoe_worker_progressed(&core->fleet.workers[worker], core->now_ns);
     core->solve_useful = true;
     b->visits_settled += p->rows;
-    if (b->visits_settled == b->tokens * b->top_k)
+    if (b->visits_settled == b->tokens * b->top_k) {
+        smoe_backward_settled(core, p->batch);
         smoe_step_advance(core, b->trainer);
+    }
+    smoe_backward_pump(core, worker);
 }
 
 struct smoe_parcel_view smoe_core_parcel(const struct smoe_core *core, uint32_t parcel)

@@ -20,11 +20,9 @@ static bool steps_on_worker(const struct smoe_core *c, uint32_t trainer, uint32_
 
 /* Everything that had a stake in the worker learns of its loss, trainers last: their reset looks at
  * parcels whose worker is gone already. */
-static void worker_lost(struct smoe_core *c, uint32_t worker)
+static void bury(struct smoe_core *c, uint32_t worker)
 {
     struct smoe_worker *w = &c->fleet.workers[worker];
-    smoe_relay_drop(c, SMOE_NONE, worker);
-    w->session = SMOE_NO_SESSION; /* nothing more is sent to it */
     char reason[sizeof(smoe_sentence)];
     snprintf(reason, sizeof reason, "worker %s is lost", w->id);
     while (!smoe_list_empty(&c->worker_parcels[worker])) {
@@ -40,12 +38,36 @@ static void worker_lost(struct smoe_core *c, uint32_t worker)
     smoe_layer_worker_lost(c, worker);
 }
 
+void smoe_session_bury_leaving(struct smoe_core *c)
+{
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (c->fleet.workers[w].leaving)
+            bury(c, w);
+    c->n_leaving = 0;
+}
+
+/* A step that is being committed can no longer be repeated without it, so its loss waits for that. */
+static void worker_lost(struct smoe_core *c, uint32_t worker)
+{
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    w->session = SMOE_NO_SESSION; /* nothing more is sent to it */
+    smoe_relay_drop(c, SMOE_NO_TRAINER, worker);
+    if (c->n_committing) {
+        w->leaving = true;
+        c->n_leaving++;
+    } else {
+        bury(c, worker);
+    }
+}
+
 void smoe_session_closed(struct smoe_core *c, uint32_t session)
 {
     struct smoe_session s = c->sessions[session];
     c->sessions[session] = (struct smoe_session){0};
     if (s.kind == SMOE_SESSION_WORKER)
         worker_lost(c, s.index);
+    else if (s.kind == SMOE_SESSION_PARKED)
+        c->trainers[s.index].parked_session = SMOE_NO_SESSION;
     else if (s.kind == SMOE_SESSION_TRAINER)
         smoe_trainer_closed(c, s.index);
 }

@@ -34,6 +34,8 @@ struct group {
 static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struct smoe_layer *layer)
 {
     const struct smoe_worker *w = &c->fleet.workers[worker];
+    if (w->session == SMOE_NO_SESSION)
+        return 0; /* about to be lost */
     if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
         return 0;
     uint64_t bytes = w->inbox_bytes_max - w->inbox_bytes;

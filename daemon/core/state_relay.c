@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Expert states on their way between a trainer and the worker that hosts the expert: checkpoints are
- * fetched and stored through the daemon, which only checks who may ask and that the sizes are right.
+ * Expert states on their way between a trainer and the workers that have the expert: checkpoints are
+ * fetched from the host, and stored at host and follower, through the daemon, which only checks who may
+ * ask and that the sizes are right. The core's own requests (copies.c) go the same way.
  * A request is remembered until the worker answers; if either side leaves, it is answered with an
  * error or forgotten.
  */
@@ -52,10 +53,10 @@ static uint32_t find_free(const struct smoe_core *c)
     return SMOE_NONE;
 }
 
-/* Remembers the request. The worker is asked under a number that was never used before, so that a late
+/* The worker is asked under a number that was never used before, so that a late
  * answer to a forgotten request is not taken for the answer to a later one. */
-static int remember(struct smoe_core *c, const struct smoe_relay *relay, uint64_t *ret_number,
-                    struct smoe_why *why)
+int smoe_relay_remember(struct smoe_core *c, const struct smoe_relay *relay, uint64_t *ret_number,
+                        struct smoe_why *why)
 {
     uint32_t i = find_free(c);
     if (i == SMOE_NONE)
@@ -70,8 +71,8 @@ static struct smoe_relay *relay_of(const struct smoe_core *c, uint32_t worker, u
                                    bool store)
 {
     struct smoe_relay *r = &c->relays[number % SMOE_RELAYS_MAX];
-    bool same = r->used && r->number == number && r->worker == worker && r->store == store;
-    return same ? r : NULL;
+    bool asked = r->worker == worker || (store && r->follower == worker);
+    return r->used && r->number == number && asked && r->store == store ? r : NULL;
 }
 
 void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_fetch *m)
@@ -79,6 +80,7 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     struct smoe_why why;
     struct smoe_relay relay = {.used = true,
                                .trainer = trainer,
+                               .follower = SMOE_NONE,
                                .request = m->request,
                                .layer = m->layer,
                                .expert = m->expert,
@@ -86,7 +88,7 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     uint64_t number;
     int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
     if (rc == 0)
-        rc = remember(c, &relay, &number, &why);
+        rc = smoe_relay_remember(c, &relay, &number, &why);
     if (rc) {
         smoe_fail_at(&why, rc, "EXPERT_FETCH");
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
@@ -114,6 +116,17 @@ struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *c, uint32_t 
                                  .bytes = smoe_relay_bytes(&c->layers[m->layer], m->parts)};
 }
 
+static void send_store(struct smoe_core *c, uint32_t worker, uint64_t number,
+                       const struct smoe_msg_expert_store *m)
+{
+    struct smoe_message *out =
+        smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_EXPERT_STORE);
+    out->expert_store =
+        (struct smoe_msg_expert_store){number, m->layer, m->expert, m->parts, m->step};
+    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+}
+
+/* The host stores it, and so does the follower that has a copy. */
 void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_store *m)
 {
     struct smoe_why why;
@@ -127,18 +140,25 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .step = m->step};
     uint64_t number;
     int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
-    if (rc == 0)
-        rc = remember(c, &relay, &number, &why);
+    if (rc == 0 && m->step != c->layers[m->layer].step)
+        rc = smoe_fail(&why, SMOE_EFIELD, "step %llu: the layer is at step %llu: RESTORE it first",
+                       (unsigned long long)m->step, (unsigned long long)c->layers[m->layer].step);
+    if (rc == 0) {
+        relay.follower = c->layers[m->layer].experts[m->expert].follower;
+        relay.follower_stored = relay.follower == SMOE_NONE;
+        rc = smoe_relay_remember(c, &relay, &number, &why);
+    }
     if (rc) {
         smoe_fail_at(&why, rc, "EXPERT_STORE");
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
-    struct smoe_message *out =
-        smoe_core_send(c, c->fleet.workers[relay.worker].session, SMOE_MSG_EXPERT_STORE);
-    out->expert_store =
-        (struct smoe_msg_expert_store){number, m->layer, m->expert, m->parts, m->step};
-    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+    smoe_copies_void(c, m->layer); /* what is on its way to a new follower is older */
+    c->layers[m->layer].learned = true;
+    c->layers[m->layer].journal_due = true;
+    send_store(c, relay.worker, number, m);
+    if (relay.follower != SMOE_NONE)
+        send_store(c, relay.follower, number, m);
 }
 
 struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *c, uint32_t worker,
@@ -158,6 +178,10 @@ void smoe_relay_state(struct smoe_core *c, uint32_t worker, const struct smoe_ms
     struct smoe_relay *r = relay_of(c, worker, m->request, false);
     if (!r)
         return;
+    if (r->trainer == SMOE_NONE) {
+        smoe_copies_state(c, r, m);
+        return;
+    }
     r->used = false;
     struct smoe_message *out =
         smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STATE);
@@ -166,18 +190,33 @@ void smoe_relay_state(struct smoe_core *c, uint32_t worker, const struct smoe_ms
     c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
 }
 
-void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_msg_expert_stored *m)
+static void answer_if_stored(struct smoe_core *c, struct smoe_relay *r)
 {
-    struct smoe_relay *r = relay_of(c, worker, m->request, true);
-    if (!r)
+    if (!r->host_stored || !r->follower_stored)
         return;
     r->used = false;
     smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STORED)->expert_stored =
         (struct smoe_msg_expert_stored){r->request, r->layer, r->expert};
 }
 
+void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_msg_expert_stored *m)
+{
+    struct smoe_relay *r = relay_of(c, worker, m->request, true);
+    if (!r)
+        return;
+    if (r->trainer == SMOE_NONE) {
+        if (worker == r->follower)
+            smoe_copies_stored(c, r);
+        return;
+    }
+    r->host_stored |= worker == r->worker;
+    r->follower_stored |= worker == r->follower;
+    answer_if_stored(c, r);
+}
+
 void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer)
 {
+    smoe_copies_void(c, layer);
     for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != layer)
@@ -188,15 +227,29 @@ void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer)
     }
 }
 
+static void worker_left(struct smoe_core *c, struct smoe_relay *r, uint32_t worker)
+{
+    if (r->trainer == SMOE_NONE) {
+        smoe_copies_end(c, r);
+    } else if (r->worker == worker) {
+        r->used = false;
+        smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ECLOSED,
+                         "the worker left before it answered", false, 0, r->request);
+    } else { /* a copy that is no more needs nothing stored */
+        r->follower_stored = true;
+        answer_if_stored(c, r);
+    }
+}
+
 void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)
 {
     for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
         struct smoe_relay *r = &c->relays[i];
-        if (!r->used || (r->trainer != trainer && r->worker != worker))
+        if (!r->used)
             continue;
-        r->used = false;
-        if (r->worker == worker)
-            smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ECLOSED,
-                             "the worker left before it answered", false, 0, r->request);
+        if (r->trainer == trainer)
+            r->used = false;
+        else if (worker != SMOE_NONE && (r->worker == worker || r->follower == worker))
+            worker_left(c, r, worker);
     }
 }

@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The optimizer step as a two-phase commit over the hosts of the trainer's experts.
+ * The optimizer step as a two-phase commit over the hosts and followers of the trainer's experts.
  *
- *     NONE --Step--> SETTLING --all named batches settled--> NORM --all norms in--> STAGING
- *       ^                                                                              |
- *       +------------------- commit: epoch + 1, StepCommit, StepDone <-----------------+
+ *     NONE --Step--> SETTLING --all named batches settled, no copy under way--> NORM
+ *       ^                                                                         |
+ *       |                                                          all norms and sums in
+ *       |                                                                         v
+ *       +-- StepCommit, StepDone -- COMMITTING <--staged everywhere, epoch+1-- STAGING
  *
- * NORM gives one clip scale over all experts and the trainer's own dense part. In STAGING every host
- * computes the new state beside the old one, so until the commit the step can be thrown away
- * (smoe_step_abort) and nothing has happened; after it, nothing can stop it: StepCommit precedes every
- * later frame on a worker's connection. Square norms are added in the order of layer and expert, so
- * the scale does not depend on who answered first.
+ * NORM gives one clip scale over all experts and the trainer's own dense part; meanwhile the hosts'
+ * gradient sums go to the followers. In STAGING every host and follower computes the new state beside the
+ * old one. Until then the step can be thrown away (smoe_step_abort) and nothing has happened. In
+ * COMMITTING the record of the commit is being written; it can neither be taken back nor announced
+ * before it is durable, so whatever would end the attempt waits for it: workers that leave (session.c),
+ * the trainer's own return, reset and restore (trainer.c). After that nothing can stop it: StepCommit
+ * precedes every later frame on a worker's connection, and a worker that was away learns of it from
+ * Host. Square norms are added in the order of layer and expert, so the scale does not depend on who
+ * answered first.
  */
 #include <math.h>
 #include <string.h>
@@ -18,8 +24,15 @@
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
 
-/* Hosts of the step's layers, each once: calls them out through the bitmap and returns the count. All
- * its layers are ready, so every expert has a host. */
+static void await(struct smoe_step *s, uint32_t worker)
+{
+    uint64_t bit = UINT64_C(1) << (worker % 64);
+    s->n_awaiting += !(s->awaiting[worker / 64] & bit);
+    s->awaiting[worker / 64] |= bit;
+}
+
+/* Hosts and followers of the step's layers, each once: calls them out through the bitmap and returns the
+ * count. All its layers are ready, so every expert has a host. */
 static uint32_t await_hosts(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
@@ -27,11 +40,11 @@ static uint32_t await_hosts(struct smoe_core *c, uint32_t trainer)
     s->n_awaiting = 0;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         for (uint32_t e = 0; (s->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
-            uint32_t w = c->layers[l].experts[e].worker;
-            smoe_assert(w < c->fleet.n_used);
-            uint64_t bit = UINT64_C(1) << (w % 64);
-            s->n_awaiting += !(s->awaiting[w / 64] & bit);
-            s->awaiting[w / 64] |= bit;
+            const struct smoe_expert_view *x = &c->layers[l].experts[e];
+            smoe_assert(x->worker < c->fleet.n_used);
+            await(s, x->worker);
+            if (x->follower != SMOE_NONE)
+                await(s, x->follower);
         }
     }
     return s->n_awaiting;
@@ -61,13 +74,19 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     t->step.phase = SMOE_STEP_NORM;
+    t->step.attempt = t->attempt;
     t->step.square_norm = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (t->step.layers >> l & 1)
+            smoe_standing_leave_absent(c, l);
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         if (!awaited(&t->step, w))
             continue;
         const uint32_t *layers;
+        const struct smoe_layer_experts *gradients;
         size_t n = smoe_layers_on_worker(c, t->step.layers, w, &layers);
+        size_t n_gradients = smoe_copies_gradients(c, t->step.layers, w, &gradients);
         struct smoe_msg_step_prepare *m =
             &smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_PREPARE)->step_prepare;
         m->step = t->step.number;
@@ -77,6 +96,8 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
         m->gradient_divisor = t->step.gradient_divisor;
         m->optimizer = t->step.optimizer;
         m->owner = trainer;
+        m->gradients = gradients;
+        m->n_gradients = n_gradients;
     }
 }
 
@@ -90,11 +111,17 @@ static bool named_batches_settled(const struct smoe_trainer *t)
     return true;
 }
 
+bool smoe_step_settled(const struct smoe_core *c, uint32_t trainer)
+{
+    const struct smoe_trainer *t = &c->trainers[trainer];
+    return t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) &&
+           hosts_ready(c, t->step.layers);
+}
+
 void smoe_step_advance(struct smoe_core *c, uint32_t trainer)
 {
-    struct smoe_trainer *t = &c->trainers[trainer];
-    if (t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) &&
-        hosts_ready(c, t->step.layers))
+    if (smoe_step_settled(c, trainer) &&
+        !smoe_copies_under_way(c, c->trainers[trainer].step.layers))
         ask_norms(c, trainer);
 }
 
@@ -189,16 +216,16 @@ void smoe_step_abort(struct smoe_core *c, uint32_t trainer)
     struct smoe_trainer *t = &c->trainers[trainer];
     if (t->step.phase == SMOE_STEP_NONE)
         return;
+    smoe_assert(t->step.phase != SMOE_STEP_COMMITTING);
     t->step.phase = SMOE_STEP_NONE; /* the Reset that follows an abort unstages it on the workers */
     unname_batches(t);
 }
 
 /* ---- answers of workers ---- */
 
-/* Does this answer belong to the phase that the owner's step is in? Late ones and ones nobody asked
- * for do not. */
-static bool expected(const struct smoe_core *c, uint32_t worker, uint32_t owner, uint64_t number,
-                     uint64_t attempt, enum smoe_step_phase phase)
+/* Late answers and ones nobody asked for are not expected. */
+bool smoe_step_expects(const struct smoe_core *c, uint32_t worker, uint32_t owner, uint64_t number,
+                       uint64_t attempt, enum smoe_step_phase phase)
 {
     if (owner >= c->options.limits.trainers_max)
         return false;
@@ -251,7 +278,7 @@ static void refuse_not_finite(struct smoe_core *c, uint32_t trainer)
 void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_norm *m)
 {
     uint32_t trainer = m->owner;
-    if (!expected(c, worker, trainer, m->step, m->attempt, SMOE_STEP_NORM))
+    if (!smoe_step_expects(c, worker, trainer, m->step, m->attempt, SMOE_STEP_NORM))
         return;
     for (size_t i = 0; i < m->n_layers; i++) {
         struct smoe_layer *layer = &c->layers[m->layers[i].layer];
@@ -269,22 +296,9 @@ void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_
         refuse_not_finite(c, trainer);
 }
 
-static void commit(struct smoe_core *c, uint32_t trainer)
+/* The named batches have done their work; those that waited for the step may go on. */
+static void end_batches(struct smoe_core *c, struct smoe_trainer *t)
 {
-    struct smoe_trainer *t = &c->trainers[trainer];
-    struct smoe_step *s = &t->step;
-    c->epoch++;
-    c->totals.steps++;
-    t->step_committed = s->number;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (s->layers >> l & 1)
-            c->layers[l].step = s->number;
-    await_hosts(c, trainer);
-    for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (awaited(s, w))
-            smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_COMMIT)->step_commit =
-                (struct smoe_msg_step_commit){s->number, t->attempt, c->epoch, trainer};
-    s->phase = SMOE_STEP_NONE;
     smoe_list_for_each_safe (it, &t->batches) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
         b->after_step = false;
@@ -296,14 +310,82 @@ static void commit(struct smoe_core *c, uint32_t trainer)
                 SMOE_VISIT_COMMITTED);
         smoe_batch_free(c, (uint32_t)(b - c->batches));
     }
-    t->last_done = (struct smoe_msg_step_done){s->number, c->epoch, s->clip_scale, s->square_norm};
-    smoe_core_send(c, t->session, SMOE_MSG_STEP_DONE)->step_done = t->last_done;
+}
+
+static void announce(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_step *s = &t->step;
+    c->totals.steps++;
+    t->step_committed = s->number;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (!(s->layers >> l & 1))
+            continue;
+        layer->step = s->number;
+        layer->attempt = s->attempt;
+        layer->done = s->done;
+        layer->learned = true;
+    }
+    await_hosts(c, trainer);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (awaited(s, w))
+            smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_COMMIT)->step_commit =
+                (struct smoe_msg_step_commit){s->number, s->attempt, s->done.epoch, trainer};
+    s->phase = SMOE_STEP_NONE;
+    end_batches(c, t);
+    t->last_done = s->done;
+    if (t->state == SMOE_TRAINER_LIVE && !t->reset_due)
+        smoe_core_send(c, t->session, SMOE_MSG_STEP_DONE)->step_done = t->last_done;
     c->solve_useful = true;
+}
+
+static void commit(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_step *s = &c->trainers[trainer].step;
+    s->phase = SMOE_STEP_COMMITTING;
+    s->done = (struct smoe_msg_step_done){s->number, ++c->epoch, s->clip_scale, s->square_norm};
+    if (c->options.journal) {
+        c->n_committing++;
+        s->record = smoe_journal_commit(c, trainer);
+        return;
+    }
+    announce(c, trainer);
+    smoe_layers_advance(c);
+}
+
+/* Commits what is staged everywhere, unless somebody who staged it has left: its loss comes first. */
+static void commit_staged(struct smoe_core *c)
+{
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (c->trainers[t].step.phase == SMOE_STEP_STAGING && !c->trainers[t].step.n_awaiting &&
+            !c->n_leaving)
+            commit(c, t);
 }
 
 void smoe_step_staged(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_staged *m)
 {
-    if (expected(c, worker, m->owner, m->step, m->attempt, SMOE_STEP_STAGING) &&
+    if (smoe_step_expects(c, worker, m->owner, m->step, m->attempt, SMOE_STEP_STAGING) &&
         answered(&c->trainers[m->owner].step, worker))
-        commit(c, m->owner);
+        commit_staged(c);
+}
+
+void smoe_step_journalled(struct smoe_core *c, uint64_t sequence)
+{
+    bool any = false;
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++) {
+        struct smoe_step *s = &c->trainers[t].step;
+        if (s->phase != SMOE_STEP_COMMITTING || s->record > sequence)
+            continue;
+        c->n_committing--;
+        any = true;
+        announce(c, t);
+        smoe_trainer_catch_up(c, t);
+    }
+    if (!c->n_committing && c->n_leaving) {
+        smoe_session_bury_leaving(c);
+        commit_staged(c);
+    }
+    if (any)
+        smoe_layers_advance(c);
 }

@@ -7,7 +7,12 @@
  * Whatever is uncommitted belongs to an attempt. When the connection breaks, a worker is lost, or a
  * gradient must be taken back, the attempt ends: all batches of the trainer are dropped, workers forget
  * their share (Reset), and the trainer is asked to send everything uncommitted again (Need) with the
- * next number. Frames that carry an older number are ignored. There is no other recovery path.
+ * next number. Frames that carry an older number are ignored. There is no other recovery path. Attempt
+ * numbers are never given twice, not to another trainer and not by a restarted daemon, so that a step
+ * which a worker staged long ago is not taken for the one that was committed.
+ *
+ * While its step is being committed an attempt cannot end: reset, restore and the trainer's return wait
+ * until it is (smoe_trainer_catch_up).
  *
  * Credit is two running totals, as QUIC's MAX_DATA: the trainer may have sent at most what was granted
  * since Welcome; granted = sent and still waiting for forward + one window. What it may hold between
@@ -49,11 +54,16 @@ static void forget_trainer(struct smoe_core *c, uint32_t trainer)
     c->trainers[trainer].state = SMOE_TRAINER_FREE;
 }
 
+uint64_t smoe_trainer_new_attempt(struct smoe_core *c)
+{
+    return ++c->attempts;
+}
+
 static void start_trainer(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_hello *m)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     uint64_t *awaiting = t->step.awaiting;
-    *t = (struct smoe_trainer){.incarnation = m->incarnation};
+    *t = (struct smoe_trainer){.incarnation = m->incarnation, .parked_session = SMOE_NO_SESSION};
     t->step.awaiting = awaiting;
     memcpy(t->name, m->name, sizeof t->name);
     smoe_list_init(&t->batches);
@@ -66,7 +76,7 @@ static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer, uin
     c->sessions[session] = (struct smoe_session){SMOE_SESSION_TRAINER, trainer};
     t->state = SMOE_TRAINER_LIVE;
     t->session = session;
-    t->attempt++;
+    t->attempt = smoe_trainer_new_attempt(c);
     t->attached = t->wanted = 0;
     t->sent_bytes = t->sent_visits = t->arriving_bytes = t->arriving_visits = 0;
     t->granted_bytes = s->window_bytes;
@@ -84,6 +94,17 @@ static void welcome(struct smoe_core *c, uint32_t session, uint32_t trainer, uin
     snprintf(w->policy, sizeof w->policy, "%s", smoe_policy_name(s->policy));
 }
 
+/* Its last step is being committed: its replay would collide with that. */
+static void park(struct smoe_core *c, uint32_t session, uint32_t trainer,
+                 const struct smoe_msg_hello *m, uint32_t protocol)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    c->sessions[session] = (struct smoe_session){SMOE_SESSION_PARKED, trainer};
+    t->parked_session = session;
+    t->parked_protocol = protocol;
+    t->parked_hello = *m;
+}
+
 void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe_msg_hello *m,
                         uint32_t protocol)
 {
@@ -91,9 +112,13 @@ void smoe_trainer_hello(struct smoe_core *c, uint32_t session, const struct smoe
     struct smoe_why why;
     if (find_trainer(c, m->name, &i)) {
         struct smoe_trainer *t = &c->trainers[i];
-        if (t->state == SMOE_TRAINER_LIVE) {
+        if (t->state == SMOE_TRAINER_LIVE || t->parked_session != SMOE_NO_SESSION) {
             smoe_fail(&why, SMOE_EEXIST, "trainer %s is connected already", m->name);
             smoe_core_refuse(c, session, SMOE_EEXIST, why.text, true, 0, 0);
+            return;
+        }
+        if (t->step.phase == SMOE_STEP_COMMITTING) {
+            park(c, session, i, m, protocol);
             return;
         }
         if (t->incarnation != m->incarnation) { /* another process of that name: a fresh start */
@@ -145,7 +170,12 @@ static void drop_batches(struct smoe_core *c, uint32_t trainer)
 void smoe_trainer_reset(struct smoe_core *c, uint32_t trainer, const char *reason)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
-    t->attempt++;
+    if (t->step.phase == SMOE_STEP_COMMITTING) {
+        t->reset_due = true;
+        snprintf(t->reset_reason, sizeof t->reset_reason, "%s", reason);
+        return;
+    }
+    t->attempt = smoe_trainer_new_attempt(c);
     drop_batches(c, trainer);
     reset_workers(c, trainer);
     if (t->state != SMOE_TRAINER_LIVE)
@@ -163,7 +193,7 @@ void smoe_trainer_closed(struct smoe_core *c, uint32_t trainer)
     t->gone_ns = c->now_ns;
     smoe_relay_drop(c, trainer, SMOE_NONE);
     smoe_trainer_reset(c, trainer, "");
-    if (t->said_bye)
+    if (t->said_bye && !t->reset_due)
         forget_trainer(c, trainer);
 }
 
@@ -171,6 +201,7 @@ void smoe_trainers_expire(struct smoe_core *c)
 {
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++)
         if (c->trainers[i].state == SMOE_TRAINER_GONE &&
+            c->trainers[i].step.phase == SMOE_STEP_NONE &&
             c->now_ns - c->trainers[i].gone_ns > c->options.settings.trainer_lease_ns)
             forget_trainer(c, i);
 }
@@ -220,16 +251,56 @@ void smoe_trainer_grant(struct smoe_core *c, uint32_t trainer)
 
 /* ---- Restore ---- */
 
+/* The states that follow replace those of every expert, copies included. */
+static void rewind_layers(struct smoe_core *c, uint32_t trainer, uint64_t step)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    smoe_trainer_reset(c, trainer, "restored from a checkpoint");
+    t->step_committed = step;
+    t->last_done = (struct smoe_msg_step_done){0};
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer *layer = &c->layers[l];
+        if (layer->state == SMOE_LAYER_FREE || layer->owner != trainer)
+            continue;
+        smoe_copies_void(c, l);
+        layer->step = step;
+        layer->attempt = t->attempt;
+        layer->done = t->last_done;
+        layer->learned = true;
+        layer->journal_due = true;
+    }
+}
+
 void smoe_trainer_restore(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_restore *m)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     if (m->attempt < t->attempt)
         return;
-    smoe_trainer_reset(c, trainer, "restored from a checkpoint");
-    t->step_committed = m->step;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (c->layers[l].state != SMOE_LAYER_FREE && c->layers[l].owner == trainer)
-            c->layers[l].step = m->step;
+    if (t->step.phase == SMOE_STEP_COMMITTING) {
+        t->restore_due = true;
+        t->restore_step = m->step;
+    } else {
+        rewind_layers(c, trainer, m->step);
+    }
+}
+
+void smoe_trainer_catch_up(struct smoe_core *c, uint32_t trainer)
+{
+    struct smoe_trainer *t = &c->trainers[trainer];
+    bool reset_due = t->reset_due, restore_due = t->restore_due;
+    uint32_t session = t->parked_session;
+    t->reset_due = t->restore_due = false;
+    t->parked_session = SMOE_NO_SESSION;
+    if (reset_due)
+        smoe_trainer_reset(c, trainer, t->reset_reason);
+    if (t->said_bye && t->state == SMOE_TRAINER_GONE)
+        forget_trainer(c, trainer);
+    if (restore_due)
+        rewind_layers(c, trainer, t->restore_step);
+    if (session != SMOE_NO_SESSION) {
+        c->sessions[session] = (struct smoe_session){0};
+        smoe_trainer_hello(c, session, &t->parked_hello, t->parked_protocol);
+    }
 }
 
 /* ---- views ---- */

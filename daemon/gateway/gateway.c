@@ -38,8 +38,10 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
     if (rc)
         smoe_fail(why, rc, "gateway: out of memory");
-    else
-        rc = smoe_core_new(&options->core, &gw->core, why);
+    gw->options.core.journal = options->journal != NULL;
+    if (!rc)
+        rc = smoe_core_new(&gw->options.core, &gw->core, why);
+    gw->options.core.restored = NULL;
     if (rc) {
         smoe_gateway_free(gw);
         return rc;
@@ -96,6 +98,8 @@ static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const cha
 static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
                         struct smoe_blob *blob)
 {
+    if (a->session == SMOE_NO_SESSION)
+        return; /* it has just left */
     struct smoe_gate_session *s = &gw->sessions[a->session];
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
@@ -140,6 +144,9 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_INPUT_FREED:
         smoe_relay_free_input(&gw->batches[a->batch]);
         break;
+    case SMOE_ACT_INPUTS_TAKEN:
+        smoe_relay_take_inputs(&gw->batches[a->batch], blob);
+        break;
     case SMOE_ACT_GRADIENT_TAKEN:
         gw->batches[a->batch].gradient = smoe_blob_ref(blob);
         break;
@@ -152,6 +159,9 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
         break;
     case SMOE_ACT_DRAINED:
         gw->drained = true;
+        break;
+    case SMOE_ACT_JOURNAL:
+        gw->options.journal(gw->options.journal_context, a->record, smoe_core_epoch(gw->core));
         break;
     }
 }
@@ -179,6 +189,13 @@ static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct
                                     .session = (uint32_t)(s - gw->sessions)};
         step_once(gw, &closed, NULL);
     }
+}
+
+void smoe_gateway_journalled(struct smoe_gateway *gw, uint64_t sequence, uint64_t now_ns)
+{
+    struct smoe_event event = {
+        .type = SMOE_EVENT_JOURNALLED, .now_ns = now_ns, .sequence = sequence};
+    step(gw, &event, NULL);
 }
 
 /* ---- messages ---- */

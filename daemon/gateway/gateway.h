@@ -25,6 +25,10 @@ struct smoe_gateway_options {
     size_t tensors_bytes_max; /* all raw parts held at a time */
     size_t outbox_bytes_max; /* waiting for one peer: a peer that lets it fill up is disconnected */
     uint64_t hello_timeout_ns; /* a connection that has not said hello by then is closed */
+    /* Writes a record (copies it) and says later, in order, that it is durable:
+     * smoe_gateway_journalled. NULL: nothing outlives this gateway. */
+    void (*journal)(void *context, const struct smoe_record *record, uint64_t epoch);
+    void *journal_context;
 };
 
 int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gateway **ret,
@@ -52,6 +56,9 @@ void smoe_gateway_closed(struct smoe_gateway *gateway, uint32_t session, uint64_
 /* Time passed: call at smoe_gateway_wake_ns at the latest. */
 void smoe_gateway_tick(struct smoe_gateway *gateway, uint64_t now_ns);
 uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gateway);
+
+/* Records up to this number are durable. Not from within `journal`. */
+void smoe_gateway_journalled(struct smoe_gateway *gateway, uint64_t sequence, uint64_t now_ns);
 
 /* ---- the transport asks ---- */
 

@@ -62,6 +62,7 @@ int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_sub
                               struct smoe_why *why);
 void smoe_relay_drop_unused_room(struct smoe_gateway *gw);
 void smoe_relay_take_batch(struct smoe_gateway *gw, uint32_t batch, struct smoe_blob *blob);
+void smoe_relay_take_inputs(struct smoe_gate_batch *batch, struct smoe_blob *blob);
 void smoe_relay_free_input(struct smoe_gate_batch *batch);
 void smoe_relay_free_batch(struct smoe_gate_batch *batch);
 

@@ -147,6 +147,13 @@ void smoe_relay_take_batch(struct smoe_gateway *gw, uint32_t batch, struct smoe_
     gw->spare_room = NULL;
 }
 
+void smoe_relay_take_inputs(struct smoe_gate_batch *batch, struct smoe_blob *blob)
+{
+    smoe_assert(!batch->input);
+    batch->input = smoe_blob_ref(blob);
+    batch->x_offset = 0;
+}
+
 void smoe_relay_free_input(struct smoe_gate_batch *batch)
 {
     smoe_blob_unref(batch->input);

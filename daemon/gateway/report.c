@@ -135,6 +135,11 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
             cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
         else
             cJSON_AddNullToObject(x, "worker");
+        if (expert->follower != SMOE_NO_SESSION)
+            cJSON_AddStringToObject(x, "copy", fleet->workers[expert->follower].id);
+        else
+            cJSON_AddNullToObject(x, "copy");
+        cJSON_AddBoolToObject(x, "copying", expert->filling != SMOE_NO_SESSION);
         add_u64(x, "visits", expert->account.submitted);
         add_u64(x, "in_flight", expert->account.in_flight);
         add_double(x, "share", total ? (double)expert->account.submitted / (double)total : 0);
@@ -212,6 +217,7 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "slow_peers", s.slow_peers);
     add_u64(o, "late_frames", t->late_frames);
     add_u64(o, "stale_frames", t->stale_frames);
+    add_u64(o, "evictions", t->evictions);
 }
 
 static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_report_context *c)

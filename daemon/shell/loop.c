@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Start: lock the state directory, make the gateway, listen (peers, status, admin), tell systemd.
+ * Start: lock the state directory, read the journal, make the gateway, listen (peers, status, admin), tell systemd.
  * SIGHUP: load the configuration again, apply what may change. SIGTERM: take nothing new, wait until
  * what workers are computing has been relayed (at most DRAIN_MS), say Bye, close, exit 0. A second
  * SIGTERM does not wait.
  *
- * Closing is a chain of callbacks, peers -> admin -> status -> signals and timers -> the loop runs
- * empty; nothing is freed before its handles are closed.
+ * Closing is a chain of callbacks, peers -> admin -> status -> journal -> signals and timers -> the loop
+ * runs empty; nothing is freed before its handles are closed.
  */
 #include "daemon/shell/loop.h"
 
@@ -24,6 +24,7 @@
 #include "daemon/shell/commands.h"
 #include "daemon/shell/lines.h"
 #include "daemon/shell/peers.h"
+#include "daemon/shell/store.h"
 
 #define DRAIN_MS  4000
 #define LINGER_MS 500
@@ -40,6 +41,8 @@ struct daemon {
     struct smoe_log log;
     struct smoe_notify notify;
     struct smoe_statedir state;
+    struct smoe_store *store;
+    bool store_started, store_in_trouble;
     struct smoe_gateway *gateway;
     struct smoe_peers *peers;
     struct smoe_lines *status, *admin;
@@ -53,7 +56,7 @@ struct daemon {
 
 /* ---- the end ---- */
 
-static void on_lines_closed(void *context)
+static void on_store_closed(void *context)
 {
     struct daemon *d = context;
     for (int i = 0; i < N_SIGNALS; i++)
@@ -61,6 +64,15 @@ static void on_lines_closed(void *context)
     uv_close((uv_handle_t *)&d->checks, NULL);
     uv_close((uv_handle_t *)&d->drain, NULL);
     uv_close((uv_handle_t *)&d->watchdog, NULL);
+}
+
+static void on_lines_closed(void *context)
+{
+    struct daemon *d = context;
+    if (d->store_started)
+        smoe_store_stop(d->store, on_store_closed, d);
+    else
+        on_store_closed(d);
 }
 
 static void on_admin_closed(void *context)
@@ -229,11 +241,46 @@ static void start_timers(struct daemon *d)
         uv_timer_start(&d->watchdog, on_watchdog, 0, interval_ns / 2000000);
 }
 
+/* ---- the journal ---- */
+
+static void on_record(void *context, const struct smoe_record *record, uint64_t epoch)
+{
+    struct daemon *d = context;
+    if (smoe_store_append(d->store, record, epoch) == 0)
+        return;
+    smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal"));
+    abort(); /* a commit that is in no journal must not be announced: systemd starts us again */
+}
+
+static void on_written(void *context, uint64_t sequence, int status)
+{
+    struct daemon *d = context;
+    bool trouble = status != 0;
+    if (trouble != d->store_in_trouble)
+        smoe_log(&d->log, trouble ? SMOE_LOG_ERROR : SMOE_LOG_NOTICE,
+                 smoe_msg(trouble ? "cannot write the journal: steps wait, trying every second"
+                                  : "the journal can be written again"),
+                 smoe_text_field("why", trouble ? smoe_store_trouble(d->store) : NULL));
+    d->store_in_trouble = trouble;
+    if (trouble)
+        return;
+    smoe_gateway_journalled(d->gateway, sequence, smoe_clock_monotonic_ns());
+    if (d->peers)
+        smoe_peers_flush(d->peers);
+}
+
 /* ---- the beginning ---- */
 
 static int make_gateway(struct daemon *d, struct smoe_why *why)
 {
     const struct smoe_daemon_settings *s = &d->settings;
+    uint64_t epoch;
+    struct smoe_restored restored = {0};
+    int rc = smoe_store_open(s->state_dir, &d->store, &epoch, why);
+    if (rc == 0)
+        rc = smoe_store_load(d->store, &restored, why);
+    if (rc)
+        return rc;
     struct smoe_gateway_options o = {
         .core =
             {
@@ -243,9 +290,8 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
                            .parcels_max = (uint32_t)s->parcels_max,
                            .slot_tokens_max = (uint32_t)s->slot_tokens_max},
                 .settings = smoe_daemon_core_settings(s),
-                /* Above every epoch of an earlier run on this state directory: steps raise it by
-                 * one, and none takes as little as a microsecond. */
-                .epoch = smoe_clock_wall_ms() * 1000,
+                .epoch = epoch,
+                .restored = &restored,
                 .seed = smoe_clock_wall_ms() ^ (uint64_t)uv_os_getpid() << 44,
                 .now_ns = d->started_ns,
                 .tensor_bytes_max = s->tensor_bytes_max,
@@ -253,9 +299,19 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
         .tensors_bytes_max = s->tensors_bytes_max,
         .outbox_bytes_max = s->outbox_bytes_max,
         .hello_timeout_ns = s->hello_timeout_ns,
+        .journal = on_record,
+        .journal_context = d,
     };
     snprintf(o.core.software, sizeof o.core.software, "stablemoed %s", d->start->version);
-    return smoe_gateway_new(&o, &d->gateway, why);
+    rc = smoe_store_start(d->store, &d->loop, on_written, d);
+    d->store_started = rc == 0;
+    if (rc == 0)
+        rc = smoe_gateway_new(&o, &d->gateway, why);
+    if (rc == 0 && restored.n_layers)
+        smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("journal read"),
+                 smoe_u64_field("layers", restored.n_layers), smoe_u64_field("epoch", epoch));
+    smoe_store_release(&restored);
+    return rc;
 }
 
 static int listen_all(struct daemon *d, struct smoe_why *why)
@@ -359,6 +415,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
             smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("stopped"));
     }
     smoe_gateway_free(d->gateway);
+    smoe_store_close(d->store);
     smoe_statedir_release(&d->state);
     smoe_notify_release(&d->notify);
     free(d);

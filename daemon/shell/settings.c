@@ -31,7 +31,7 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(hello_timeout_ns), .help = "a connection that has not said hello by then is closed"},
 
     {"state", "dir", SMOE_STRING, .standard = "/var/lib/stablemoe", AT(state_dir),
-     .help = "directory of the lock and the admin socket; one daemon each"},
+     .help = "directory of the journal, the lock and the admin socket; one daemon each"},
 
     {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
      .reloadable = true,
@@ -54,6 +54,11 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "a new layer waits for that many ready workers before its experts are placed"},
     {"fleet", "workers_max", SMOE_U64, .standard = "256", .min = 1, .max = SMOE_WORKERS_MAX,
      .unit = "workers", AT(workers_max), .help = "workers that may be known at a time"},
+    {"fleet", "copies", SMOE_U64, .standard = "2", .min = 1, .max = 2, .unit = "workers",
+     AT(copies), .reloadable = true,
+     .help =
+         "workers that have an expert's state; with 2 the loss of one loses nothing. For layers "
+         "declared from then on"},
     {"fleet", "silence", SMOE_DURATION, .standard = "1s", .min = 1e8, .max = 6e11, AT(silence_ns),
      .reloadable = true,
      .help = "a worker that is silent for longer (and for three slots) is declared lost"},
@@ -129,12 +134,14 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .v = s->v,
         .mu = s->mu,
         .workers_min = (uint32_t)s->workers_min,
+        .copies = (uint32_t)s->copies,
         .silence_ns = s->silence_ns,
         .worker_lease_ns = s->worker_lease_ns,
         .trainer_lease_ns = s->trainer_lease_ns,
         .window_bytes = s->window_bytes,
         .window_visits = s->window_visits,
         .iteration_bytes_max = s->iteration_bytes_max,
+        .gradient_bytes_max = s->tensors_bytes_max / 2,
         .worker_budget_w = s->budget_w > 0 ? s->budget_w : (double)INFINITY,
         .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
     };

@@ -21,7 +21,7 @@ struct smoe_daemon_settings {
     double v, mu;
     uint64_t slot_ns;
     /* fleet */
-    uint64_t workers_min, workers_max;
+    uint64_t workers_min, workers_max, copies;
     uint64_t silence_ns, worker_lease_ns;
     /* energy */
     double budget_w, cap_w;

@@ -77,6 +77,7 @@ DOORS = {
                       "tests/*"],
     "cblas.h": ["common/kernels/gemm.c", "bench/*"],
     "ini.h": ["common/io/config.c"],
+    "sqlite3.h": ["daemon/shell/store.c", "tests/*"],
     "getopt.h": ["common/io/cli.c"],
     # Threads meet in one place: the agent reads how far a lane has come with a task that it lent it
     # (task.h), and the lanes are told their duty. Everything else belongs to one thread.

@@ -79,7 +79,7 @@ void smoe_layers_pump(struct smoe_uplink *u)
         m.layer_declare.run = layer->run;
         m.layer_declare.shape = layer->shape;
         m.layer_declare.evaluate_only = layer->evaluate_only;
-        m.layer_declare.step = layer->evaluate_only ? 0 : u->steps;
+        m.layer_declare.step = layer->evaluate_only ? 0 : layer->step;
         layer->asked = smoe_uplink_send(u, &m, NULL, 0) == 0;
     }
 }

@@ -256,6 +256,18 @@ static struct smoe_uplink_ticket *addressed(struct smoe_uplink *u, uint64_t batc
     return t && t->state != SMOE_TICKET_FAILED ? t : NULL;
 }
 
+int smoe_ticket_inputs(struct smoe_uplink *u, const struct smoe_msg_need_inputs *m)
+{
+    struct smoe_uplink_ticket *t = addressed(u, m->batch, m->attempt);
+    if (!t || !t->submit)
+        return 0;
+    struct smoe_message out = {.type = SMOE_MSG_INPUTS};
+    out.inputs = (struct smoe_msg_inputs){t->batch, u->attempt};
+    struct smoe_segment segment = {t->submit, t->submit->data + t->x_offset,
+                                   t->submit->bytes - t->x_offset};
+    return smoe_uplink_send(u, &out, &segment, 1);
+}
+
 int smoe_ticket_expect(struct smoe_uplink *u, const struct smoe_message *m, size_t bytes,
                        struct smoe_why *why)
 {

@@ -213,6 +213,8 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return smoe_ticket_result(u, &m->result, blob, why);
     case SMOE_MSG_INPUT_GRADIENT:
         return smoe_ticket_input_gradient(u, &m->input_gradient, blob, why);
+    case SMOE_MSG_NEED_INPUTS:
+        return smoe_ticket_inputs(u, &m->need_inputs);
     case SMOE_MSG_STEP_DONE:
         smoe_step_answered(u, &m->step_done);
         return 0;

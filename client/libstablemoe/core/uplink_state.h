@@ -49,6 +49,8 @@ int smoe_ticket_expect(struct smoe_uplink *uplink, const struct smoe_message *m,
                        struct smoe_why *why);
 int smoe_ticket_result(struct smoe_uplink *uplink, const struct smoe_msg_result *m,
                        const struct smoe_blob *blob, struct smoe_why *why);
+/* Sends a batch's x once more: workers had to give it up. */
+int smoe_ticket_inputs(struct smoe_uplink *uplink, const struct smoe_msg_need_inputs *m);
 int smoe_ticket_input_gradient(struct smoe_uplink *uplink, const struct smoe_msg_input_gradient *m,
                                const struct smoe_blob *blob, struct smoe_why *why);
 void smoe_ticket_free(struct smoe_uplink_ticket *ticket);

@@ -30,8 +30,8 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     struct smoe_agent *a = calloc(1, sizeof *a);
     if (!a)
         return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
-    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept, &a->running,
-                                 &a->deferred};
+    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept,
+                                 &a->starved,       &a->running,        &a->deferred};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         smoe_list_init(lists[i]);
     a->options = *options;
@@ -72,6 +72,8 @@ void smoe_agent_free(struct smoe_agent *a)
         return;
     if (a->link != SMOE_LINK_DOWN)
         drop_link_state(a);
+    if (a->parcels)
+        smoe_agent_drop_running(a);
     smoe_experts_release(&a->experts);
     smoe_map_release(&a->parcel_by_id);
     smoe_wire_free(a->wire);
@@ -158,10 +160,12 @@ static void send_inventory(struct smoe_agent *a)
         *to = (struct smoe_inventory_layer){.run = held->run,
                                             .step = held->step,
                                             .shape = held->shape,
-                                            .experts = experts + listed};
+                                            .experts = experts + listed,
+                                            .staged_step = held->staged_step,
+                                            .staged_attempt = held->staged_attempt};
         memcpy(to->name, held->name, sizeof to->name);
         for (uint32_t e = 0; e < held->shape.experts; e++)
-            if (held->expert_at[e] != SMOE_NO_EXPERT)
+            if (smoe_experts_current(&a->experts, held, e))
                 experts[listed++] = e;
         to->n_experts = (size_t)(experts + listed - to->experts);
     }
@@ -200,18 +204,25 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
         rc = smoe_agent_decision_bytes(a, &m->decision, &bytes, why);
     } else if (m->type == SMOE_MSG_BACKPROP) {
         rc = smoe_agent_backprop_bytes(a, &m->backprop, &bytes, why);
+    } else if (m->type == SMOE_MSG_PARCEL_INPUTS) {
+        rc = smoe_agent_parcel_inputs_bytes(a, &m->parcel_inputs, &bytes, why);
     } else {
-        const struct smoe_held_layer *layer =
-            smoe_experts_layer(&a->experts, m->expert_store.layer);
+        bool sum = m->type == SMOE_MSG_STEP_GRADIENT;
+        if (sum && !smoe_agent_step_wants(a, &m->step_gradient))
+            return SMOE_CHANNEL_SKIP; /* of an attempt that was reset */
+        uint32_t number = sum ? m->step_gradient.layer : m->expert_store.layer;
+        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, number);
         if (!layer)
             return smoe_fail(why, SMOE_EUNKNOWN, "EXPERT_STORE: layer %u is not hosted here",
-                             m->expert_store.layer);
-        bytes = smoe_experts_state_bytes(layer, m->expert_store.parts);
+                             number);
+        bytes = smoe_experts_state_bytes(layer, sum ? SMOE_STATE_GRADIENT : m->expert_store.parts);
     }
     if (rc == 0 && bytes != tensor_bytes)
         rc = smoe_fail(why, SMOE_ESHAPE, "%s: raw part of %zu bytes, expected %llu",
                        smoe_message_name((uint16_t)m->type), tensor_bytes,
                        (unsigned long long)bytes);
+    if (rc == 0)
+        smoe_agent_make_room(a, bytes);
     return rc;
 }
 
@@ -239,6 +250,8 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return smoe_agent_decision(a, &m->decision, blob, why);
     case SMOE_MSG_BACKPROP:
         return smoe_agent_backprop(a, &m->backprop, blob, why);
+    case SMOE_MSG_PARCEL_INPUTS:
+        return smoe_agent_parcel_inputs(a, &m->parcel_inputs, blob, why);
     case SMOE_MSG_FORGET:
         for (size_t i = 0; i < m->forget.n_parcels; i++)
             smoe_agent_forget(a, m->forget.parcels[i]);
@@ -255,6 +268,7 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return 0;
     case SMOE_MSG_EXPERT_FETCH:
     case SMOE_MSG_EXPERT_STORE:
+    case SMOE_MSG_STEP_GRADIENT:
         return smoe_agent_state(a, m, blob, why);
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};

@@ -41,7 +41,7 @@ struct smoe_agent_options {
 
 int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent **ret,
                    struct smoe_why *why);
-/* No task may be running. */
+/* Nobody may be running a task; one that was begun and not reported done is dropped. */
 void smoe_agent_free(struct smoe_agent *agent);
 
 /* ---- the link ---- */

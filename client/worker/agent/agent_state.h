@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
- * visits and the tasks they become; steps.c the optimizer step; check.c the invariants.
+ * visits and the tasks they become; memory.c what gives way when memory is short; steps.c the optimizer step; check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
 #define SMOE_AGENT_AGENT_STATE_H
@@ -11,13 +11,15 @@
 #include "common/base/map.h"
 #include "proto/channel.h"
 
-#define SMOE_AGENT_STEPS_MAX 16 /* trainers that step on this worker at the same time */
+#define SMOE_AGENT_STEPS_MAX \
+    SMOE_LAYERS_MAX /* steps of several trainers: each has a layer of its own */
 
 enum smoe_agent_parcel_state {
     SMOE_PARCEL_FREE,
     SMOE_PARCEL_FORWARD_QUEUED,
     SMOE_PARCEL_FORWARD_RUNS,
-    SMOE_PARCEL_KEPT, /* waits for its gradient */
+    SMOE_PARCEL_KEPT,    /* waits for its gradient */
+    SMOE_PARCEL_STARVED, /* has its gradient and waits for x, which it had to give up */
     SMOE_PARCEL_BACKWARD_QUEUED,
     SMOE_PARCEL_BACKWARD_RUNS,
 };
@@ -84,7 +86,7 @@ struct smoe_agent {
     uint32_t *parcel_free;
     uint32_t n_parcel_free, parcels_max;
     struct smoe_map parcel_by_id;
-    struct smoe_list forward_queue, backward_queue, kept, running;
+    struct smoe_list forward_queue, backward_queue, kept, starved, running;
     struct smoe_list deferred;
 
     struct smoe_agent_step steps[SMOE_AGENT_STEPS_MAX];
@@ -111,6 +113,8 @@ void smoe_agent_forget(struct smoe_agent *agent, uint64_t parcel_id);
 void smoe_agent_forget_all(struct smoe_agent *agent, uint32_t expert, bool kept_only);
 /* Forgets parcels whose expert is no longer held. */
 void smoe_agent_forget_dropped(struct smoe_agent *agent);
+/* At the end: drops parcels whose task was begun and will never be done. */
+void smoe_agent_drop_running(struct smoe_agent *agent);
 bool smoe_agent_start_parcel(struct smoe_agent *agent, struct smoe_task *task);
 void smoe_agent_finish_parcel(struct smoe_agent *agent, struct smoe_task *task);
 /* Executable work now. [flop] */
@@ -120,6 +124,18 @@ bool smoe_agent_has_work(const struct smoe_agent *agent);
 /* What kept parcels hold: saved activations, and their rows of x. */
 uint64_t smoe_agent_kept_bytes(const struct smoe_agent *agent);
 
+/* The parcel that has this id, or NULL. */
+struct smoe_agent_parcel *smoe_agent_parcel(struct smoe_agent *agent, uint64_t id);
+size_t smoe_agent_row_bytes(const struct smoe_agent *agent, uint32_t expert);
+
+/* ---- memory.c ---- */
+/* Makes room for so many bytes of tensors if giving up what can be made or sent again does it. */
+void smoe_agent_make_room(struct smoe_agent *agent, uint64_t bytes);
+int smoe_agent_parcel_inputs_bytes(struct smoe_agent *agent, const struct smoe_msg_parcel_inputs *m,
+                                   uint64_t *ret_bytes, struct smoe_why *why);
+int smoe_agent_parcel_inputs(struct smoe_agent *agent, const struct smoe_msg_parcel_inputs *m,
+                             struct smoe_blob *blob, struct smoe_why *why);
+
 /* ---- steps.c ---- */
 int smoe_agent_step_prepare(struct smoe_agent *agent, const struct smoe_msg_step_prepare *m,
                             struct smoe_why *why);
@@ -127,6 +143,8 @@ int smoe_agent_step_stage(struct smoe_agent *agent, const struct smoe_msg_step_s
                           struct smoe_why *why);
 void smoe_agent_step_commit(struct smoe_agent *agent, const struct smoe_msg_step_commit *m);
 void smoe_agent_reset(struct smoe_agent *agent, const struct smoe_msg_reset *m);
+/* Is there a step that waits for this gradient sum, on a copy of the expert held here? */
+bool smoe_agent_step_wants(struct smoe_agent *agent, const struct smoe_msg_step_gradient *m);
 /* Throws away the step that the daemon's layer number is part of. */
 void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
 /* Tasks of the step that wait or run, counted at the experts. */
@@ -138,7 +156,7 @@ void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 
 /* ---- state.c ---- */
 void smoe_agent_host(struct smoe_agent *agent, const struct smoe_msg_host *host);
-/* Fetch or store, at once or after the task that runs on the expert. */
+/* Fetch, store or gradient sum, at once or after the task that runs on the expert. */
 int smoe_agent_state(struct smoe_agent *agent, const struct smoe_message *m, struct smoe_blob *blob,
                      struct smoe_why *why);
 void smoe_agent_run_deferred(struct smoe_agent *agent, uint32_t expert);

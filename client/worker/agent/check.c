@@ -30,6 +30,7 @@ static void check_parcels(const struct smoe_agent *a)
         check_list(a, &a->backward_queue, SMOE_PARCEL_BACKWARD_QUEUED,
                    SMOE_PARCEL_BACKWARD_QUEUED) +
         check_list(a, &a->kept, SMOE_PARCEL_KEPT, SMOE_PARCEL_KEPT) +
+        check_list(a, &a->starved, SMOE_PARCEL_STARVED, SMOE_PARCEL_STARVED) +
         check_list(a, &a->running, SMOE_PARCEL_FORWARD_RUNS, SMOE_PARCEL_BACKWARD_RUNS);
     smoe_assert(n + a->n_parcel_free == a->parcels_max && a->parcel_by_id.used <= n);
 }

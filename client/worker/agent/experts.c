@@ -172,17 +172,12 @@ static smoe_real *carve(smoe_real **block, size_t n)
     return vector;
 }
 
-static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
+/* Of the seed if the layer has not learned yet, else empty. */
+static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, bool fresh,
                         struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
     uint64_t bytes = expert_bytes(layer);
-    if (store->n_used == SMOE_WORKER_EXPERTS_MAX)
-        return smoe_fail(why, SMOE_ELIMIT, "%d experts are held already", SMOE_WORKER_EXPERTS_MAX);
-    if (bytes > store->bytes_max - store->bytes)
-        return smoe_fail(why, SMOE_ENOMEMORY, "expert %u needs %llu bytes, %llu of %llu are in use",
-                         index, (unsigned long long)bytes, (unsigned long long)store->bytes,
-                         (unsigned long long)store->bytes_max);
     uint32_t number = new_entry(store);
     smoe_real *block = number == SMOE_NO_EXPERT ? NULL : calloc(1, bytes);
     if (!block)
@@ -190,7 +185,12 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
                          (unsigned long long)bytes, index);
     struct smoe_held_expert *e = &store->experts[number];
     *e = (struct smoe_held_expert){
-        .used = true, .serial = ++store->serials, .layer = l, .index = index};
+        .used = true,
+        .serial = ++store->serials,
+        .layer = l,
+        .index = index,
+        .state_step = fresh ? layer->step : SMOE_STEP_NEVER,
+    };
     store->n_used++;
     struct smoe_expert_vectors *sets[] = {&e->now, &e->staged};
     for (int s = 0; s < 2; s++) {
@@ -199,7 +199,9 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index,
             sets[s]->moments[m] = carve(&block, layer->n_params);
     }
     e->gradient = carve(&block, layer->n_params);
-    smoe_ffn_init(&layer->ffn, layer->shape.seed, index, layer->shape.zero_output, e->now.weights);
+    if (fresh)
+        smoe_ffn_init(&layer->ffn, layer->shape.seed, index, layer->shape.zero_output,
+                      e->now.weights);
     layer->expert_at[index] = number;
     store->bytes += bytes;
     return 0;
@@ -222,33 +224,93 @@ static int check_host(const struct smoe_msg_host *host, struct smoe_why *why)
     return 0;
 }
 
+static bool named(const uint32_t *list, size_t n, size_t *at, uint32_t e)
+{
+    bool is = *at < n && list[*at] == e;
+    *at += is;
+    return is;
+}
+
+/* Is there room for what is not held yet? What goes is not counted: it may be busy for a while. */
+static int check_room(const struct smoe_experts *store, const struct smoe_held_layer *layer,
+                      const struct smoe_msg_host *host, struct smoe_why *why)
+{
+    size_t at = 0, at_copy = 0;
+    uint64_t fresh = 0, bytes = expert_bytes(layer), room = store->bytes_max - store->bytes;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        bool serves = named(host->experts, host->n_experts, &at, e);
+        bool copy = named(host->copies, host->n_copies, &at_copy, e);
+        fresh += (serves || copy) && layer->expert_at[e] == SMOE_NO_EXPERT;
+    }
+    if (store->n_used + fresh > SMOE_WORKER_EXPERTS_MAX)
+        return smoe_fail(why, SMOE_ELIMIT, "%u experts are held already, at most %d", store->n_used,
+                         SMOE_WORKER_EXPERTS_MAX);
+    if (fresh > room / bytes)
+        return smoe_fail(why, SMOE_ENOMEMORY,
+                         "%llu experts of %llu bytes: %llu of %llu bytes are in use",
+                         (unsigned long long)fresh, (unsigned long long)bytes,
+                         (unsigned long long)store->bytes, (unsigned long long)store->bytes_max);
+    return 0;
+}
+
+/* Exactly the named experts and copies, in their roles. */
+static int hold(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
+                struct smoe_why *why)
+{
+    struct smoe_held_layer *layer = &store->layers[l];
+    size_t at = 0, at_copy = 0;
+    int rc = 0;
+    for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
+        bool serves = named(host->experts, host->n_experts, &at, e);
+        bool copy = named(host->copies, host->n_copies, &at_copy, e);
+        bool held = layer->expert_at[e] != SMOE_NO_EXPERT;
+        if ((serves || copy) && !held)
+            rc = start_expert(store, l, e, host->fresh, why);
+        else if (!serves && !copy && held)
+            drop_expert(store, layer->expert_at[e]);
+        if ((serves || copy) && !rc)
+            store->experts[layer->expert_at[e]].copy = copy;
+    }
+    return rc;
+}
+
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
                       struct smoe_why *why)
 {
     uint32_t l = 0;
-    int rc = check_host(host, why);
-    if (rc)
-        return rc;
+    bool nothing = host->n_experts + host->n_copies == 0;
     while (l < SMOE_LAYERS_MAX && !same_layer(&store->layers[l], host))
         l++;
-    if (l == SMOE_LAYERS_MAX && host->n_experts == 0)
+    if (nothing && l < SMOE_LAYERS_MAX)
+        drop_layer(store, l);
+    if (nothing)
         return 0;
-    if (l == SMOE_LAYERS_MAX && (rc = start_layer(store, host, &l, why)))
+    int rc = check_host(host, why);
+    if (rc || (l == SMOE_LAYERS_MAX && (rc = start_layer(store, host, &l, why))))
         return rc;
     struct smoe_held_layer *layer = &store->layers[l];
     give_wire(store, l, host->layer);
-    size_t at = 0;
-    for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
-        bool wanted = at < host->n_experts && host->experts[at] == e;
-        at += wanted;
-        if (wanted && layer->expert_at[e] == SMOE_NO_EXPERT)
-            rc = start_expert(store, l, e, why);
-        else if (!wanted && layer->expert_at[e] != SMOE_NO_EXPERT)
-            drop_expert(store, layer->expert_at[e]);
-    }
-    if (rc || host->n_experts == 0)
+    if (layer->staged_step && layer->staged_step == host->step &&
+        layer->staged_attempt == host->attempt)
+        smoe_experts_commit(store, layer, host->step);
+    else if (layer->staged_step)
+        smoe_experts_unstage(store, layer);
+    layer->step = host->step;
+    rc = check_room(store, layer, host, why);
+    if (rc == 0 && (rc = hold(store, l, host, why)) != 0)
+        drop_layer(store, l); /* the machine is out of memory */
+    else if (rc && !layer_in_use(store, l))
         drop_layer(store, l);
     return rc;
+}
+
+bool smoe_experts_current(const struct smoe_experts *store, const struct smoe_held_layer *layer,
+                          uint32_t index)
+{
+    if (layer->expert_at[index] == SMOE_NO_EXPERT)
+        return false;
+    const struct smoe_held_expert *e = &store->experts[layer->expert_at[index]];
+    return e->state_step == layer->step && (!layer->staged_step || e->has_staged);
 }
 
 bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial)
@@ -261,9 +323,14 @@ void smoe_experts_detach(struct smoe_experts *store)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         store->layers[l].wire = SMOE_NO_LAYER;
-    for (uint32_t i = 0; i < store->n_experts; i++)
-        if (store->experts[i].used)
-            smoe_experts_clear(store, i);
+    for (uint32_t i = 0; i < store->n_experts; i++) {
+        struct smoe_held_expert *e = &store->experts[i];
+        if (!e->used)
+            continue;
+        bool keep = e->has_staged && !e->step_runs && store->layers[e->layer].staged_step;
+        smoe_experts_clear(store, i);
+        e->has_staged |= keep;
+    }
 }
 
 /* ---- steps ---- */
@@ -272,6 +339,7 @@ void smoe_experts_detach(struct smoe_experts *store)
 static void clear_gradient(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
+    e->summed = false;
     e->clear_wanted = e->busy;
     if (!e->busy)
         memset(e->gradient, 0, store->layers[e->layer].n_params * sizeof *e->gradient);
@@ -287,7 +355,8 @@ void smoe_experts_clear(struct smoe_experts *store, uint32_t expert)
     clear_gradient(store, expert);
 }
 
-void smoe_experts_flip(struct smoe_experts *store, uint32_t expert)
+/* Put the staged state in force; now, or when the running task is done. */
+static void flip(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     if (!e->has_staged)
@@ -299,6 +368,28 @@ void smoe_experts_flip(struct smoe_experts *store, uint32_t expert)
     e->now = e->staged;
     e->staged = now;
     e->has_staged = false;
+}
+
+void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *layer, uint64_t step)
+{
+    layer->step = step;
+    layer->staged_step = layer->staged_attempt = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        uint32_t number = layer->expert_at[e];
+        if (number == SMOE_NO_EXPERT || !store->experts[number].has_staged)
+            continue;
+        store->experts[number].state_step = step;
+        flip(store, number);
+    }
+}
+
+void smoe_experts_unstage(struct smoe_experts *store, struct smoe_held_layer *layer)
+{
+    layer->staged_step = layer->staged_attempt = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->expert_at[e] != SMOE_NO_EXPERT &&
+            !store->experts[layer->expert_at[e]].flip_wanted)
+            store->experts[layer->expert_at[e]].has_staged = false;
 }
 
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
@@ -313,7 +404,7 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
         return;
     }
     if (e->flip_wanted)
-        smoe_experts_flip(store, expert);
+        flip(store, expert);
     if (e->clear_wanted)
         clear_gradient(store, expert);
 }
@@ -358,7 +449,14 @@ void smoe_experts_read(const struct smoe_experts *store, uint32_t expert, uint32
                layer->n_params * sizeof(smoe_real));
 }
 
-void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts,
+void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes)
+{
+    struct smoe_held_expert *e = &store->experts[expert];
+    memcpy(e->gradient, bytes, store->layers[e->layer].n_params * sizeof(smoe_real));
+    e->summed = true;
+}
+
+void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts, uint64_t step,
                         const uint8_t *bytes)
 {
     struct smoe_held_expert *e = &store->experts[expert];
@@ -370,4 +468,5 @@ void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t pa
         memcpy(vectors[i], bytes + i * layer->n_params * sizeof(smoe_real),
                layer->n_params * sizeof(smoe_real));
     smoe_experts_clear(store, expert);
+    e->state_step = step;
 }

@@ -4,6 +4,11 @@
  * the second buffer a step is staged in. A layer is known by (name, run); the number the daemon uses
  * for it (`wire`) is that of the present connection only. Memory is bounded by `bytes_max`.
  *
+ * An expert is held to serve visits or as a copy of one that another worker serves; both take part in
+ * steps and are equal bit for bit after each. One that was never filled (`step` NEVER) counts for
+ * nothing until its state comes. A step that was staged outlives the connection: the daemon may have
+ * committed it without being able to say so.
+ *
  * Per expert with P parameters: 4 P reals for SGD with momentum's now and staged vectors, 6 P for
  * AdamW's, and P for the gradient sum.
  */
@@ -23,7 +28,9 @@ struct smoe_held_layer {
     uint32_t wire; /* the daemon's number, SMOE_NO_LAYER when not connected */
     smoe_name name;
     uint64_t run;
-    uint64_t step; /* last committed step applied */
+    uint64_t
+        step; /* last committed step heard of: the state of experts that have the same number */
+    uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
     size_t n_params;
@@ -31,13 +38,17 @@ struct smoe_held_layer {
     uint32_t *expert_at; /* [shape.experts] the store's number of the expert, or SMOE_NO_EXPERT */
 };
 
-#define SMOE_NO_EXPERT UINT32_MAX
+#define SMOE_NO_EXPERT  UINT32_MAX
+#define SMOE_STEP_NEVER UINT64_MAX
 
 struct smoe_held_expert {
     bool used;
     uint32_t serial; /* new with every expert that is started: is a number still the same expert? */
     uint32_t layer;  /* the store's number */
     uint32_t index;  /* within its layer */
+    uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
+    bool copy;           /* serves no visits */
+    bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;
     bool busy;          /* a task runs on it */
@@ -63,7 +74,8 @@ struct smoe_experts {
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts of the layer. On failure nothing of the layer is held.
+/* Carries out Host: holds exactly these experts and copies of the layer. If there is no room for new ones
+ * nothing changes; if memory itself is out, nothing of the layer is held.
  * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
                       struct smoe_why *why);
@@ -77,24 +89,35 @@ struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t 
 /* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
 
+/* Is the layer's expert held with the state of the layer's step, and staged if the layer is? */
+bool smoe_experts_current(const struct smoe_experts *store, const struct smoe_held_layer *layer,
+                          uint32_t index);
+
 /* Is the number still the expert that had this serial, and held? */
 bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial);
 
-/* The connection is gone: daemon's numbers mean nothing, uncommitted gradients are dropped. */
+/* The connection is gone: daemon's numbers mean nothing, uncommitted gradients are dropped, and so is
+ * what is staged unless its layer says that the step was staged whole. */
 void smoe_experts_detach(struct smoe_experts *store);
+
+/* Puts the layer's staged step in force as committed; or drops it. */
+void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *layer, uint64_t step);
+void smoe_experts_unstage(struct smoe_experts *store, struct smoe_held_layer *layer);
 
 /* Forget the gradient sum and what is staged; now, or when the running task is done. */
 void smoe_experts_clear(struct smoe_experts *store, uint32_t expert);
-/* Put the staged state in force; now, or when the running task is done. */
-void smoe_experts_flip(struct smoe_experts *store, uint32_t expert);
 /* A task on the expert is done: what waited for it happens now. */
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 
-/* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. */
+/* The gradient sum that a copy's host sent. */
+void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
+
+/* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
+ * is written belongs to `step`. */
 size_t smoe_experts_state_bytes(const struct smoe_held_layer *layer, uint32_t parts);
 void smoe_experts_read(const struct smoe_experts *store, uint32_t expert, uint32_t parts,
                        uint8_t *ret_bytes);
-void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts,
+void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts, uint64_t step,
                         const uint8_t *bytes);
 
 #endif

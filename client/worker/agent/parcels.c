@@ -3,12 +3,13 @@
  * Parcels at the worker.
  *
  *     FORWARD_QUEUED -> FORWARD_RUNS -> KEPT -> BACKWARD_QUEUED -> BACKWARD_RUNS -> gone
- *                            \_ gone, if no gradient will follow
+ *                            |            \-> STARVED -/ (x was given up, and comes again)
+ *                            \-> gone, if no gradient will follow
  *
  * Order: within an expert first come, first served; backward before forward, since a backward pass
  * frees memory and a trainer waits for it. x lies in the Decision's blob, which lives as long as any
  * of its parcels needs it. What a forward pass saves for its backward is kept if memory allows; if
- * not, the backward pass computes it again.
+ * not, the backward pass computes it again. What is kept gives way when memory is short (memory.c).
  *
  * A parcel that is forgotten while its task runs is only marked; its result is thrown away when the
  * task ends. What it then added to the gradient sum is thrown away too, since the Reset that makes
@@ -22,12 +23,12 @@ static struct smoe_held_layer *layer_of(const struct smoe_agent *a, uint32_t exp
     return &a->experts.layers[a->experts.experts[expert].layer];
 }
 
-static size_t row_bytes(const struct smoe_agent *a, uint32_t expert)
+size_t smoe_agent_row_bytes(const struct smoe_agent *a, uint32_t expert)
 {
     return layer_of(a, expert)->ffn.d_model * sizeof(smoe_real);
 }
 
-static struct smoe_agent_parcel *find(struct smoe_agent *a, uint64_t id)
+struct smoe_agent_parcel *smoe_agent_parcel(struct smoe_agent *a, uint64_t id)
 {
     uint32_t i;
     return smoe_map_get(&a->parcel_by_id, id, &i) ? &a->parcels[i] : NULL;
@@ -54,10 +55,10 @@ int smoe_agent_decision_bytes(struct smoe_agent *a, const struct smoe_msg_decisi
     for (size_t i = 0; i < m->n_parcels; i++) {
         const struct smoe_parcel_head *head = &m->parcels[i];
         uint32_t expert = smoe_experts_find(&a->experts, head->layer, head->expert);
-        if (expert == SMOE_NO_EXPERT)
+        if (expert == SMOE_NO_EXPERT || a->experts.experts[expert].copy)
             return smoe_fail(why, SMOE_EUNKNOWN, "DECISION: layer %u expert %u is not hosted here",
                              head->layer, head->expert);
-        bytes += head->rows * row_bytes(a, expert);
+        bytes += head->rows * smoe_agent_row_bytes(a, expert);
     }
     *ret_bytes = bytes;
     return 0;
@@ -70,7 +71,7 @@ static int accept_parcel(struct smoe_agent *a, const struct smoe_parcel_head *he
     if (expert == SMOE_NO_EXPERT)
         return smoe_fail(why, SMOE_EUNKNOWN, "DECISION: layer %u expert %u is not hosted here",
                          head->layer, head->expert);
-    if (find(a, head->id))
+    if (smoe_agent_parcel(a, head->id))
         return smoe_fail(why, SMOE_EEXIST, "DECISION: parcel %llu came twice",
                          (unsigned long long)head->id);
     if (!a->n_parcel_free)
@@ -88,7 +89,7 @@ static int accept_parcel(struct smoe_agent *a, const struct smoe_parcel_head *he
         .x_blob = smoe_blob_ref(blob),
         .x = (const smoe_real *)(const void *)(blob->data + *offset),
     };
-    *offset += head->rows * row_bytes(a, expert);
+    *offset += head->rows * smoe_agent_row_bytes(a, expert);
     smoe_assert(smoe_map_put(&a->parcel_by_id, p->id, index));
     smoe_list_push_back(&a->forward_queue, &p->link);
     return 0;
@@ -122,7 +123,7 @@ int smoe_agent_decision(struct smoe_agent *a, const struct smoe_msg_decision *m,
 static int check_backprop(struct smoe_agent *a, uint64_t id, struct smoe_agent_parcel **ret,
                           struct smoe_why *why)
 {
-    struct smoe_agent_parcel *p = find(a, id);
+    struct smoe_agent_parcel *p = smoe_agent_parcel(a, id);
     if (!p || p->state != SMOE_PARCEL_KEPT)
         return smoe_fail(why, SMOE_EUNKNOWN, "BACKPROP: parcel %llu does not wait for a gradient",
                          (unsigned long long)id);
@@ -139,7 +140,7 @@ int smoe_agent_backprop_bytes(struct smoe_agent *a, const struct smoe_msg_backpr
         int rc = check_backprop(a, m->parcels[i], &p, why);
         if (rc)
             return rc;
-        bytes += p->rows * row_bytes(a, p->expert);
+        bytes += p->rows * smoe_agent_row_bytes(a, p->expert);
     }
     *ret_bytes = bytes;
     return 0;
@@ -157,10 +158,10 @@ int smoe_agent_backprop(struct smoe_agent *a, const struct smoe_msg_backprop *m,
             return rc;
         p->dy_blob = smoe_blob_ref(blob);
         p->dy = (const smoe_real *)(const void *)(blob->data + offset);
-        offset += p->rows * row_bytes(a, p->expert);
-        p->state = SMOE_PARCEL_BACKWARD_QUEUED;
+        offset += p->rows * smoe_agent_row_bytes(a, p->expert);
+        p->state = p->x ? SMOE_PARCEL_BACKWARD_QUEUED : SMOE_PARCEL_STARVED;
         smoe_list_remove(&p->link);
-        smoe_list_push_back(&a->backward_queue, &p->link);
+        smoe_list_push_back(p->x ? &a->backward_queue : &a->starved, &p->link);
     }
     return 0;
 }
@@ -180,12 +181,12 @@ static void forget_parcel(struct smoe_agent *a, struct smoe_agent_parcel *p)
 
 void smoe_agent_forget(struct smoe_agent *a, uint64_t id)
 {
-    struct smoe_agent_parcel *p = find(a, id);
+    struct smoe_agent_parcel *p = smoe_agent_parcel(a, id);
     if (p)
         forget_parcel(a, p);
 }
 
-enum { LISTS = 4 };
+enum { LISTS = 5 };
 
 static void lists_of(struct smoe_agent *a, struct smoe_list *ret[LISTS])
 {
@@ -193,6 +194,7 @@ static void lists_of(struct smoe_agent *a, struct smoe_list *ret[LISTS])
     ret[1] = &a->backward_queue;
     ret[2] = &a->kept;
     ret[3] = &a->running;
+    ret[4] = &a->starved;
 }
 
 void smoe_agent_forget_all(struct smoe_agent *a, uint32_t expert, bool kept_only)
@@ -221,12 +223,20 @@ void smoe_agent_forget_dropped(struct smoe_agent *a)
     }
 }
 
+void smoe_agent_drop_running(struct smoe_agent *a)
+{
+    smoe_list_for_each_safe (it, &a->running)
+        release(a, smoe_container_of(it, struct smoe_agent_parcel, link));
+}
+
 /* ---- tasks ---- */
 
 /* Memory for a task's result (and what it saves); false if the budget does not allow it now. */
 static bool take_memory(struct smoe_agent *a, struct smoe_agent_parcel *p, bool forward)
 {
-    p->out = smoe_blob_new(&a->budget, p->rows * row_bytes(a, p->expert));
+    size_t result = p->rows * smoe_agent_row_bytes(a, p->expert);
+    smoe_agent_make_room(a, result);
+    p->out = smoe_blob_new(&a->budget, result);
     if (!p->out)
         return false;
     if (forward && p->keep) {
@@ -352,7 +362,8 @@ uint64_t smoe_agent_kept_bytes(const struct smoe_agent *a)
     uint64_t bytes = 0;
     smoe_list_for_each (it, &a->kept) {
         const struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
-        bytes += p->rows * row_bytes(a, p->expert) + (p->saved ? p->saved->bytes : 0);
+        bytes += p->x ? p->rows * smoe_agent_row_bytes(a, p->expert) : 0;
+        bytes += p->saved ? p->saved->bytes : 0;
     }
     return bytes;
 }

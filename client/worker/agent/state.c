@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which experts are hosted, and their states going out and coming in. A fetch or a store of an expert
- * on which a task runs waits for its end (`deferred`); it is dropped with the expert.
+ * Which experts are hosted, and their states going out and coming in. A fetch, a store or a gradient sum
+ * of an expert on which a task runs waits for its end (`deferred`); it is dropped with the expert.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +45,8 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         size_t need = smoe_task_scratch(&layer->ffn);
         a->scratch_elements = need > a->scratch_elements ? need : a->scratch_elements;
     }
+    if (rc == 0 && host->n_experts + host->n_copies == 0)
+        return; /* dropped: nothing to answer for */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
@@ -63,8 +65,8 @@ static void answer_fetch(struct smoe_agent *a, uint32_t expert,
     }
     smoe_experts_read(&a->experts, expert, f->parts, blob->data);
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
-    m.expert_state =
-        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, layer->step};
+    m.expert_state = (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts,
+                                                    a->experts.experts[expert].state_step};
     struct smoe_segment segment = {blob, blob->data, bytes};
     smoe_agent_send(a, &m, &segment, 1);
     smoe_blob_unref(blob);
@@ -73,9 +75,11 @@ static void answer_fetch(struct smoe_agent *a, uint32_t expert,
 static void answer_store(struct smoe_agent *a, uint32_t expert,
                          const struct smoe_msg_expert_store *s, const struct smoe_blob *blob)
 {
+    struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[expert].layer];
     smoe_agent_step_cancel(a, s->layer);
-    smoe_experts_write(&a->experts, expert, s->parts, blob->data);
-    a->experts.layers[a->experts.experts[expert].layer].step = s->step;
+    smoe_experts_unstage(&a->experts, layer);
+    smoe_experts_write(&a->experts, expert, s->parts, s->step, blob->data);
+    layer->step = s->step;
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORED};
     m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
     smoe_agent_send(a, &m, NULL, 0);
@@ -86,19 +90,29 @@ static void answer_state(struct smoe_agent *a, uint32_t expert, const struct smo
 {
     if (m->type == SMOE_MSG_EXPERT_FETCH)
         answer_fetch(a, expert, &m->expert_fetch);
-    else
+    else if (m->type == SMOE_MSG_EXPERT_STORE)
         answer_store(a, expert, &m->expert_store, blob);
+    else if (smoe_agent_step_wants(a, &m->step_gradient))
+        smoe_experts_take_gradient(&a->experts, expert, blob->data);
+}
+
+/* The layer and expert that the message is about. */
+static uint32_t subject(struct smoe_agent *a, const struct smoe_message *m)
+{
+    if (m->type == SMOE_MSG_EXPERT_FETCH)
+        return smoe_experts_find(&a->experts, m->expert_fetch.layer, m->expert_fetch.expert);
+    if (m->type == SMOE_MSG_EXPERT_STORE)
+        return smoe_experts_find(&a->experts, m->expert_store.layer, m->expert_store.expert);
+    return smoe_experts_find(&a->experts, m->step_gradient.layer, m->step_gradient.expert);
 }
 
 int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct smoe_blob *blob,
                      struct smoe_why *why)
 {
-    bool fetch = m->type == SMOE_MSG_EXPERT_FETCH;
-    uint32_t layer = fetch ? m->expert_fetch.layer : m->expert_store.layer;
-    uint32_t index = fetch ? m->expert_fetch.expert : m->expert_store.expert;
-    uint32_t expert = smoe_experts_find(&a->experts, layer, index);
+    uint32_t expert = subject(a, m);
     if (expert == SMOE_NO_EXPERT)
-        return smoe_fail(why, SMOE_EUNKNOWN, "layer %u expert %u is not hosted here", layer, index);
+        return smoe_fail(why, SMOE_EUNKNOWN, "%s: no such expert is held here",
+                         smoe_message_name((uint16_t)m->type));
     if (!a->experts.experts[expert].busy) {
         answer_state(a, expert, m, blob);
         return 0;
@@ -111,6 +125,8 @@ int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct 
     d->message = *m; /* neither message has arrays */
     d->blob = blob ? smoe_blob_ref(blob) : NULL;
     smoe_list_push_back(&a->deferred, &d->link);
+    if (m->type == SMOE_MSG_STEP_GRADIENT)
+        a->experts.experts[expert].summed = true; /* by the time that a task can use it */
     return 0;
 }
 

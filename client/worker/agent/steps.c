@@ -6,8 +6,10 @@
  *       ^                                                                          |
  *       +---- StepCommit: flip ---- STAGED <---- all staged: StepStaged -----------+
  *
- * Norms and stages are tasks, one per expert, before any parcel. Reset throws a step away at any point
- * before its commit; after StepStaged only the gateway's word decides.
+ * Norms and stages are tasks, one per expert, before any parcel. Copies have no norms to tell: the
+ * gradient sum comes from the worker that serves the expert (StepGradient), and they stage as it does,
+ * bit for bit. Reset throws a step away at any point before its commit; after StepStaged only the
+ * gateway's word decides, over a lost connection too (experts.h, staged_step).
  */
 #include <stdlib.h>
 
@@ -69,7 +71,13 @@ void smoe_agent_step_cancel(struct smoe_agent *a, uint32_t layer)
         cancel(a, s);
 }
 
-/* Calls for a task of this kind on every expert of the step's layers. */
+/* Norms are told by those who serve; copies stage if they have the sum. */
+static bool takes_part(const struct smoe_held_expert *e, enum smoe_task_kind kind)
+{
+    return !e->copy || (kind == SMOE_TASK_STAGE && e->summed);
+}
+
+/* Calls for a task of this kind on the experts of the step's layers. */
 static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smoe_task_kind kind)
 {
     s->n_tasks = 0;
@@ -79,6 +87,8 @@ static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smo
             if (layer->expert_at[e] == SMOE_NO_EXPERT)
                 continue;
             struct smoe_held_expert *expert = &a->experts.experts[layer->expert_at[e]];
+            if (!takes_part(expert, kind))
+                continue;
             expert->step_task = (uint8_t)(1 + kind);
             expert->step = (uint32_t)(s - a->steps);
             s->n_tasks++;
@@ -87,6 +97,34 @@ static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smo
 }
 
 /* ---- NORM ---- */
+
+static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s);
+
+/* The gradient sums that copies elsewhere need. Copied: staging will clear them. */
+static int send_gradients(struct smoe_agent *a, const struct smoe_msg_step_prepare *m,
+                          const struct smoe_layer_experts *list, struct smoe_why *why)
+{
+    for (size_t i = 0; i < list->n; i++) {
+        uint32_t number = smoe_experts_find(&a->experts, list->layer, list->experts[i]);
+        if (number == SMOE_NO_EXPERT || a->experts.experts[number].copy)
+            return smoe_fail(why, SMOE_EUNKNOWN,
+                             "STEP_PREPARE.gradients: layer %u expert %u is not hosted here",
+                             list->layer, list->experts[i]);
+        const struct smoe_held_expert *e = &a->experts.experts[number];
+        size_t bytes = smoe_experts_state_bytes(&a->experts.layers[e->layer], SMOE_STATE_GRADIENT);
+        struct smoe_blob *blob = smoe_blob_new(NULL, bytes);
+        if (!blob)
+            return smoe_fail(why, SMOE_ENOMEMORY, "STEP_PREPARE: out of memory");
+        smoe_experts_read(&a->experts, number, SMOE_STATE_GRADIENT, blob->data);
+        struct smoe_message out = {.type = SMOE_MSG_STEP_GRADIENT};
+        out.step_gradient = (struct smoe_msg_step_gradient){m->step, m->attempt, list->layer,
+                                                            list->experts[i], m->owner};
+        struct smoe_segment segment = {blob, blob->data, bytes};
+        smoe_agent_send(a, &out, &segment, 1);
+        smoe_blob_unref(blob);
+    }
+    return 0;
+}
 
 int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_prepare *m,
                             struct smoe_why *why)
@@ -120,12 +158,27 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
     };
     for (size_t i = 0; i < m->n_layers; i++)
         s->layers[i] = m->layers[i];
+    int rc = 0;
+    for (size_t i = 0; i < m->n_gradients && !rc; i++)
+        rc = send_gradients(a, m, &m->gradients[i], why);
     call_tasks(a, s, SMOE_TASK_NORM);
-    return 0;
+    if (!rc && !s->n_tasks)
+        send_norms(a, s); /* copies only */
+    return rc;
 }
 
-static void send_norms(struct smoe_agent *a, const struct smoe_agent_step *s)
+bool smoe_agent_step_wants(struct smoe_agent *a, const struct smoe_msg_step_gradient *m)
 {
+    const struct smoe_agent_step *s = step_of(a, m->owner);
+    uint32_t expert = smoe_experts_find(&a->experts, m->layer, m->expert);
+    return s && s->number == m->step && s->attempt == m->attempt &&
+           s->phase <= SMOE_AGENT_STEP_NORMED && expert != SMOE_NO_EXPERT &&
+           a->experts.experts[expert].copy;
+}
+
+static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s)
+{
+    s->phase = SMOE_AGENT_STEP_NORMED;
     struct smoe_layer_norms layers[SMOE_LAYERS_MAX];
     size_t most = s->n_layers * SMOE_EXPERTS_MAX, listed = 0;
     uint32_t *experts = malloc(most * sizeof *experts);
@@ -134,7 +187,8 @@ static void send_norms(struct smoe_agent *a, const struct smoe_agent_step *s)
         const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
         layers[i] = (struct smoe_layer_norms){s->layers[i], experts + listed, norms + listed, 0};
         for (uint32_t e = 0; layer && e < layer->shape.experts; e++) {
-            if (layer->expert_at[e] == SMOE_NO_EXPERT)
+            if (layer->expert_at[e] == SMOE_NO_EXPERT ||
+                a->experts.experts[layer->expert_at[e]].copy)
                 continue;
             experts[listed] = e;
             norms[listed++] = a->experts.experts[layer->expert_at[e]].square_norm;
@@ -151,6 +205,22 @@ static void send_norms(struct smoe_agent *a, const struct smoe_agent_step *s)
 
 /* ---- STAGE ---- */
 
+/* All that is held of the step's layers is staged: that outlives the connection. */
+static void send_staged(struct smoe_agent *a, struct smoe_agent_step *s)
+{
+    s->phase = SMOE_AGENT_STEP_STAGED;
+    for (size_t i = 0; i < s->n_layers; i++) {
+        struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
+        if (!layer)
+            continue;
+        layer->staged_step = s->number;
+        layer->staged_attempt = s->attempt;
+    }
+    struct smoe_message m = {.type = SMOE_MSG_STEP_STAGED};
+    m.step_staged = (struct smoe_msg_step_staged){s->number, s->attempt, s->owner};
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
 int smoe_agent_step_stage(struct smoe_agent *a, const struct smoe_msg_step_stage *m,
                           struct smoe_why *why)
 {
@@ -163,14 +233,9 @@ int smoe_agent_step_stage(struct smoe_agent *a, const struct smoe_msg_step_stage
     s->phase = SMOE_AGENT_STEP_STAGING;
     s->clip_scale = m->clip_scale;
     call_tasks(a, s, SMOE_TASK_STAGE);
+    if (!s->n_tasks)
+        send_staged(a, s);
     return 0;
-}
-
-static void send_staged(struct smoe_agent *a, const struct smoe_agent_step *s)
-{
-    struct smoe_message m = {.type = SMOE_MSG_STEP_STAGED};
-    m.step_staged = (struct smoe_msg_step_staged){s->number, s->attempt, s->owner};
-    smoe_agent_send(a, &m, NULL, 0);
 }
 
 /* ---- tasks ---- */
@@ -236,13 +301,10 @@ void smoe_agent_finish_step(struct smoe_agent *a, struct smoe_task *task)
         e->has_staged = true;
     if (--s->n_tasks)
         return;
-    if (s->phase == SMOE_AGENT_STEP_NORM) {
-        s->phase = SMOE_AGENT_STEP_NORMED;
+    if (s->phase == SMOE_AGENT_STEP_NORM)
         send_norms(a, s);
-    } else {
-        s->phase = SMOE_AGENT_STEP_STAGED;
+    else
         send_staged(a, s);
-    }
 }
 
 /* ---- the end ---- */
@@ -256,12 +318,8 @@ void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_com
     a->epoch = m->epoch > a->epoch ? m->epoch : a->epoch;
     for (size_t i = 0; i < s->n_layers; i++) {
         struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
-        if (!layer)
-            continue;
-        layer->step = m->step;
-        for (uint32_t e = 0; e < layer->shape.experts; e++)
-            if (layer->expert_at[e] != SMOE_NO_EXPERT)
-                smoe_experts_flip(&a->experts, layer->expert_at[e]);
+        if (layer)
+            smoe_experts_commit(&a->experts, layer, m->step);
     }
     s->phase = SMOE_AGENT_STEP_NONE;
 }
@@ -269,10 +327,11 @@ void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_com
 void smoe_agent_reset(struct smoe_agent *a, const struct smoe_msg_reset *m)
 {
     for (size_t i = 0; i < m->n_layers; i++) {
-        const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, m->layers[i]);
+        struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, m->layers[i]);
         if (!layer)
             continue;
         smoe_agent_step_cancel(a, m->layers[i]);
+        smoe_experts_unstage(&a->experts, layer);
         for (uint32_t e = 0; e < layer->shape.experts; e++) {
             if (layer->expert_at[e] == SMOE_NO_EXPERT)
                 continue;

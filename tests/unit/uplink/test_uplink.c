@@ -159,10 +159,11 @@ static int result_of(uint64_t batch, uint64_t attempt, uint32_t expert, const ui
     struct smoe_message m = {.type = SMOE_MSG_RESULT};
     m.result = (struct smoe_msg_result){batch, attempt, expert, n};
     for (uint32_t i = 0; i < n; i++) {
-        float score = scores[visits[i] / TOP_K * EXPERTS + expert];
+        uint32_t token = visits[i] / TOP_K % TOKENS; /* even of a visit that is out of range */
+        float score = scores[token * EXPERTS + expert];
         float row[D];
         for (uint32_t k = 0; k < D; k++)
-            row[k] = add + x[visits[i] / TOP_K * D + k];
+            row[k] = add + x[token * D + k];
         memcpy(raw + i * 4, &visits[i], 4);
         memcpy(raw + n * 4 + i * 4, &score, 4);
         memcpy(raw + n * 8 + i * sizeof row, row, sizeof row);

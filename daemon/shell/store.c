@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tables:
+ *
+ *     meta    one row: schema version, epoch
+ *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
+ *     expert  one row an expert: host and follower by name
+ *
+ * The queue is a list of owned records. A batch is taken off it as a whole, written by a pool thread in
+ * one transaction, and freed when that succeeded; on failure it stays and is tried again, since the
+ * core has not announced what it holds. Only one pool job is under way at a time, and the database
+ * handle belongs to it meanwhile.
+ */
+#include "daemon/shell/store.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "common/base/list.h"
+
+#define SCHEMA_VERSION 1
+#define RETRY_MS       1000
+
+struct queued {
+    struct smoe_list link;
+    uint64_t epoch;
+    struct smoe_record record; /* standings owned */
+};
+
+struct smoe_store {
+    sqlite3 *db;
+    uv_loop_t *loop;
+    uv_work_t work;
+    uv_timer_t retry;
+    struct smoe_list queue;   /* waiting */
+    struct smoe_list writing; /* of the job under way, or failed and to be tried again */
+    bool busy, started, closing;
+    int status; /* of the last job; the job's own until it is done, as is job_why */
+    struct smoe_why job_why;
+    struct smoe_why why; /* the loop's copy */
+    void (*written)(void *context, uint64_t sequence, int status);
+    void *context;
+    void (*closed)(void *context);
+    void *closed_context;
+};
+
+static const char schema[] =
+    "CREATE TABLE IF NOT EXISTS meta(id INTEGER PRIMARY KEY CHECK(id = 1), version INTEGER, epoch "
+    "INTEGER);"
+    "CREATE TABLE IF NOT EXISTS layer(name TEXT PRIMARY KEY, run INTEGER, experts INTEGER,"
+    " d_model INTEGER, d_ff INTEGER, activation INTEGER, dtype INTEGER, optimizer INTEGER, seed "
+    "INTEGER,"
+    " zero_output INTEGER, owner TEXT, learned INTEGER, copies INTEGER, step INTEGER,"
+    " attempt INTEGER, done_step INTEGER, done_epoch INTEGER, clip_scale REAL, square_norm REAL)"
+    " WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS expert(layer TEXT, expert INTEGER, host TEXT, follower TEXT,"
+    " PRIMARY KEY(layer, expert)) WITHOUT ROWID;";
+
+/* ---- small steps ---- */
+
+static int db_fail(sqlite3 *db, const char *what, struct smoe_why *why)
+{
+    int code = sqlite3_errcode(db) == SQLITE_FULL ? -28 /* ENOSPC */ : SMOE_EDATA;
+    return smoe_fail(why, code, "journal: %s: %s", what, sqlite3_errmsg(db));
+}
+
+static int exec(sqlite3 *db, const char *sql, struct smoe_why *why)
+{
+    return sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_fail(db, "write", why);
+}
+
+static sqlite3_stmt *prepare(sqlite3 *db, const char *sql)
+{
+    sqlite3_stmt *s = NULL;
+    return sqlite3_prepare_v2(db, sql, -1, &s, NULL) == SQLITE_OK ? s : NULL;
+}
+
+static void bind_u64(sqlite3_stmt *s, int at, uint64_t value)
+{
+    sqlite3_bind_int64(s, at, (sqlite3_int64)value);
+}
+
+static uint64_t column_u64(sqlite3_stmt *s, int at)
+{
+    return (uint64_t)sqlite3_column_int64(s, at);
+}
+
+static void bind_text(sqlite3_stmt *s, int at, const char *text)
+{
+    sqlite3_bind_text(s, at, text, -1, SQLITE_STATIC);
+}
+
+static void column_name(sqlite3_stmt *s, int at, smoe_name ret)
+{
+    const unsigned char *text = sqlite3_column_text(s, at);
+    snprintf(ret, sizeof(smoe_name), "%s", text ? (const char *)text : "");
+}
+
+/* Runs a statement that returns nothing and ends it. */
+static int finish(sqlite3 *db, sqlite3_stmt *s, struct smoe_why *why)
+{
+    int rc = s && sqlite3_step(s) == SQLITE_DONE ? 0 : db_fail(db, "write", why);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* ---- records ---- */
+
+static int write_standing(sqlite3 *db, const char *layer, uint32_t expert,
+                          const struct smoe_standing *standing, struct smoe_why *why)
+{
+    sqlite3_stmt *s = prepare(db, "INSERT OR REPLACE INTO expert VALUES(?,?,?,?)");
+    bind_text(s, 1, layer);
+    bind_u64(s, 2, expert);
+    bind_text(s, 3, standing->host);
+    bind_text(s, 4, standing->follower);
+    return finish(db, s, why);
+}
+
+static int drop_layer(sqlite3 *db, const char *name, struct smoe_why *why)
+{
+    sqlite3_stmt *s = prepare(db, "DELETE FROM layer WHERE name = ?");
+    bind_text(s, 1, name);
+    int rc = finish(db, s, why);
+    if (rc)
+        return rc;
+    s = prepare(db, "DELETE FROM expert WHERE layer = ?");
+    bind_text(s, 1, name);
+    return finish(db, s, why);
+}
+
+static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
+{
+    const struct smoe_journal_layer *l = &r->layer;
+    int rc = drop_layer(db, l->name, why);
+    if (rc)
+        return rc;
+    sqlite3_stmt *s =
+        prepare(db, "INSERT INTO layer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+    bind_text(s, 1, l->name);
+    bind_u64(s, 2, l->run);
+    bind_u64(s, 3, l->shape.experts);
+    bind_u64(s, 4, l->shape.d_model);
+    bind_u64(s, 5, l->shape.d_ff);
+    bind_u64(s, 6, l->shape.activation);
+    bind_u64(s, 7, (uint64_t)l->shape.dtype);
+    bind_u64(s, 8, l->shape.optimizer);
+    bind_u64(s, 9, l->shape.seed);
+    bind_u64(s, 10, l->shape.zero_output);
+    bind_text(s, 11, l->owner);
+    bind_u64(s, 12, l->learned);
+    bind_u64(s, 13, l->copies);
+    bind_u64(s, 14, l->step);
+    bind_u64(s, 15, l->attempt);
+    bind_u64(s, 16, l->done.step);
+    bind_u64(s, 17, l->done.epoch);
+    sqlite3_bind_double(s, 18, l->done.clip_scale);
+    sqlite3_bind_double(s, 19, l->done.square_norm);
+    rc = finish(db, s, why);
+    for (uint32_t e = 0; e < l->shape.experts && !rc; e++)
+        rc = write_standing(db, l->name, e, &r->standings[e], why);
+    return rc;
+}
+
+static int write_commit(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
+{
+    int rc = 0;
+    for (size_t i = 0; i < r->n_layers && !rc; i++) {
+        sqlite3_stmt *s =
+            prepare(db, "UPDATE layer SET learned = 1, step = ?, attempt = ?, done_step = ?,"
+                        " done_epoch = ?, clip_scale = ?, square_norm = ? WHERE name = ?");
+        bind_u64(s, 1, r->layer.step);
+        bind_u64(s, 2, r->layer.attempt);
+        bind_u64(s, 3, r->layer.done.step);
+        bind_u64(s, 4, r->layer.done.epoch);
+        sqlite3_bind_double(s, 5, r->layer.done.clip_scale);
+        sqlite3_bind_double(s, 6, r->layer.done.square_norm);
+        bind_text(s, 7, r->layers[i]);
+        rc = finish(db, s, why);
+    }
+    return rc;
+}
+
+static int write_record(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
+{
+    switch (r->type) {
+    case SMOE_RECORD_LAYER:
+        return write_layer(db, r, why);
+    case SMOE_RECORD_DROP:
+        return drop_layer(db, r->layer.name, why);
+    case SMOE_RECORD_COMMIT:
+        return write_commit(db, r, why);
+    }
+    return 0;
+}
+
+static int write_epoch(sqlite3 *db, uint64_t epoch, struct smoe_why *why)
+{
+    sqlite3_stmt *s = prepare(db, "UPDATE meta SET epoch = ? WHERE id = 1");
+    bind_u64(s, 1, epoch);
+    return finish(db, s, why);
+}
+
+/* The list as one transaction: all of it, or nothing. */
+static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why *why)
+{
+    uint64_t epoch = 0;
+    int rc = exec(db, "BEGIN IMMEDIATE", why);
+    if (rc)
+        return rc;
+    smoe_list_for_each (it, list) {
+        const struct queued *q = smoe_container_of(it, struct queued, link);
+        epoch = q->epoch > epoch ? q->epoch : epoch;
+        rc = rc ? rc : write_record(db, &q->record, why);
+    }
+    if (rc == 0)
+        rc = write_epoch(db, epoch, why);
+    if (rc == 0)
+        rc = exec(db, "COMMIT", why);
+    if (rc)
+        (void)sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+    return rc;
+}
+
+/* ---- opening and loading ---- */
+
+static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_why *why)
+{
+    uint64_t version = SCHEMA_VERSION, epoch = 0;
+    sqlite3_stmt *s = prepare(store->db, "SELECT version, epoch FROM meta WHERE id = 1");
+    if (!s)
+        return db_fail(store->db, "read", why);
+    if (sqlite3_step(s) == SQLITE_ROW) {
+        version = column_u64(s, 0);
+        epoch = column_u64(s, 1);
+    }
+    sqlite3_finalize(s);
+    if (version != SCHEMA_VERSION)
+        return smoe_fail(why, SMOE_EVERSION,
+                         "journal: written by another version (schema %llu, this is "
+                         "%d): start with that version, or with an empty state directory",
+                         (unsigned long long)version, SCHEMA_VERSION);
+    *ret_epoch = epoch + 1;
+    s = prepare(store->db, "INSERT OR REPLACE INTO meta VALUES(1, ?, ?)");
+    bind_u64(s, 1, SCHEMA_VERSION);
+    bind_u64(s, 2, *ret_epoch);
+    return finish(store->db, s, why);
+}
+
+int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoch,
+                    struct smoe_why *why)
+{
+    char path[512];
+    struct smoe_store *store = calloc(1, sizeof *store);
+    if (!store)
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
+    smoe_list_init(&store->queue);
+    smoe_list_init(&store->writing);
+    snprintf(path, sizeof path, "%s/journal.db", dir);
+    int rc = 0;
+    if (sqlite3_open_v2(path, &store->db,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+                        NULL) != SQLITE_OK)
+        rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
+                       store->db ? sqlite3_errmsg(store->db) : "out of memory");
+    if (rc == 0)
+        rc = exec(store->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;", why);
+    if (rc == 0)
+        rc = exec(store->db, schema, why);
+    if (rc == 0)
+        rc = read_meta(store, ret_epoch, why);
+    if (rc) {
+        smoe_store_close(store);
+        return smoe_fail_at(why, rc, "state directory %s", dir);
+    }
+    *ret = store;
+    return 0;
+}
+
+void smoe_store_close(struct smoe_store *store)
+{
+    if (!store)
+        return;
+    smoe_assert(!store->busy && smoe_list_empty(&store->queue));
+    (void)sqlite3_close(store->db);
+    free(store);
+}
+
+static int load_standings(struct smoe_store *store, struct smoe_restored_layer *layer,
+                          struct smoe_why *why)
+{
+    layer->standings = calloc(layer->layer.shape.experts, sizeof *layer->standings);
+    sqlite3_stmt *s =
+        prepare(store->db, "SELECT expert, host, follower FROM expert WHERE layer = ?");
+    if (!layer->standings || !s) {
+        sqlite3_finalize(s);
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
+    }
+    bind_text(s, 1, layer->layer.name);
+    while (sqlite3_step(s) == SQLITE_ROW) {
+        uint64_t e = column_u64(s, 0);
+        if (e >= layer->layer.shape.experts)
+            continue;
+        column_name(s, 1, layer->standings[e].host);
+        column_name(s, 2, layer->standings[e].follower);
+    }
+    sqlite3_finalize(s);
+    return 0;
+}
+
+static void read_layer_row(sqlite3_stmt *s, struct smoe_journal_layer *l)
+{
+    column_name(s, 0, l->name);
+    l->run = column_u64(s, 1);
+    l->shape = (struct smoe_layer_shape){
+        .experts = (uint32_t)column_u64(s, 2),
+        .d_model = (uint32_t)column_u64(s, 3),
+        .d_ff = (uint32_t)column_u64(s, 4),
+        .activation = (uint32_t)column_u64(s, 5),
+        .dtype = (enum smoe_dtype)column_u64(s, 6),
+        .optimizer = (uint32_t)column_u64(s, 7),
+        .seed = column_u64(s, 8),
+        .zero_output = column_u64(s, 9) != 0,
+    };
+    column_name(s, 10, l->owner);
+    l->learned = column_u64(s, 11) != 0;
+    l->copies = (uint32_t)column_u64(s, 12);
+    l->step = column_u64(s, 13);
+    l->attempt = column_u64(s, 14);
+    l->done =
+        (struct smoe_msg_step_done){column_u64(s, 15), column_u64(s, 16),
+                                    sqlite3_column_double(s, 17), sqlite3_column_double(s, 18)};
+}
+
+int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct smoe_why *why)
+{
+    int rc = 0;
+    *ret = (struct smoe_restored){.layers = calloc(SMOE_LAYERS_MAX, sizeof *ret->layers)};
+    sqlite3_stmt *s = prepare(store->db, "SELECT * FROM layer ORDER BY name");
+    if (!ret->layers || !s)
+        rc = smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
+    while (rc == 0 && ret->n_layers < SMOE_LAYERS_MAX && sqlite3_step(s) == SQLITE_ROW) {
+        struct smoe_restored_layer *layer = &ret->layers[ret->n_layers++];
+        read_layer_row(s, &layer->layer);
+        if (layer->layer.shape.experts < 1 || layer->layer.shape.experts > SMOE_EXPERTS_MAX)
+            rc = smoe_fail(why, SMOE_EDATA, "journal: layer %s has %u experts", layer->layer.name,
+                           layer->layer.shape.experts);
+        else
+            rc = load_standings(store, layer, why);
+    }
+    sqlite3_finalize(s);
+    if (rc)
+        smoe_store_release(ret);
+    return rc;
+}
+
+void smoe_store_release(struct smoe_restored *restored)
+{
+    for (size_t i = 0; i < restored->n_layers; i++)
+        free(restored->layers[i].standings);
+    free(restored->layers);
+    *restored = (struct smoe_restored){0};
+}
+
+/* ---- writing in the background ---- */
+
+static void write_next(struct smoe_store *store);
+
+static uint64_t free_list(struct smoe_list *list)
+{
+    uint64_t last = 0;
+    smoe_list_for_each_safe (it, list) {
+        struct queued *q = smoe_container_of(it, struct queued, link);
+        smoe_list_remove(it);
+        last = q->record.sequence;
+        free((void *)(uintptr_t)q->record.standings);
+        free(q);
+    }
+    return last;
+}
+
+static void on_work(uv_work_t *work)
+{
+    struct smoe_store *store = work->data;
+    store->status = write_list(store->db, &store->writing, &store->job_why);
+}
+
+static void on_retry(uv_timer_t *timer)
+{
+    write_next(timer->data);
+}
+
+static void on_worked(uv_work_t *work, int status)
+{
+    struct smoe_store *store = work->data;
+    (void)status;
+    store->busy = false;
+    store->why = store->status ? store->job_why : (struct smoe_why){""};
+    bool give_up = store->status && store->closing;
+    uint64_t last = store->status && !give_up ? 0 : free_list(&store->writing);
+    if (give_up)
+        (void)free_list(&store->queue); /* announced to nobody */
+    if (!store->closing)
+        store->written(store->context, last, store->status);
+    if (store->status && !store->closing)
+        uv_timer_start(&store->retry, on_retry, RETRY_MS, 0);
+    else
+        write_next(store);
+}
+
+static void on_retry_closed(uv_handle_t *handle)
+{
+    struct smoe_store *store = handle->data;
+    store->closed(store->closed_context);
+}
+
+static void write_next(struct smoe_store *store)
+{
+    if (store->busy)
+        return;
+    if (smoe_list_empty(&store->writing))
+        while (!smoe_list_empty(&store->queue)) {
+            struct smoe_list *first = smoe_list_first(&store->queue);
+            smoe_list_remove(first);
+            smoe_list_push_back(&store->writing, first);
+        }
+    if (smoe_list_empty(&store->writing)) {
+        if (store->closing && !uv_is_closing((uv_handle_t *)&store->retry))
+            uv_close((uv_handle_t *)&store->retry, on_retry_closed);
+        return;
+    }
+    store->busy = true;
+    store->work.data = store;
+    uv_queue_work(store->loop, &store->work, on_work, on_worked);
+}
+
+int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
+                     void (*written)(void *context, uint64_t sequence, int status), void *context)
+{
+    store->loop = loop;
+    store->written = written;
+    store->context = context;
+    store->started = true;
+    store->retry.data = store;
+    return uv_timer_init(loop, &store->retry);
+}
+
+int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)
+{
+    struct queued *q = malloc(sizeof *q);
+    if (!q)
+        return SMOE_ENOMEMORY;
+    q->record = *record;
+    q->epoch = epoch;
+    if (record->type == SMOE_RECORD_LAYER) {
+        size_t bytes = record->layer.shape.experts * sizeof *record->standings;
+        void *copy = malloc(bytes);
+        if (!copy) {
+            free(q);
+            return SMOE_ENOMEMORY;
+        }
+        memcpy(copy, record->standings, bytes);
+        q->record.standings = copy;
+    } else {
+        q->record.standings = NULL;
+    }
+    smoe_list_push_back(&store->queue, &q->link);
+    if (!uv_is_active((uv_handle_t *)&store->retry))
+        write_next(store);
+    return 0;
+}
+
+bool smoe_store_idle(const struct smoe_store *store)
+{
+    return !store->busy && smoe_list_empty(&store->queue) && smoe_list_empty(&store->writing);
+}
+
+void smoe_store_stop(struct smoe_store *store, void (*closed)(void *context), void *context)
+{
+    store->closing = true;
+    store->closed = closed;
+    store->closed_context = context;
+    uv_timer_stop(&store->retry);
+    write_next(store);
+}
+
+const char *smoe_store_trouble(const struct smoe_store *store)
+{
+    return store->why.text;
+}
