@@ -26,7 +26,7 @@
 struct drive {
     struct smoe_core *core;
     uint32_t n_workers, n_tokens;
-    uint64_t now_ns, batch;
+    uint64_t now_ns, batch, attempt;
     uint64_t raw_bytes; /* of a Submit */
     struct smoe_slots slots;
     unsigned slot;
@@ -53,6 +53,8 @@ static void obey(struct drive *d, const struct smoe_update *update)
             continue;
         smoe_assert(a->message.type != SMOE_MSG_ERROR);
         d->ready |= a->message.type == SMOE_MSG_LAYER_READY;
+        if (a->message.type == SMOE_MSG_WELCOME && a->session == TRAINER)
+            d->attempt = a->message.welcome.attempt;
         const struct smoe_msg_decision *m = &a->message.decision;
         for (size_t k = 0; a->message.type == SMOE_MSG_DECISION && k < m->n_parcels; k++) {
             smoe_assert(d->n_answers < ANSWERS);
@@ -90,7 +92,7 @@ static void submit(struct drive *d)
     struct smoe_update update;
     d->slot = (d->slot + 1) % SMOE_SLOTS_MAX;
     m.submit = (struct smoe_msg_submit){
-        .batch = ++d->batch, .attempt = 1, .tokens = d->n_tokens, .top_k = TOP_K};
+        .batch = ++d->batch, .attempt = d->attempt, .tokens = d->n_tokens, .top_k = TOP_K};
     expect(d, TRAINER, &m, d->raw_bytes);
     struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
                                .now_ns = d->now_ns,
@@ -109,7 +111,6 @@ static void one_slot(void *context)
         step(d, SMOE_EVENT_MESSAGE, WORKER(i), &d->report);
     submit(d); /* ends the slot early: the workers idle */
     smoe_assert(d->n_answers > 0);
-    d->parcels += d->n_answers;
     d->now_ns += SLOT_NS;
     for (size_t i = 0; i < d->n_answers; i++) {
         struct smoe_message m = {.type = SMOE_MSG_OUTPUT};
@@ -117,6 +118,7 @@ static void one_slot(void *context)
         expect(d, d->answers[i].session, &m, d->answers[i].raw_bytes);
         step(d, SMOE_EVENT_MESSAGE, d->answers[i].session, &m);
     }
+    d->parcels += d->n_answers;
     d->n_answers = 0;
 }
 
@@ -248,6 +250,6 @@ int smoe_bench_core(struct smoe_bench *bench, struct smoe_why *why)
     rc = rc ? rc : bench_size(bench, 4, 512, why);
     rc = rc ? rc : bench_size(bench, 64, 1024, why);
     if (!bench->quick)
-        rc = rc ? rc : bench_size(bench, 1000, 2000, why);
+        rc = rc ? rc : bench_size(bench, 256, 1024, why);
     return rc;
 }

@@ -145,7 +145,8 @@ static int start_sides(struct smoe_bench *bench, struct smoe_wire *wire, unsigne
                        const char *slot, struct smoe_bench_fleet *fleet, struct smoe_peer *trainer,
                        struct side *daemon, struct side *echo, struct smoe_why *why)
 {
-    const char *const settings[] = {"fleet.workers_max=5000", "fleet.silence=10min", slot, NULL};
+    const char *const settings[] = {"fleet.workers_max=5000", "fleet.copies=1",
+                                    "fleet.silence=10min", slot, NULL};
     struct smoe_message decision = {.type = SMOE_MSG_DECISION};
     struct smoe_server server = {.pid = 0};
     uint8_t reply[64];

@@ -92,8 +92,11 @@ static void queue(struct line *line, struct end *end, const struct smoe_message 
 static void submit(struct line *line)
 {
     struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
-    m.submit = (struct smoe_msg_submit){
-        .batch = ++line->batch, .attempt = 1, .layer = line->layer, .tokens = ROWS, .top_k = 1};
+    m.submit = (struct smoe_msg_submit){.batch = ++line->batch,
+                                        .attempt = line->trainer.peer.attempt,
+                                        .layer = line->layer,
+                                        .tokens = ROWS,
+                                        .top_k = 1};
     queue(line, &line->trainer, &m, SCORE_BYTES + TENSOR_BYTES);
 }
 
@@ -261,7 +264,7 @@ static int compare(struct smoe_bench *bench, struct side *daemon, struct side *b
 
 int smoe_bench_relay(struct smoe_bench *bench, struct smoe_wire *wire, struct smoe_why *why)
 {
-    static const char *const settings[] = {"fleet.silence=10min", NULL};
+    static const char *const settings[] = {"fleet.silence=10min", "fleet.copies=1", NULL};
     struct smoe_bench_fleet fleet;
     struct smoe_server server = {.pid = 0};
     struct side daemon = {.line = {.epoll = 0}}, bare = {.line = {.direct = true}};

@@ -8,7 +8,54 @@
 #define MOST  true
 
 static const struct smoe_floor floors[] = {
+    {"kernels.forward.relu.d64.n32.to_gemm", LEAST, 0.8},
+    {"kernels.forward.relu.d64.n32.to_reference", LEAST, 8},
+    {"kernels.forward.relu.d64.n128.to_gemm", LEAST, 0.8},
+    {"kernels.forward.relu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.forward.gelu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.forward.swiglu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.backward.relu.d64.n32.to_gemm", LEAST, 0.8},
+    {"kernels.backward.relu.d64.n32.to_reference", LEAST, 8},
+    {"kernels.backward.relu.d64.n128.to_gemm", LEAST, 0.8},
+    {"kernels.backward.relu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.backward.gelu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.backward.swiglu.d256.n128.to_gemm", LEAST, 0.8},
+    {"kernels.adamw.n33088.to_copy", LEAST, 0.5},
+    {"kernels.adamw.n4194304.to_copy", LEAST, 0.7},
+
+    {"frame.tensor.64KiB.to_copy", LEAST, 0.5},
+    {"frame.tensor.1MiB.to_copy", LEAST, 0.7},
+
+    /* Optimal to rounding, and an independent method says the same. */
+    {"route.64x8x2.gap", MOST, 1e-9},
+    {"route.390x10x3.gap", MOST, 1e-9},
+    {"route.1000x8x1.gap", MOST, 1e-9},
+    {"route.1000x64x2.gap", MOST, 1e-9},
+    {"route.10000x8x2.gap", MOST, 1e-9},
+    {"route.10000x64x2.gap", MOST, 1e-9},
+    {"route.64x8x2.flow_differs", MOST, 1e-9},
+    {"route.390x10x3.flow_differs", MOST, 1e-9},
+    {"route.390x10x3.to_flow", LEAST, 20},
+
+    /* Of a slot at least half is the solve: the bookkeeping does not outweigh it. */
+    {"core.w4.n64.solve_share", LEAST, 0.5},
+    {"core.w4.n512.solve_share", LEAST, 0.5},
+    {"core.w64.n1024.solve_share", LEAST, 0.5},
+
     {"latency.n1.p50", MOST, 150},
+    {"latency.n64.p50", MOST, 400},
+
+    {"net.relay.1MiB.to_bare", LEAST, 0.7},
+    {"net.control.100.to_echo", LEAST, 0.9},
+    {"net.control.1000.to_echo", LEAST, 0.9},
+    {"net.control.5000.to_echo", LEAST, 0.8},
+
+    {"memory.gateway", MOST, 32},
+    {"memory.session.1000", MOST, 16},
+    {"memory.session.4000", MOST, 16},
+
+    {"train.b64.to_torch", LEAST, 1},
+    {"train.b256.to_torch", LEAST, 1},
 };
 
 const struct smoe_floor *smoe_floor_find(const char *key)

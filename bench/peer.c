@@ -186,6 +186,7 @@ int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_ro
     int rc = smoe_peer_send(peer, wire, &m, why);
     if (rc == 0)
         rc = smoe_peer_await(peer, wire, SMOE_MSG_WELCOME, &m, why);
+    peer->attempt = m.welcome.attempt;
     if (rc || role == SMOE_ROLE_TRAINER)
         return rc;
     m = (struct smoe_message){.type = SMOE_MSG_INVENTORY};

@@ -23,7 +23,8 @@ struct smoe_peer {
     size_t frame_bytes; /* of the present frame, once its header is there */
     struct smoe_frame_header frame;
     uint8_t header[SMOE_FRAME_HEADER_BYTES];
-    uint8_t *body; /* [SMOE_PEER_BODY_MAX], owned */
+    uint8_t *body;    /* [SMOE_PEER_BODY_MAX], owned */
+    uint64_t attempt; /* that Welcome told */
 };
 
 /* Called for each complete frame; `body` is its protobuf part. */

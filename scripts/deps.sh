@@ -20,7 +20,7 @@ build      protobuf-c-compiler     protoc-c, makes their code from proto/stablem
 build      libcjson-dev            JSON of the status port, results, checkpoint headers
 build      libinih-dev             syntax of the configuration files
 build      libopenblas-serial-dev  matrix products (the serial build: threads are ours)
-build      libsqlite3-dev          the daemon's journal
+build      libsqlite3-dev          journal of the daemon
 build      zlib1g-dev              reads gzipped data sets
 run        dataset-fashion-mnist   60,000 labelled images: what the demo trains on
 run        netcat-openbsd          nc, to ask the status port

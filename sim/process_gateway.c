@@ -4,7 +4,8 @@
  * notice. After each batch of input everything the gateway marked dirty is flushed once, and the clock
  * is set from smoe_gateway_wake_ns.
  *
- * Epochs are the wall clock in milliseconds, as in the shell: a restarted daemon has a later one.
+ * Its disk (sim/disk.h) outlives it: what it journals becomes durable up to DISK_NS later, and a kill
+ * leaves some prefix of what was not.
  */
 #include <math.h>
 #include <stdio.h>
@@ -12,12 +13,14 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "sim/disk.h"
 #include "sim/world_state.h"
 
 #define CLOSE_NS  (1000 * SMOE_SIM_MS) /* a peer that does not take its last bytes is cut off */
 #define LINGER_NS (500 * SMOE_SIM_MS)
 #define DRAIN_NS  (4000 * SMOE_SIM_MS)
 #define POLL_NS   (20 * SMOE_SIM_MS)
+#define DISK_NS   (2 * SMOE_SIM_MS) /* a write takes at most so long */
 
 struct gateway_process;
 
@@ -37,6 +40,8 @@ struct gateway_process {
     uint32_t n_peers;
     struct smoe_sim_event clock;
     struct smoe_sim_event drain; /* while it is stopping */
+    struct smoe_sim_disk disk;
+    struct smoe_sim_event write; /* while something is to be written */
     bool stopping, saying_goodbye;
     uint64_t drain_began_ns;
 };
@@ -158,6 +163,27 @@ static void on_clock(struct smoe_sim_event *event)
     flush(g);
 }
 
+/* ---- the journal ---- */
+
+static void on_record(void *context, const struct smoe_record *record, uint64_t epoch)
+{
+    struct gateway_process *g = context;
+    bool writing = !smoe_list_empty(&g->disk.queue);
+    smoe_sim_disk_append(&g->disk, record, epoch);
+    if (!writing)
+        smoe_process_set(&g->process, &g->write,
+                         now_of(g) + smoe_rng_below(&g->process.rng, DISK_NS));
+}
+
+static void on_written(struct smoe_sim_event *event)
+{
+    struct gateway_process *g = smoe_container_of(event, struct gateway_process, write);
+    if (!smoe_world_due(&g->process, event))
+        return;
+    smoe_gateway_journalled(g->gateway, smoe_sim_disk_sync(&g->disk), now_of(g));
+    flush(g);
+}
+
 /* ---- beginning and end ---- */
 
 static struct smoe_gateway_options machine_options(struct gateway_process *g)
@@ -166,7 +192,8 @@ static struct smoe_gateway_options machine_options(struct gateway_process *g)
     return (struct smoe_gateway_options){
         .core = {.limits = o->limits,
                  .settings = o->settings,
-                 .epoch = now_of(g) / SMOE_SIM_MS,
+                 .epoch = ++g->disk.epoch,
+                 .restored = &g->disk.image,
                  .seed = smoe_rng_u64(&g->process.rng),
                  .now_ns = now_of(g),
                  .software = "stablemoe-sim",
@@ -174,6 +201,8 @@ static struct smoe_gateway_options machine_options(struct gateway_process *g)
         .tensors_bytes_max = o->tensors_bytes_max,
         .outbox_bytes_max = o->outbox_bytes_max,
         .hello_timeout_ns = o->hello_timeout_ns,
+        .journal = on_record,
+        .journal_context = g,
     };
 }
 
@@ -199,6 +228,8 @@ static void gateway_kill(struct smoe_sim_process *p)
     struct gateway_process *g = self_of(p);
     smoe_process_cancel(p, &g->clock);
     smoe_process_cancel(p, &g->drain);
+    smoe_process_cancel(p, &g->write);
+    smoe_sim_disk_crash(&g->disk, &p->rng);
     for (uint32_t i = 0; i < g->n_peers; i++)
         smoe_sim_tap_release(&g->peers[i].tap);
     smoe_gateway_free(g->gateway);
@@ -210,6 +241,7 @@ static void gateway_kill(struct smoe_sim_process *p)
 
 static void end(struct gateway_process *g)
 {
+    (void)smoe_sim_disk_sync(&g->disk);
     gateway_kill(&g->process);
     smoe_world_ended(&g->process);
 }
@@ -256,7 +288,7 @@ static void gateway_check(const struct smoe_sim_process *p)
 
 static void gateway_free(struct smoe_sim_process *p)
 {
-    (void)p;
+    smoe_sim_disk_release(&self_of(p)->disk);
 }
 
 /* ---- adding one ---- */
@@ -272,6 +304,7 @@ static void fill_settings(struct smoe_core_settings *s)
         .v = 20,
         .mu = 1,
         .workers_min = 1,
+        .copies = 2,
         .silence_ns = 1000 * SMOE_SIM_MS,
         .worker_lease_ns = 10000 * SMOE_SIM_MS,
         .trainer_lease_ns = 30000 * SMOE_SIM_MS,
@@ -313,6 +346,8 @@ uint32_t smoe_world_add_gateway(struct smoe_world *w, const struct smoe_sim_gate
     g->options = options;
     g->clock.fire = on_clock;
     g->drain.fire = on_drain;
+    g->write.fire = on_written;
+    smoe_sim_disk_init(&g->disk);
     return p->number;
 }
 

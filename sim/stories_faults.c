@@ -74,14 +74,28 @@ void smoe_story_worker_dies_new(struct smoe_world *w)
     expect_replay(w, &c);
 }
 
-/* Nobody else has its experts (copies of them come with replication), so there is no going on: the
- * trainer must be told, in words, and nothing may be invented. */
+/* In the middle of its forward, with everything it held; its copies serve in its place. */
 void smoe_story_worker_dies_trained(struct smoe_world *w)
+{
+    struct smoe_cast c =
+        smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 6, .tokens = 32});
+    smoe_story_run_to_step(w, c.trainer, 2, 10 * SEC);
+    smoe_story_run_into_forward(w, c.gateway, c.fast, 10 * SEC);
+    smoe_world_act(w, SMOE_SIM_VANISH, c.fast);
+    smoe_story_finish(w, 60 * SEC);
+    expect_replay(w, &c);
+}
+
+/* Nobody has its experts any more, so there is no going on: the trainer must be told, in words, and nothing
+ * may be invented. */
+void smoe_story_all_copies_die(struct smoe_world *w)
 {
     struct smoe_cast c = smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 6});
     smoe_story_run_to_step(w, c.trainer, 2, 10 * SEC);
     smoe_world_act(w, SMOE_SIM_CRASH, c.fast);
+    smoe_world_act(w, SMOE_SIM_CRASH, c.slow);
     smoe_world_plan(w, smoe_world_now(w) + 300 * MS, SMOE_SIM_START, c.fast);
+    smoe_world_plan(w, smoe_world_now(w) + 300 * MS, SMOE_SIM_START, c.slow);
     smoe_world_run_trainers(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, SMOE_ELOST);
     const char *why = smoe_world_trainer(w, c.trainer).why.text;
@@ -103,6 +117,14 @@ void smoe_story_worker_silent(struct smoe_world *w)
     expect_replay(w, &c);
 }
 
+static void run_until_routed(struct smoe_world *w, uint32_t gateway)
+{
+    struct smoe_core_totals totals;
+    do
+        smoe_core_totals(smoe_gateway_core(smoe_world_gateway(w, gateway)), &totals);
+    while (!totals.account.now[SMOE_VISIT_ROUTED] && smoe_world_step(w));
+}
+
 /* Short enough to go unnoticed, long enough for a timeout, in one direction, in both. */
 void smoe_story_cut_off(struct smoe_world *w)
 {
@@ -116,9 +138,9 @@ void smoe_story_cut_off(struct smoe_world *w)
     struct smoe_cast c = smoe_story_cast(
         w, NULL, &(struct smoe_sim_trainer_options){.steps = 60, .tokens = 32, .think_ns = 9 * MS});
     for (size_t i = 0; i < 2 * (sizeof cuts / sizeof *cuts); i++) {
-        uint32_t victim = i % 2 ? c.trainer : c.fast;
+        uint32_t victim = i % 2 ? c.trainer : i % 4 ? c.slow : c.fast;
         smoe_story_run_to_step(w, c.trainer, 2 + 3 * i, 600 * SEC);
-        smoe_story_run_into_forward(w, c.gateway, c.fast, 600 * SEC);
+        run_until_routed(w, c.gateway);
         smoe_world_act(w, cuts[i / 2].act, victim);
         smoe_world_plan(w, smoe_world_now(w) + cuts[i / 2].ns, SMOE_SIM_HEAL, victim);
         smoe_world_run(w, smoe_world_now(w) + cuts[i / 2].ns + 1);
@@ -220,8 +242,9 @@ void smoe_story_poison(struct smoe_world *w)
                       (unsigned long long)v.failed_steps, (unsigned long long)v.steps);
 }
 
-/* The gateway dies with the StepCommit on its way to a worker that hangs: what the new gateway learns from
- * that worker is a step older than what the trainer was told, and must not be passed off as its layer. */
+/* The gateway dies with the StepCommit on its way to workers that hang: they return with a step staged that
+ * the trainer knows to be committed. Its successor has it in its journal and must put it in force; to
+ * take them as they are would be to compute on old parameters. */
 void smoe_story_workers_behind(struct smoe_world *w)
 {
     struct smoe_cast c = smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 6});
@@ -241,6 +264,41 @@ void smoe_story_workers_behind(struct smoe_world *w)
     smoe_world_act(w, SMOE_SIM_CUT, c.trainer); /* the workers are there first */
     smoe_world_run(w, smoe_world_now(w) + 3 * SEC);
     smoe_world_act(w, SMOE_SIM_HEAL, c.trainer);
-    smoe_world_run_trainers(w, 60 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, SMOE_ELOST);
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
+/* The workers have put step 1 in force, StepDone is lost, the gateway dies, and its successor hears from
+ * the trainer first, who knows of step 0 only. */
+void smoe_story_first_step_unheard(struct smoe_world *w)
+{
+    struct smoe_cast c = smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 4});
+    struct smoe_core_totals totals = {0};
+    while (totals.steps < 1 && smoe_world_step(w))
+        smoe_core_totals(smoe_gateway_core(smoe_world_gateway(w, c.gateway)), &totals);
+    smoe_world_act(w, SMOE_SIM_RESET, c.trainer);
+    smoe_world_run(w, smoe_world_now(w) + 2 * MS);
+    smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
+    smoe_world_run(w, smoe_world_now(w) + 5 * MS);
+    smoe_world_act(w, SMOE_SIM_CUT, c.fast);
+    smoe_world_act(w, SMOE_SIM_CUT, c.slow);
+    smoe_world_start(w, c.gateway);
+    smoe_world_run(w, smoe_world_now(w) + 1 * SEC);
+    smoe_story_expect(w, smoe_world_trainer(w, c.trainer).steps == 0, "the trainer knows already");
+    smoe_world_act(w, SMOE_SIM_HEAL, c.fast);
+    smoe_world_act(w, SMOE_SIM_HEAL, c.slow);
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
+/* The gateway dies at step 0 and one of the two workers never returns. */
+void smoe_story_seed_again(struct smoe_world *w)
+{
+    struct smoe_cast c = smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 4});
+    smoe_story_run_into_forward(w, c.gateway, c.slow, 10 * SEC);
+    smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
+    smoe_world_act(w, SMOE_SIM_VANISH, c.slow);
+    smoe_world_start(w, c.gateway);
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
 }

@@ -92,14 +92,18 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(worker_lost_backward, EXACT, "gradients lost with their worker are made again")              \
     X(worker_lost_step, EXACT, "a step broken off before its commit is made again, once")          \
     X(worker_dies_new, EXACT, "experts of step 0 are in the seed: a new process makes them again") \
-    X(worker_dies_trained, EXACT, "experts that died are reported lost, never made up")            \
+    X(worker_dies_trained, EXACT, "the copies of a dead worker's experts serve in its place")      \
+    X(all_copies_die, EXACT, "experts that died with their copies are lost, never made up")        \
     X(worker_silent, EXACT, "a worker that hangs is declared lost in time and taken back")         \
     X(cut_off, EXACT, "a path that is cut for a while loses nothing")                              \
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
     X(gateway_restart, EXACT, "a new gateway learns all from workers and trainers and goes on")    \
     X(commit_unheard, EXACT, "a commit whose answer was lost is not made twice")                   \
-    X(workers_behind, EXACT, "workers a step behind their trainer are not taken for its layer")    \
+    X(workers_behind, EXACT, "workers that missed a commit learn of it from a new gateway")        \
+    X(first_step_unheard, EXACT, "a first step that a dead gateway committed is not made twice")   \
+    X(seed_again, EXACT,                                                                           \
+      "a new gateway takes experts of step 0 from anybody, not from who had them")                 \
     X(poison, FLOAT, "a gradient that is not finite fails its step, and the next attempt counts")  \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once")
 

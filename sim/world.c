@@ -138,6 +138,7 @@ void smoe_world_ended(struct smoe_sim_process *p)
     smoe_sim_trace_say(&p->world->trace, "%s has ended", p->name);
     p->up = false;
     p->n_missed = 0;
+    smoe_simnet_read(p->world->net, p->number, true); /* the next process of it is not deaf */
     if (p->world->touched == p)
         p->world->touched = NULL;
 }

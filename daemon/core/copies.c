@@ -106,6 +106,13 @@ void smoe_copies_void(struct smoe_core *c, uint32_t l)
             smoe_copies_end(c, &c->relays[i]);
 }
 
+void smoe_copies_cancel(struct smoe_core *c, uint32_t l, uint32_t expert)
+{
+    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
+        if (is_copy(&c->relays[i]) && c->relays[i].layer == l && c->relays[i].expert == expert)
+            smoe_copies_end(c, &c->relays[i]);
+}
+
 /* Still wanted there, and of the step that is committed? */
 static bool wanted(const struct smoe_core *c, const struct smoe_relay *r)
 {

@@ -212,7 +212,8 @@ static void on_drain(struct smoe_core *c, const struct smoe_event *event)
     else if (!event->drain && w->state == SMOE_WORKER_DRAINING)
         smoe_worker_move(w, SMOE_WORKER_READY);
     c->solve_useful = true;
-    smoe_layers_advance(c); /* a layer may have waited for a worker that may be given work, or must move */
+    smoe_layers_advance(
+        c); /* a layer may have waited for a worker that may be given work, or must move */
 }
 
 static void on_configure(struct smoe_core *c, const struct smoe_core_settings *settings)

@@ -269,7 +269,15 @@ void smoe_layers_advance(struct smoe_core *core);
 void smoe_layers_release_owner(struct smoe_core *core, uint32_t trainer);
 uint64_t smoe_layers_owned(const struct smoe_core *core, uint32_t trainer);
 
-/* ---- standing.c: hosts and followers ---- */
+/* ---- standing.c, standing_choose.c: hosts and followers ---- */
+/* Live, and connected now. */
+bool smoe_standing_usable(const struct smoe_core *core, uint32_t worker);
+/* Puts the worker into a role of one of the layer's experts. */
+void smoe_standing_change(struct smoe_core *core, uint32_t layer, uint32_t *role, uint32_t worker);
+/* No Host that is sent now can fall between the norms and the commit of a step. */
+bool smoe_standing_quiet(const struct smoe_core *core, const struct smoe_layer *layer);
+/* Experts that the worker follows, once everything is filled. */
+uint32_t smoe_standing_followed_by(const struct smoe_layer *layer, uint32_t worker);
 /* Does the worker take part in the layer's steps: as host, or as follower with a current copy? */
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
 /* ... or at least as a follower that is to be filled? */
@@ -305,6 +313,8 @@ bool smoe_copies_under_way(const struct smoe_core *core, uint64_t layers);
 void smoe_copies_void(struct smoe_core *core, uint32_t layer);
 void smoe_copies_state(struct smoe_core *core, struct smoe_relay *relay,
                        const struct smoe_msg_expert_state *m);
+/* Same, of one expert. */
+void smoe_copies_cancel(struct smoe_core *core, uint32_t layer, uint32_t expert);
 void smoe_copies_end(struct smoe_core *core, struct smoe_relay *relay);
 void smoe_copies_stored(struct smoe_core *core, struct smoe_relay *relay);
 /* The experts of the worker whose followers need their gradient sums, by layer. */

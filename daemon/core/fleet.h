@@ -10,6 +10,8 @@
  *               |                            |
  *               +----------------------------+--> FREE (its lease ended)
  *
+ * A worker that only the journal names (the daemon was restarted) enters as LOST: FREE -> LOST.
+ *
  * Work is counted in flops, exactly, because layers of different shape share a worker; a queue in
  * "visits" is flops over the cost of a visit of the layer in question (MODEL.md, "Two phases").
  */

@@ -250,7 +250,7 @@ static void account_quality(struct smoe_core *c, const struct group *g, const fl
         c->totals.tokens_routed++;
         for (uint32_t k = 0; k < g->top_k; k++) {
             uint32_t better = 0;
-            for (uint32_t e = 0; e < width; e++)
+            for (uint32_t e = 0; e < width && better < g->top_k; e++)
                 better += row[e] > row[chosen[k]] || (row[e] == row[chosen[k]] && e < chosen[k]);
             c->totals.gate_mass += (double)row[chosen[k]];
             c->totals.choices_in_topk += better < g->top_k;

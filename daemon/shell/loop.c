@@ -64,6 +64,10 @@ static void on_store_closed(void *context)
     uv_close((uv_handle_t *)&d->checks, NULL);
     uv_close((uv_handle_t *)&d->drain, NULL);
     uv_close((uv_handle_t *)&d->watchdog, NULL);
+    /* libuv gives them back the default action, and nobody should die of a signal said twice */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
 }
 
 static void on_lines_closed(void *context)

@@ -56,7 +56,9 @@ class Lifecycle(harness.FleetTest):
         workers = self.start(2)
         trainer = self.start_training(epochs=FOREVER)
         for worker in workers:
-            worker.signal(signal.SIGSTOP)  # what is in flight stays so
+            worker.signal(signal.SIGSTOP)
+        harness.wait_for("work that stays in flight", lambda:
+                         self.fleet.status()["ledger"]["in_flight"] > 0)
         self.daemon.signal(signal.SIGTERM)
         self.daemon.wait_for_line("msg=stopping")
         began = time.monotonic()
@@ -172,26 +174,45 @@ class Lifecycle(harness.FleetTest):
 
     # ---- workers ----
 
-    def test_a_worker_that_stood_still_comes_back_and_the_run_goes_on(self):
-        workers = self.start(2, "--set", "fleet.silence=300ms", "--set", "fleet.lease=5min")
-        trainer = self.start_training(epochs=20)
+    def test_a_worker_killed_in_mid_run_is_replaced_and_returns_and_the_run_goes_on(self):
+        workers = self.start(3)
+        trainer = self.start_training(epochs=60)
+        for round in range(3):
+            workers[round].kill()
+            name = f"w{round + 1}"
+            harness.wait_for(f"{name} to be missed", lambda: self.fleet.workers()[name]["state"] == "lost"
+                             or not trainer.running())
+            self.fleet.start_worker(name)
+            self.fleet.wait_ready(3)
+            steps = self.fleet.status()["steps"]
+            harness.wait_for("steps without it", lambda: self.fleet.status()["steps"] >= steps + 5
+                             or not trainer.running())
+        self.assertFinished(trainer, 60)
+        self.assertBalanced(self.fleet.status()["ledger"], "after three losses")
+
+    def test_a_worker_that_stood_still_is_missed_and_taken_back(self):
+        workers = self.start(2, "--set", "fleet.silence=300ms")
+        trainer = self.start_training(epochs=40)
         workers[0].signal(signal.SIGSTOP)
         harness.wait_for("w1 to be lost", lambda: self.fleet.workers()["w1"]["state"] == "lost")
-        harness.wait_for("the trainer to wait for it", lambda:
-                         self.fleet.status()["trainers"][0]["waits_for"] == "a lost worker to come back")
         workers[0].signal(signal.SIGCONT)
-        self.assertFinished(trainer, 20)
+        self.fleet.wait_ready(2)
+        self.assertFinished(trainer, 40)
 
-    def test_experts_that_died_with_their_worker_end_the_run_in_words_and_a_checkpoint_mends_it(self):
+    def test_experts_whose_copies_all_died_end_the_run_in_words_and_a_checkpoint_mends_it(self):
         workers = self.start(2)
         checkpoint = self.fleet.path("run.safetensors")
         trainer = self.start_training("--checkpoint", checkpoint, epochs=FOREVER)
         harness.wait_for("a checkpoint", lambda: os.path.exists(checkpoint))
-        workers[0].kill()
-        self.fleet.start_worker("w1")
+        for worker in workers:
+            worker.signal(signal.SIGSTOP)  # so that neither is saved by the other
+        for worker in workers:
+            worker.kill()
+        for name in ("w1", "w2"):
+            self.fleet.start_worker(name)
         trainer.expected.add(1)
         self.assertEqual(trainer.wait(), 1)
-        self.assertOneLine(trainer.err().splitlines(True)[-1], "w1", "resume from a checkpoint")
+        self.assertOneLine(trainer.err().splitlines(True)[-1], "resume from a checkpoint")
         self.fleet.wait_ready(2)
         resumed = self.fleet.start_trainer("--resume", checkpoint, "--checkpoint", checkpoint,
                                            *train_args(1000, epochs=FOREVER, batch=BATCH))

@@ -161,18 +161,19 @@ class Twin:
 
 
 class StrangerTest(harness.FleetTest):
-    def start_strangers(self, *names):
+    def start_strangers(self, *names, options=()):
         return [self.fleet.start(name, [sys.executable, "-B", os.path.join(STRANGER, "worker.py"),
-                                        "--gateway", self.fleet.gateway, "--id", name])
+                                        "--gateway", self.fleet.gateway, "--id", name, *options])
                 for name in names]
 
-    def start(self, *args, strangers=0, real=0, policy="topk", **options):
+    def start(self, *args, strangers=0, real=0, policy="topk", worker_options=(), **options):
         """A daemon and its workers; answers the strangers. By default a token goes to the same experts
         in each step, so that losses may be compared and every worker has work."""
         n = strangers + real
         self.daemon = self.fleet.start_daemon("--set", f"fleet.workers_min={n}", "--set",
                                               f"routing.policy={policy}", *args, **options)
-        workers = self.start_strangers(*(f"s{i + 1}" for i in range(strangers)))
+        workers = self.start_strangers(*(f"s{i + 1}" for i in range(strangers)),
+                                       options=worker_options)
         for i in range(real):
             self.fleet.start_worker(f"w{i + 1}")
         self.fleet.wait_ready(n)
@@ -186,6 +187,15 @@ class StrangerTest(harness.FleetTest):
     def twin(self, layer_shape, **options):
         remote = self.connect()
         return Twin(self, remote, remote.declare("moe", 5, layer_shape), **options)
+
+    def standing(self):
+        """(host, follower) of every expert of the one layer there is."""
+        return [(e["worker"], e["copy"]) for e in self.fleet.status("experts")["layers"][0]["experts"]]
+
+    def wait_for_copies(self, *names):
+        """Waits until every expert has its two copies, on these workers."""
+        harness.wait_for(f"copies on {names}", lambda: all(
+            {host, copy} == set(names) for host, copy in self.standing()))
 
     def assertFalls(self, losses):
         self.assertLess(losses[-1], 0.7 * losses[0], losses)
@@ -308,6 +318,80 @@ class RecoveryTest(StrangerTest):
         twin.compare(1)
         twin.train(sgd(), 1)
 
+    def kill_one(self, killed):
+        workers = self.start(strangers=2)
+        twin = self.twin(shape(ffn.GELU, ffn.ADAMW))
+        twin.train(adamw(), 3)
+        self.half_a_step(twin)
+        workers[killed].kill()
+        twin.remote.wait_for(lambda: twin.remote.needs)
+        twin.compare(twin.step(adamw()).step)
+        twin.train(adamw(), 2)
+        self.assertEqual({host for host, _ in self.standing()}, {f"s{2 - killed}"})
+
+    def test_a_worker_that_is_killed_is_replaced_by_the_copies(self):
+        self.kill_one(0)
+
+    def test_so_is_the_other(self):
+        self.kill_one(1)
+
+    def stranger_and_real(self):
+        self.fleet.start_daemon("--set", "fleet.workers_min=2")
+        both = self.start_strangers("s1")[0], self.fleet.start_worker("w1")
+        self.fleet.wait_ready(2)
+        return both
+
+    def test_a_stranger_takes_over_from_a_real_worker(self):
+        _, real = self.stranger_and_real()
+        twin = self.twin(shape(ffn.SWIGLU, ffn.SGD))
+        twin.train(sgd(), 3)
+        real.kill()
+        twin.train(sgd(), 3)
+
+    def test_a_real_worker_takes_over_from_a_stranger(self):
+        stranger, _ = self.stranger_and_real()
+        twin = self.twin(shape(ffn.SWIGLU, ffn.SGD))
+        twin.train(sgd(), 3)
+        stranger.kill()
+        twin.train(sgd(), 3)
+
+    def test_a_copy_is_filled_and_its_filler_may_go(self):
+        s1, s2 = self.start(strangers=2)
+        twin = self.twin(shape(ffn.RELU, ffn.ADAMW))
+        twin.train(adamw(), 2)
+        s1.kill()
+        twin.train(adamw(), 1)
+        self.start_strangers("s3")
+        self.wait_for_copies("s2", "s3")
+        twin.train(adamw(), 2)
+        s2.kill()
+        twin.train(adamw(), 2)
+        self.fleet.start_worker("w4")
+        self.wait_for_copies("s3", "w4")
+        twin.train(adamw(), 1)
+
+    def test_a_worker_that_never_heard_of_the_commit_learns_of_it_when_it_returns(self):
+        self.daemon = self.fleet.start_daemon("--set", "fleet.workers_min=2")
+        self.start_strangers("s1", options=["--deaf-to-commits"])
+        s2, = self.start_strangers("s2")
+        self.fleet.wait_ready(2)
+        twin = self.twin(shape(ffn.RELU, ffn.SGD))
+        twin.train(sgd(), 1)
+        self.wait_for_copies("s1", "s2")
+        twin.compare(1)
+        s2.kill()  # what s1 has staged is all there is now
+        twin.compare(1)
+        twin.train(sgd(), 2)
+
+    def test_rows_of_x_that_were_given_up_are_asked_for_again(self):
+        self.start(strangers=2, worker_options=["--evict"])
+        twin = self.twin(shape(ffn.RELU, ffn.SGD))
+        twin.train(sgd(), 2)
+        self.half_a_step(twin)
+        twin.compare(twin.step(sgd()).step)
+        self.assertEqual(twin.remote.inputs_asked, 3)
+        self.assertGreater(self.fleet.status()["io"]["evictions"], 0)
+
     def test_a_daemon_that_is_killed_finds_all_again(self):
         self.start(strangers=1, real=1, listen=self.port)
         twin = self.twin(shape(ffn.RELU, ffn.SGD))
@@ -319,20 +403,29 @@ class RecoveryTest(StrangerTest):
         twin.compare(3)
         twin.train(sgd(), 1)
 
-    def test_a_step_done_that_died_with_the_daemon_is_known_from_layer_ready(self):
+    def test_a_step_done_that_died_with_the_daemon_is_said_by_the_next(self):
         self.start(strangers=2, listen=self.port)
         twin = self.twin(shape(ffn.RELU, ffn.SGD))
         twin.train(sgd(), 1)
         self.half_a_step(twin)
-        twin.remote.begin_step(sgd(), 12.0)
-        self.fleet.wait_steps(2)
+        twin.remote.begin_step(sgd(), 12.0, 0.5)
+        self.fleet.wait_steps(1)
         self.daemon.kill()
         self.fleet.start_daemon(listen=self.port)
-        self.fleet.wait_ready(2)  # the workers are there first
         twin.remote.reconnect()
-        self.assertEqual(twin.remote.end_step(), pb.StepDone(step=2))  # nobody knows more
-        twin.take_step(sgd(), 1 / 12.0, 2)
+        twin.step_here(sgd(), twin.remote.end_step(), 12.0, 0.5, 0.0)
         twin.compare(2)
+        twin.train(sgd(), 1)
+
+    def test_daemon_and_a_worker_may_be_killed_together(self):
+        workers = self.start(strangers=2, listen=self.port)
+        twin = self.twin(shape(ffn.GELU, ffn.SGD))
+        twin.train(sgd(), 2)
+        self.half_a_step(twin)
+        self.daemon.kill()
+        workers[1].kill()
+        self.fleet.start_daemon(listen=self.port)
+        twin.compare(twin.step(sgd()).step)
         twin.train(sgd(), 1)
 
     def test_a_checkpoint_brings_a_layer_back(self):
@@ -505,6 +598,9 @@ class RefusalTest(StrangerTest):
         self.refused_request(one, wire.EEXIST, name="moe", run=6, shape=right)
         self.refused_request(two, wire.EEXIST, name="moe", run=5, shape=right)
         self.refused_request(two, wire.EUNKNOWN, name="other", evaluate_only=True)
+        self.refused_request(one, wire.ELOST, name="moe", run=5, shape=right, step=1)
+        self.refused_request(two, wire.ELOST, name="other", run=7, shape=right, step=1)
+        two.declare("other", 7, right)
 
     def submit(self, raw_bytes, **fields):
         remote = trainer.Trainer(self.fleet.gateway, "wrong")

@@ -47,18 +47,21 @@ STORY(a_batch_lost_while_forwarding_is_replayed, worker_lost_forward)
 STORY(gradients_lost_with_their_worker_are_made_again, worker_lost_backward)
 STORY(a_step_broken_off_before_its_commit_is_made_again_once, worker_lost_step)
 STORY(a_new_process_makes_experts_of_step_0_from_the_seed, worker_dies_new)
-STORY(experts_that_died_are_reported_lost_and_never_made_up, worker_dies_trained)
+STORY(copies_serve_in_the_place_of_a_dead_worker, worker_dies_trained)
+STORY(experts_that_died_with_their_copies_are_reported_lost, all_copies_die)
 STORY(a_worker_that_hangs_is_declared_lost_and_taken_back, worker_silent)
 STORY(a_path_that_is_cut_for_a_while_loses_nothing, cut_off)
 STORY(a_reader_that_does_not_read_is_disconnected, slow_reader)
 STORY(a_dead_trainers_layer_is_kept_for_a_lease, trainer_lease)
 STORY(a_new_gateway_learns_all_from_workers_and_trainers, gateway_restart)
 STORY(a_commit_whose_answer_was_lost_is_not_made_twice, commit_unheard)
-STORY(workers_behind_their_trainer_are_not_taken_for_its_layer, workers_behind)
+STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behind)
+STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
+STORY(experts_of_step_0_are_bound_to_nobody, seed_again)
 STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 27);
+    cr_assert_eq(smoe_stories_len, 30);
 }

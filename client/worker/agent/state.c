@@ -36,7 +36,9 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
 {
     struct smoe_why why = {""};
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
-    smoe_agent_step_cancel(a, host->layer);
+    bool nothing = host->n_experts + host->n_copies == 0; /* then `layer` has no meaning */
+    if (!nothing)
+        smoe_agent_step_cancel(a, host->layer);
     smoe_agent_step_cancel(a, smoe_experts_wire(&a->experts, host));
     int rc = smoe_experts_host(&a->experts, host, &why);
     forget_dropped(a);
@@ -45,7 +47,7 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         size_t need = smoe_task_scratch(&layer->ffn);
         a->scratch_elements = need > a->scratch_elements ? need : a->scratch_elements;
     }
-    if (rc == 0 && host->n_experts + host->n_copies == 0)
+    if (nothing)
         return; /* dropped: nothing to answer for */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);

@@ -105,6 +105,9 @@ static void on_lanes_closed(void *context)
     uv_close((uv_handle_t *)&w->clock, NULL);
     uv_close((uv_handle_t *)&w->terminate, NULL);
     uv_close((uv_handle_t *)&w->interrupt, NULL);
+    /* libuv gives them back the default action, and nobody should die of a signal said twice */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
 }
 
 static void on_link_closed(void *context)

@@ -203,3 +203,7 @@ class Expert:
         vectors = [array(self.code, data[at:at + n]) for at in range(0, len(data), n)]
         self.theta, self.moments = vectors[0], vectors[1:]
         self.zero_gradient()
+
+    def set_gradient(self, data):
+        """The gradient sum, as in StepGradient."""
+        self.gradient = list(array(self.code, data))

@@ -72,6 +72,7 @@ class Trainer:
         self.answers = {}
         self.next_batch = 1
         self.needs = []  # why uncommitted work was asked for again
+        self.inputs_asked = 0  # how often x was
         self.connect()
 
     # ---- sessions ----
@@ -109,7 +110,7 @@ class Trainer:
         self.attempt = attempt
         for batch in self.batches.values():
             batch.restart()
-        self.step_sent = self.asked_again = False
+        self.step_sent = False
 
     def close(self):
         self.connection.send(pb.Bye())
@@ -162,7 +163,7 @@ class Trainer:
                 self.batches.pop(number, None)
             self.pending.attempt = self.attempt
             self.connection.send(self.pending)
-            self.step_sent = self.asked_again = True
+            self.step_sent = True
 
     # ---- batches ----
 
@@ -255,6 +256,14 @@ class Trainer:
             visits = struct.unpack(f"<{n}I", raw[:4 * n])
             batch.dx.update(zip(visits, self.rows(batch, raw[len(padded(bytes(4 * n))):])))
 
+    def on_NeedInputs(self, need, _):
+        batch = self.batch_of(need)
+        if batch:
+            self.inputs_asked += 1
+            flat = [value for row in batch.x for value in row]
+            self.connection.send(pb.Inputs(batch=need.batch, attempt=need.attempt),
+                                 ffn.raw(batch.layer.shape, flat))
+
     # ---- recovery ----
 
     def on_Need(self, need, _):
@@ -262,9 +271,6 @@ class Trainer:
         self.begin_attempt(need.attempt)
 
     def on_Error(self, error, _):
-        if self.asked_again and error.request == self.pending.step:
-            self.on_StepDone(pb.StepDone(step=self.pending.step), b"")  # the daemon is another one
-            return
         if error.request in self.answers:
             self.answers[error.request] = error
             return
@@ -307,7 +313,7 @@ class Trainer:
         for layer in self.layers:
             if not layer.evaluate_only:
                 layer.step = done.step
-        self.pending, self.done, self.asked_again = None, done, False
+        self.pending, self.done = None, done
 
     # ---- states ----
 
@@ -324,7 +330,14 @@ class Trainer:
 
     def fetch(self, layer, expert, parts):
         """(step, the vectors asked for)"""
-        state, raw = self.ask(pb.ExpertFetch(layer=layer.number, expert=expert, parts=parts))
+        while True:
+            try:
+                state, raw = self.ask(pb.ExpertFetch(layer=layer.number, expert=expert, parts=parts))
+                break
+            except wire.Refused as refused:
+                if refused.error.code not in (wire.ESTATE, wire.ECLOSED):
+                    raise
+                time.sleep(0.02)  # a host has just gone
         n = ffn.n_params(layer.shape)
         numbers = ffn.reals(layer.shape, raw)
         return state.step, [numbers[i:i + n] for i in range(0, len(numbers), n)]

@@ -42,16 +42,18 @@ TYPES = {
     1: pb.Hello, 2: pb.Welcome, 3: pb.Error, 4: pb.Ping, 5: pb.Pong, 6: pb.Bye,
     16: pb.LayerDeclare, 17: pb.LayerReady, 18: pb.Submit, 19: pb.Result, 20: pb.Gradient,
     21: pb.InputGradient, 22: pb.Step, 23: pb.StepDone, 24: pb.Discard, 25: pb.Credit, 26: pb.Need,
-    27: pb.Restore, 32: pb.ExpertFetch, 33: pb.ExpertState, 34: pb.ExpertStore, 35: pb.ExpertStored,
+    27: pb.Restore, 28: pb.NeedInputs, 29: pb.Inputs, 32: pb.ExpertFetch, 33: pb.ExpertState, 34: pb.ExpertStore, 35: pb.ExpertStored,
     48: pb.Inventory, 49: pb.Host, 50: pb.Hosted, 51: pb.Decision, 52: pb.Output, 53: pb.Backprop,
     54: pb.ParcelGradient, 55: pb.Reset, 56: pb.Report, 57: pb.StepPrepare, 58: pb.StepNorm,
     59: pb.StepStage, 60: pb.StepStaged, 61: pb.StepCommit, 62: pb.Forget,
+    63: pb.StepGradient, 64: pb.Evicted, 65: pb.ParcelInputs,
 }
 NUMBERS = {message: number for number, message in TYPES.items()}
 
 # Section 11: the codes that are compared with.
 EMALFORMED, ETOOBIG, EVERSION, ESTATE, EROLE, EFIELD, EUNKNOWN, EEXIST, ECREDIT, EITERATION, \
     ENOTFINITE, ESHAPE, ELOST = range(-1000, -1013, -1)
+ECLOSED = -1018
 
 HEADER = 20
 

@@ -3,7 +3,9 @@
 
 It does everything at once when it is asked to, so it never has work waiting and needs no threads:
 each frame is carried out and answered before the next is read. Between frames it gives life signs.
-SIGTERM ends it; SIGUSR1 makes it drop its connection, as a network would.
+SIGTERM ends it; SIGUSR1 makes it drop its connection, as a network would. With --evict it is short of
+memory: it gives up x of whatever it has to keep. With --deaf-to-commits it loses its connection instead
+of hearing a StepCommit, once.
 """
 
 import argparse
@@ -19,28 +21,54 @@ NOMINAL_HZ = 1e9
 
 
 class Layer:
+    """`held` is what is hosted and followed; `staged` a step that is staged whole, over connections too:
+    its (step, attempt) and the new state of every expert that takes part."""
+
     def __init__(self, name, run, shape):
         self.name = name
         self.run = run
         self.shape = shape
         self.step = 0
-        self.experts = {}
+        self.held = {}
+        self.copies = set()  # of these, the numbers that are only followed
+        self.staged, self.staged_states = None, {}
+
+    def hosted(self):
+        return sorted(set(self.held) - self.copies)
+
+    def current(self):
+        """Those whose state is that of `step`, and staged if a step is."""
+        return sorted(e for e, expert in self.held.items() if expert.step == self.step and
+                      (not self.staged or expert in self.staged_states))
+
+    def commit(self):
+        step = self.staged[0]
+        for expert, (theta, moments) in self.staged_states.items():
+            expert.theta, expert.moments, expert.step = theta, moments, step
+        self.step = step
+        self.unstage()
+
+    def unstage(self):
+        self.staged, self.staged_states = None, {}
 
 
 class Parcel:
-    def __init__(self, layer, expert, keep, x):
+    def __init__(self, layer, expert, rows, x):
         self.layer = layer
         self.expert = expert
-        self.keep = keep
-        self.x = x
+        self.rows = rows
+        self.x = x  # None when it had to make room
+        self.dy = None
 
 
 class Worker:
     """What outlives a connection: the experts, the epoch and the counters."""
 
-    def __init__(self, address, name):
+    def __init__(self, address, name, evict=False, deaf=False):
         self.address = address
         self.name = name
+        self.evict = evict
+        self.deaf = deaf
         self.incarnation = random.getrandbits(64) | 1
         self.layers = {}  # by (name, run)
         self.epoch = 0
@@ -68,9 +96,9 @@ class Worker:
         self.drop = False
         self.numbers = {}  # layers by the number they have on this connection
         self.parcels = {}
-        self.steps = {}  # by owner: (StepPrepare, staged states)
+        self.steps = {}  # by owner: (StepPrepare, the copies that have their gradient sum)
         for layer in self.layers.values():
-            for expert in layer.experts.values():
+            for expert in layer.held.values():
                 expert.zero_gradient()
         self.connection = wire.Connection(self.address)
         try:
@@ -103,8 +131,10 @@ class Worker:
         self.reported = time.monotonic()
         self.connection.send(pb.Inventory(layers=[
             pb.InventoryLayer(name=layer.name, run=layer.run, step=layer.step, shape=layer.shape,
-                              experts=sorted(layer.experts))
-            for layer in self.layers.values() if layer.experts]))
+                              experts=layer.current(),
+                              staged_step=layer.staged[0] if layer.staged else 0,
+                              staged_attempt=layer.staged[1] if layer.staged else 0)
+            for layer in self.layers.values()]))
 
     def see_epoch(self, epoch):
         if epoch < self.epoch:
@@ -140,21 +170,35 @@ class Worker:
     # ---- hosting ----
 
     def on_Host(self, host, _):
+        wanted = set(host.experts) | set(host.copies)
+        if not wanted:
+            self.drop_layer(self.layers.pop((host.name, host.run), None))
+            return
         layer = self.layers.setdefault((host.name, host.run), Layer(host.name, host.run, host.shape))
+        self.numbers = {n: la for n, la in self.numbers.items() if la is not layer}
         self.drop_steps([host.layer])
         self.numbers[host.layer] = layer
-        wanted = set(host.experts)
+        if layer.staged == (host.step, host.attempt):
+            layer.commit()
+        layer.unstage()
+        layer.step = host.step
         self.drop_parcels(lambda p: p.layer is layer and p.expert.number not in wanted)
-        kept = layer.experts
-        layer.experts = {e: kept.get(e) or self.new_expert(layer, e) for e in host.experts}
-        if not wanted:
-            del self.layers[host.name, host.run]
+        kept = layer.held
+        layer.held = {e: kept.get(e) or self.new_expert(layer, e, host.fresh) for e in wanted}
+        layer.copies = set(host.copies)
         self.connection.send(pb.Hosted(layer=host.layer))
 
+    def drop_layer(self, layer):
+        self.drop_parcels(lambda p: p.layer is layer)
+        self.drop_steps([n for n, la in self.numbers.items() if la is layer])
+        self.numbers = {n: la for n, la in self.numbers.items() if la is not layer}
+
     @staticmethod
-    def new_expert(layer, number):
+    def new_expert(layer, number, fresh):
+        """From the seed, or without any state until it comes."""
         expert = ffn.Expert(layer.shape, number)
         expert.number = number
+        expert.step = layer.step if fresh else None
         return expert
 
     # ---- visits ----
@@ -188,28 +232,49 @@ class Worker:
             layer = self.numbers[parcel.layer]
             size = parcel.rows * layer.shape.d_model * ffn.real_bytes(layer.shape)
             x, at = self.rows(layer, raw[at:at + size]), at + size
-            expert = layer.experts[parcel.expert]
+            expert = layer.held[parcel.expert]
+            assert parcel.expert not in layer.copies and expert.step == layer.step
             began = time.thread_time_ns()
             y = [expert.forward(row) for row in x]
             self.count("forward", layer, parcel.rows, 1, began)
-            if parcel.keep:
-                self.parcels[parcel.id] = Parcel(layer, expert, parcel.keep, x)
             self.connection.send(pb.Output(parcel=parcel.id), self.join(layer, y))
+            if parcel.keep:
+                self.parcels[parcel.id] = Parcel(layer, expert, parcel.rows,
+                                                 None if self.evict else x)
+                if self.evict:
+                    self.connection.send(pb.Evicted(parcels=[parcel.id]))
             self.work_is_done()
+
+    def cut(self, numbers, raw):
+        """The rows in the raw part of each parcel named."""
+        at = 0
+        for number in numbers:
+            parcel = self.parcels[number]
+            size = parcel.rows * parcel.layer.shape.d_model * ffn.real_bytes(parcel.layer.shape)
+            yield number, parcel, self.rows(parcel.layer, raw[at:at + size])
+            at += size
+        assert at == len(raw)
 
     def on_Backprop(self, backprop, raw):
         self.report.sequence = backprop.sequence
-        at = 0
-        for number in backprop.parcels:
-            parcel = self.parcels.pop(number)
-            layer = parcel.layer
-            size = len(parcel.x) * layer.shape.d_model * ffn.real_bytes(layer.shape)
-            dy, at = self.rows(layer, raw[at:at + size]), at + size
-            began = time.thread_time_ns()
-            dx = [parcel.expert.backward(*pair) for pair in zip(parcel.x, dy)]
-            self.count("backward", layer, len(dx), 2, began)
-            self.connection.send(pb.ParcelGradient(parcel=number), self.join(layer, dx))
-            self.work_is_done()
+        for number, parcel, dy in self.cut(backprop.parcels, raw):
+            parcel.dy = dy
+            if parcel.x:
+                self.backward(number, parcel)
+
+    def on_ParcelInputs(self, inputs, raw):
+        for number, parcel, x in self.cut(inputs.parcels, raw):
+            assert parcel.dy and not parcel.x
+            parcel.x = x
+            self.backward(number, parcel)
+
+    def backward(self, number, parcel):
+        began = time.thread_time_ns()
+        dx = [parcel.expert.backward(*pair) for pair in zip(parcel.x, parcel.dy)]
+        self.count("backward", parcel.layer, len(dx), 2, began)
+        self.connection.send(pb.ParcelGradient(parcel=number), self.join(parcel.layer, dx))
+        del self.parcels[number]
+        self.work_is_done()
 
     def drop_parcels(self, condition):
         self.parcels = {i: p for i, p in self.parcels.items() if not condition(p)}
@@ -222,7 +287,8 @@ class Worker:
         layers = [self.numbers[number] for number in reset.layers]
         self.drop_parcels(lambda p: p.layer in layers)
         for layer in layers:
-            for expert in layer.experts.values():
+            layer.unstage()
+            for expert in layer.held.values():
                 expert.zero_gradient()
         self.drop_steps(reset.layers)
 
@@ -233,56 +299,80 @@ class Worker:
     # ---- a step ----
 
     def on_StepPrepare(self, prepare, _):
-        self.steps[prepare.owner] = (prepare, {})
+        self.steps[prepare.owner] = (prepare, set())
+        for wanted in prepare.gradients:
+            layer = self.numbers[wanted.layer]
+            for e in wanted.experts:
+                assert e not in layer.copies
+                layer.held[e].set_gradient(layer.held[e].state(4))  # what is sent is what is used
+                self.connection.send(
+                    pb.StepGradient(step=prepare.step, attempt=prepare.attempt, layer=wanted.layer,
+                                    expert=e, owner=prepare.owner), layer.held[e].state(4))
         answer = pb.StepNorm(step=prepare.step, attempt=prepare.attempt, owner=prepare.owner)
         for number in prepare.layers:
-            experts = self.numbers[number].experts
-            answer.layers.add(layer=number, experts=sorted(experts), square_norms=[
-                experts[e].square_norm(prepare.gradient_divisor) for e in sorted(experts)])
+            layer = self.numbers[number]
+            answer.layers.add(layer=number, experts=layer.hosted(), square_norms=[
+                layer.held[e].square_norm(prepare.gradient_divisor) for e in layer.hosted()])
         self.connection.send(answer)
 
     def pending(self, message):
-        """The step that StepStage or StepCommit mean, or None after a Reset."""
+        """The step that a later message of it means, or None after a Reset."""
         step = self.steps.get(message.owner)
         same = step and (step[0].step, step[0].attempt) == (message.step, message.attempt)
         return step if same else None
+
+    def on_StepGradient(self, gradient, raw):
+        step = self.pending(gradient)
+        if not step:
+            return
+        layer = self.numbers[gradient.layer]
+        assert gradient.expert in layer.copies
+        copy = layer.held[gradient.expert]
+        copy.set_gradient(raw)
+        step[1].add(copy)
 
     def on_StepStage(self, stage, _):
         step = self.pending(stage)
         if not step:
             return
-        prepare, staged = step
+        prepare, summed = step
         for number in prepare.layers:
-            for expert in self.numbers[number].experts.values():
-                staged[expert] = expert.stepped(
+            layer = self.numbers[number]
+            layer.staged = (stage.step, stage.attempt)
+            for e, expert in layer.held.items():
+                if e in layer.copies and expert not in summed:
+                    continue  # it is still to be filled
+                layer.staged_states[expert] = expert.stepped(
                     prepare.optimizer, stage.clip_scale / prepare.gradient_divisor, prepare.step)
                 expert.zero_gradient()
         self.connection.send(pb.StepStaged(step=stage.step, attempt=stage.attempt, owner=stage.owner))
 
     def on_StepCommit(self, commit, _):
+        if self.deaf:
+            self.deaf = False
+            raise wire.Closed("did not hear a commit")
         self.see_epoch(commit.epoch)
         step = self.pending(commit)
         if not step:
             return
-        prepare, staged = self.steps.pop(commit.owner)
-        for expert, state in staged.items():
-            expert.theta, expert.moments = state
-        for number in prepare.layers:
-            self.numbers[number].step = commit.step
+        del self.steps[commit.owner]
+        for number in step[0].layers:
+            self.numbers[number].commit()
 
     # ---- states ----
 
     def on_ExpertFetch(self, fetch, _):
-        layer = self.numbers[fetch.layer]
+        expert = self.numbers[fetch.layer].held[fetch.expert]
         self.connection.send(
             pb.ExpertState(request=fetch.request, layer=fetch.layer, expert=fetch.expert,
-                           parts=fetch.parts, step=layer.step),
-            layer.experts[fetch.expert].state(fetch.parts))
+                           parts=fetch.parts, step=expert.step), expert.state(fetch.parts))
 
     def on_ExpertStore(self, store, raw):
         layer = self.numbers[store.layer]
-        layer.experts[store.expert].set_state(raw)
-        layer.step = store.step
+        self.drop_steps([store.layer])
+        layer.unstage()
+        layer.step = layer.held[store.expert].step = store.step
+        layer.held[store.expert].set_state(raw)
         self.connection.send(pb.ExpertStored(request=store.request, layer=store.layer,
                                              expert=store.expert))
 
@@ -291,8 +381,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--gateway", required=True)
     parser.add_argument("--id", required=True)
+    parser.add_argument("--evict", action="store_true")
+    parser.add_argument("--deaf-to-commits", action="store_true")
     args = parser.parse_args()
-    worker = Worker(args.gateway, args.id)
+    worker = Worker(args.gateway, args.id, args.evict, args.deaf_to_commits)
 
     def stop(*_):
         worker.stop = True

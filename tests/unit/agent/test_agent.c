@@ -16,6 +16,7 @@ static struct desk {
     struct far_end far;
     uint64_t now_ns, sequence, epoch;
     smoe_real *scratch;
+    bool committed;      /* a step: what is new then does not start from the seed */
     struct smoe_why why; /* of the last thing received */
     int rc;
 } d;
@@ -106,7 +107,8 @@ static void host(uint32_t n)
                                     .run = 9,
                                     .shape = shape(),
                                     .experts = experts,
-                                    .n_experts = n};
+                                    .n_experts = n,
+                                    .fresh = !d.committed};
     cr_assert_eq(say(&m, NULL, 0), 0);
 }
 
@@ -187,6 +189,7 @@ static void stage(uint64_t step, uint64_t attempt, double scale)
 static void commit(uint64_t step, uint64_t attempt)
 {
     struct smoe_message m = {.type = SMOE_MSG_STEP_COMMIT};
+    d.committed = true;
     m.step_commit = (struct smoe_msg_step_commit){step, attempt, ++d.epoch, 0};
     cr_assert_eq(say(&m, NULL, 0), 0);
 }

@@ -131,8 +131,10 @@ static void carry_out(struct scene *s, const struct smoe_action *a)
         s->batches_freed++;
         free_batch(&s->batches[a->batch]);
         break;
+    case SMOE_ACT_INPUTS_TAKEN:
     case SMOE_ACT_GRADIENT_TAKEN:
     case SMOE_ACT_GRADIENT_FREED:
+    case SMOE_ACT_JOURNAL:
         break;
     case SMOE_ACT_DRAINED:
         s->drained = true;

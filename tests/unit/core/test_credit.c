@@ -69,6 +69,8 @@ Test(credit, comes_back_when_all_results_of_a_batch_are_out, .fini = end)
     submit(1, 6);
     submit(2, 4);
     cr_assert_eq(granted_visits(), 10);
+    scene_answer(&s, w, SMOE_MSG_DECISION); /* the first alone: the second waits for its slot */
+    cr_assert_eq(granted_visits(), 16);
     scene_work(&s, w);
     cr_assert_eq(granted_visits(), 20);
     cr_assert_eq(submit(3, 10).kind, SMOE_TAKE);

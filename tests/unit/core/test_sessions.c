@@ -67,11 +67,11 @@ Test(sessions, with_a_name_that_is_taken_by_another_process_are_refused, .init =
 Test(sessions, of_the_same_process_replace_the_one_it_has_lost, .init = begin, .fini = end)
 {
     submit(1, NULL);
+    uint64_t attempt = scene_attempt(&s, t);
     struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_TRAINER, "t");
     uint32_t again = scene_join(&s, &hello);
     cr_assert(s.closed[t]);
-    cr_assert_eq(mail_last(&s.mail, again, SMOE_MSG_WELCOME)->m.welcome.attempt, 3,
-                 "2 ended with the old session");
+    cr_assert_gt(scene_attempt(&s, again), attempt);
     cr_assert_eq(scene_totals(&s).account.failed, 16, "it will send them again");
 }
 

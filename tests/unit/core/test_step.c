@@ -262,6 +262,37 @@ Test(step, takes_no_answer_twice_nor_from_a_worker_that_was_not_asked, .init = b
     cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
 }
 
+/* The trainer comes back and makes the same step again; answers to its first try arrive only now. */
+Test(step, of_a_new_attempt_takes_no_answers_to_the_old_one, .init = begin, .fini = end)
+{
+    struct smoe_message declare = {.type = SMOE_MSG_LAYER_DECLARE};
+    struct smoe_message staged = {.type = SMOE_MSG_STEP_STAGED};
+    settle(1);
+    scene_step(&s, t, 1, first, 1);
+    scene_answer(&s, a, SMOE_MSG_STEP_PREPARE);
+    scene_answer(&s, b, SMOE_MSG_STEP_PREPARE);
+    const struct smoe_msg_step_stage old = mail_last(&s.mail, a, SMOE_MSG_STEP_STAGE)->m.step_stage;
+    scene_close(&s, t);
+    t = scene_trainer(&s, "t");
+    declare.layer_declare = (struct smoe_msg_layer_declare){
+        .request = 1, .name = "moe", .run = 42, .shape = scene_shape(4)};
+    scene_say(&s, t, &declare);
+    for (size_t i = 0; i < s.mail.n; i++) /* nobody answers the old StepStages as they should */
+        s.answered[i] |= s.mail.letters[i].m.type == SMOE_MSG_STEP_STAGE;
+    settle(1);
+    scene_step(&s, t, 1, first, 1);
+    scene_answer(&s, a, SMOE_MSG_STEP_PREPARE);
+    scene_answer(&s, b, SMOE_MSG_STEP_PREPARE);
+    cr_assert_eq(count(a, SMOE_MSG_STEP_STAGE), 2);
+    staged.step_staged = (struct smoe_msg_step_staged){old.step, old.attempt, old.owner};
+    scene_say(&s, a, &staged);
+    scene_say(&s, b, &staged);
+    cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 0);
+    scene_answer(&s, a, SMOE_MSG_STEP_STAGE);
+    scene_answer(&s, b, SMOE_MSG_STEP_STAGE);
+    cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
+}
+
 Test(gradient, that_cannot_be_is_refused_by_name, .init = begin, .fini = end)
 {
     submit(1);

@@ -531,8 +531,11 @@ Test(gateway, refuses_a_raw_part_of_the_wrong_size_with_both_numbers, .init = be
     static const uint8_t zeros[136];
     struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
     declare();
-    m.submit = (struct smoe_msg_submit){
-        .batch = 1, .attempt = 1, .tokens = TOKENS, .top_k = TOP_K, .needs_gradient = true};
+    m.submit = (struct smoe_msg_submit){.batch = 1,
+                                        .attempt = last(T, SMOE_MSG_WELCOME)->m.welcome.attempt,
+                                        .tokens = TOKENS,
+                                        .top_k = TOP_K,
+                                        .needs_gradient = true};
     say(T, &m, zeros, sizeof zeros);
     assert_error(T, SMOE_ESHAPE, says, 1);
     cr_assert_not(h.open[T]);
@@ -545,8 +548,11 @@ Test(gateway, lives_on_when_a_peer_breaks_off_in_the_middle_of_a_frame, .init = 
     struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
     static const uint8_t zeros[140];
     declare();
-    m.submit = (struct smoe_msg_submit){
-        .batch = 1, .attempt = 1, .tokens = TOKENS, .top_k = TOP_K, .needs_gradient = true};
+    m.submit = (struct smoe_msg_submit){.batch = 1,
+                                        .attempt = last(T, SMOE_MSG_WELCOME)->m.welcome.attempt,
+                                        .tokens = TOKENS,
+                                        .top_k = TOP_K,
+                                        .needs_gradient = true};
     far_end_say(&h.far[T], &m, zeros, sizeof zeros);
     send_bytes(T, h.far[T].out, h.far[T].n_out - 1);
     smoe_gateway_stats(h.gw, &stats);

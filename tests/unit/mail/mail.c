@@ -50,6 +50,16 @@ static void keep_norms(struct mail *mail, struct smoe_msg_step_norm *m)
     m->layers = keep(mail, layers, m->n_layers * sizeof *layers);
 }
 
+static void keep_gradients(struct mail *mail, struct smoe_msg_step_prepare *m)
+{
+    struct smoe_layer_experts layers[SMOE_LAYERS_MAX];
+    for (size_t i = 0; i < m->n_gradients; i++) {
+        layers[i] = m->gradients[i];
+        layers[i].experts = keep(mail, layers[i].experts, layers[i].n * sizeof *layers[i].experts);
+    }
+    m->gradients = keep(mail, layers, m->n_gradients * sizeof *layers);
+}
+
 static void keep_arrays(struct mail *mail, struct smoe_message *m)
 {
 #define KEEP(array, n) array = keep(mail, array, (n) * sizeof *(array))
@@ -59,6 +69,7 @@ static void keep_arrays(struct mail *mail, struct smoe_message *m)
         break;
     case SMOE_MSG_HOST:
         KEEP(m->host.experts, m->host.n_experts);
+        KEEP(m->host.copies, m->host.n_copies);
         break;
     case SMOE_MSG_DECISION:
         KEEP(m->decision.parcels, m->decision.n_parcels);
@@ -72,8 +83,15 @@ static void keep_arrays(struct mail *mail, struct smoe_message *m)
     case SMOE_MSG_FORGET:
         KEEP(m->forget.parcels, m->forget.n_parcels);
         break;
+    case SMOE_MSG_EVICTED:
+        KEEP(m->evicted.parcels, m->evicted.n_parcels);
+        break;
+    case SMOE_MSG_PARCEL_INPUTS:
+        KEEP(m->parcel_inputs.parcels, m->parcel_inputs.n_parcels);
+        break;
     case SMOE_MSG_STEP_PREPARE:
         KEEP(m->step_prepare.layers, m->step_prepare.n_layers);
+        keep_gradients(mail, &m->step_prepare);
         break;
     case SMOE_MSG_INVENTORY:
         keep_inventory(mail, &m->inventory);

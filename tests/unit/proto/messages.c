@@ -108,6 +108,10 @@ const struct messages_field messages_fields[] = {
     VISITS(INPUT_GRADIENT, input_gradient),
     U64(GRADIENT, gradient.batch, 1, BATCH_MAX),
     U64(GRADIENT, gradient.attempt, 0, U64_MAX),
+    U64(NEED_INPUTS, need_inputs.batch, 1, BATCH_MAX),
+    U64(NEED_INPUTS, need_inputs.attempt, 0, U64_MAX),
+    U64(INPUTS, inputs.batch, 1, BATCH_MAX),
+    U64(INPUTS, inputs.attempt, 0, U64_MAX),
 
     U64(STEP, step.step, 1, U64_MAX),
     U64(STEP, step.attempt, 0, U64_MAX),
@@ -144,6 +148,9 @@ const struct messages_field messages_fields[] = {
     NAME(HOST, host.name),
     U64(HOST, host.run, 1, U64_MAX),
     SHAPE(HOST, host.shape),
+    U64(HOST, host.step, 0, U64_MAX),
+    U64(HOST, host.attempt, 0, U64_MAX),
+    BOOL(HOST, host.fresh),
     U32(HOSTED, hosted.layer, 0, LAYER_MAX),
     FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
     TEXT(HOSTED, hosted.message, SENTENCE_MAX),
@@ -178,6 +185,9 @@ const struct messages_field messages_fields[] = {
     STEP(STEP_PREPARE, step_prepare),
     OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),
     F64(STEP_PREPARE, step_prepare.gradient_divisor, 1e-30, 1e30),
+    STEP(STEP_GRADIENT, step_gradient),
+    U32(STEP_GRADIENT, step_gradient.layer, 0, LAYER_MAX),
+    U32(STEP_GRADIENT, step_gradient.expert, 0, EXPERT_MAX),
     STEP(STEP_NORM, step_norm),
     STEP(STEP_STAGE, step_stage),
     F64(STEP_STAGE, step_stage.clip_scale, 0, 1),
@@ -301,8 +311,11 @@ static void random_inventory(struct smoe_rng *rng, struct messages_room *room,
         struct smoe_message host; /* an InventoryLayer has a Host's fields */
         messages_random(rng, SMOE_MSG_HOST, room, &host);
         struct smoe_inventory_layer *l = &room->layers[i];
-        *l = (struct smoe_inventory_layer){
-            .run = host.host.run, .step = smoe_rng_u64(rng), .shape = host.host.shape};
+        *l = (struct smoe_inventory_layer){.run = host.host.run,
+                                           .step = smoe_rng_u64(rng),
+                                           .shape = host.host.shape,
+                                           .staged_step = random_u64(rng, 0, U64_MAX),
+                                           .staged_attempt = random_u64(rng, 0, U64_MAX)};
         memcpy(l->name, host.host.name, sizeof l->name);
     }
     for (size_t i = 0; i < m->n_layers; i++) {
@@ -328,6 +341,37 @@ static void random_norms(struct smoe_rng *rng, struct messages_room *room,
         room->layer_norms[i] =
             (struct smoe_layer_norms){(uint32_t)smoe_rng_below(rng, SMOE_LAYERS_MAX),
                                       room->indices + used, room->norms + used, n};
+        used += n;
+    }
+}
+
+/* Deals the layer's experts out to its two lists, most of them to neither. */
+static void random_host(struct smoe_rng *rng, struct messages_room *room, struct smoe_msg_host *m)
+{
+    m->experts = room->indices;
+    m->copies = room->indices + SMOE_EXPERTS_MAX;
+    m->n_experts = m->n_copies = 0;
+    uint64_t sides = random_u64(rng, 2, 8);
+    for (uint32_t e = 0; e < m->shape.experts; e++) {
+        uint64_t side = smoe_rng_below(rng, sides);
+        if (side == 0)
+            room->indices[m->n_experts++] = e;
+        else if (side == 1)
+            room->indices[SMOE_EXPERTS_MAX + m->n_copies++] = e;
+    }
+}
+
+static void random_gradients(struct smoe_rng *rng, struct messages_room *room,
+                             struct smoe_msg_step_prepare *m)
+{
+    size_t used = SMOE_LAYERS_MAX; /* behind the list of layers */
+    m->gradients = room->layer_experts;
+    m->n_gradients = random_u64(rng, 0, SMOE_LAYERS_MAX);
+    for (size_t i = 0; i < m->n_gradients; i++) {
+        size_t n = random_rising(rng, SMOE_EXPERTS_MAX, SMOE_WORKER_EXPERTS_MAX - used,
+                                 room->indices + used);
+        room->layer_experts[i] = (struct smoe_layer_experts){
+            (uint32_t)smoe_rng_below(rng, SMOE_LAYERS_MAX), room->indices + used, n};
         used += n;
     }
 }
@@ -379,6 +423,14 @@ static void random_arrays(struct smoe_rng *rng, struct messages_room *room, stru
         m->forget.n_parcels = random_numbers(rng, room, 1, SMOE_DECISION_PARCELS_MAX);
         m->forget.parcels = room->numbers;
         break;
+    case SMOE_MSG_EVICTED:
+        m->evicted.n_parcels = random_numbers(rng, room, 1, SMOE_DECISION_PARCELS_MAX);
+        m->evicted.parcels = room->numbers;
+        break;
+    case SMOE_MSG_PARCEL_INPUTS:
+        m->parcel_inputs.n_parcels = random_numbers(rng, room, 1, SMOE_DECISION_PARCELS_MAX);
+        m->parcel_inputs.parcels = room->numbers;
+        break;
     case SMOE_MSG_RESET:
         m->reset.n_layers = random_layers(rng, room);
         m->reset.layers = room->indices;
@@ -386,11 +438,10 @@ static void random_arrays(struct smoe_rng *rng, struct messages_room *room, stru
     case SMOE_MSG_STEP_PREPARE:
         m->step_prepare.n_layers = random_layers(rng, room);
         m->step_prepare.layers = room->indices;
+        random_gradients(rng, room, &m->step_prepare);
         break;
     case SMOE_MSG_HOST:
-        m->host.n_experts =
-            random_rising(rng, m->host.shape.experts, SMOE_EXPERTS_MAX, room->indices);
-        m->host.experts = room->indices;
+        random_host(rng, room, &m->host);
         break;
     case SMOE_MSG_INVENTORY:
         random_inventory(rng, room, &m->inventory);
@@ -480,6 +531,7 @@ static bool same_inventory(const struct smoe_msg_inventory *a, const struct smoe
     for (size_t i = 0; i < a->n_layers && a->n_layers == b->n_layers; i++) {
         const struct smoe_inventory_layer *x = &a->layers[i], *y = &b->layers[i];
         if (strcmp(x->name, y->name) != 0 || x->run != y->run || x->step != y->step ||
+            x->staged_step != y->staged_step || x->staged_attempt != y->staged_attempt ||
             !same_shape(&x->shape, &y->shape) ||
             !same_array(x->experts, x->n_experts, y->experts, y->n_experts, sizeof *x->experts))
             return false;
@@ -497,6 +549,18 @@ static bool same_norms(const struct smoe_msg_step_norm *a, const struct smoe_msg
             return false;
     }
     return a->n_layers == b->n_layers;
+}
+
+static bool same_gradients(const struct smoe_msg_step_prepare *a,
+                           const struct smoe_msg_step_prepare *b)
+{
+    for (size_t i = 0; i < a->n_gradients && a->n_gradients == b->n_gradients; i++) {
+        const struct smoe_layer_experts *x = &a->gradients[i], *y = &b->gradients[i];
+        if (x->layer != y->layer ||
+            !same_array(x->experts, x->n, y->experts, y->n, sizeof *x->experts))
+            return false;
+    }
+    return a->n_gradients == b->n_gradients;
 }
 
 static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_msg_decision *b)
@@ -521,12 +585,18 @@ static bool same_arrays(const struct smoe_message *a, const struct smoe_message 
         return SAME_LIST(&a->backprop, &b->backprop, parcels, n_parcels);
     case SMOE_MSG_FORGET:
         return SAME_LIST(&a->forget, &b->forget, parcels, n_parcels);
+    case SMOE_MSG_EVICTED:
+        return SAME_LIST(&a->evicted, &b->evicted, parcels, n_parcels);
+    case SMOE_MSG_PARCEL_INPUTS:
+        return SAME_LIST(&a->parcel_inputs, &b->parcel_inputs, parcels, n_parcels);
     case SMOE_MSG_RESET:
         return SAME_LIST(&a->reset, &b->reset, layers, n_layers);
     case SMOE_MSG_STEP_PREPARE:
-        return SAME_LIST(&a->step_prepare, &b->step_prepare, layers, n_layers);
+        return SAME_LIST(&a->step_prepare, &b->step_prepare, layers, n_layers) &&
+               same_gradients(&a->step_prepare, &b->step_prepare);
     case SMOE_MSG_HOST:
-        return SAME_LIST(&a->host, &b->host, experts, n_experts);
+        return SAME_LIST(&a->host, &b->host, experts, n_experts) &&
+               SAME_LIST(&a->host, &b->host, copies, n_copies);
     case SMOE_MSG_INVENTORY:
         return same_inventory(&a->inventory, &b->inventory);
     case SMOE_MSG_STEP_NORM:

@@ -45,6 +45,7 @@ struct messages_room {
     double norms[SMOE_WORKER_EXPERTS_MAX];
     struct smoe_inventory_layer layers[SMOE_LAYERS_MAX];
     struct smoe_layer_norms layer_norms[SMOE_LAYERS_MAX];
+    struct smoe_layer_experts layer_experts[SMOE_LAYERS_MAX];
     struct smoe_parcel_head parcels[SMOE_DECISION_PARCELS_MAX];
 };
 

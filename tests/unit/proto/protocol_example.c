@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Prints every frame of a small training session between a real gateway, a real worker and a trainer
+ * Prints every frame of a small training session between a real gateway, two real workers and a trainer
  * that says what it says here: the worked example of docs/protocol.md, which a test compares with this
  * program's output. The layer is so small that no sum has two terms: the bytes are the same on every
  * machine.
@@ -16,10 +16,16 @@
 #include "tests/unit/proto/messages.h"
 
 static struct smoe_gateway *gateway;
-static struct smoe_agent *agent;
+static struct worker {
+    struct smoe_agent *agent;
+    uint32_t session;
+    smoe_name id;
+} workers[2] = {{.id = "pi-1"}, {.id = "pi-2"}};
 static struct smoe_wire *wire;
 static uint64_t now_ns = 1;
-static uint32_t worker_session, trainer_session;
+static uint32_t trainer_session;
+#define EPOCH   1
+#define ATTEMPT (((uint64_t)EPOCH << 32) + 1) /* the first that the daemon gives */
 
 /* ---- printing ---- */
 
@@ -89,6 +95,8 @@ static void print_lists(const struct smoe_message *m)
     case SMOE_MSG_HOST:
         for (size_t i = 0; i < m->host.n_experts; i++)
             printf("%s%u", i ? "," : ", experts ", m->host.experts[i]);
+        for (size_t i = 0; i < m->host.n_copies; i++)
+            printf("%s%u", i ? "," : ", copies ", m->host.copies[i]);
         break;
     case SMOE_MSG_DECISION:
         for (size_t i = 0; i < m->decision.n_parcels; i++) {
@@ -108,6 +116,10 @@ static void print_lists(const struct smoe_message *m)
     case SMOE_MSG_STEP_PREPARE:
         for (size_t i = 0; i < m->step_prepare.n_layers; i++)
             printf("%s%u", i ? "," : ", layers ", m->step_prepare.layers[i]);
+        for (size_t i = 0; i < m->step_prepare.n_gradients; i++)
+            for (size_t e = 0; e < m->step_prepare.gradients[i].n; e++)
+                printf(", gradient of layer %u expert %u", m->step_prepare.gradients[i].layer,
+                       m->step_prepare.gradients[i].experts[e]);
         break;
     case SMOE_MSG_STEP_NORM:
         for (size_t i = 0; i < m->step_norm.n_layers; i++)
@@ -189,7 +201,7 @@ static size_t from_gateway(uint32_t session, uint8_t *ret)
     return bytes;
 }
 
-static size_t from_agent(uint8_t *ret)
+static size_t from_agent(struct smoe_agent *agent, uint8_t *ret)
 {
     struct iovec iovecs[64];
     size_t bytes = copy_out(iovecs, smoe_agent_peek(agent, iovecs, 64), ret);
@@ -197,7 +209,7 @@ static size_t from_agent(uint8_t *ret)
     return bytes;
 }
 
-static void run_tasks(void)
+static void run_tasks(struct smoe_agent *agent)
 {
     static smoe_real scratch[100000];
     struct smoe_task *task;
@@ -209,22 +221,31 @@ static void run_tasks(void)
     }
 }
 
-/* Carries bytes between all three until nobody has anything to say. */
-static void settle(void)
+/* What the worker hears and says now; false if that is nothing. */
+static bool serve_worker(struct worker *w)
 {
     static uint8_t bytes[1 << 16];
     struct smoe_why why;
+    size_t heard = from_gateway(w->session, bytes);
+    print_stream("daemon", w->id, bytes, heard);
+    smoe_assert(!heard || smoe_agent_received(w->agent, bytes, heard, now_ns, &why) == 0);
+    run_tasks(w->agent);
+    size_t said = from_agent(w->agent, bytes);
+    print_stream(w->id, "daemon", bytes, said);
+    smoe_gateway_received(gateway, w->session, bytes, said, now_ns);
+    return heard || said;
+}
+
+/* Carries bytes between all of them until nobody has anything to say. */
+static void settle(void)
+{
+    static uint8_t bytes[1 << 16];
     for (bool more = true; more;) {
-        size_t to_worker = from_gateway(worker_session, bytes);
-        print_stream("daemon", "worker", bytes, to_worker);
-        smoe_assert(!to_worker || smoe_agent_received(agent, bytes, to_worker, now_ns, &why) == 0);
-        run_tasks();
+        more = serve_worker(&workers[0]);
+        more |= serve_worker(&workers[1]);
         size_t to_trainer = from_gateway(trainer_session, bytes);
         print_stream("daemon", "trainer", bytes, to_trainer);
-        size_t to_daemon = from_agent(bytes);
-        print_stream("worker", "daemon", bytes, to_daemon);
-        smoe_gateway_received(gateway, worker_session, bytes, to_daemon, now_ns);
-        more = to_worker || to_trainer || to_daemon;
+        more |= to_trainer > 0;
     }
 }
 
@@ -248,7 +269,7 @@ static void say(const struct smoe_message *m, const void *raw, size_t raw_bytes)
 
 /* ---- the session ---- */
 
-static void start(void)
+static void start_gateway(void)
 {
     struct smoe_why why;
     struct smoe_gateway_options g = {
@@ -256,14 +277,15 @@ static void start(void)
                  .settings = {.slot_ns = 20000000,
                               .v = 20,
                               .mu = 1,
-                              .workers_min = 1,
+                              .workers_min = 2,
+                              .copies = 2,
                               .silence_ns = 1000000000,
                               .worker_lease_ns = 1000000000,
                               .trainer_lease_ns = 1000000000,
                               .window_bytes = 1 << 20,
                               .window_visits = 1000,
                               .iteration_bytes_max = 1 << 24},
-                 .epoch = 1,
+                 .epoch = EPOCH,
                  .now_ns = now_ns,
                  .software = "stablemoed",
                  .tensor_bytes_max = 1 << 20},
@@ -271,8 +293,13 @@ static void start(void)
         .outbox_bytes_max = 1 << 24,
         .hello_timeout_ns = 1000000000,
     };
-    struct smoe_agent_options w = {.id = "pi-1",
-                                   .incarnation = 0x0102030405060708,
+    smoe_assert(smoe_wire_new(&wire) == 0 && smoe_gateway_new(&g, &gateway, &why) == 0);
+}
+
+static void start_worker(struct worker *w, uint64_t incarnation)
+{
+    struct smoe_why why;
+    struct smoe_agent_options o = {.incarnation = incarnation,
                                    .software = "stablemoe-worker",
                                    .lanes = 1,
                                    .freq_nominal_hz = 1e9,
@@ -281,11 +308,18 @@ static void start(void)
                                    .experts_bytes_max = 1 << 20,
                                    .tensors_bytes_max = 1 << 22,
                                    .inbox_bytes_max = 1 << 20};
-    smoe_assert(smoe_wire_new(&wire) == 0 && smoe_gateway_new(&g, &gateway, &why) == 0);
-    smoe_assert(smoe_agent_new(&w, &agent, &why) == 0);
-    smoe_assert(smoe_gateway_opened(gateway, now_ns, &worker_session) == 0);
+    memcpy(o.id, w->id, sizeof o.id);
+    smoe_assert(smoe_agent_new(&o, &w->agent, &why) == 0);
+    smoe_assert(smoe_gateway_opened(gateway, now_ns, &w->session) == 0);
+    smoe_agent_connected(w->agent, now_ns);
+}
+
+static void start(void)
+{
+    start_gateway();
+    start_worker(&workers[0], 0x0102030405060708);
+    start_worker(&workers[1], 0x1112131415161718);
     smoe_assert(smoe_gateway_opened(gateway, now_ns, &trainer_session) == 0);
-    smoe_agent_connected(agent, now_ns);
     settle();
 }
 
@@ -310,14 +344,14 @@ static void train(void)
     };
     say(&m, NULL, 0);
     m = (struct smoe_message){.type = SMOE_MSG_SUBMIT};
-    m.submit = (struct smoe_msg_submit){1, 1, 0, 1, 2, true, false};
+    m.submit = (struct smoe_msg_submit){1, ATTEMPT, 0, 1, 2, true, false};
     say(&m, scores_and_x, sizeof scores_and_x);
     m = (struct smoe_message){.type = SMOE_MSG_GRADIENT};
-    m.gradient = (struct smoe_msg_gradient){1, 1};
+    m.gradient = (struct smoe_msg_gradient){1, ATTEMPT};
     say(&m, dy, sizeof dy);
     m = (struct smoe_message){.type = SMOE_MSG_STEP};
     m.step = (struct smoe_msg_step){.step = 1,
-                                    .attempt = 1,
+                                    .attempt = ATTEMPT,
                                     .batches = batches,
                                     .n_batches = 1,
                                     .optimizer = {.kind = 1, .learning_rate = 0.5},
@@ -335,8 +369,10 @@ int main(void)
     start();
     train();
     smoe_gateway_check(gateway);
-    smoe_agent_disconnected(agent);
-    smoe_agent_free(agent);
+    for (int w = 0; w < 2; w++) {
+        smoe_agent_disconnected(workers[w].agent);
+        smoe_agent_free(workers[w].agent);
+    }
     smoe_gateway_free(gateway);
     smoe_wire_free(wire);
     return 0;

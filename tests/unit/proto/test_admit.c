@@ -30,6 +30,8 @@ static const struct {
     {"CREDIT", 25, "T", SMOE_RAW_NONE},
     {"NEED", 26, "T", SMOE_RAW_NONE},
     {"RESTORE", 27, "t", SMOE_RAW_NONE},
+    {"NEED_INPUTS", 28, "T", SMOE_RAW_NONE},
+    {"INPUTS", 29, "t", SMOE_RAW_MUST},
     {"EXPERT_FETCH", 32, "tW", SMOE_RAW_NONE},
     {"EXPERT_STATE", 33, "wT", SMOE_RAW_MUST},
     {"EXPERT_STORE", 34, "tW", SMOE_RAW_MUST},
@@ -49,6 +51,9 @@ static const struct {
     {"STEP_STAGED", 60, "w", SMOE_RAW_NONE},
     {"STEP_COMMIT", 61, "W", SMOE_RAW_NONE},
     {"FORGET", 62, "W", SMOE_RAW_NONE},
+    {"STEP_GRADIENT", 63, "wW", SMOE_RAW_MUST},
+    {"EVICTED", 64, "w", SMOE_RAW_NONE},
+    {"PARCEL_INPUTS", 65, "W", SMOE_RAW_MUST},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

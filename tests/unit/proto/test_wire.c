@@ -103,13 +103,13 @@ Test(wire, unknown_fields_are_ignored)
 Test(wire, a_type_nobody_knows_is_neither_encoded_nor_decoded)
 {
     struct smoe_wire *wire = new_wire();
-    struct smoe_message m = {.type = (enum smoe_message_type)63}, out;
+    struct smoe_message m = {.type = (enum smoe_message_type)66}, out;
     struct smoe_why why = {""};
     const uint8_t *body;
     size_t bytes;
     cr_assert_eq(smoe_wire_encode(wire, &m, &body, &bytes), SMOE_EUNKNOWN);
-    cr_assert_eq(smoe_wire_decode(wire, 63, NULL, 0, &out, &why), SMOE_EMALFORMED);
-    cr_assert_str_eq(why.text, "frame: unknown message type 63");
+    cr_assert_eq(smoe_wire_decode(wire, 66, NULL, 0, &out, &why), SMOE_EMALFORMED);
+    cr_assert_str_eq(why.text, "frame: unknown message type 66");
     cr_assert_null(smoe_message_name(0));
     smoe_wire_free(wire);
 }
@@ -149,7 +149,8 @@ static void largest_inventory(struct smoe_msg_inventory *m)
     m->n_layers = SMOE_LAYERS_MAX;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_inventory_layer *layer = &room.layers[l];
-        *layer = (struct smoe_inventory_layer){.run = 1, .step = UINT64_MAX};
+        *layer = (struct smoe_inventory_layer){
+            .run = 1, .step = UINT64_MAX, .staged_step = UINT64_MAX, .staged_attempt = UINT64_MAX};
         fill_name(layer->name);
         fill_shape(&layer->shape);
         layer->n_experts = SMOE_WORKER_EXPERTS_MAX / SMOE_LAYERS_MAX;
@@ -175,12 +176,40 @@ static void largest_norms(struct smoe_msg_step_norm *m)
 
 static void largest_host(struct smoe_msg_host *m)
 {
-    *m = (struct smoe_msg_host){
-        .layer = 63, .run = UINT64_MAX, .experts = room.indices, .n_experts = SMOE_EXPERTS_MAX};
+    *m = (struct smoe_msg_host){.layer = 63,
+                                .run = UINT64_MAX,
+                                .experts = room.indices,
+                                .n_experts = SMOE_EXPERTS_MAX / 2,
+                                .copies = room.indices + SMOE_EXPERTS_MAX / 2,
+                                .n_copies = SMOE_EXPERTS_MAX / 2,
+                                .step = UINT64_MAX,
+                                .attempt = UINT64_MAX,
+                                .fresh = true};
     fill_name(m->name);
     fill_shape(&m->shape);
     for (uint32_t e = 0; e < SMOE_EXPERTS_MAX; e++)
         room.indices[e] = e;
+}
+
+static void largest_prepare(struct smoe_msg_step_prepare *m)
+{
+    static uint32_t layers[SMOE_LAYERS_MAX];
+    struct smoe_msg_inventory inventory;
+    largest_inventory(&inventory);
+    *m = (struct smoe_msg_step_prepare){UINT64_MAX,
+                                        UINT64_MAX,
+                                        layers,
+                                        SMOE_LAYERS_MAX,
+                                        1,
+                                        {2, 1, 0.5, 0.5, 0.5, 1, 1},
+                                        UINT32_MAX,
+                                        room.layer_experts,
+                                        SMOE_LAYERS_MAX};
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        layers[l] = l;
+        room.layer_experts[l] =
+            (struct smoe_layer_experts){l, room.layers[l].experts, room.layers[l].n_experts};
+    }
 }
 
 static void largest_decision(struct smoe_msg_decision *m)
@@ -205,7 +234,7 @@ static void largest_step(struct smoe_msg_step *m)
 Test(wire, the_largest_control_messages_fit_64_kib)
 {
     static const uint16_t types[] = {SMOE_MSG_INVENTORY, SMOE_MSG_STEP_NORM, SMOE_MSG_HOST,
-                                     SMOE_MSG_DECISION, SMOE_MSG_STEP};
+                                     SMOE_MSG_DECISION,  SMOE_MSG_STEP,      SMOE_MSG_STEP_PREPARE};
     struct smoe_wire *wire = new_wire();
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         struct smoe_message in = {.type = (enum smoe_message_type)types[i]}, out;
@@ -223,6 +252,9 @@ Test(wire, the_largest_control_messages_fit_64_kib)
             break;
         case SMOE_MSG_DECISION:
             largest_decision(&in.decision);
+            break;
+        case SMOE_MSG_STEP_PREPARE:
+            largest_prepare(&in.step_prepare);
             break;
         default:
             largest_step(&in.step);

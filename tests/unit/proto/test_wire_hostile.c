@@ -132,10 +132,10 @@ Test(wire_hostile, random_bytes_are_decoded_or_refused)
 Test(wire_hostile, an_empty_body_is_refused_where_a_field_must_be_there)
 {
     static const uint16_t may_be_empty[] = {
-        SMOE_MSG_PING,         SMOE_MSG_PONG,       SMOE_MSG_BYE,         SMOE_MSG_CREDIT,
-        SMOE_MSG_NEED,         SMOE_MSG_RESTORE,    SMOE_MSG_INVENTORY,   SMOE_MSG_HOSTED,
-        SMOE_MSG_STEP_NORM,    SMOE_MSG_STEP_STAGE, SMOE_MSG_STEP_STAGED, SMOE_MSG_STEP_COMMIT,
-        SMOE_MSG_EXPERT_STORED};
+        SMOE_MSG_PING,          SMOE_MSG_PONG,         SMOE_MSG_BYE,         SMOE_MSG_CREDIT,
+        SMOE_MSG_NEED,          SMOE_MSG_RESTORE,      SMOE_MSG_INVENTORY,   SMOE_MSG_HOSTED,
+        SMOE_MSG_STEP_NORM,     SMOE_MSG_STEP_STAGE,   SMOE_MSG_STEP_STAGED, SMOE_MSG_STEP_COMMIT,
+        SMOE_MSG_EXPERT_STORED, SMOE_MSG_STEP_GRADIENT};
     for (size_t t = 0; t < messages_n_types; t++) {
         struct smoe_message out;
         struct smoe_why why;
@@ -257,6 +257,35 @@ Test(wire_hostile, an_enumeration_nobody_knows_is_refused)
     cr_assert_eq(decode(SMOE_MSG_HELLO, r.bytes, r.n, &out, &why), SMOE_EFIELD);
 }
 
+/* A StepPrepare of layer 0 that is right but for the one entry of `gradients`. */
+static void expect_gradients(const struct raw *entry, const char *says)
+{
+    struct raw r = {.n = 0}, optimizer = {.n = 0};
+    static const uint8_t layers[] = {0};
+    put_bytes(&r, 3, layers, 1);
+    put_varint(&r, 4 << 3 | 1);
+    memcpy(r.bytes + r.n, &(double){1}, sizeof(double));
+    r.n += sizeof(double);
+    put_number(&optimizer, 1, 1);
+    put_bytes(&r, 5, optimizer.bytes, optimizer.n);
+    put_bytes(&r, 7, entry->bytes, entry->n);
+    expect(SMOE_MSG_STEP_PREPARE, &r, SMOE_EFIELD, says);
+}
+
+Test(wire_hostile, gradients_of_no_layer_or_no_expert_are_refused)
+{
+    struct raw r = {.n = 0};
+    static const uint8_t falling[] = {5, 4}, beyond[] = {0x80, 0x08};
+    put_number(&r, 1, 64);
+    expect_gradients(&r, "STEP_PREPARE.gradients.layer 64: not in 0..63");
+    r.n = 0;
+    put_bytes(&r, 2, falling, 2);
+    expect_gradients(&r, "STEP_PREPARE.gradients.experts[1] = 4: must rise and stay below 1024");
+    r.n = 0;
+    put_bytes(&r, 2, beyond, 2);
+    expect_gradients(&r, "STEP_PREPARE.gradients.experts[0] = 1024: must rise and stay below 1024");
+}
+
 /* ---- bombs ---- */
 
 Test(wire_hostile, a_claim_of_a_mebibyte_is_refused_by_the_header)
@@ -281,6 +310,7 @@ Test(wire_hostile, submessages_without_content_are_refused_by_the_arena)
         {SMOE_MSG_DECISION, 4 << 3 | 2, UNPACKS_TO_TOO_MUCH("DECISION")},
         {SMOE_MSG_INVENTORY, 1 << 3 | 2, UNPACKS_TO_TOO_MUCH("INVENTORY")},
         {SMOE_MSG_STEP_NORM, 3 << 3 | 2, UNPACKS_TO_TOO_MUCH("STEP_NORM")},
+        {SMOE_MSG_STEP_PREPARE, 7 << 3 | 2, UNPACKS_TO_TOO_MUCH("STEP_PREPARE")},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         r.n = sizeof r.bytes;

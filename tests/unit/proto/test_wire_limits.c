@@ -38,7 +38,7 @@ static void base_message(enum smoe_message_type type, struct smoe_message *ret)
     } else if (type == SMOE_MSG_LAYER_DECLARE) {
         ret->layer_declare.evaluate_only = false;
     } else if (type == SMOE_MSG_HOST) {
-        ret->host.n_experts = 0;
+        ret->host.n_experts = ret->host.n_copies = 0;
     } else if (type == SMOE_MSG_STEP) {
         ret->step.optimizer.kind = 2;
     } else if (type == SMOE_MSG_STEP_PREPARE) {
@@ -214,25 +214,31 @@ Test(wire_limits, a_step_names_at_most_1024_batches)
     expect_code(&m, SMOE_EFIELD, "STEP.batches 1025: not in 0..1024");
 }
 
-Test(wire_limits, backprop_and_forget_name_1_to_1024_parcels)
+Test(wire_limits, lists_of_parcels_have_1_to_1024)
 {
+    static const uint16_t types[] = {SMOE_MSG_BACKPROP, SMOE_MSG_FORGET, SMOE_MSG_EVICTED,
+                                     SMOE_MSG_PARCEL_INPUTS};
     static uint64_t parcels[1025];
-    struct smoe_message b, f;
-    base_message(SMOE_MSG_BACKPROP, &b);
-    base_message(SMOE_MSG_FORGET, &f);
-    b.backprop.parcels = f.forget.parcels = parcels;
-    b.backprop.n_parcels = f.forget.n_parcels = 1;
-    expect_code(&b, 0, "");
-    expect_code(&f, 0, "");
-    b.backprop.n_parcels = f.forget.n_parcels = 1024;
-    expect_code(&b, 0, "");
-    expect_code(&f, 0, "");
-    b.backprop.n_parcels = f.forget.n_parcels = 1025;
-    expect_code(&b, SMOE_EFIELD, "BACKPROP.parcels 1025: not in 1..1024");
-    expect_code(&f, SMOE_EFIELD, "FORGET.parcels 1025: not in 1..1024");
-    b.backprop.n_parcels = f.forget.n_parcels = 0;
-    expect_code(&b, SMOE_EFIELD, "BACKPROP.parcels 0: not in 1..1024");
-    expect_code(&f, SMOE_EFIELD, "FORGET.parcels 0: not in 1..1024");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        static const size_t sizes[] = {1, 2, 1024, 0, 1025};
+        for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
+            struct smoe_message m;
+            char says[80];
+            size_t n = sizes[j];
+            base_message((enum smoe_message_type)types[i], &m);
+            if (types[i] == SMOE_MSG_BACKPROP)
+                m.backprop = (struct smoe_msg_backprop){parcels, n, 1};
+            else if (types[i] == SMOE_MSG_FORGET)
+                m.forget = (struct smoe_msg_forget){parcels, n};
+            else if (types[i] == SMOE_MSG_EVICTED)
+                m.evicted = (struct smoe_msg_evicted){parcels, n};
+            else
+                m.parcel_inputs = (struct smoe_msg_parcel_inputs){parcels, n};
+            snprintf(says, sizeof says, "%s.parcels %zu: not in 1..1024",
+                     smoe_message_name(types[i]), n);
+            expect_code(&m, n && n <= 1024 ? 0 : SMOE_EFIELD, says);
+        }
+    }
 }
 
 Test(wire_limits, a_decision_has_at_most_1024_parcels_each_within_its_limits)
@@ -302,7 +308,66 @@ Test(wire_limits, a_hosts_experts_rise_and_stay_below_the_layers)
     expect_code(&m, SMOE_EFIELD, "HOST.experts[3] = 6: must rise and stay below 8");
 }
 
-/* A worker's experts over all its layers, as Inventory and StepNorm list them. */
+Test(wire_limits, a_hosts_copies_rise_stay_below_the_layers_and_are_no_experts_of_its)
+{
+    uint32_t experts[3] = {1, 3, 6}, copies[4] = {0, 2, 4, 7};
+    struct smoe_message m;
+    base_message(SMOE_MSG_HOST, &m);
+    m.host.shape.experts = 8;
+    m.host.experts = experts;
+    m.host.n_experts = 3;
+    m.host.copies = copies;
+    m.host.n_copies = 4;
+    expect_code(&m, 0, "");
+    copies[3] = 8;
+    expect_code(&m, SMOE_EFIELD, "HOST.copies[3] = 8: must rise and stay below 8");
+    copies[3] = 4;
+    expect_code(&m, SMOE_EFIELD, "HOST.copies[3] = 4: must rise and stay below 8");
+    copies[3] = 6;
+    expect_code(&m, SMOE_EFIELD, "HOST.copies[3] = 6: is in experts too");
+    copies[0] = 1;
+    expect_code(&m, SMOE_EFIELD, "HOST.copies[0] = 1: is in experts too");
+    m.host.n_experts = 0;
+    expect_code(&m, 0, "");
+}
+
+/* A worker's experts over all its layers, as StepPrepare lists those whose gradients are wanted. */
+static void spread_gradients(size_t total, struct smoe_msg_step_prepare *m)
+{
+    static uint32_t layer = 0;
+    m->layers = &layer;
+    m->n_layers = 1;
+    m->gradients = room.layer_experts;
+    m->n_gradients = 5;
+    for (uint32_t e = 0; e < 1024; e++)
+        room.indices[e] = e;
+    for (uint32_t l = 0; l < 5; l++) {
+        size_t n = total < 1024 ? total : 1024;
+        room.layer_experts[l] = (struct smoe_layer_experts){l, room.indices, n};
+        total -= n;
+    }
+}
+
+Test(wire_limits, a_step_asks_for_the_gradients_of_at_most_64_layers_and_4096_experts)
+{
+    static struct smoe_layer_experts lists[65];
+    struct smoe_message m;
+    base_message(SMOE_MSG_STEP_PREPARE, &m);
+    spread_gradients(4096, &m.step_prepare);
+    expect_code(&m, 0, "");
+    spread_gradients(4097, &m.step_prepare);
+    expect_code(&m, SMOE_EFIELD, "STEP_PREPARE.layers.experts 4097: not in 0..4096");
+    spread_gradients(3, &m.step_prepare);
+    room.layer_experts[4].layer = 64;
+    expect_code(&m, SMOE_EFIELD, "STEP_PREPARE.gradients.layer 64: not in 0..63");
+    m.step_prepare.gradients = lists;
+    m.step_prepare.n_gradients = 64;
+    expect_code(&m, 0, "");
+    m.step_prepare.n_gradients = 65;
+    expect_code(&m, SMOE_EFIELD, "STEP_PREPARE.gradients 65: not in 0..64");
+}
+
+/* The same as Inventory and StepNorm list them. */
 static void spread_experts(size_t total, struct smoe_msg_inventory *inventory,
                            struct smoe_msg_step_norm *norms)
 {

@@ -104,6 +104,7 @@ static void connect_agent(void)
                   .seed = 3},
         .experts = experts,
         .n_experts = EXPERTS,
+        .fresh = true,
     };
     far_end_open(&b.far, SMOE_BY_WORKER);
     smoe_agent_connected(b.agent, b.now_ns);

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which worker hosts and which follows an expert.
+ *
+ *     host lost         -> the follower serves from now on
+ *     follower lost     -> another worker is chosen and filled (copies.c)
+ *     worker returns    -> what it still holds of the last committed step counts, in whichever role is
+ *                          free; what is older is thrown away
+ *     worker drains, or serves two experts more than another that follows one of them
+ *                       -> the two change roles, between steps
+ *     worker drains, or follows two experts more than another
+ *                       -> that one is filled and then follows in its place, one expert at a time
+ *     nobody has it     -> the layer is lost, in words; a checkpoint is needed
+ *
+ * A follower is chosen, and roles change, only while no step of the layer is between its norms and its
+ * commit (`quiet`): a Host that reaches a worker inside a step would cancel its part of it. Loads are
+ * compared by how many experts of the layer a worker serves or follows; ties go to the lower index.
+ */
+#include <string.h>
+
+#include "daemon/core/core_state.h"
+
+/* Takes new experts: not one that is about to leave. */
+static bool willing(const struct smoe_core *c, uint32_t worker)
+{
+    return smoe_standing_usable(c, worker) && c->fleet.workers[worker].state == SMOE_WORKER_READY;
+}
+
+/* ---- loads ---- */
+
+/* Experts of the layer that the worker serves. */
+static uint32_t served_by(const struct smoe_layer *layer, uint32_t worker)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        n += layer->experts[e].worker == worker;
+    return n;
+}
+
+/* Those it follows, once everything is filled. */
+uint32_t smoe_standing_followed_by(const struct smoe_layer *layer, uint32_t worker)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        const struct smoe_expert_view *x = &layer->experts[e];
+        n += (x->filling != SMOE_NONE ? x->filling : x->follower) == worker;
+    }
+    return n;
+}
+
+/* The willing worker that serves least. */
+static uint32_t least_serving(const struct smoe_core *c, uint32_t l)
+{
+    uint32_t best = SMOE_NONE, best_load = UINT32_MAX;
+    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
+        uint32_t load = served_by(&c->layers[l], w);
+        if (willing(c, w) && load < best_load) {
+            best = w;
+            best_load = load;
+        }
+    }
+    return best;
+}
+
+/* The willing worker that follows least, `except` left out; SMOE_NONE if there is none. */
+static uint32_t least_following(const struct smoe_core *c, uint32_t l, uint32_t except)
+{
+    uint32_t best = SMOE_NONE, best_load = UINT32_MAX;
+    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
+        uint32_t load = smoe_standing_followed_by(&c->layers[l], w);
+        if (w == except || !willing(c, w) || (c->fleet.workers[w].refused_copies >> l & 1) ||
+            load >= best_load)
+            continue;
+        best = w;
+        best_load = load;
+    }
+    return best;
+}
+
+/* Has the worker visits of the expert to compute? Of evaluations: those may be out at any time. */
+static bool has_visits(const struct smoe_core *c, uint32_t l, uint32_t expert, uint32_t worker)
+{
+    smoe_list_for_each (it, &c->worker_parcels[worker]) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, worker_link);
+        if (p->layer == l && p->expert == expert)
+            return true;
+    }
+    return false;
+}
+
+/* ---- choosing ---- */
+
+/* Nothing of the layer's training is out: roles may change. */
+static bool between_steps(const struct smoe_core *c, uint32_t l)
+{
+    uint32_t owner = c->layers[l].owner;
+    if (owner == SMOE_NONE)
+        return true;
+    if (c->trainers[owner].step.phase != SMOE_STEP_NONE)
+        return false;
+    smoe_list_for_each (it, &c->trainers[owner].batches) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        if (b->layer == l && b->training && !smoe_list_empty(&b->parcels))
+            return false;
+    }
+    return true;
+}
+
+/* A new layer: expert e on the (e mod n)-th of the n ready workers in the order of their ids, its copy
+ * on the next but e / n ones, so that the experts of a lost worker come up on all the others. */
+static void place_new(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    uint32_t *sorted = smoe_core_list(c, c->fleet.n_used * sizeof *sorted);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        if (!willing(c, i))
+            continue;
+        uint32_t at = n++;
+        for (; at > 0 && strcmp(c->fleet.workers[sorted[at - 1]].id, c->fleet.workers[i].id) > 0;
+             at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = i;
+    }
+    bool enough = n > 0 && n >= c->options.settings.workers_min;
+    for (uint32_t e = 0; enough && e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        smoe_standing_change(c, l, &x->worker, sorted[e % n]);
+        if (n > 1 && layer->copies > 1)
+            smoe_standing_change(c, l, &x->follower, sorted[(e % n + 1 + e / n % (n - 1)) % n]);
+    }
+    smoe_core_list_trim(c, sorted, 0);
+}
+
+static bool placed_any(const struct smoe_layer *layer)
+{
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->experts[e].worker != SMOE_NONE)
+            return true;
+    return false;
+}
+
+/* Experts whose host is gone come up on their followers. Before the first step the seed is as good. */
+static void promote(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        bool expected = x->worker != SMOE_NONE && c->now_ns < c->settle_ns;
+        if (smoe_standing_usable(c, x->worker) || expected)
+            continue;
+        uint32_t to = SMOE_NONE;
+        if (smoe_standing_usable(c, x->follower))
+            to = x->follower;
+        else if (!layer->learned)
+            to = least_serving(c, l);
+        if (to == SMOE_NONE)
+            continue;
+        if (x->follower == to)
+            smoe_standing_change(c, l, &x->follower, SMOE_NONE);
+        smoe_standing_change(c, l, &x->worker, to);
+    }
+}
+
+/* Experts without a second copy get a follower; it is filled if the seed does not do. */
+static void follow(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; layer->copies > 1 && e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        if (x->follower != SMOE_NONE || x->filling != SMOE_NONE ||
+            !smoe_standing_usable(c, x->worker))
+            continue;
+        smoe_standing_change(c, l, layer->learned ? &x->filling : &x->follower,
+                             least_following(c, l, x->worker));
+    }
+}
+
+/* The follower serves, the host follows: both have the state. */
+static void swap_roles(struct smoe_core *c, uint32_t l, struct smoe_expert_view *x)
+{
+    uint32_t host = x->worker;
+    smoe_standing_change(c, l, &x->worker, x->follower);
+    smoe_standing_change(c, l, &x->follower, host);
+}
+
+/* Hosts that are about to leave, or serve two experts more than the follower, change roles with it. */
+static void balance_hosts(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        if (smoe_standing_usable(c, x->worker) && willing(c, x->follower) &&
+            (!willing(c, x->worker) ||
+             served_by(layer, x->worker) >= served_by(layer, x->follower) + 2))
+            swap_roles(c, l, x);
+    }
+}
+
+/* Followers that are about to leave, or follow two experts more than another could, are replaced: one at
+ * a time, and only when every expert has its two copies. */
+static void balance_followers(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->experts[e].follower == SMOE_NONE || layer->experts[e].filling != SMOE_NONE)
+            return;
+    for (uint32_t e = 0; layer->copies > 1 && e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        uint32_t other = least_following(c, l, x->worker);
+        if (other == SMOE_NONE || other == x->follower || has_visits(c, l, e, x->follower) ||
+            (willing(c, x->follower) && smoe_standing_followed_by(layer, x->follower) <
+                                            smoe_standing_followed_by(layer, other) + 2))
+            continue;
+        smoe_standing_change(c, l, layer->learned ? &x->filling : &x->follower, other);
+        return;
+    }
+}
+
+static bool nobody_has(const struct smoe_layer *layer, uint32_t *ret_expert)
+{
+    for (uint32_t e = 0; layer->learned && e < layer->shape.experts; e++) {
+        if (layer->experts[e].worker != SMOE_NONE || layer->experts[e].follower != SMOE_NONE)
+            continue;
+        *ret_expert = e;
+        return true;
+    }
+    return false;
+}
+
+bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_why why;
+    uint32_t expert;
+    if (nobody_has(layer, &expert)) {
+        smoe_fail(&why, SMOE_ELOST,
+                  "layer %s: no worker has expert %u of step %llu any more: resume from a "
+                  "checkpoint",
+                  layer->name, expert, (unsigned long long)layer->step);
+        smoe_layer_lose(c, l, SMOE_ELOST, why.text);
+        return false;
+    }
+    if (!smoe_standing_quiet(c, layer))
+        return true;
+    if (!layer->learned && !placed_any(layer))
+        place_new(c, l);
+    else
+        promote(c, l);
+    if (between_steps(c, l))
+        balance_hosts(c, l);
+    if (c->now_ns >= c->settle_ns && placed_any(layer)) {
+        if (smoe_standing_complete(c, l))
+            smoe_standing_leave_absent(c, l);
+        follow(c, l);
+        balance_followers(c, l);
+    }
+    smoe_standing_tell(c, l);
+    return true;
+}
+
+bool smoe_standing_complete(const struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        uint32_t host = layer->experts[e].worker;
+        if (!smoe_standing_usable(c, host) || !(c->fleet.workers[host].hosted_layers >> l & 1))
+            return false;
+    }
+    return true;
+}
