@@ -2,7 +2,7 @@
  *
  * Competitors run side by side: first each is timed alone to learn how many calls fill a turn, then
  * they take turns for a number of rounds, in rotating order, so that whatever disturbs the machine
- * disturbs all of them.
+ * disturbs all of them. Time is CPU time of this thread: others may interrupt it at no one's cost.
  */
 #ifndef SMOE_BENCH_RACE_H
 #define SMOE_BENCH_RACE_H
@@ -14,7 +14,7 @@
 struct smoe_lane {
     void (*run)(void *context); /* one call */
     void *context;
-    struct smoe_sample ns; /* result: time a call, one value a round */
+    struct smoe_sample ns; /* result: CPU time a call, one value a round */
 };
 
 /* `quick`: 3 rounds of 1 ms turns instead of 11 rounds of 15 ms. A call that takes longer than a turn

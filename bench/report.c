@@ -10,8 +10,9 @@
 #include "stablemoe/error.h"
 #include "stablemoe/version.h"
 
-static void add(struct smoe_report *r, const char *unit, const struct smoe_sample *sample,
-                const char *key, va_list args)
+__attribute__((format(printf, 4, 0))) static void add(struct smoe_report *r, const char *unit,
+                                                      const struct smoe_sample *sample,
+                                                      const char *key, va_list args)
 {
     smoe_assert(r->n_rows < SMOE_ROWS_MAX && sample->n > 0);
     struct smoe_row *row = &r->rows[r->n_rows++];

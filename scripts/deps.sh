@@ -37,6 +37,7 @@ nightly    llvm                    llvm-symbolizer: names in their reports
 nightly    clang-tidy              static analysis
 nightly    clang-tools             run-clang-tidy
 nightly    cppcheck                static analysis, another kind
+peers      python3-torch           what stablemoe-bench train compares with
 '
 
 usage() {

@@ -12,6 +12,9 @@
 #define SAY(symbol) static void say_##symbol(const struct smoe_message *m, struct smoe_text *t)
 #define ADD(...)    smoe_text_add(t, __VA_ARGS__)
 
+/* Attempts are numbered from the epoch << 32 on: unique for ever. */
+#define EPOCH_AND_NUMBER(attempt) (attempt) >> 32, (attempt)&UINT32_MAX
+
 static const char *plural(uint64_t n)
 {
     return n == 1 ? "" : "s";
@@ -43,8 +46,9 @@ SAY(WELCOME)
 {
     ADD(" epoch %" PRIu64, m->welcome.epoch);
     if (m->welcome.attempt)
-        ADD(", attempt %" PRIu64 ", credit %" PRIu64 " bytes, %" PRIu64 " visits",
-            m->welcome.attempt, m->welcome.credit.bytes_total, m->welcome.credit.visits_total);
+        ADD(", attempt %" PRIu64 ".%" PRIu64 ", credit %" PRIu64 " bytes, %" PRIu64 " visits",
+            EPOCH_AND_NUMBER(m->welcome.attempt), m->welcome.credit.bytes_total,
+            m->welcome.credit.visits_total);
 }
 
 SAY(ERROR)
@@ -74,8 +78,8 @@ SAY(SUBMIT)
     const struct smoe_msg_submit *s = &m->submit;
     ADD(" batch %" PRIu64 ": %" PRIu32 " token%s, top %" PRIu32 "%s%s", s->batch, s->tokens,
         plural(s->tokens), s->top_k, evaluates(!s->needs_gradient), s->routed ? ", replay" : "");
-    if (s->attempt > 1)
-        ADD(", attempt %" PRIu64, s->attempt);
+    if ((s->attempt & UINT32_MAX) > 1)
+        ADD(", attempt %" PRIu64 ".%" PRIu64, EPOCH_AND_NUMBER(s->attempt));
 }
 
 SAY(RESULT)
@@ -119,7 +123,7 @@ SAY(CREDIT)
 
 SAY(NEED)
 {
-    ADD(" attempt %" PRIu64 ": %s", m->need.attempt, m->need.reason);
+    ADD(" attempt %" PRIu64 ".%" PRIu64 ": %s", EPOCH_AND_NUMBER(m->need.attempt), m->need.reason);
 }
 
 SAY(RESTORE)
@@ -204,7 +208,7 @@ SAY(PARCEL_GRADIENT)
 
 SAY(RESET)
 {
-    ADD(" attempt %" PRIu64 ", layers", m->reset.attempt);
+    ADD(" attempt %" PRIu64 ".%" PRIu64 ", layers", EPOCH_AND_NUMBER(m->reset.attempt));
     add_numbers(t, m->reset.layers, m->reset.n_layers);
 }
 

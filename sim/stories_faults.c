@@ -117,12 +117,14 @@ void smoe_story_worker_silent(struct smoe_world *w)
     expect_replay(w, &c);
 }
 
-static void run_until_routed(struct smoe_world *w, uint32_t gateway)
+static void run_until_routed(struct smoe_world *w, uint32_t gateway, uint64_t until_ns)
 {
     struct smoe_core_totals totals;
     do
         smoe_core_totals(smoe_gateway_core(smoe_world_gateway(w, gateway)), &totals);
-    while (!totals.account.now[SMOE_VISIT_ROUTED] && smoe_world_step(w));
+    while (!totals.account.now[SMOE_VISIT_ROUTED] && smoe_world_now(w) < until_ns &&
+           smoe_world_step(w));
+    smoe_story_expect(w, totals.account.now[SMOE_VISIT_ROUTED] > 0, "nothing was routed");
 }
 
 /* Short enough to go unnoticed, long enough for a timeout, in one direction, in both. */
@@ -136,11 +138,12 @@ void smoe_story_cut_off(struct smoe_world *w)
                 {SMOE_SIM_CUT_FROM, 3 * SEC},
                 {SMOE_SIM_CUT, 7 * SEC}};
     struct smoe_cast c = smoe_story_cast(
-        w, NULL, &(struct smoe_sim_trainer_options){.steps = 60, .tokens = 32, .think_ns = 9 * MS});
+        w, NULL,
+        &(struct smoe_sim_trainer_options){.steps = 200, .tokens = 32, .think_ns = 100 * MS});
     for (size_t i = 0; i < 2 * (sizeof cuts / sizeof *cuts); i++) {
         uint32_t victim = i % 2 ? c.trainer : i % 4 ? c.slow : c.fast;
         smoe_story_run_to_step(w, c.trainer, 2 + 3 * i, 600 * SEC);
-        run_until_routed(w, c.gateway);
+        run_until_routed(w, c.gateway, 600 * SEC);
         smoe_world_act(w, cuts[i / 2].act, victim);
         smoe_world_plan(w, smoe_world_now(w) + cuts[i / 2].ns, SMOE_SIM_HEAL, victim);
         smoe_world_run(w, smoe_world_now(w) + cuts[i / 2].ns + 1);

@@ -28,7 +28,7 @@ const struct smoe_story *smoe_story_find(const char *name);
 struct smoe_story_end {
     int code; /* 0: as it must be */
     struct smoe_why why;
-    uint32_t losses; /* layers that were told to be lost, where nobody died; 0 but in `random` */
+    uint32_t losses; /* trainers and layers that ended without their experts; 0 but in `random` */
     uint64_t virtual_ns, events, messages;
     uint64_t digest; /* of everything that happened */
     char *trace;     /* to be freed; NULL if none was kept */

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What libuv 1.44 does when accept fails: on EMFILE it closes everybody in the backlog without a word,
- * on ENFILE (the machine's table is full) and ENOBUFS it calls back and tries again at once, for ever,
- * within one iteration: no timer fires any more. So:
+ * What libuv 1.44 does when accept fails: on EMFILE it closes everybody in the backlog without a
+ * word, on ENFILE (the machine's table is full) and ENOBUFS it calls back and tries again at once,
+ * for ever, within one iteration: no timer fires any more. So:
  *
- *  - After each accept one more descriptor is opened and closed again. If that fails, the connection
- *    just accepted is not taken: libuv then leaves the socket alone, the rest wait in the backlog, and
- *    EMFILE is never met.
- *  - Should accept fail all the same (somebody else was quicker), the socket is closed in the callback,
- *    which ends libuv's loop, and opened again after a pause. Those in the backlog are reset and
- *    try again by themselves.
+ *  - After each accept one more descriptor is opened and closed again. If that fails, the
+ *    connection just accepted is not taken: libuv then leaves the socket alone, the rest wait in
+ *    the backlog, and EMFILE is never met.
+ *  - Should accept fail all the same (somebody else was quicker), the socket is closed in the
+ *    callback, which ends libuv's loop, and opened again after a pause. Those in the backlog are
+ *    reset and try again by themselves.
  *
  *     UP --no room--> HOLDING --room--> UP
  *      \--accept fails--> CLOSED --after a pause--> UP

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A listening socket on a libuv loop that survives running out of descriptors or memory: new connections
- * then wait in the kernel's backlog, and are taken when there is room again.
+ * A listening socket on a libuv loop that survives running out of descriptors or memory: new
+ * connections then wait in the kernel's backlog, and are taken when there is room again.
  */
 #ifndef SMOE_IO_LISTENER_H
 #define SMOE_IO_LISTENER_H
@@ -15,8 +15,8 @@
 
 struct smoe_listener_owner {
     void *context;
-    /* A connection waits. Take it with uv_accept(server, ...) and return true; or false if there is no
-     * room now: it is offered again later. */
+    /* A connection waits. Take it with uv_accept(server, ...) and return true; or false if there
+     * is no room now: it is offered again later. */
     bool (*arrived)(void *context, uv_stream_t *server);
     /* Connections wait for room; `status` is a libuv error. Called once a pause; may be NULL. */
     void (*full)(void *context, int status);
@@ -40,8 +40,8 @@ struct smoe_listener {
     void (*closed)(void *context);
 };
 
-/* Each takes caller's memory and returns 0 or a libuv error; smoe_listener_close must follow in both
- * cases. A Unix socket has mode 0660 and replaces one that is left behind. */
+/* Each takes caller's memory and returns 0 or a libuv error; smoe_listener_close must follow in
+ * both cases. A Unix socket has mode 0660 and replaces one that is left behind. */
 int smoe_listener_tcp(struct smoe_listener *l, uv_loop_t *loop, const struct smoe_addr *address,
                       int backlog, const struct smoe_listener_owner *owner);
 int smoe_listener_unix(struct smoe_listener *l, uv_loop_t *loop, const char *path, int backlog,

@@ -66,6 +66,7 @@ struct smoe_batch {
     uint32_t visits_used;
     uint32_t *waiting; /* [tokens]: tokens not routed, rising, from waiting_first on */
     uint32_t waiting_first, n_waiting;
+    uint32_t parcels_promised; /* while it has tokens that wait */
     uint32_t visits_forward_done, visits_settled;
     uint64_t slot_seen; /* number of the slot that looked at it last */
     struct smoe_list trainer_link;
@@ -187,7 +188,8 @@ struct smoe_core {
     struct smoe_parcel *parcels;
     uint32_t *parcel_free;
     uint32_t n_parcel_free;
-    uint32_t *parcel_zombie; /* as batch_zombie */
+    uint32_t parcels_promised; /* of these, to batches that wait to be routed */
+    uint32_t *parcel_zombie;   /* as batch_zombie */
     uint32_t n_parcel_zombie;
     struct smoe_list
         *worker_parcels;          /* [workers_max] all parcels at a worker, uncommitted included */
@@ -364,6 +366,8 @@ bool smoe_trainer_spend(struct smoe_trainer *trainer, uint64_t bytes, uint64_t v
 struct smoe_verdict smoe_batch_expect_gradient(const struct smoe_core *core, uint32_t trainer,
                                                const struct smoe_msg_gradient *m,
                                                struct smoe_why *why);
+/* The batch is routed, or gone: the parcels promised to it are free. */
+void smoe_batch_keep_promise(struct smoe_core *core, struct smoe_batch *batch);
 void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct smoe_event *event);
 void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_gradient *m);

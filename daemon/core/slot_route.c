@@ -205,6 +205,7 @@ static void dispatch_batch(struct smoe_core *c, uint32_t batch, uint32_t n, cons
     c->lists_used = mark;
     if (!b->n_waiting)
         smoe_list_remove(&b->pending_link);
+    smoe_batch_keep_promise(c, b);
 }
 
 /* ---- groups ---- */

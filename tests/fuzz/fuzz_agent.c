@@ -5,6 +5,7 @@
  * bytes as they lie on the tape. Tasks start and end when the tape says, so that messages meet experts
  * at work. After every operation the machine's invariants hold, and everything it says decodes.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,13 @@ struct scene {
     smoe_real *scratch[LANES];
 };
 
+/* For the author of a seed: FUZZ_TRACE=1 tells what the agent says, and why it hangs up. */
+static void trace(const char *what)
+{
+    if (getenv("FUZZ_TRACE"))
+        fprintf(stderr, "  %s\n", what);
+}
+
 /* ---- what the agent says ---- */
 
 static int ear_expect(void *context, const struct smoe_message *m, size_t tensor_bytes,
@@ -45,19 +53,50 @@ static int ear_expect(void *context, const struct smoe_message *m, size_t tensor
     return 0;
 }
 
+/* A parcel that was sent to it, if it was not too long ago to be remembered. */
+static bool knows(const struct scene *s, uint64_t id, size_t bytes)
+{
+    for (uint32_t i = 0; i < PARCELS; i++)
+        if (s->parcels[i].id == id && bytes % (s->parcels[i].rows * sizeof(smoe_real)) == 0)
+            return true;
+    return s->n_parcels >= PARCELS;
+}
+
 static int ear_deliver(void *context, const struct smoe_message *m, struct smoe_blob *blob,
                        struct smoe_why *why)
 {
     struct scene *s = context;
     (void)why;
-    if (m->type != SMOE_MSG_OUTPUT && m->type != SMOE_MSG_PARCEL_GRADIENT)
-        return 0;
-    uint64_t id = m->type == SMOE_MSG_OUTPUT ? m->output.parcel : m->parcel_gradient.parcel;
-    bool known = false;
-    for (uint32_t i = 0; i < PARCELS; i++)
-        known |=
-            s->parcels[i].id == id && blob->bytes % (s->parcels[i].rows * sizeof(smoe_real)) == 0;
-    smoe_assert(known || s->n_parcels >= PARCELS);
+    trace(m->type == SMOE_MSG_HOSTED && m->hosted.code ? m->hosted.message
+                                                       : smoe_message_name((uint16_t)m->type));
+    switch ((unsigned)m->type) {
+    case SMOE_MSG_OUTPUT:
+        smoe_assert(knows(s, m->output.parcel, blob->bytes));
+        break;
+    case SMOE_MSG_PARCEL_GRADIENT:
+        smoe_assert(knows(s, m->parcel_gradient.parcel, blob->bytes));
+        break;
+    case SMOE_MSG_EVICTED:
+        for (size_t i = 0; i < m->evicted.n_parcels; i++) {
+            smoe_assert(knows(s, m->evicted.parcels[i], 0));
+            if (getenv("FUZZ_TRACE"))
+                fprintf(stderr, "    %llu\n", (unsigned long long)m->evicted.parcels[i]);
+        }
+        break;
+    case SMOE_MSG_HOSTED:
+        smoe_assert((m->hosted.code == 0) == !m->hosted.message[0]);
+        break;
+    case SMOE_MSG_STEP_GRADIENT:
+        smoe_assert(m->step_gradient.layer < LAYERS && m->step_gradient.expert < EXPERTS);
+        break;
+    case SMOE_MSG_INVENTORY:
+        for (size_t i = 0; i < m->inventory.n_layers; i++)
+            smoe_assert(m->inventory.layers[i].staged_step ||
+                        !m->inventory.layers[i].staged_attempt);
+        break;
+    default:
+        break;
+    }
     return 0;
 }
 
@@ -112,6 +151,7 @@ static void receive(struct scene *s, const struct fuzz_stream *stream)
         at += n;
         if (smoe_agent_received(s->agent, data, n, s->now_ns, &why)) {
             smoe_assert(why.text[0]);
+            trace(why.text);
             disconnect_agent(s);
         }
     }
@@ -156,7 +196,8 @@ static void say_welcome(struct scene *s)
 static void say_host(struct scene *s)
 {
     uint8_t which = fuzz_u8(s->in), shape = fuzz_u8(s->in), mask = fuzz_u8(s->in);
-    uint32_t experts[EXPERTS], n = 0, layer = which % LAYERS;
+    uint8_t copied = fuzz_u8(s->in), how = fuzz_u8(s->in);
+    uint32_t experts[EXPERTS], copies[EXPERTS], n = 0, n_copies = 0, layer = which % LAYERS;
     struct smoe_message m = {.type = SMOE_MSG_HOST};
     struct smoe_layer_shape *at = &s->shapes[layer];
     *at =
@@ -169,14 +210,23 @@ static void say_host(struct scene *s)
                                   .seed = shape};
     if (shape == 255)
         at->d_ff = 60000;
-    for (uint32_t e = 0; e < EXPERTS; e++)
-        if (mask >> e & 1)
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        bool hosted = mask >> e & 1;
+        if (hosted)
             experts[n++] = e;
+        if ((copied >> e & 1) && (!hosted || how & 128)) /* one of both lists is refused */
+            copies[n_copies++] = e;
+    }
     m.host = (struct smoe_msg_host){.layer = layer,
                                     .run = 1 + which / 16 % 2,
                                     .shape = *at,
                                     .experts = experts,
-                                    .n_experts = n};
+                                    .n_experts = n,
+                                    .copies = copies,
+                                    .n_copies = n_copies,
+                                    .step = how % 4,
+                                    .attempt = how / 4 % 2,
+                                    .fresh = !(how & 8)};
     m.host.name[0] = (char)('a' + which / 4 % 4);
     say(s, &m, 0);
 }
@@ -242,6 +292,15 @@ static void say_forget(struct scene *s)
     say(s, &m, 0);
 }
 
+static void say_parcel_inputs(struct scene *s)
+{
+    uint64_t ids[8], bytes;
+    struct smoe_message m = {.type = SMOE_MSG_PARCEL_INPUTS};
+    m.parcel_inputs.n_parcels = choose_parcels(s, ids, &bytes);
+    m.parcel_inputs.parcels = ids;
+    say(s, &m, bytes);
+}
+
 static size_t choose_layers(struct scene *s, uint32_t layers[LAYERS])
 {
     uint8_t mask = fuzz_u8(s->in);
@@ -263,7 +322,7 @@ static void say_reset(struct scene *s)
 
 static void say_prepare(struct scene *s)
 {
-    uint32_t layers[LAYERS];
+    uint32_t layers[LAYERS] = {0}, experts[EXPERTS];
     struct smoe_message m = {.type = SMOE_MSG_STEP_PREPARE};
     uint8_t number = fuzz_u8(s->in);
     m.step_prepare = (struct smoe_msg_step_prepare){
@@ -275,6 +334,14 @@ static void say_prepare(struct scene *s)
         .optimizer = {1 + number / 16 % 2, 0.1, 0.9, 0.9, 0.99, 1e-8, 0.01},
         .owner = number / 32 % 3,
     };
+    uint8_t wanted = fuzz_u8(s->in);
+    struct smoe_layer_experts gradients = {.layer = number & 128 ? LAYERS - 1 : layers[0],
+                                           .experts = experts};
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        if (wanted >> e & 1)
+            experts[gradients.n++] = e;
+    m.step_prepare.gradients = &gradients;
+    m.step_prepare.n_gradients = m.step_prepare.n_layers && gradients.n;
     say(s, &m, 0);
 }
 
@@ -296,6 +363,16 @@ static uint64_t state_bytes(const struct smoe_layer_shape *shape, uint32_t parts
     uint64_t matrices = shape->activation == 3 ? 3 : 2, d = shape->d_model, h = shape->d_ff;
     uint64_t vectors = (parts & 1) + (parts & 2 ? shape->optimizer : 0) + (parts >> 2 & 1);
     return vectors * (matrices * d * h + d + h) * sizeof(smoe_real);
+}
+
+static void say_step_gradient(struct scene *s)
+{
+    uint8_t number = fuzz_u8(s->in), which = fuzz_u8(s->in);
+    uint32_t layer = which % LAYERS;
+    struct smoe_message m = {.type = SMOE_MSG_STEP_GRADIENT};
+    m.step_gradient = (struct smoe_msg_step_gradient){1 + number % 3, number / 4 % 2, layer,
+                                                      which / 4 % EXPERTS, number / 32 % 3};
+    say(s, &m, state_bytes(&s->shapes[layer], 4) + (which >> 7) * sizeof(smoe_real));
 }
 
 static void say_fetch_or_store(struct scene *s)
@@ -365,6 +442,12 @@ static void other(struct scene *s, uint8_t op)
         break;
     case 3:
         run_tasks(s);
+        break;
+    case 4:
+        say_step_gradient(s);
+        break;
+    case 5:
+        say_parcel_inputs(s);
         break;
     default:
         smoe_agent_set_freq(s->agent, op * 1000u, op * 1e6);

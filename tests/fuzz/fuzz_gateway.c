@@ -2,10 +2,12 @@
  *
  * A whole daemon without sockets, and four workers and three trainers whom the tape plays: they come
  * and go, answer rightly or wrongly or not at all, read or do not read, and say frames and bytes as
- * they lie on the tape. Limits are small, so that they are reached. After every operation the
- * gateway's and the core's invariants hold; what it says is checked by the peers.
+ * they lie on the tape. The journal may be slow, and the daemon may die and be restored from it. Limits
+ * are small, so that they are reached. After every operation the gateway's and the core's invariants
+ * hold; what it says is checked by the peers.
  *
- * The tape: one byte chooses the limits; then operations, one byte {peer, what} and their arguments.
+ * The tape: two bytes choose limits and settings; then operations, one byte {peer, what} and their
+ * arguments.
  */
 #include <math.h>
 #include <stdio.h>
@@ -25,6 +27,9 @@ struct scene {
     struct smoe_wire *wire;
     struct fuzz_peer peers[PEERS];
     struct smoe_core_settings settings;
+    struct fuzz_disk disk;
+    bool journal, journal_held; /* there is one; it writes nothing for now */
+    uint8_t limits;
     uint64_t now_ns;
 };
 
@@ -96,6 +101,41 @@ static void deliver(struct scene *s, struct fuzz_peer *p, const struct fuzz_stre
         smoe_gateway_received(s->gw, session, data, n, s->now_ns);
         serve(s);
     }
+}
+
+/* ---- the journal, and the end of a daemon ---- */
+
+static void journal(void *context, const struct smoe_record *record, uint64_t epoch)
+{
+    struct scene *s = context;
+    fuzz_disk_append(&s->disk, record, epoch);
+}
+
+/* All that waits becomes durable, and what comes of it. */
+static void sync_journal(struct scene *s)
+{
+    uint64_t sequence;
+    while ((sequence = fuzz_disk_sync(&s->disk)) != 0) {
+        smoe_gateway_journalled(s->gw, sequence, s->now_ns);
+        serve(s);
+    }
+}
+
+static struct smoe_gateway *new_gateway(struct scene *s);
+
+/* The daemon is killed and started again; nobody hears a word of it. What it wrote last may have become
+ * durable, without its knowing. */
+static void restart(struct scene *s, bool written)
+{
+    if (!s->journal)
+        return;
+    if (written)
+        fuzz_disk_sync(&s->disk);
+    fuzz_disk_crash(&s->disk);
+    for (int i = 0; i < PEERS; i++)
+        fuzz_peer_close(&s->peers[i]);
+    smoe_gateway_free(s->gw);
+    s->gw = new_gateway(s);
 }
 
 /* ---- operations ---- */
@@ -177,18 +217,26 @@ static void administer(struct scene *s)
             smoe_gateway_shutdown(s->gw, s->now_ns);
         break;
     default:
+        if (how / 8 % 4 == 0)
+            s->journal_held = !s->journal_held;
+        else if (how / 8 % 4 == 1)
+            sync_journal(s);
+        else
+            restart(s, how / 8 % 4 == 3);
         break;
     }
     serve(s);
 }
 
-/* Workers do what they were told until nobody has anything left to do, or for a while. */
+/* All do what they were told until nobody has anything left to do, or for a while. */
 static void settle(struct scene *s, uint32_t rounds)
 {
     for (uint32_t i = 0; i < rounds; i++) {
-        for (int w = 0; w < WORKERS; w++)
-            say_something(s, &s->peers[w], 12);
+        for (int p = 0; p < PEERS; p++)
+            say_something(s, &s->peers[p], 12);
         tick(s, s->settings.slot_ns);
+        if (!s->journal_held)
+            sync_journal(s);
     }
 }
 
@@ -224,41 +272,54 @@ static void one_operation(struct scene *s)
     }
 }
 
-static struct smoe_gateway *new_gateway(uint8_t limits, struct smoe_core_settings *ret_settings)
+static void choose_settings(struct scene *s, uint8_t limits, uint8_t how)
+{
+    s->limits = limits;
+    s->journal = !(how & 1);
+    s->settings = (struct smoe_core_settings){.slot_ns = 1000000,
+                                              .policy = SMOE_POLICY_LYAPUNOV,
+                                              .v = 50,
+                                              .mu = 1,
+                                              .workers_min = 1,
+                                              .copies = how & 2 ? 1 : 2,
+                                              .silence_ns = 100000000,
+                                              .worker_lease_ns = 1000000000,
+                                              .trainer_lease_ns = 1000000000,
+                                              .window_bytes = 1 << 16,
+                                              .window_visits = 1000,
+                                              .iteration_bytes_max = 1 << 17,
+                                              .gradient_bytes_max = how & 4 ? 4096 : 0,
+                                              .worker_budget_w = (double)INFINITY,
+                                              .worker_cap_w = (double)INFINITY};
+}
+
+static struct smoe_gateway *new_gateway(struct scene *s)
 {
     struct smoe_gateway_options o = {
-        .core = {.limits = {.workers_max = 1 + limits % 4,
-                            .trainers_max = 1 + limits / 4 % 3,
-                            .batches_max = limits & 16 ? 2 : 8,
-                            .parcels_max = limits & 32 ? 12 : 200,
-                            .slot_tokens_max = limits & 64 ? 1 : 64},
-                 .settings = {.slot_ns = 1000000,
-                              .policy = SMOE_POLICY_LYAPUNOV,
-                              .v = 50,
-                              .mu = 1,
-                              .workers_min = 1,
-                              .silence_ns = 100000000,
-                              .worker_lease_ns = 1000000000,
-                              .trainer_lease_ns = 1000000000,
-                              .window_bytes = 1 << 16,
-                              .window_visits = 1000,
-                              .iteration_bytes_max = 1 << 17,
-                              .worker_budget_w = (double)INFINITY,
-                              .worker_cap_w = (double)INFINITY},
-                 .epoch = 1,
-                 .seed = limits,
-                 .now_ns = 1,
+        .core = {.limits = {.workers_max = 1 + s->limits % 4,
+                            .trainers_max = 1 + s->limits / 4 % 3,
+                            .batches_max = s->limits & 16 ? 2 : 8,
+                            .parcels_max = s->limits & 32 ? 12 : 200,
+                            .slot_tokens_max = s->limits & 64 ? 1 : 64},
+                 .settings = s->settings,
+                 .epoch = ++s->disk.epoch,
+                 .seed = s->limits,
+                 .now_ns = s->now_ns,
                  .software = "fuzzed",
-                 .tensor_bytes_max = limits & 128 ? 2048 : 1 << 17},
+                 .tensor_bytes_max = s->limits & 128 ? 2048 : 1 << 17,
+                 .restored = &s->disk.image},
         .tensors_bytes_max = 1 << 19,
         .outbox_bytes_max = 1 << 17,
         .hello_timeout_ns = 50000000,
+        .journal = s->journal ? journal : NULL,
+        .journal_context = s,
     };
     struct smoe_gateway *gw;
-    struct smoe_why why;
-    if (smoe_gateway_new(&o, &gw, &why))
+    struct smoe_why why = {""};
+    if (smoe_gateway_new(&o, &gw, &why)) {
+        fprintf(stderr, "no new gateway: %s\n", why.text);
         abort();
-    *ret_settings = o.core.settings;
+    }
     return gw;
 }
 
@@ -270,10 +331,23 @@ static void trace(const struct scene *s)
         return;
     smoe_core_totals(smoe_gateway_core(s->gw), &t);
     fprintf(stderr,
-            "  %llu visits: %llu settled, %llu failed; %llu steps, %llu refused, %llu stale\n",
+            "  %llu visits: %llu settled, %llu failed; %llu steps, %llu refused, %llu stale, "
+            "%llu evicted\n",
             (unsigned long long)t.account.submitted, (unsigned long long)t.account.settled,
             (unsigned long long)t.account.failed, (unsigned long long)t.steps,
-            (unsigned long long)t.refused, (unsigned long long)t.stale_frames);
+            (unsigned long long)t.refused, (unsigned long long)t.stale_frames,
+            (unsigned long long)t.evictions);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_layer_view layer = smoe_core_layer(smoe_gateway_core(s->gw), l);
+        if (layer.state == SMOE_LAYER_FREE)
+            continue;
+        fprintf(stderr, "  layer %s, %s, step %llu:", layer.name,
+                smoe_layer_state_name(layer.state), (unsigned long long)layer.step);
+        for (uint32_t e = 0; e < layer.shape.experts && e < 8; e++)
+            fprintf(stderr, " %d/%d/%d", (int)layer.experts[e].worker,
+                    (int)layer.experts[e].follower, (int)layer.experts[e].filling);
+        fprintf(stderr, "\n");
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -284,9 +358,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!wire && smoe_wire_new(&wire))
         abort();
     s.wire = wire;
-    s.gw = new_gateway(fuzz_u8(&in), &s.settings);
+    uint8_t limits = fuzz_u8(&in);
+    choose_settings(&s, limits, fuzz_u8(&in));
+    s.gw = new_gateway(&s);
+    for (int i = 0; i < PEERS; i++)
+        s.peers[i].disk = s.journal ? &s.disk : NULL;
     while (fuzz_more(&in)) {
         one_operation(&s);
+        if (!s.journal_held)
+            sync_journal(&s);
         smoe_gateway_check(s.gw);
     }
     trace(&s);
@@ -295,9 +375,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         serve(&s);
         smoe_gateway_check(s.gw);
     }
+    sync_journal(&s);
     struct smoe_gateway_stats stats;
     smoe_gateway_stats(s.gw, &stats);
     smoe_assert(stats.tensor_bytes == 0 && stats.sessions == 0);
     smoe_gateway_free(s.gw);
+    fuzz_disk_release(&s.disk);
     return 0;
 }

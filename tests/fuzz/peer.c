@@ -26,6 +26,24 @@ static size_t state_bytes(const struct smoe_layer_shape *s, uint32_t parts)
     return vectors * n * real_bytes(s);
 }
 
+static bool has(const struct fuzz_set *set, uint32_t e)
+{
+    return set->bits[e / 8 % sizeof set->bits] >> (e % 8) & 1;
+}
+
+static void put(struct fuzz_set *set, uint32_t e)
+{
+    set->bits[e / 8 % sizeof set->bits] |= (uint8_t)(1 << e % 8);
+}
+
+static struct fuzz_set set_of(const uint32_t *experts, size_t n)
+{
+    struct fuzz_set set = {{0}};
+    for (size_t i = 0; i < n; i++)
+        put(&set, experts[i]);
+    return set;
+}
+
 /* ---- hearing ---- */
 
 static int expect(void *context, const struct smoe_message *m, size_t tensor_bytes,
@@ -35,30 +53,66 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
     return 0;
 }
 
+/* Puts a staged step in force if that is it, and forgets it. */
+static void settle_staged(struct fuzz_held *h, uint64_t step, uint64_t attempt)
+{
+    bool mine = h->staged_step && h->staged_step == step && h->staged_attempt == attempt;
+    if (!mine && h->step != step)
+        h->current = (struct fuzz_set){{0}};
+    h->step = step;
+    h->staged_step = h->staged_attempt = 0;
+}
+
 static void hear_host(struct fuzz_peer *p, const struct smoe_msg_host *m)
 {
-    smoe_assert(m->n_experts == 0 || m->experts[m->n_experts - 1] < m->shape.experts);
-    p->shapes[m->layer % FUZZ_LAYERS] = m->shape;
-    p->known[m->layer % FUZZ_LAYERS] = m->n_experts > 0;
+    uint32_t l = m->layer % FUZZ_LAYERS;
+    struct fuzz_held before = {0};
+    smoe_assert(!m->fresh || m->step == 0);
+    for (uint32_t i = 0; i < FUZZ_LAYERS; i++) {
+        struct fuzz_held *h = &p->held[i];
+        if (!h->used || h->run != m->run || strcmp(h->name, m->name) != 0)
+            continue;
+        before = *h;
+        *h = (struct fuzz_held){0};
+        p->known[i] = false;
+    }
+    if (m->n_experts + m->n_copies == 0)
+        return;
+    struct fuzz_held *h = &p->held[l];
+    settle_staged(&before, m->step, m->attempt);
+    *h = (struct fuzz_held){.used = true,
+                            .run = m->run,
+                            .step = m->step,
+                            .shape = m->shape,
+                            .hosted = set_of(m->experts, m->n_experts),
+                            .copies = set_of(m->copies, m->n_copies)};
+    memcpy(h->name, m->name, sizeof h->name);
+    for (uint32_t e = 0; e < m->shape.experts; e++)
+        if ((has(&h->hosted, e) || has(&h->copies, e)) && (m->fresh || has(&before.current, e)))
+            put(&h->current, e);
+    p->shapes[l] = m->shape;
+    p->known[l] = true;
     if (p->n_hosts < FUZZ_ASKED)
         p->hosts[p->n_hosts++] = m->layer;
 }
 
 static void add_job(struct fuzz_peer *p, uint64_t id, uint32_t rows, uint32_t layer, bool backward)
 {
-    p->jobs[p->n_jobs++ % FUZZ_JOBS] = (struct fuzz_job){id, rows, layer, backward};
+    p->jobs[p->n_jobs++ % FUZZ_JOBS] =
+        (struct fuzz_job){.id = id, .rows = rows, .layer = layer, .backward = backward};
 }
 
 static void hear_decision(struct fuzz_peer *p, const struct smoe_msg_decision *m,
                           const struct smoe_blob *blob)
 {
     size_t bytes = 0;
-    smoe_assert(m->sequence == p->sequence + 1);
+    smoe_assert(m->sequence == p->sequence + 1 && m->epoch >= p->epoch_max);
     p->sequence = m->sequence;
+    p->epoch_max = m->epoch;
     for (size_t i = 0; i < m->n_parcels; i++) {
         const struct smoe_parcel_head *head = &m->parcels[i];
         smoe_assert(p->known[head->layer % FUZZ_LAYERS]);
-        smoe_assert(head->expert < p->shapes[head->layer % FUZZ_LAYERS].experts);
+        smoe_assert(has(&p->held[head->layer % FUZZ_LAYERS].hosted, head->expert));
         bytes += head->rows * row_bytes(p, head->layer);
         add_job(p, head->id, head->rows, head->layer, false);
     }
@@ -84,8 +138,63 @@ static void hear_backprop(struct fuzz_peer *p, const struct smoe_msg_backprop *m
         struct fuzz_job copy = *job;
         bytes += copy.rows * row_bytes(p, copy.layer);
         add_job(p, copy.id, copy.rows, copy.layer, true);
+        p->jobs[(p->n_jobs - 1) % FUZZ_JOBS].evicted = copy.evicted;
     }
     smoe_assert(!all || bytes == blob->bytes);
+}
+
+/* x comes only for parcels that gave it up and have their gradient. */
+static void hear_parcel_inputs(struct fuzz_peer *p, const struct smoe_msg_parcel_inputs *m,
+                               const struct smoe_blob *blob)
+{
+    size_t bytes = 0;
+    bool all = true;
+    for (size_t i = 0; i < m->n_parcels; i++) {
+        struct fuzz_job *job = NULL;
+        for (uint32_t j = 0; j < FUZZ_JOBS; j++)
+            if (p->jobs[j].id == m->parcels[i] && p->jobs[j].backward)
+                job = &p->jobs[j];
+        all &= job != NULL;
+        if (!job)
+            continue;
+        smoe_assert(job->evicted);
+        job->evicted = false;
+        bytes += job->rows * row_bytes(p, job->layer);
+    }
+    smoe_assert(!all || bytes == blob->bytes);
+}
+
+static void hear_step_gradient(struct fuzz_peer *p, const struct smoe_msg_step_gradient *m,
+                               const struct smoe_blob *blob)
+{
+    const struct fuzz_held *h = &p->held[m->layer % FUZZ_LAYERS];
+    smoe_assert(h->used && has(&h->copies, m->expert));
+    smoe_assert(blob->bytes == state_bytes(&h->shape, SMOE_STATE_GRADIENT));
+}
+
+/* What is said to be committed must be durable. */
+static void see_epoch(struct fuzz_peer *p, uint64_t epoch)
+{
+    smoe_assert(!p->disk || epoch <= p->disk->epoch);
+    p->epoch_max = epoch > p->epoch_max ? epoch : p->epoch_max;
+}
+
+static void hear_commit(struct fuzz_peer *p, const struct smoe_msg_step_commit *m)
+{
+    see_epoch(p, m->epoch);
+    for (uint32_t l = 0; l < FUZZ_LAYERS; l++)
+        if (p->held[l].used && p->held[l].staged_attempt == m->attempt &&
+            p->held[l].staged_step == m->step)
+            settle_staged(&p->held[l], m->step, m->attempt);
+}
+
+static void hear_reset(struct fuzz_peer *p, const struct smoe_msg_reset *m)
+{
+    p->prepare_due = p->stage_due = false;
+    for (size_t i = 0; i < m->n_layers; i++) {
+        struct fuzz_held *h = &p->held[m->layers[i] % FUZZ_LAYERS];
+        h->staged_step = h->staged_attempt = 0;
+    }
 }
 
 static void hear_asked(struct fuzz_peer *p, const struct smoe_message *m)
@@ -100,6 +209,13 @@ static void hear_prepare(struct fuzz_peer *p, const struct smoe_msg_step_prepare
         smoe_assert(p->known[m->layers[i] % FUZZ_LAYERS]);
     p->prepare = *m;
     memcpy(p->prepare_layers, m->layers, m->n_layers * sizeof *m->layers);
+    memset(p->gradients, 0, sizeof p->gradients);
+    for (size_t i = 0; i < m->n_gradients; i++) {
+        const struct smoe_layer_experts *list = &m->gradients[i];
+        p->gradients[list->layer] = set_of(list->experts, list->n);
+        for (size_t e = 0; e < list->n; e++)
+            smoe_assert(has(&p->held[list->layer % FUZZ_LAYERS].hosted, list->experts[e]));
+    }
     p->prepare_due = true;
 }
 
@@ -135,9 +251,27 @@ static void hear_result(struct fuzz_peer *p, const struct smoe_msg_result *m,
 
 static void hear_step_done(struct fuzz_peer *p, const struct smoe_msg_step_done *m)
 {
+    see_epoch(p, m->epoch);
     p->step = m->step;
     for (uint32_t i = 0; i < FUZZ_BATCHES; i++)
         p->batches[i].live &= !p->batches[i].in_step;
+}
+
+static void hear_need_inputs(struct fuzz_peer *p, const struct smoe_msg_need_inputs *m)
+{
+    struct fuzz_batch *b = batch_of(p, m->batch);
+    smoe_assert(m->attempt == p->attempt);
+    if (!b)
+        return;
+    smoe_assert(b->unsure || (b->training && !b->inputs_asked));
+    b->inputs_asked = b->inputs_due = true;
+}
+
+/* Each attempt is told once, to one. */
+static void see_attempt(struct fuzz_peer *p, uint64_t attempt)
+{
+    smoe_assert(attempt > p->attempt_max);
+    p->attempt = p->attempt_max = attempt;
 }
 
 static void forget_batches(struct fuzz_peer *p)
@@ -166,12 +300,17 @@ static void hear_of_training(struct fuzz_peer *p, const struct smoe_message *m,
     switch ((unsigned)m->type) {
     case SMOE_MSG_WELCOME:
         p->ear.tensor_bytes_max = m->welcome.tensor_bytes_max;
-        p->attempt = m->welcome.attempt;
+        smoe_assert(m->welcome.epoch >= p->epoch_max);
+        p->epoch_max = m->welcome.epoch;
+        if (p->role == SMOE_ROLE_TRAINER)
+            see_attempt(p, m->welcome.attempt);
         break;
     case SMOE_MSG_NEED:
-        smoe_assert(m->need.attempt > p->attempt);
-        p->attempt = m->need.attempt;
+        see_attempt(p, m->need.attempt);
         forget_batches(p);
+        break;
+    case SMOE_MSG_NEED_INPUTS:
+        hear_need_inputs(p, &m->need_inputs);
         break;
     case SMOE_MSG_LAYER_READY:
         hear_ready(p, &m->layer_ready);
@@ -208,12 +347,21 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
     case SMOE_MSG_STEP_PREPARE:
         hear_prepare(p, &m->step_prepare);
         break;
+    case SMOE_MSG_PARCEL_INPUTS:
+        hear_parcel_inputs(p, &m->parcel_inputs, blob);
+        break;
+    case SMOE_MSG_STEP_GRADIENT:
+        hear_step_gradient(p, &m->step_gradient, blob);
+        break;
     case SMOE_MSG_STEP_STAGE:
         p->stage = m->step_stage;
         p->stage_due = true;
         break;
+    case SMOE_MSG_STEP_COMMIT:
+        hear_commit(p, &m->step_commit);
+        break;
     case SMOE_MSG_RESET:
-        p->prepare_due = p->stage_due = false;
+        hear_reset(p, &m->reset);
         break;
     case SMOE_MSG_EXPERT_FETCH:
     case SMOE_MSG_EXPERT_STORE:
@@ -229,7 +377,14 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
 void fuzz_peer_open(struct fuzz_peer *p, uint32_t session, enum smoe_role role,
                     struct smoe_wire *wire)
 {
-    *p = (struct fuzz_peer){.open = true, .session = session, .role = role};
+    struct fuzz_peer before = *p;
+    *p = (struct fuzz_peer){.open = true,
+                            .session = session,
+                            .role = role,
+                            .disk = before.disk,
+                            .attempt_max = before.attempt_max,
+                            .epoch_max = before.epoch_max};
+    memcpy(p->held, before.held, sizeof p->held);
     unsigned side = role == SMOE_ROLE_WORKER ? SMOE_TO_WORKER : SMOE_TO_TRAINER;
     smoe_channel_init(&p->ear, wire, NULL, side, 1 << 16);
     p->ear.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
@@ -313,12 +468,44 @@ static struct smoe_layer_shape shape_from_tape(struct fuzz_input *in)
     };
 }
 
+/* What it really holds, from earlier connections. */
+static void say_what_is_held(struct fuzz_peer *p, struct fuzz_stream *out)
+{
+    struct smoe_inventory_layer layers[FUZZ_LAYERS];
+    uint32_t experts[FUZZ_LAYERS][FUZZ_EXPERTS];
+    struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
+    size_t n = 0;
+    for (uint32_t l = 0; l < FUZZ_LAYERS; l++) {
+        const struct fuzz_held *h = &p->held[l];
+        if (!h->used)
+            continue;
+        layers[n] = (struct smoe_inventory_layer){.run = h->run,
+                                                  .step = h->step,
+                                                  .shape = h->shape,
+                                                  .experts = experts[n],
+                                                  .staged_step = h->staged_step,
+                                                  .staged_attempt = h->staged_attempt};
+        memcpy(layers[n].name, h->name, sizeof h->name);
+        for (uint32_t e = 0; e < h->shape.experts; e++)
+            if (has(&h->current, e))
+                experts[n][layers[n].n_experts++] = e;
+        n++;
+    }
+    m.inventory = (struct smoe_msg_inventory){layers, n};
+    say(p, &m, 0, out);
+}
+
+/* 0..4: so many layers as the tape has them; 5: the truth. */
 static void say_inventory(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
 {
     struct smoe_inventory_layer layers[4];
     static const uint32_t experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
     struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
-    uint32_t n = fuzz_below(in, 5);
+    uint32_t n = fuzz_below(in, 6);
+    if (n == 5) {
+        say_what_is_held(p, out);
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) {
         uint8_t which = fuzz_u8(in), step = fuzz_u8(in);
         struct smoe_layer_shape shape = shape_from_tape(in);
@@ -327,7 +514,9 @@ static void say_inventory(struct fuzz_peer *p, struct fuzz_input *in, struct fuz
                                                   .step = step % 4,
                                                   .shape = shape,
                                                   .experts = experts + first,
-                                                  .n_experts = 0};
+                                                  .n_experts = 0,
+                                                  .staged_step = which / 32,
+                                                  .staged_attempt = p->attempt_max + which / 64};
         layers[i].n_experts = (shape.experts < 8 ? shape.experts : 8) - first;
         layers[i].name[0] = (char)('a' + which % 4);
         layers[i].name[1] = 0;
@@ -336,9 +525,10 @@ static void say_inventory(struct fuzz_peer *p, struct fuzz_input *in, struct fuz
     say(p, &m, 0, out);
 }
 
-static void say_job_done(struct fuzz_peer *p, const struct fuzz_job *job, size_t wrong,
+static void say_job_done(struct fuzz_peer *p, struct fuzz_job *job, size_t wrong,
                          struct fuzz_stream *out)
 {
+    job->answered |= !job->backward && !wrong;
     struct smoe_message m = {.type = job->backward ? SMOE_MSG_PARCEL_GRADIENT : SMOE_MSG_OUTPUT};
     if (job->backward)
         m.parcel_gradient.parcel = job->id;
@@ -351,9 +541,45 @@ static void say_job_done(struct fuzz_peer *p, const struct fuzz_job *job, size_t
 static void say_job(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
 {
     uint8_t which = fuzz_u8(in);
-    struct fuzz_job job = p->jobs[(p->n_jobs - 1 - which % FUZZ_JOBS) % FUZZ_JOBS];
-    job.backward ^= which >> 6 == 3;
-    say_job_done(p, &job, which >> 6 == 2 ? 4 : 0, out);
+    struct fuzz_job *job = &p->jobs[(p->n_jobs - 1 - which % FUZZ_JOBS) % FUZZ_JOBS];
+    struct fuzz_job other = *job;
+    other.backward ^= true;
+    say_job_done(p, which >> 6 == 3 ? &other : job, which >> 6 == 2 ? 4 : 0, out);
+}
+
+/* Gives up x of a job: one that was answered, or any. */
+static void say_evicted(struct fuzz_peer *p, uint8_t which, struct fuzz_stream *out)
+{
+    struct smoe_message m = {.type = SMOE_MSG_EVICTED};
+    struct fuzz_job *job = &p->jobs[(p->n_jobs - 1 - which % FUZZ_JOBS) % FUZZ_JOBS];
+    uint64_t ids[2] = {job->id, job->id};
+    if (!job->id || (!job->answered && which < 192))
+        return;
+    for (uint32_t j = 0; j < FUZZ_JOBS; j++)
+        if (p->jobs[j].id == job->id)
+            p->jobs[j].evicted = true;
+    m.evicted = (struct smoe_msg_evicted){ids, 1 + (which == 255)};
+    say(p, &m, 0, out);
+}
+
+/* A gradient sum that was asked for, or not, for a step that is being made, or not. */
+static void say_step_gradient(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
+{
+    struct smoe_message m = {.type = SMOE_MSG_STEP_GRADIENT};
+    uint32_t l = how % FUZZ_LAYERS;
+    m.step_gradient = (struct smoe_msg_step_gradient){
+        p->prepare.step + (how >> 7), p->prepare.attempt, l, how / 8 % 8, p->prepare.owner};
+    say(p, &m, state_bytes(&p->shapes[l], SMOE_STATE_GRADIENT) + (how >= 192), out);
+}
+
+static void say_evicted_or_gradient(struct fuzz_peer *p, struct fuzz_input *in,
+                                    struct fuzz_stream *out)
+{
+    uint8_t what = fuzz_u8(in);
+    if (what % 4)
+        say_evicted(p, fuzz_u8(in), out);
+    else
+        say_step_gradient(p, fuzz_u8(in), out);
 }
 
 static void say_report(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
@@ -377,8 +603,24 @@ static void say_report(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
     say(p, &m, 0, out);
 }
 
+static void say_gradients(struct fuzz_peer *p, struct fuzz_stream *out)
+{
+    struct smoe_message m = {.type = SMOE_MSG_STEP_GRADIENT};
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        for (uint32_t e = 0; e < FUZZ_EXPERTS; e++) {
+            if (!has(&p->gradients[l], e))
+                continue;
+            m.step_gradient = (struct smoe_msg_step_gradient){p->prepare.step, p->prepare.attempt,
+                                                              l, e, p->prepare.owner};
+            say(p, &m, state_bytes(&p->shapes[l % FUZZ_LAYERS], SMOE_STATE_GRADIENT), out);
+        }
+}
+
+/* With the gradient sums before it, as it must be. */
 static void say_norm(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
 {
+    if (how < 253)
+        say_gradients(p, out);
     struct smoe_layer_norms layers[SMOE_LAYERS_MAX];
     uint32_t experts[8] = {0, 1, 2, 3, 4, 5, 6, 7};
     double norms[8] = {0, 1, 2, 3, 4, 5, 6, how == 255 ? -1 : 7};
@@ -397,6 +639,13 @@ static void say_staged(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out
     struct smoe_message m = {.type = SMOE_MSG_STEP_STAGED};
     m.step_staged = (struct smoe_msg_step_staged){p->stage.step, p->stage.attempt + (how == 254),
                                                   p->stage.owner};
+    for (size_t i = 0; i < p->prepare.n_layers; i++) {
+        struct fuzz_held *h = &p->held[p->prepare_layers[i] % FUZZ_LAYERS];
+        if (!h->used || p->prepare.owner != p->stage.owner)
+            continue;
+        h->staged_step = p->stage.step;
+        h->staged_attempt = p->stage.attempt;
+    }
     say(p, &m, 0, out);
     p->stage_due = false;
 }
@@ -412,15 +661,19 @@ static void say_state(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
         m.type = SMOE_MSG_EXPERT_STORED;
         m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
         say(p, &m, 0, out);
+        struct fuzz_held *h = &p->held[s->layer % FUZZ_LAYERS];
+        settle_staged(h, s->step, 0);
+        put(&h->current, s->expert);
         return;
     }
     const struct smoe_msg_expert_fetch *f = &asked.expert_fetch;
+    uint64_t step = how ? how % 4 : p->held[f->layer % FUZZ_LAYERS].step;
     m.expert_state =
-        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, how % 4};
+        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, step};
     say(p, &m, state_bytes(&p->shapes[f->layer % FUZZ_LAYERS], f->parts) + (how == 255), out);
 }
 
-void fuzz_peer_answer_all(struct fuzz_peer *p, struct fuzz_stream *out)
+static void worker_answers(struct fuzz_peer *p, struct fuzz_stream *out)
 {
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     for (; p->n_hosts; p->n_hosts--) {
@@ -428,8 +681,11 @@ void fuzz_peer_answer_all(struct fuzz_peer *p, struct fuzz_stream *out)
         say(p, &m, 0, out);
     }
     uint32_t n = p->n_jobs < FUZZ_JOBS ? p->n_jobs : FUZZ_JOBS;
-    for (uint32_t i = n; i > 0; i--)
-        say_job_done(p, &p->jobs[(p->n_jobs - i) % FUZZ_JOBS], 0, out);
+    for (uint32_t i = n; i > 0; i--) {
+        struct fuzz_job *job = &p->jobs[(p->n_jobs - i) % FUZZ_JOBS];
+        if (!job->backward || !job->evicted)
+            say_job_done(p, job, 0, out);
+    }
     if (p->prepare_due)
         say_norm(p, 0, out);
     if (p->stage_due)
@@ -449,8 +705,10 @@ static void worker_says(struct fuzz_peer *p, uint8_t what, struct fuzz_input *in
         say_inventory(p, in, out);
         break;
     case 6:
-    case 7:
         say_job(p, in, out);
+        break;
+    case 7:
+        say_evicted_or_gradient(p, in, out);
         break;
     case 8:
         say_report(p, in, out);
@@ -577,10 +835,43 @@ static void say_discard(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_
     say(p, &m, 0, out);
 }
 
+/* x of a batch, wrong by so many bytes. */
+static void say_inputs(struct fuzz_peer *p, struct fuzz_batch *b, uint64_t attempt, size_t wrong,
+                       struct fuzz_stream *out)
+{
+    struct smoe_message m = {.type = SMOE_MSG_INPUTS};
+    m.inputs = (struct smoe_msg_inputs){b->id, attempt};
+    b->inputs_due = false;
+    if (b->id)
+        say(p, &m, b->tokens * row_bytes(p, b->layer) + wrong, out);
+}
+
+static void trainer_answers(struct fuzz_peer *p, struct fuzz_stream *out)
+{
+    for (uint32_t i = 0; i < FUZZ_BATCHES; i++)
+        if (p->batches[i].inputs_due)
+            say_inputs(p, &p->batches[i], p->attempt, 0, out);
+}
+
+void fuzz_peer_answer_all(struct fuzz_peer *p, struct fuzz_stream *out)
+{
+    if (p->role == SMOE_ROLE_WORKER)
+        worker_answers(p, out);
+    else
+        trainer_answers(p, out);
+}
+
+/* With the highest bit Inputs of a batch instead, asked for or not. */
 static void say_restore(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
 {
     struct smoe_message m = {.type = SMOE_MSG_RESTORE};
-    m.restore = (struct smoe_msg_restore){fuzz_u8(in) % 8, p->attempt};
+    uint8_t how = fuzz_u8(in);
+    if (how & 128) {
+        say_inputs(p, &p->batches[how % FUZZ_BATCHES], p->attempt - (how >> 6 & 1), how >> 5 & 1,
+                   out);
+        return;
+    }
+    m.restore = (struct smoe_msg_restore){how % 8, p->attempt};
     p->step = m.restore.step;
     say(p, &m, 0, out);
 }

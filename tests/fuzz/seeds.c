@@ -119,39 +119,99 @@ enum {
 #define A_LEAVE   (A_OTHER | 1 << 4)
 #define A_TICK    (A_OTHER | 2 << 4) /* milliseconds, two bytes */
 #define A_RUN     (A_OTHER | 3 << 4) /* all there is to compute */
+#define A_SUM     (A_OTHER | 4 << 4) /* StepGradient: step, expert */
+#define A_INPUTS  (A_OTHER | 5 << 4) /* ParcelInputs */
 #define A_START1  (A_START | 1 << 4) /* on the second lane */
 #define A_FINISH1 (A_FINISH | 1 << 4)
-#define UP        A_WELCOME, 1, A_HOST, 0, 0x4a, 0xff /* 8 experts of 3 x 3 on layer 0 */
-#define KEEP      32                                  /* of a parcel: a gradient follows */
+/* A Welcome's epoch is 0 in all of them but where a commit has raised it: 0x10 to 2, 0x18 to 3. A
+ * Decision's is in bits 4 and 5 of its first byte.
+ * Host: layer and name, shape, experts, copies, {step, attempt, not fresh} */
+#define HOST(which, experts) A_HOST, which, 0x4a, experts, 0, 0
+#define UP                   A_WELCOME, 0, HOST(0, 0xff) /* 8 experts of 3 x 3 on layer 0 */
+#define UP_WITH_COPIES       A_WELCOME, 0, A_HOST, 0, 0x4a, 0x0f, 0xf0, 0
+#define KEEP                 32 /* of a parcel: a gradient follows */
 
 static void agent_seeds(void)
 {
     SEED("agent", "training", UP, A_DECISION, 2, 0, KEEP + 3, 4, KEEP + 1, A_RUN, A_LISTEN,
-         A_BACKPROP, 3, 0, A_RUN, A_LISTEN, A_PREPARE, 0x10, 1, A_RUN, A_STAGE, 0x10, A_RUN,
-         A_COMMIT, 0x18, A_LISTEN, A_DECISION, 1, 0, 2, A_RUN, A_TICK, 50, 0);
+         A_BACKPROP, 3, 0, A_RUN, A_LISTEN, A_PREPARE, 0x10, 1, 3, A_RUN, A_STAGE, 0x10, A_RUN,
+         A_COMMIT, 0x18, A_LISTEN, A_DECISION, 0x31, 0, 2, A_RUN, A_TICK, 50, 0);
     SEED("agent", "evaluation", UP, A_DECISION, 3, 0, 1, 4, 17, 8, 2, A_START, A_START1, A_FINISH,
          A_FINISH1, A_RUN, A_LISTEN);
     SEED("agent", "reset-while-backward-runs", UP, A_DECISION, 1, 0, KEEP, A_RUN, A_BACKPROP, 1, 0,
-         A_START, A_RESET, 1, A_PREPARE, 0x10, 1, A_FINISH, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT,
-         0x10);
-    SEED("agent", "reset-while-the-norm-is-taken", UP, A_PREPARE, 0x10, 1, A_START, A_RESET, 1,
-         A_PREPARE, 0x14, 1, A_FINISH, A_RUN, A_STAGE, 0x14, A_START, A_RESET, 1, A_FINISH, A_RUN);
-    SEED("agent", "reset-of-one-layer-of-a-step", UP, A_HOST, 5, 0x4a, 3, A_PREPARE, 0x10, 3,
-         A_START, A_RESET, 1, A_FINISH, A_RUN, A_PREPARE, 0x10, 3, A_RUN);
-    SEED("agent", "dropped-with-visits-queued", UP, A_DECISION, 2, 0, 1, 4, KEEP, A_HOST, 0, 0x4a,
-         0, A_START, A_FINISH, A_RUN);
+         A_START, A_RESET, 1, A_PREPARE, 0x10, 1, 0, A_FINISH, A_RUN, A_STAGE, 0x10, A_RUN,
+         A_COMMIT, 0x10);
+    SEED("agent", "reset-while-the-norm-is-taken", UP, A_PREPARE, 0x10, 1, 0, A_START, A_RESET, 1,
+         A_PREPARE, 0x14, 1, 0, A_FINISH, A_RUN, A_STAGE, 0x14, A_START, A_RESET, 1, A_FINISH,
+         A_RUN);
+    SEED("agent", "reset-of-one-layer-of-a-step", UP, HOST(5, 3), A_PREPARE, 0x10, 3, 0, A_START,
+         A_RESET, 1, A_FINISH, A_RUN, A_PREPARE, 0x10, 3, 0, A_RUN);
+    SEED("agent", "dropped-with-visits-queued", UP, A_DECISION, 2, 0, 1, 4, KEEP, HOST(0, 0),
+         A_START, A_FINISH, A_RUN);
     SEED("agent", "dropped-while-a-task-runs", UP, A_DECISION, 2, 0, 1, 0, 2, A_START, A_STATE, 0,
-         2, A_HOST, 0, 0x4a, 2, A_HOST, 0, 0x4a, 3, A_FINISH, A_RUN);
-    SEED("agent", "renumbered-in-a-step", UP, A_PREPARE, 0x10, 1, A_HOST, 0x01, 0x4a, 0xff, A_RUN,
-         A_PREPARE, 0x10, 2, A_RUN);
-    SEED("agent", "store-in-a-step", UP, A_PREPARE, 0x10, 1, A_STATE, 0, 8, A_RUN, A_PREPARE, 0x10,
-         1, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10);
+         2, HOST(0, 2), HOST(0, 3), A_FINISH, A_RUN);
+    SEED("agent", "renumbered-in-a-step", UP, A_PREPARE, 0x10, 1, 0, HOST(1, 0xff), A_RUN,
+         A_PREPARE, 0x10, 2, 0, A_RUN);
+    SEED("agent", "store-in-a-step", UP, A_PREPARE, 0x10, 1, 0, A_STATE, 0, 8, A_RUN, A_PREPARE,
+         0x10, 1, 0, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10);
     SEED("agent", "reconnected-while-a-task-runs", UP, A_DECISION, 1, 0, 255, A_START, A_LINK,
          A_LINK, UP, A_DECISION, 1, 0, 255, A_FINISH, A_RUN, A_LISTEN);
     SEED("agent", "states", UP, A_STATE, 0, 0, A_STATE, 4, 6, A_STATE, 0, 8, A_STATE, 8, 1,
          A_LISTEN, A_LEAVE);
-    SEED("agent", "two-owners", UP, A_HOST, 5, 0x4a, 3, A_PREPARE, 0x10, 1, A_PREPARE, 0x30, 2,
-         A_RUN, A_STAGE, 0x30, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_COMMIT, 0x30);
+    SEED("agent", "two-owners", UP, HOST(5, 3), A_PREPARE, 0x10, 1, 0, A_PREPARE, 0x30, 2, 0, A_RUN,
+         A_STAGE, 0x30, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_COMMIT, 0x30);
+}
+
+#define SUMS(number) \
+    A_SUM, number, 4 * 4, A_SUM, number, 5 * 4, A_SUM, number, 6 * 4, A_SUM, number, 7 * 4
+
+/* Step 1 of attempt 0 (0x10), with gradients for the copies of experts 0..3 and of 4..7 here. */
+static void copy_seeds(void)
+{
+    SEED("agent", "copies-make-a-step", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 15, A_RUN, SUMS(0x10),
+         A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_LISTEN, A_PREPARE, 0x11, 1, 15, SUMS(0x11), A_RUN,
+         A_STAGE, 0x11, A_RUN, A_COMMIT, 0x11, A_LISTEN);
+    SEED("agent", "a-copy-comes-to-serve", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 15, A_RUN,
+         SUMS(0x10), A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_HOST, 0, 0x4a, 0xff, 0, 1, A_DECISION,
+         0x22, 7 * 4, KEEP, 0, KEEP, A_RUN, A_LISTEN);
+    SEED("agent", "a-copy-is-filled", A_WELCOME, 0, A_HOST, 0, 0x4a, 1, 2, 8, A_STATE, 0, 1,
+         A_STATE, 4, 8, A_STATE, 4, 1, A_PREPARE, 0x10, 1, 1, A_RUN, A_SUM, 0x10, 4, A_STAGE, 0x10,
+         A_RUN, A_COMMIT, 0x10, A_LISTEN);
+    SEED("agent", "an-empty-copy-in-a-step", A_WELCOME, 0, A_HOST, 0, 0x4a, 1, 2, 8, A_PREPARE,
+         0x10, 1, 1, A_RUN, A_STAGE, 0x10, A_RUN, A_COMMIT, 0x10, A_LISTEN);
+    SEED("agent", "copies-only", A_WELCOME, 0, A_HOST, 0, 0x4a, 0, 15, 0, A_PREPARE, 0x10, 1, 0,
+         A_LISTEN, A_STAGE, 0x10, A_LISTEN, A_COMMIT, 0x10);
+    SEED("agent", "staged-and-committed-by-host", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 0, A_RUN,
+         SUMS(0x10), A_STAGE, 0x10, A_RUN, A_LINK, A_LINK, A_WELCOME, 0, A_HOST, 0, 0x4a, 0x0f,
+         0xf0, 1, A_LISTEN, A_STATE, 0, 1, A_LISTEN);
+    SEED("agent", "staged-and-dropped-by-host", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 0, A_RUN,
+         SUMS(0x10), A_STAGE, 0x10, A_RUN, A_LINK, A_LINK, A_WELCOME, 0, A_HOST, 0, 0x4a, 0x0f,
+         0xf0, 5, A_LISTEN, A_STATE, 0, 1, A_LISTEN);
+    SEED("agent", "lost-while-it-stages", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 0, A_RUN, SUMS(0x10),
+         A_STAGE, 0x10, A_START, A_LINK, A_FINISH, A_LINK, A_WELCOME, 0, A_LISTEN, A_HOST, 0, 0x4a,
+         0x0f, 0xf0, 1, A_LISTEN);
+    SEED("agent", "committed-while-a-parcel-runs", UP_WITH_COPIES, A_PREPARE, 0x10, 1, 0, A_RUN,
+         SUMS(0x10), A_STAGE, 0x10, A_RUN, A_DECISION, 1, 0, 1, A_START, A_COMMIT, 0x10, A_LINK,
+         A_LINK, A_WELCOME, 2, A_LISTEN, A_FINISH, A_HOST, 0, 0x4a, 0x0f, 0xf0, 1, A_RUN, A_LISTEN);
+    SEED("agent", "sum-of-a-busy-copy", UP, A_DECISION, 1, 7 * 4, 1, A_START, A_HOST, 0, 0x4a, 0x7f,
+         0x80, 0, A_PREPARE, 0x10, 1, 0, A_SUM, 0x10, 7 * 4, A_FINISH, A_RUN, A_STAGE, 0x10, A_RUN,
+         A_COMMIT, 0x10, A_LISTEN);
+    SEED("agent", "wrong-sums", UP_WITH_COPIES, A_SUM, 0x10, 16, A_PREPARE, 0x10, 1, 0, A_SUM, 0x14,
+         16, A_SUM, 0x10, 0, A_SUM, 0x10, 128 | 16, A_LISTEN);
+    SEED("agent", "one-in-both-lists", A_WELCOME, 0, A_HOST, 0, 0x4a, 3, 2, 128, A_LISTEN);
+}
+
+/* 32 parcels of 270 rows of 4 numbers, kept, are more than the memory: the newest give up x. */
+static void eviction_seeds(void)
+{
+#define LARGE      0, KEEP | 16 | 5
+#define FOUR_LARGE A_DECISION, 4, LARGE, LARGE, LARGE, LARGE, A_RUN, A_LISTEN
+    SEED("agent", "evicted", A_WELCOME, 0, A_HOST, 0, 0x4b, 1, 0, 0, FOUR_LARGE, FOUR_LARGE,
+         FOUR_LARGE, FOUR_LARGE, FOUR_LARGE, FOUR_LARGE, FOUR_LARGE, FOUR_LARGE, A_BACKPROP, 15, 2,
+         A_RUN, A_LISTEN, A_INPUTS, 15, 2, A_RUN, A_LISTEN, A_BACKPROP, 63, 6, A_RUN, A_INPUTS, 3,
+         6, A_RUN, A_LISTEN, A_RESET, 1, A_INPUTS, 4, 6);
+    SEED("agent", "inputs-of-parcels-that-do-not-wait", UP, A_DECISION, 1, 0, KEEP, A_RUN, A_INPUTS,
+         1, 0, A_LISTEN);
 }
 
 /* ---- gateway ---- */
@@ -174,12 +234,13 @@ enum {
     G_ADMIN,
     G_SETTLE
 };
-#define LIMITS                   11 /* four workers, three trainers, all limits generous */
+#define LIMITS                   11, 0 /* four workers, three trainers, all limits generous; two copies */
 #define W(i, what)               ((i) << 4 | (what))
 #define T(i, what)               ((4 + (i)) << 4 | (what))
 #define JOIN(i)                  W(i, G_OPEN), (i), W(i, G_5), 0 /* hello and an empty inventory */
 #define TRAINER(i)               T(i, G_OPEN), 4 + (i)
 #define LAYER                    T(0, G_4), 0, 0, 4 * 8 + 3, 0 /* "a": 4 experts, 5 wide, ReLU, SGD */
+#define BACK(i)                  W(i, G_OPEN), (i), W(i, G_5), 5 /* with what it still holds */
 #define SETTLE                   G_SETTLE, G_SETTLE
 #define LONG                     W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE)
 #define SUBMIT(batch, tokens, k) T(0, G_5), (batch)-1, (tokens)-1, (k)-1
@@ -187,11 +248,68 @@ enum {
 #define STEP                     T(0, G_7), 0, 0
 #define UP_AND_READY             LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE
 
+#define HOLD           G_ADMIN, 7      /* the journal writes nothing, or does so again */
+#define WRITE          G_ADMIN, 8 | 7  /* what waits */
+#define KILL           G_ADMIN, 16 | 7 /* the daemon; what waited is lost */
+#define KILL_WRITTEN   G_ADMIN, 24 | 7 /* the same, but it was written */
+#define EVICT(i, job)  W(i, G_7), 1, (job)
+#define ANSWERS        W(0, G_ANSWER), W(1, G_ANSWER)
+#define TO_THE_STEP(n) SUBMIT(1, n, 2), SETTLE, GRADIENT(0), SETTLE, STEP
+#define A_STEP         TO_THE_STEP(20), LONG
+#define REPORTS        W(0, G_8), 0, 0, W(1, G_8), 0, 0 /* signs of life */
+/* Longer than a daemon waits for workers after it was killed. */
+#define WAIT REPORTS, G_TICK, 60, REPORTS, G_TICK, 60, REPORTS, SETTLE
+
+static void copy_seeds_of_the_gateway(void)
+{
+    SEED("gateway", "host-lost-copy-serves", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, A_STEP);
+    SEED("gateway", "a-third-is-filled", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, JOIN(2),
+         LONG, A_STEP, W(1, G_HANG_UP), SETTLE, A_STEP, BACK(0), LONG, A_STEP);
+    SEED("gateway", "filled-in-a-step", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, JOIN(2),
+         W(2, G_ANSWER), TO_THE_STEP(6), W(1, G_ANSWER), W(1, G_ANSWER), W(2, G_ANSWER), LONG);
+    SEED("gateway", "lost-while-it-fills", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, JOIN(2),
+         W(2, G_ANSWER), W(1, G_ANSWER), W(2, G_HANG_UP), SETTLE, A_STEP);
+    SEED("gateway", "nobody-has-it", UP_AND_READY, A_STEP, W(0, G_HANG_UP), W(1, G_HANG_UP),
+         W(7, G_TICK), 20, JOIN(2), W(7, G_TICK), 20, TRAINER(0), LAYER, SETTLE, T(0, G_9), 3,
+         T(0, G_11), 0, T(0, G_11), 8, SETTLE);
+    SEED("gateway", "back-in-time", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, BACK(0), LONG,
+         A_STEP, W(1, G_HANG_UP), SETTLE, A_STEP);
+    SEED("gateway", "back-too-late", UP_AND_READY, A_STEP, W(0, G_HANG_UP), SETTLE, A_STEP, BACK(0),
+         LONG, A_STEP);
+    SEED("gateway", "lost-while-it-commits", UP_AND_READY, TO_THE_STEP(6), HOLD, ANSWERS, ANSWERS,
+         W(0, G_HANG_UP), T(0, G_HANG_UP), TRAINER(0), WRITE, HOLD, LAYER, BACK(0), LONG, A_STEP);
+    SEED("gateway", "killed", UP_AND_READY, A_STEP, KILL, BACK(0), BACK(1), TRAINER(0), LAYER, LONG,
+         A_STEP);
+    SEED("gateway", "killed-with-a-worker", UP_AND_READY, A_STEP, KILL, BACK(1), TRAINER(0), LAYER,
+         W(1, G_8), 0, 0, G_TICK, 60, W(1, G_8), 0, 0, G_TICK, 60, LONG, A_STEP);
+    SEED("gateway", "killed-before-the-commit", UP_AND_READY, A_STEP, TO_THE_STEP(6), HOLD, ANSWERS,
+         ANSWERS, KILL, HOLD, BACK(0), BACK(1), TRAINER(0), LAYER, WAIT, A_STEP);
+    SEED("gateway", "killed-after-the-commit", UP_AND_READY, A_STEP, TO_THE_STEP(6), HOLD, ANSWERS,
+         ANSWERS, KILL_WRITTEN, HOLD, BACK(0), BACK(1), TRAINER(0), LAYER, WAIT, T(0, G_7), 0, 4,
+         A_STEP);
+    SEED("gateway", "drained-between-steps", UP_AND_READY, A_STEP, JOIN(2), G_ADMIN, 3, LONG, LONG,
+         A_STEP, G_ADMIN, 4, LONG);
+    SEED("gateway", "no-room-for-copies", LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, W(0, G_4),
+         255, SETTLE, A_STEP);
+    SEED("gateway", "one-copy-and-no-journal", 11, 3, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE,
+         A_STEP, W(1, G_HANG_UP), SETTLE, BACK(1), LONG, A_STEP);
+    SEED("gateway", "evicted", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE, EVICT(0, 0), EVICT(0, 1),
+         EVICT(1, 0), GRADIENT(0), LONG, STEP, LONG);
+    SEED("gateway", "evicted-while-the-gradient-comes", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE,
+         GRADIENT(0), EVICT(0, 2), EVICT(0, 255), LONG, STEP, LONG);
+    SEED("gateway", "inputs-wrong", UP_AND_READY, SUBMIT(1, 20, 2), T(0, G_9), 128, SETTLE,
+         EVICT(0, 0), GRADIENT(0), T(0, G_9), 128 | 64, T(0, G_9), 128 | 32, SETTLE);
+    SEED("gateway", "no-memory-for-gradients", 11, 4, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE,
+         SUBMIT(1, 60, 2), SUBMIT(2, 60, 2), SUBMIT(3, 60, 4), SETTLE, GRADIENT(0), SETTLE);
+    SEED("gateway", "sums-nobody-asked-for", UP_AND_READY, W(0, G_7), 0, 0, TO_THE_STEP(6),
+         W(0, G_7), 0, 8, W(0, G_7), 0, 128, W(1, G_7), 0, 192, LONG);
+}
+
 /* More states asked for than the daemon has room to refuse one by one, and then their host is lost. */
 static void flood_seed(void)
 {
-    static const uint8_t head[] = {16 | 32, W(0, G_OPEN), 0,   W(0, G_5), 0, T(0, G_OPEN),
-                                   4,       LAYER,        LONG};
+    static const uint8_t head[] = {16 | 32,      0, W(0, G_OPEN), 0,   W(0, G_5), 0,
+                                   T(0, G_OPEN), 4, LAYER,        LONG};
     uint8_t tape[sizeof head + 2 * 400 + 1];
     memcpy(tape, head, sizeof head);
     for (size_t i = 0; i < 400; i++) {
@@ -266,6 +384,9 @@ int main(int argc, char **argv)
     inbox_seeds();
     channel_seeds();
     agent_seeds();
+    copy_seeds();
+    eviction_seeds();
     gateway_seeds();
+    copy_seeds_of_the_gateway();
     return 0;
 }

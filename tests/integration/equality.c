@@ -12,41 +12,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "common/base/rng.h"
 #include "tests/integration/halves.h"
+#include "tests/integration/images.h"
 
-enum { PIXELS = 24, WIDTH = 16, HIDDEN = 40, EXPERTS = 8, CLASSES = 5, ROWS = 320 };
-
-/* Clusters: an image is its class's mean and noise. */
-struct images {
-    smoe_real x[ROWS * PIXELS];
-    uint8_t labels[ROWS];
-};
-
-static void draw(struct images *images, uint64_t seed, uint64_t batch)
-{
-    struct smoe_rng means, noise;
-    smoe_real mean[CLASSES * PIXELS];
-    smoe_rng_init(&means, seed, 0);
-    smoe_rng_init(&noise, seed, batch);
-    for (size_t i = 0; i < CLASSES * PIXELS; i++)
-        mean[i] = (smoe_real)smoe_rng_normal(&means);
-    for (size_t row = 0; row < ROWS; row++) {
-        size_t class = smoe_rng_below(&noise, CLASSES);
-        images->labels[row] = (uint8_t) class;
-        for (size_t i = 0; i < PIXELS; i++)
-            images->x[row * PIXELS + i] =
-                mean[class * PIXELS + i] + (smoe_real)smoe_rng_normal(&noise);
-    }
-}
+enum { WIDTH = 16, HIDDEN = 40, EXPERTS = 8 };
 
 static struct halves_setup make_setup(enum smoe_activation activation,
                                       enum smoe_layer_optimizer kind, uint32_t top_k)
 {
     return (struct halves_setup){
-        .model = {PIXELS, WIDTH, EXPERTS, top_k, CLASSES, 0.01},
+        .model = {IMAGE_PIXELS, WIDTH, EXPERTS, top_k, IMAGE_CLASSES, 0.01},
         .expert = {WIDTH, HIDDEN, activation},
-        .rows = ROWS,
+        .rows = IMAGE_ROWS,
         .seed = 7,
         .zero_output = kind == SMOE_LAYER_ADAMW,
         .step = {.kind = kind,
@@ -82,7 +59,7 @@ static double scalar_distance(double got, double want)
 static void print_comparison(struct half *fleet, struct half *local, uint64_t step, bool control)
 {
     const struct halves_setup *s = fleet->setup;
-    size_t row = (size_t)ROWS * WIDTH;
+    size_t row = (size_t)IMAGE_ROWS * WIDTH;
     half_read_experts(fleet);
     half_read_experts(local);
     printf("{\"activation\":\"%s\",\"optimizer\":\"%s\",\"top_k\":%" PRIu32 ",\"step\":%" PRIu64
@@ -113,14 +90,14 @@ static void compare(const struct halves_setup *setup, const char *gateway, char 
 {
     struct half fleet, local;
     struct images images;
-    struct half_batch batch = {ROWS, images.x, images.labels};
+    struct half_batch batch = {IMAGE_ROWS, images.x, images.labels};
     half_start(&local, setup, NULL, NULL);
     half_start(&fleet, setup, gateway, "equality");
     uint64_t t = 1;
     for (int i = 0; i < n_steps; i++) {
         uint64_t at = strtoull(steps[i], NULL, 10);
         for (; t <= at; t++) {
-            draw(&images, setup->seed, t);
+            draw_images(&images, setup->seed, t);
             fleet.record = t == at;
             if (t == at)
                 halves_equalize(&local, &fleet);

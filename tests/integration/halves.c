@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/kernels/gemm.h"
 
@@ -208,6 +209,18 @@ void half_step(struct half *half, const struct half_batch *batch, const uint16_t
 
 /* ---- states ---- */
 
+static void fetch_expert(struct half *half, uint32_t expert, smoe_real *state)
+{
+    const struct timespec pause = {0, 2000000};
+    const unsigned parts = SMOE_EXPERT_WEIGHTS | SMOE_EXPERT_MOMENTS;
+    int rc = smoe_expert_fetch(half->layer, expert, parts, state);
+    while (half->setup->patient && (rc == SMOE_ECLOSED || rc == SMOE_ESTATE)) {
+        (void)nanosleep(&pause, NULL);
+        rc = smoe_expert_fetch(half->layer, expert, parts, state);
+    }
+    must(half, rc, "fetch an expert");
+}
+
 void half_read_experts(struct half *half)
 {
     size_t n = half->n_params;
@@ -215,10 +228,7 @@ void half_read_experts(struct half *half)
     for (uint32_t e = 0; e < half->model.shape.experts; e++) {
         smoe_real *state = half->expert_states + e * half->vectors * n;
         if (half->client)
-            must(
-                half,
-                smoe_expert_fetch(half->layer, e, SMOE_EXPERT_WEIGHTS | SMOE_EXPERT_MOMENTS, state),
-                "fetch an expert");
+            fetch_expert(half, e, state);
         else
             for (unsigned v = 0; v < half->vectors; v++)
                 memcpy(state + v * n, local[v] + e * n, n * sizeof *state);

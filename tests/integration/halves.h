@@ -18,6 +18,7 @@ struct halves_setup {
     size_t rows; /* of a batch */
     uint64_t seed;
     bool zero_output;
+    bool patient; /* the fleet may lose workers: what cannot be read now is read later */
     struct smoe_step_options step; /* without dense_square_norm, which each half finds out */
 };
 

@@ -16,17 +16,17 @@ static const char *const FIRST_STEP =
     "       0.000 slow starts\n"
     "       3.000 fast     -> gateway  HELLO worker fast\n"
     "       3.000 slow     -> gateway  HELLO worker slow\n"
-    "       4.000 gateway  -> fast     WELCOME epoch 1000\n"
-    "       4.000 gateway  -> slow     WELCOME epoch 1000\n"
+    "       4.000 gateway  -> fast     WELCOME epoch 1\n"
+    "       4.000 gateway  -> slow     WELCOME epoch 1\n"
     "       5.000 fast     -> gateway  INVENTORY nothing\n"
     "       5.000 slow     -> gateway  INVENTORY nothing\n"
     "      20.000 trainer starts\n"
     "      23.000 trainer  -> gateway  HELLO trainer trainer\n"
-    "      24.000 gateway  -> trainer  WELCOME epoch 1000, attempt 1, credit 67108864 bytes, "
+    "      24.000 gateway  -> trainer  WELCOME epoch 1, attempt 1.1, credit 67108864 bytes, "
     "1000000 visits\n"
     "      25.000 trainer  -> gateway  LAYER_DECLARE moe-0, step 0\n"
-    "      26.000 gateway  -> fast     HOST moe-0 as layer 0: experts 0,2\n"
-    "      26.000 gateway  -> slow     HOST moe-0 as layer 0: experts 1,3\n"
+    "      26.000 gateway  -> fast     HOST moe-0 as layer 0: experts 0,2, copies 1,3\n"
+    "      26.000 gateway  -> slow     HOST moe-0 as layer 0: experts 1,3, copies 0,2\n"
     "      27.000 fast     -> gateway  HOSTED layer 0\n"
     "      27.000 slow     -> gateway  HOSTED layer 0\n"
     "      28.000 gateway  -> trainer  LAYER_READY layer 0, step 0\n"
@@ -56,15 +56,23 @@ static const char *const FIRST_STEP =
     "      37.006 trainer  -> gateway  STEP 1: 1 batch\n"
     "      38.006 gateway  -> fast     STEP_PREPARE 1\n"
     "      38.006 gateway  -> slow     STEP_PREPARE 1\n"
+    "      39.006 fast     -> gateway  STEP_GRADIENT 1, layer 0 expert 0\n"
+    "      39.006 fast     -> gateway  STEP_GRADIENT 1, layer 0 expert 2\n"
+    "      39.006 slow     -> gateway  STEP_GRADIENT 1, layer 0 expert 1\n"
+    "      39.006 slow     -> gateway  STEP_GRADIENT 1, layer 0 expert 3\n"
     "      39.006 fast     -> gateway  STEP_NORM 1\n"
     "      39.008 slow     -> gateway  STEP_NORM 1\n"
-    "      40.008 gateway  -> fast     STEP_STAGE 1\n"
+    "      40.006 gateway  -> slow     STEP_GRADIENT 1, layer 0 expert 0\n"
+    "      40.006 gateway  -> slow     STEP_GRADIENT 1, layer 0 expert 2\n"
+    "      40.006 gateway  -> fast     STEP_GRADIENT 1, layer 0 expert 1\n"
+    "      40.006 gateway  -> fast     STEP_GRADIENT 1, layer 0 expert 3\n"
     "      40.008 gateway  -> slow     STEP_STAGE 1\n"
-    "      41.011 fast     -> gateway  STEP_STAGED 1\n"
-    "      41.018 slow     -> gateway  STEP_STAGED 1\n"
-    "      42.018 gateway  -> fast     STEP_COMMIT 1, epoch 1001\n"
-    "      42.018 gateway  -> slow     STEP_COMMIT 1, epoch 1001\n"
-    "      42.018 gateway  -> trainer  STEP_DONE 1, epoch 1001\n";
+    "      40.008 gateway  -> fast     STEP_STAGE 1\n"
+    "      41.013 fast     -> gateway  STEP_STAGED 1\n"
+    "      41.028 slow     -> gateway  STEP_STAGED 1\n"
+    "      42.862 gateway  -> fast     STEP_COMMIT 1, epoch 2\n"
+    "      42.862 gateway  -> slow     STEP_COMMIT 1, epoch 2\n"
+    "      42.862 gateway  -> trainer  STEP_DONE 1, epoch 2\n";
 
 /* Without reports, which come when they please. */
 static char *without_reports(const char *trace)
@@ -97,7 +105,7 @@ Test(trace, lines_can_be_selected_by_words)
         smoe_world_new(&(struct smoe_world_options){.seed = 1, .keep_trace = true});
     smoe_story_find("join")->play(w);
     char *steps = smoe_sim_trace_select(smoe_world_trace(w), "STEP_DONE 2,|is done");
-    cr_assert_not_null(strstr(steps, "STEP_DONE 2, epoch 1002\n"));
+    cr_assert_not_null(strstr(steps, "STEP_DONE 2, epoch 3\n"));
     cr_assert_not_null(strstr(steps, "trainer is done\n"));
     cr_assert_null(strstr(steps, "STEP_DONE 1"));
     free(steps);

@@ -444,7 +444,8 @@ Test(agent, refuses_a_parcel_number_that_is_taken_and_one_parcel_too_many, .fini
 
 /* ---- the step ---- */
 
-/* Weights of expert 0 after one SGD step of 0.5 on the gradient of parcel 1 (2 rows), divided by 2. */
+/* Weights of expert 0 after one SGD step of 0.5 on the gradient of parcel 1 (2 rows), divided by
+ * 2. */
 static void expect_stepped(double scale, smoe_real *ret)
 {
     smoe_real sum[PARAMS] = {0};
@@ -517,8 +518,8 @@ Test(step, says_that_a_gradient_is_not_finite, .init = begin, .fini = end)
     cr_assert_eq(last(SMOE_MSG_STEP_NORM)->m.step_norm.layers[0].square_norms[0], -1);
 }
 
-/* Reset at every point before the commit: the weights are the old ones, the gradient is gone, and the
- * next attempt makes the step as if this one had never been. */
+/* Reset at every point before the commit: the weights are the old ones, the gradient is gone, and
+ * the next attempt makes the step as if this one had never been. */
 Test(step, that_is_reset_before_its_commit_leaves_nothing_behind)
 {
     for (int phase = 0; phase < 5; phase++) {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A core and its sessions, as a test plays them: workers that compute nothing and answer rightly when
- * they are told to, trainers that say what the test says. Everything the core sends is kept as mail;
- * what it asks its shell to keep and free is kept and freed, so a batch used after its end shows under
- * AddressSanitizer. After every event all invariants are walked, and every Decision is checked: each
- * visit of a batch is given once, the visits of a token go to distinct experts.
+ * A core and its sessions, as a test plays them: workers that compute nothing and answer rightly
+ * when they are told to, trainers that say what the test says. Everything the core sends is kept
+ * as mail; what it asks its shell to keep and free is kept and freed, so a batch used after its
+ * end shows under AddressSanitizer. After every event all invariants are walked, and every
+ * Decision is checked: each visit of a batch is given once, the visits of a token go to distinct
+ * experts.
  */
 #ifndef SMOE_TEST_SCENE_H
 #define SMOE_TEST_SCENE_H
@@ -83,7 +84,7 @@ void scene_step(struct scene *s, uint32_t trainer, uint64_t step, const uint64_t
                 size_t n);
 uint64_t scene_attempt(const struct scene *s, uint32_t trainer);
 
-/* A worker answers what it was told and has not answered yet: letters of one type, or everything. */
+/* A worker answers what it was told and has not answered yet: letters of one type, or all. */
 size_t scene_answer(struct scene *s, uint32_t worker, enum smoe_message_type type);
 void scene_work(struct scene *s, uint32_t worker);
 /* All workers, until nobody has anything to answer. */

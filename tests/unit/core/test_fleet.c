@@ -51,8 +51,8 @@ static struct move moves[SMOE_WORKER_STATES * SMOE_WORKER_STATES];
 static size_t list_moves(bool legal)
 {
     size_t n = 0;
-    for (int from = 0; from < SMOE_WORKER_STATES; from++)
-        for (int to = 0; to < SMOE_WORKER_STATES; to++)
+    for (unsigned from = 0; from < SMOE_WORKER_STATES; from++)
+        for (unsigned to = 0; to < SMOE_WORKER_STATES; to++)
             if (arrows[from][to] == legal)
                 moves[n++] = (struct move){from, to};
     return n;
@@ -176,8 +176,8 @@ Test(fleet, a_report_that_names_a_sequence_too_old_to_remember_is_not_used)
     cr_assert_eq(smoe_worker_executable(&w, SMOE_FORWARD), 10 * (SMOE_ASSIGNMENTS_KEPT + 1));
 }
 
-/* Books and reports at random: what can run is never more than the books have, and never less than what
- * was given after the report. */
+/* Books and reports at random: what can run is never more than the books have, and never less than
+ * what was given after the report. */
 Test(fleet, whatever_is_reported_the_books_bound_it)
 {
     struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};

@@ -41,8 +41,8 @@ static bool drawn(enum smoe_visit_state from, enum smoe_visit_state to)
 
 Test(ledger, the_legal_moves_are_the_arrows_of_the_diagram_and_no_others)
 {
-    for (int from = 0; from < SMOE_VISIT_STATES; from++)
-        for (int to = 0; to < SMOE_VISIT_STATES; to++)
+    for (unsigned from = 0; from < SMOE_VISIT_STATES; from++)
+        for (unsigned to = 0; to < SMOE_VISIT_STATES; to++)
             cr_assert_eq(smoe_visit_move_legal(from, to), drawn(from, to), "%s -> %s",
                          smoe_visit_state_name(from), smoe_visit_state_name(to));
 }
@@ -55,8 +55,8 @@ ParameterizedTestParameters(ledger, a_move_without_an_arrow_stops_the_program)
 {
     static struct move moves[SMOE_VISIT_STATES * SMOE_VISIT_STATES];
     size_t n = 0;
-    for (int from = 0; from < SMOE_VISIT_STATES; from++)
-        for (int to = 0; to < SMOE_VISIT_STATES; to++)
+    for (unsigned from = 0; from < SMOE_VISIT_STATES; from++)
+        for (unsigned to = 0; to < SMOE_VISIT_STATES; to++)
             if (!drawn(from, to))
                 moves[n++] = (struct move){from, to};
     return cr_make_param_array(struct move, moves, n);

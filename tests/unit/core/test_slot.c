@@ -35,7 +35,8 @@ static void submit(uint64_t batch, uint32_t tokens, uint32_t top_k)
     cr_assert_eq(scene_submit(&s, t, &o).kind, SMOE_TAKE);
 }
 
-/* `n` visits that only worker a can serve, to be evaluated: tokens that were routed to its expert 0. */
+/* `n` visits that only worker a can serve, to be evaluated: tokens that were routed to its expert
+ * 0. */
 static void load_a(uint64_t batch, uint32_t n)
 {
     uint16_t *experts = calloc(n, sizeof *experts);

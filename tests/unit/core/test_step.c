@@ -262,7 +262,7 @@ Test(step, takes_no_answer_twice_nor_from_a_worker_that_was_not_asked, .init = b
     cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
 }
 
-/* The trainer comes back and makes the same step again; answers to its first try arrive only now. */
+/* The trainer comes back and makes the same step again; answers to its first try come now. */
 Test(step, of_a_new_attempt_takes_no_answers_to_the_old_one, .init = begin, .fini = end)
 {
     struct smoe_message declare = {.type = SMOE_MSG_LAYER_DECLARE};

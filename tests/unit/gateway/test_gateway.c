@@ -392,7 +392,7 @@ static void compute(int w)
     free(copy);
 }
 
-/* The trainer puts together y from its Results: every visit once, with the right rows and scores. */
+/* The trainer puts together y from its Results: every visit once, with its rows and scores. */
 static void assert_results(uint32_t expert_of[VISITS])
 {
     bool seen[VISITS] = {0};

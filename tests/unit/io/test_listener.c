@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The listener's accept4 can be made to fail as it does when the machine's file table is full: the one
- * defined here is found before the C library's.
+ * The listener's accept4 can be made to fail as it does when the machine's file table is full: the
+ * one defined here is found before the C library's.
  */
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What was said, kept for a test to look at: messages with copies of the arrays they point to and of
- * their raw parts, in the order in which they came. And the far end of a machine's connection: turns
- * messages into bytes for it, and its bytes into mail.
+ * What was said, kept for a test to look at: messages with copies of the arrays they point to and
+ * of their raw parts, in the order in which they came. And the far end of a machine's connection:
+ * turns messages into bytes for it, and its bytes into mail.
  */
 #ifndef SMOE_TEST_MAIL_H
 #define SMOE_TEST_MAIL_H

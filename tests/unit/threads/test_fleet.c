@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A whole fleet in one process: the gateway's loop, two workers with two lanes each, and two trainers
- * with a client each, all in threads of their own. The trainers teach their layers to answer x with -x;
- * then SIGTERM ends gateway and workers as it does in life. Shows that clients of different threads
- * share nothing, and, under ThreadSanitizer, that no two threads of a worker do either.
+ * A whole fleet in one process: the gateway's loop, two workers with two lanes each, and two
+ * trainers with a client each, all in threads of their own. The trainers teach their layers to
+ * answer x with -x; then SIGTERM ends gateway and workers as it does in life. Shows that clients
+ * of different threads share nothing, and, under ThreadSanitizer, that no two threads of a worker
+ * do either.
  */
 #include <arpa/inet.h>
 #include <math.h>

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The compute threads of a worker and the loop they work for: tasks are handed over and taken back
- * while the duty changes, results are those of the reference kernel, and the lanes can be closed in the
- * middle of their work. Run under ThreadSanitizer this shows that nothing is touched by two at a time.
+ * while the duty changes, results are those of the reference kernel, and the lanes can be closed
+ * in the middle of their work. Run under ThreadSanitizer this shows that nothing is touched by two
+ * at a time.
  */
 #include <math.h>
 #include <string.h>

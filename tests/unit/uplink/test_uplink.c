@@ -337,8 +337,9 @@ Test(uplink, refuses_at_once_what_no_credit_could_ever_cover, .fini = end)
 
 /* ---- starting over ---- */
 
-/* The connection breaks at each point of a batch's life. Before its results were complete it is sent
- * as if new; afterwards with the experts it was given, and what the caller has read does not change. */
+/* The connection breaks at each point of a batch's life. Before its results were complete it is
+ * sent as if new; afterwards with the experts it was given, and what the caller has read does not
+ * change. */
 Test(reconnect, sends_every_uncommitted_batch_again_with_the_experts_it_had)
 {
     for (int reached = 0; reached < 4; reached++) {

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 at random moments, hundreds of times, of anybody.
+
+Rounds: SMOE_KILLS (default 300, 60 under sanitizers). The moments come from SMOE_SEED; a failure prints
+it. Between two kills the fleet has both copies of every expert again: what is promised is the loss of
+any one machine at any moment, not of two at once.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+import unittest
+
+import harness
+from harness import train_args
+
+KILLS = int(os.environ.get("SMOE_KILLS", "60" if harness.SANITIZED else "300"))
+SEED = int(os.environ.get("SMOE_SEED", "1"))
+TOLERANCE = 1e-9 if harness.FLOAT64 else 1e-5
+WORKERS = 4
+
+
+def quantile(values, q):
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+class Survival(harness.FleetTest):
+    def setUp(self):
+        super().setUp()
+        self.random = random.Random(SEED)
+        self.port = f"127.0.0.1:{harness.free_port()}"
+        self.status_port = f"127.0.0.1:{harness.free_port()}"
+        self.start_daemon()
+        self.workers = self.fleet.start_workers(WORKERS)
+
+    def start_daemon(self):
+        self.daemon = self.fleet.start_daemon("--set", f"fleet.workers_min={WORKERS}",
+                                              listen=self.port, status=self.status_port)
+
+    def kill_worker(self):
+        i = self.random.randrange(WORKERS)
+        self.workers[i].kill()
+        self.pause(0.1)
+        self.workers[i] = self.fleet.start_worker(f"w{i + 1}")
+
+    def kill_daemon(self):
+        self.daemon.kill()
+        self.pause(0.1)
+        self.start_daemon()
+
+    def pause(self, seconds):
+        """A random moment: where in its work the fleet is then is what is tested."""
+        time.sleep(self.random.random() * seconds)
+
+    def layer(self):
+        layers = self.fleet.status("experts")["layers"]
+        return layers[0] if layers else None
+
+    def has_both_copies(self):
+        layer = self.layer()
+        return layer and layer["state"] == "ready" and all(
+            e["worker"] and e["copy"] and not e["copying"] for e in layer["experts"])
+
+    def assertLawful(self):
+        status = self.fleet.status()
+        self.assertBalanced(status["ledger"], "ledger")
+        for trainer in status["trainers"]:
+            self.assertBalanced(trainer, trainer["name"])
+
+    def progress(self, kill, what):
+        if sys.stderr.isatty() or kill % 50 == 0:
+            print(f"{kill}/{KILLS} {what}", file=sys.stderr, flush=True)
+
+
+class Steps(Survival):
+    def setUp(self):
+        super().setUp()
+        self.survivor = self.fleet.start("survivor", [
+            os.path.join(harness.HELPERS, "integration_survivor"), self.fleet.gateway])
+        self.lines = 0
+
+    def steps(self):
+        """What the survivor has printed so far; whole lines only."""
+        out = self.survivor.out()
+        lines = out[:out.rfind("\n") + 1].splitlines()
+        self.assertTrue(self.survivor.running(), self.survivor.err())
+        return [json.loads(line) for line in lines]
+
+    def wait_for_steps(self, n):
+        before = len(self.steps())
+        harness.wait_for(f"{n} more steps", lambda: len(self.steps()) >= before + n)
+
+    def test_every_committed_step_is_the_reference_step_whoever_dies(self):
+        recoveries = []
+        self.wait_for_steps(2)
+        for kill in range(KILLS):
+            harness.wait_for("both copies of every expert", self.has_both_copies)
+            self.pause(0.05)
+            began = time.monotonic()
+            self.random.choice([self.kill_worker, self.kill_worker, self.kill_daemon])()
+            self.wait_for_steps(1)
+            recoveries.append(time.monotonic() - began)
+            self.progress(kill + 1, f"kills, step {self.steps()[-1]['step']}")
+        self.assertLawful()
+        steps = self.steps()
+        self.survivor.end()  # while there is still somebody to answer its last step
+        self.assertEqual([s["step"] for s in steps], list(range(1, len(steps) + 1)))
+        for s in steps:
+            self.assertLess(s["distance"], TOLERANCE, s)
+        self.assertLess(steps[-1]["loss"], steps[0]["loss"])
+        print(f"{KILLS} kills, {len(steps)} steps; next committed step after "
+              f"{quantile(recoveries, 0.5):.3f} s (p50), {quantile(recoveries, 0.99):.3f} s (p99), "
+              f"worst distance {max(s['distance'] for s in steps):.2g}")
+
+
+@harness.need_data
+class Runs(Survival):
+    def train(self, epochs, *args):
+        return self.fleet.start_trainer(*args, *train_args(500, epochs=epochs, checkpoint=self.file))
+
+    def test_a_killed_trainer_resumes_from_its_checkpoint(self):
+        self.file = self.fleet.path("checkpoint.safetensors")
+        kills = max(2, KILLS // 30)
+        epochs = 2 * kills + 2
+        trainer = self.train(epochs)
+        for kill in range(kills):
+            before = os.stat(self.file).st_mtime_ns if os.path.exists(self.file) else 0
+            harness.wait_for("a new checkpoint", lambda: os.path.exists(self.file) and
+                             os.stat(self.file).st_mtime_ns != before or not trainer.running())
+            self.pause(0.05)
+            trainer.kill()
+            trainer = self.train(epochs, "--resume", self.file)
+            self.progress(kill + 1, "kills of the trainer")
+        self.assertEqual(trainer.wait(), 0, trainer.err())
+        self.assertEqual(self.layer()["step"], epochs * 5)
+        self.assertLawful()
+
+
+if __name__ == "__main__":
+    harness.main()
