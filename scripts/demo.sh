@@ -104,7 +104,7 @@ scripts/deps.sh build run
 step "build (build/release)"
 cmake --preset release >"$work/configure.log"
 cmake --build --preset release --parallel "$cores" --target stablemoed stablemoe-worker \
-    stablemoe-train | grep -v '^\[' || true
+    stablemoe-train stablemoectl | grep -v '^\[' || true
 
 step "a gateway, and workers of speed ${speeds[*]}"
 [ "$scale" = 1 ] || echo "(1, 0.5, 0.25, 0.25 scaled by $scale: this machine has $cores cores, and" \

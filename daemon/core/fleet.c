@@ -20,6 +20,7 @@
 #include "common/base/assert.h"
 
 #define SMOE_EFFICIENCY_MIN 0.05 /* a worker that is starved of work is not a slow one */
+#define SMOE_OVERHEAD_MAX   4    /* nor one that has little to do between its steps */
 
 #define BIT(state) (1u << SMOE_WORKER_##state)
 
@@ -249,6 +250,9 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
               (double)grown(report->backward_flops, last->backward_flops));
         learn(&w->speed, grown(report->cycles, last->cycles),
               (double)grown(report->active_ns, last->active_ns) * 1e-9);
+        uint64_t visits = grown(report->forward_cycles, last->forward_cycles) +
+                          grown(report->backward_cycles, last->backward_cycles);
+        learn(&w->overhead, grown(report->cycles, last->cycles), (double)visits);
         double joules = report->joules > last->joules ? report->joules - last->joules : 0;
         w->joules += joules;
         smoe_worker_charge(w, joules, now_ns);
@@ -261,13 +265,21 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     w->progress_ns = now_ns;
 }
 
+/* Steps are paid for by the visits between them: what a worker does for its experts whatever it serves
+ * makes each of its visits dearer. */
+static double overhead(const struct smoe_worker *w)
+{
+    double ratio = w->overhead.per > 0 ? w->overhead.cycles / w->overhead.per : 1;
+    return ratio < 1 ? 1 : ratio > SMOE_OVERHEAD_MAX ? SMOE_OVERHEAD_MAX : ratio;
+}
+
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
 {
     const struct smoe_estimate *own = &w->cost[phase];
-    if (own->per > 0)
-        return own->cycles / own->per;
     const struct smoe_estimate *other = &w->cost[!phase];
-    return other->per > 0 ? other->cycles / other->per : SMOE_COST_PRIOR;
+    if (own->per > 0)
+        return overhead(w) * own->cycles / own->per;
+    return other->per > 0 ? overhead(w) * other->cycles / other->per : SMOE_COST_PRIOR;
 }
 
 double smoe_worker_efficiency(const struct smoe_worker *w)

@@ -104,10 +104,11 @@ struct smoe_worker {
     struct smoe_account account;
     uint64_t hosted_layers; /* bit l: Hosted came for layer l on this connection */
     uint64_t host_due;      /* bit l: what it is to hold of layer l changed, it has not been told */
-    uint64_t refused_copies; /* bit l: it had no room for copies of layer l */
-    uint64_t gradient_bytes; /* of Backprops whose results have not come */
-    uint32_t backward_due;   /* parcels whose gradients wait for room here */
-    bool leaving;            /* its connection is gone; lost when the commit under way is written */
+    uint64_t refused_copies;       /* bit l: it had no room for copies of layer l */
+    struct smoe_estimate overhead; /* all cycles, optimizer steps included, per cycle of visits */
+    uint64_t gradient_bytes;       /* of Backprops whose results have not come */
+    uint32_t backward_due;         /* parcels whose gradients wait for room here */
+    bool leaving; /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */
 };
@@ -165,7 +166,7 @@ void smoe_worker_charge(struct smoe_worker *worker, double new_joules, uint64_t 
  * names, never more than the books have. [flop] */
 uint64_t smoe_worker_executable(const struct smoe_worker *worker, enum smoe_phase phase);
 
-/* Cost of a phase now. [cycle/flop] */
+/* Cost of a phase now, with its share of the optimizer steps. [cycle/flop] */
 double smoe_worker_cycles_per_flop(const struct smoe_worker *worker, enum smoe_phase phase);
 
 /* Share of the frequency in force that all lanes together really achieve, (0, 1]: the operating system,

@@ -8,14 +8,16 @@
  *                          free; what is older is thrown away
  *     worker drains, or serves two experts more than another that follows one of them
  *                       -> the two change roles, between steps
- *     worker drains, or follows two experts more than another
+ *     worker drains, or follows more for its speed than another would with one more
  *                       -> that one is filled and then follows in its place, one expert at a time
  *     nobody has it     -> the layer is lost, in words; a checkpoint is needed
  *
  * A follower is chosen, and roles change, only while no step of the layer is between its norms and its
  * commit (`quiet`): a Host that reaches a worker inside a step would cancel its part of it. Loads are
- * compared by how many experts of the layer a worker serves or follows; ties go to the lower index.
+ * compared by how many experts of the layer a worker serves, or follows for its speed; ties go to the
+ * lower index.
  */
+#include <math.h>
 #include <string.h>
 
 #include "daemon/core/core_state.h"
@@ -62,17 +64,26 @@ static uint32_t least_serving(const struct smoe_core *c, uint32_t l)
     return best;
 }
 
-/* The willing worker that follows least, `except` left out; SMOE_NONE if there is none. */
+/* Experts it follows, with `more`, for its speed: each costs it an optimizer step every time. */
+static double load(const struct smoe_core *c, uint32_t l, uint32_t worker, uint32_t more)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
+    return (smoe_standing_followed_by(&c->layers[l], worker) + more) / (w->freq_max_hz * w->lanes);
+}
+
+/* The willing worker to follow one more expert, `except` left out; SMOE_NONE if there is none. */
 static uint32_t least_following(const struct smoe_core *c, uint32_t l, uint32_t except)
 {
-    uint32_t best = SMOE_NONE, best_load = UINT32_MAX;
+    uint32_t best = SMOE_NONE;
+    double best_load = (double)INFINITY;
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
-        uint32_t load = smoe_standing_followed_by(&c->layers[l], w);
-        if (w == except || !willing(c, w) || (c->fleet.workers[w].refused_copies >> l & 1) ||
-            load >= best_load)
+        if (w == except || !willing(c, w) || (c->fleet.workers[w].refused_copies >> l & 1))
+            continue;
+        double with_it = load(c, l, w, 1);
+        if (with_it >= best_load)
             continue;
         best = w;
-        best_load = load;
+        best_load = with_it;
     }
     return best;
 }
@@ -106,8 +117,7 @@ static bool between_steps(const struct smoe_core *c, uint32_t l)
     return true;
 }
 
-/* A new layer: expert e on the (e mod n)-th of the n ready workers in the order of their ids, its copy
- * on the next but e / n ones, so that the experts of a lost worker come up on all the others. */
+/* A new layer: expert e on the (e mod n)-th of the n ready workers in the order of their ids. */
 static void place_new(struct smoe_core *c, uint32_t l)
 {
     struct smoe_layer *layer = &c->layers[l];
@@ -123,12 +133,8 @@ static void place_new(struct smoe_core *c, uint32_t l)
         sorted[at] = i;
     }
     bool enough = n > 0 && n >= c->options.settings.workers_min;
-    for (uint32_t e = 0; enough && e < layer->shape.experts; e++) {
-        struct smoe_expert_view *x = &layer->experts[e];
-        smoe_standing_change(c, l, &x->worker, sorted[e % n]);
-        if (n > 1 && layer->copies > 1)
-            smoe_standing_change(c, l, &x->follower, sorted[(e % n + 1 + e / n % (n - 1)) % n]);
-    }
+    for (uint32_t e = 0; enough && e < layer->shape.experts; e++)
+        smoe_standing_change(c, l, &layer->experts[e].worker, sorted[e % n]);
     smoe_core_list_trim(c, sorted, 0);
 }
 
@@ -197,8 +203,8 @@ static void balance_hosts(struct smoe_core *c, uint32_t l)
     }
 }
 
-/* Followers that are about to leave, or follow two experts more than another could, are replaced: one at
- * a time, and only when every expert has its two copies. */
+/* Followers that are about to leave, or follow more for their speed than another would with one more, are
+ * replaced: one at a time, and only when every expert has its two copies. */
 static void balance_followers(struct smoe_core *c, uint32_t l)
 {
     struct smoe_layer *layer = &c->layers[l];
@@ -209,8 +215,7 @@ static void balance_followers(struct smoe_core *c, uint32_t l)
         struct smoe_expert_view *x = &layer->experts[e];
         uint32_t other = least_following(c, l, x->worker);
         if (other == SMOE_NONE || other == x->follower || has_visits(c, l, e, x->follower) ||
-            (willing(c, x->follower) && smoe_standing_followed_by(layer, x->follower) <
-                                            smoe_standing_followed_by(layer, other) + 2))
+            (willing(c, x->follower) && load(c, l, x->follower, 0) <= load(c, l, other, 1)))
             continue;
         smoe_standing_change(c, l, layer->learned ? &x->filling : &x->follower, other);
         return;

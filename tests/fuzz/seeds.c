@@ -296,7 +296,7 @@ static void copy_seeds_of_the_gateway(void)
     SEED("gateway", "evicted", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE, EVICT(0, 0), EVICT(0, 1),
          EVICT(1, 0), GRADIENT(0), LONG, STEP, LONG);
     SEED("gateway", "evicted-while-the-gradient-comes", UP_AND_READY, SUBMIT(1, 20, 2), SETTLE,
-         GRADIENT(0), EVICT(0, 2), EVICT(0, 255), LONG, STEP, LONG);
+         GRADIENT(0), EVICT(0, 1), EVICT(0, 255), LONG, STEP, LONG);
     SEED("gateway", "inputs-wrong", UP_AND_READY, SUBMIT(1, 20, 2), T(0, G_9), 128, SETTLE,
          EVICT(0, 0), GRADIENT(0), T(0, G_9), 128 | 64, T(0, G_9), 128 | 32, SETTLE);
     SEED("gateway", "no-memory-for-gradients", 11, 4, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE,

@@ -154,6 +154,15 @@ class Twin:
             self.compare(done.step)
         return losses
 
+    def checkpoint(self):
+        return [self.remote.fetch(self.layer, e, 3)[1] for e in range(self.shape.experts)]
+
+    def resume(self, saved, step):
+        self.remote.restore(step)
+        for e, vectors in enumerate(saved):
+            self.remote.store(self.layer, e, step, vectors)
+            self.experts[e].set_state(ffn.raw(self.shape, [v for vector in vectors for v in vector]))
+
     def compare_sums(self):
         for number, expert in enumerate(self.experts):
             _, (total,) = self.remote.fetch(self.layer, number, 4)
@@ -372,12 +381,13 @@ class RecoveryTest(StrangerTest):
 
     def test_a_worker_that_never_heard_of_the_commit_learns_of_it_when_it_returns(self):
         self.daemon = self.fleet.start_daemon("--set", "fleet.workers_min=2")
-        self.start_strangers("s1", options=["--deaf-to-commits"])
+        s1, = self.start_strangers("s1", options=["--deaf-to-commits"])
         s2, = self.start_strangers("s2")
         self.fleet.wait_ready(2)
         twin = self.twin(shape(ffn.RELU, ffn.SGD))
         twin.train(sgd(), 1)
         self.wait_for_copies("s1", "s2")
+        self.assertIn("step 1 was committed", s1.out())
         twin.compare(1)
         s2.kill()  # what s1 has staged is all there is now
         twin.compare(1)
@@ -428,16 +438,38 @@ class RecoveryTest(StrangerTest):
         twin.compare(twin.step(sgd()).step)
         twin.train(sgd(), 1)
 
+    def sleeps_through_a_restore(self, start_sleeper):
+        """The worker comes back with a step of the same number and another history."""
+        self.fleet.start_daemon("--set", "fleet.workers_min=2")
+        sleeper, (stays,) = start_sleeper("sleeper"), self.start_strangers("stays")
+        self.fleet.wait_ready(2)
+        twin = self.twin(shape(ffn.RELU, ffn.SGD))
+        twin.train(sgd(), 1)
+        saved = twin.checkpoint()
+        twin.train(sgd(), 1)
+        sleeper.signal(signal.SIGSTOP)
+        harness.wait_for("the loss of it", lambda: self.fleet.ready() == 1)
+        twin.resume(saved, 1)
+        twin.train(sgd(0.01), 1)
+        sleeper.signal(signal.SIGCONT)
+        self.wait_for_copies("sleeper", "stays")
+        stays.kill()
+        twin.compare(2)
+        twin.train(sgd(), 1)
+
+    def test_a_step_of_the_same_number_from_before_a_restore_counts_for_nothing(self):
+        self.sleeps_through_a_restore(lambda name: self.start_strangers(name)[0])
+
+    def test_nor_does_it_in_a_real_worker(self):
+        self.sleeps_through_a_restore(self.fleet.start_worker)
+
     def test_a_checkpoint_brings_a_layer_back(self):
         self.start(strangers=1, real=1)
         twin = self.twin(shape(ffn.RELU, ffn.ADAMW))
         twin.train(adamw(), 2)
-        saved = [twin.remote.fetch(twin.layer, e, 3)[1] for e in range(4)]
+        saved = twin.checkpoint()
         twin.train(adamw(), 2)
-        twin.remote.restore(2)
-        for e, vectors in enumerate(saved):
-            twin.remote.store(twin.layer, e, 2, vectors)
-            twin.experts[e].set_state(ffn.raw(twin.shape, [v for vector in vectors for v in vector]))
+        twin.resume(saved, 2)
         twin.compare(2)
         twin.train(adamw(), 1)
         twin.compare(3)

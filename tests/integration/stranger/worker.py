@@ -180,6 +180,7 @@ class Worker:
         self.numbers[host.layer] = layer
         if layer.staged == (host.step, host.attempt):
             layer.commit()
+            print(f"{self.name}: step {host.step} was committed", flush=True)
         layer.unstage()
         layer.step = host.step
         self.drop_parcels(lambda p: p.layer is layer and p.expert.number not in wanted)
