@@ -4,6 +4,7 @@
  */
 #include <cjson/cJSON.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,15 @@ static int exit_code_of(int rc)
     }
 }
 
+/* The first Ctrl-C ends the run in order: a checkpoint, and the layer is free for the next trainer at once.
+ * The second one does not wait. */
+static void watch_signals(void)
+{
+    struct sigaction action = {.sa_flags = (int)SA_RESETHAND, .sa_handler = smoe_train_interrupt};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 int main(int argc, char **argv)
 {
     struct smoe_train_options options;
@@ -77,6 +87,7 @@ int main(int argc, char **argv)
     int done = smoe_cli_parse(&smoe_train_cli, argc, argv, &options, &rest, stdout, stderr);
     if (done >= 0)
         return done;
+    watch_signals();
     int rc = smoe_train_options_check(&options, &why);
     if (rc == 0)
         rc = smoe_train_start(&run, &options, &why);

@@ -13,6 +13,7 @@
 #include "client/train/run.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -326,6 +327,25 @@ static int evaluate(struct smoe_train_run *run, struct smoe_why *why)
 
 /* ---- epochs ---- */
 
+static volatile sig_atomic_t interrupted;
+
+void smoe_train_interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
+/* Ends the run where it is: what is committed by now goes into the checkpoint. */
+static int give_up(struct smoe_train_run *run, struct smoe_why *why)
+{
+    const char *file = run->options->checkpoint;
+    int rc = *file ? smoe_checkpoint_write(run, file, why) : 0;
+    if (rc)
+        return smoe_fail_at(why, rc, "interrupted");
+    return smoe_fail(why, SMOE_ECANCELED, "interrupted after step %llu%s%s",
+                     (unsigned long long)run->step, *file ? ": go on with --resume " : "", file);
+}
+
 static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progress,
                        struct smoe_why *why)
 {
@@ -341,6 +361,10 @@ static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progres
         done++;
         double seconds = run->result.seconds + (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
         smoe_progress_step(progress, run, loss, seconds);
+        if (rc == 0 && interrupted && run->batch + 1 < batches) {
+            run->batch++;
+            return give_up(run, why);
+        }
     }
     run->result.seconds += (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
     run->result.train_loss = done ? sum / (double)done : 0;
@@ -356,6 +380,10 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
     int rc = 0;
     smoe_progress_start(&progress, run);
     while (run->epoch < run->options->epochs && !rc) {
+        if (interrupted) {
+            rc = give_up(run, why);
+            break;
+        }
         rc = train_epoch(run, &progress, why);
         if (rc == 0)
             rc = evaluate(run, why);

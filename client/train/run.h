@@ -50,8 +50,11 @@ struct smoe_train_run {
 /* Loads the data, connects, declares the layer, and takes up the checkpoint if one is to be resumed. */
 int smoe_train_start(struct smoe_train_run *run, const struct smoe_train_options *options,
                      struct smoe_why *why);
-/* Trains all epochs; the result is in run->result. */
+/* Trains all epochs; the result is in run->result. SMOE_ECANCELED if it was interrupted: the checkpoint, if
+ * there is to be one, is then of the last step. */
 int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why);
+/* Asks the run to end after the present step. May be called by a signal handler. */
+void smoe_train_interrupt(int signal);
 void smoe_train_release(struct smoe_train_run *run);
 
 uint64_t smoe_train_steps_in_all(const struct smoe_train_run *run);

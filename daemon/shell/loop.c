@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <uv.h>
 
 #include "common/io/clock.h"
@@ -390,6 +391,16 @@ static void close_partly(struct daemon *d)
         on_peers_closed(d);
 }
 
+/* As many descriptors as it may have without asking: a soft limit of 1024 is for select(2). */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
 {
     struct daemon *d = calloc(1, sizeof *d);
@@ -400,6 +411,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     d->config = start->config;
     d->config.values = &d->settings;
     d->started_ns = smoe_clock_monotonic_ns();
+    raise_descriptors();
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
                   smoe_clock_wall_ms);
     int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);

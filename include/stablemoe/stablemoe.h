@@ -165,7 +165,7 @@ struct smoe_step_result {
 };
 
 /* Commits the gradients of all batches since the last step, in all layers of this client, and waits
- * until that is done. Every training batch must have its gradient. */
+ * until that is done. Every training batch must have its gradient. `ret_result` may be NULL. */
 SMOE_API int smoe_step(struct smoe_client *client, const struct smoe_step_options *options,
                        struct smoe_step_result *ret_result);
 

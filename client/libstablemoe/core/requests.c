@@ -255,7 +255,8 @@ static bool fill_request(struct smoe_uplink *u, struct smoe_uplink_request *r, c
         return true;
     }
     r->message.type = SMOE_MSG_EXPERT_STORE;
-    r->message.expert_store = (struct smoe_msg_expert_store){0, layer, expert, parts, u->steps};
+    r->message.expert_store = (struct smoe_msg_expert_store){
+        .layer = layer, .expert = expert, .parts = parts, .step = u->steps};
     r->values = smoe_blob_new(&u->budget, r->bytes);
     if (r->values)
         memcpy(r->values->data, values, r->bytes);

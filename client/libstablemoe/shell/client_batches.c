@@ -158,7 +158,7 @@ SMOE_API int smoe_step_wait(struct smoe_client *c, struct smoe_step_result *ret)
         return smoe_fail(&c->why, SMOE_ESTATE, "step_wait: no step was begun");
     if (s->code)
         rc = smoe_fail(&c->why, s->code, "%s", s->why.text);
-    else
+    else if (ret)
         *ret =
             (struct smoe_step_result){s->result.step, s->result.clip_scale, s->result.square_norm};
     smoe_uplink_step_taken(c->uplink);

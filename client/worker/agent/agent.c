@@ -159,6 +159,7 @@ static void send_inventory(struct smoe_agent *a)
         struct smoe_inventory_layer *to = &layers[n++];
         *to = (struct smoe_inventory_layer){.run = held->run,
                                             .step = held->step,
+                                            .attempt = held->attempt,
                                             .shape = held->shape,
                                             .experts = experts + listed,
                                             .staged_step = held->staged_step,

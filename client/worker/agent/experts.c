@@ -190,6 +190,7 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, 
         .layer = l,
         .index = index,
         .state_step = fresh ? layer->step : SMOE_STEP_NEVER,
+        .state_attempt = layer->attempt,
     };
     store->n_used++;
     struct smoe_expert_vectors *sets[] = {&e->now, &e->staged};
@@ -286,6 +287,10 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
     if (nothing)
         return 0;
     int rc = check_host(host, why);
+    if (!rc && l < SMOE_LAYERS_MAX && host->fresh && store->layers[l].attempt) {
+        drop_layer(store, l); /* of a life that the daemon has forgotten: the seed is wanted */
+        l = SMOE_LAYERS_MAX;
+    }
     if (rc || (l == SMOE_LAYERS_MAX && (rc = start_layer(store, host, &l, why))))
         return rc;
     struct smoe_held_layer *layer = &store->layers[l];
@@ -296,6 +301,7 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
     else if (layer->staged_step)
         smoe_experts_unstage(store, layer);
     layer->step = host->step;
+    layer->attempt = host->attempt;
     rc = check_room(store, layer, host, why);
     if (rc == 0 && (rc = hold(store, l, host, why)) != 0)
         drop_layer(store, l); /* the machine is out of memory */
@@ -310,7 +316,8 @@ bool smoe_experts_current(const struct smoe_experts *store, const struct smoe_he
     if (layer->expert_at[index] == SMOE_NO_EXPERT)
         return false;
     const struct smoe_held_expert *e = &store->experts[layer->expert_at[index]];
-    return e->state_step == layer->step && (!layer->staged_step || e->has_staged);
+    return e->state_step == layer->step && e->state_attempt == layer->attempt &&
+           (!layer->staged_step || e->has_staged);
 }
 
 bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial)
@@ -373,12 +380,14 @@ static void flip(struct smoe_experts *store, uint32_t expert)
 void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *layer, uint64_t step)
 {
     layer->step = step;
+    layer->attempt = layer->staged_attempt;
     layer->staged_step = layer->staged_attempt = 0;
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         uint32_t number = layer->expert_at[e];
         if (number == SMOE_NO_EXPERT || !store->experts[number].has_staged)
             continue;
         store->experts[number].state_step = step;
+        store->experts[number].state_attempt = layer->attempt;
         flip(store, number);
     }
 }
@@ -456,17 +465,18 @@ void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, con
     e->summed = true;
 }
 
-void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts, uint64_t step,
-                        const uint8_t *bytes)
+void smoe_experts_write(struct smoe_experts *store, uint32_t expert,
+                        const struct smoe_msg_expert_store *m, const uint8_t *bytes)
 {
     struct smoe_held_expert *e = &store->experts[expert];
-    const struct smoe_held_layer *layer = &store->layers[e->layer];
+    struct smoe_held_layer *layer = &store->layers[e->layer];
     smoe_real *vectors[4];
     smoe_assert(!e->busy);
-    unsigned n = list_vectors(layer, e, parts & ~(uint32_t)SMOE_STATE_GRADIENT, vectors);
+    unsigned n = list_vectors(layer, e, m->parts & ~(uint32_t)SMOE_STATE_GRADIENT, vectors);
     for (unsigned i = 0; i < n; i++)
         memcpy(vectors[i], bytes + i * layer->n_params * sizeof(smoe_real),
                layer->n_params * sizeof(smoe_real));
     smoe_experts_clear(store, expert);
-    e->state_step = step;
+    e->state_step = layer->step = m->step;
+    e->state_attempt = layer->attempt = m->attempt;
 }

@@ -30,6 +30,7 @@ struct smoe_held_layer {
     uint64_t run;
     uint64_t
         step; /* last committed step heard of: the state of experts that have the same number */
+    uint64_t attempt; /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
@@ -47,6 +48,7 @@ struct smoe_held_expert {
     uint32_t layer;  /* the store's number */
     uint32_t index;  /* within its layer */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
+    uint64_t state_attempt;
     bool copy;           /* serves no visits */
     bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
@@ -113,11 +115,11 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
 
 /* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
- * is written belongs to `step`. */
+ * is written belongs to the message's step, which is the layer's from then on. */
 size_t smoe_experts_state_bytes(const struct smoe_held_layer *layer, uint32_t parts);
 void smoe_experts_read(const struct smoe_experts *store, uint32_t expert, uint32_t parts,
                        uint8_t *ret_bytes);
-void smoe_experts_write(struct smoe_experts *store, uint32_t expert, uint32_t parts, uint64_t step,
-                        const uint8_t *bytes);
+void smoe_experts_write(struct smoe_experts *store, uint32_t expert,
+                        const struct smoe_msg_expert_store *m, const uint8_t *bytes);
 
 #endif

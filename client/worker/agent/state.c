@@ -80,8 +80,7 @@ static void answer_store(struct smoe_agent *a, uint32_t expert,
     struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[expert].layer];
     smoe_agent_step_cancel(a, s->layer);
     smoe_experts_unstage(&a->experts, layer);
-    smoe_experts_write(&a->experts, expert, s->parts, s->step, blob->data);
-    layer->step = s->step;
+    smoe_experts_write(&a->experts, expert, s, blob->data);
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORED};
     m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
     smoe_agent_send(a, &m, NULL, 0);
