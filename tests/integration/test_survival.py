@@ -7,12 +7,14 @@ it. Between two kills the fleet has both copies of every expert again: what is p
 any one machine at any moment, not of two at once.
 """
 
+import array
 import json
+import math
 import os
 import random
+import struct
 import sys
 import time
-import unittest
 
 import harness
 from harness import train_args
@@ -23,11 +25,36 @@ TOLERANCE = 1e-9 if harness.FLOAT64 else 1e-5
 WORKERS = 4
 
 
+def read_tensors(path):
+    """The tensors of a safetensors file, as arrays by name."""
+    with open(path, "rb") as f:
+        (length,) = struct.unpack("<Q", f.read(8))
+        header = json.loads(f.read(length))
+        data = f.read()
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        code = {"F32": "f", "F64": "d"}.get(entry["dtype"])
+        if code:
+            tensors[name] = array.array(code, data[begin:end])
+    return tensors
+
+
+def distance(got, want):
+    """|got - want| / |want| in the 2-norm."""
+    difference = math.sqrt(sum((g - w) ** 2 for g, w in zip(got, want)))
+    size = math.sqrt(sum(w * w for w in want))
+    return difference / size if difference else 0.0
+
+
 def quantile(values, q):
     return sorted(values)[min(len(values) - 1, int(q * len(values)))]
 
 
 class Survival(harness.FleetTest):
+    daemon_args = ()
+
     def setUp(self):
         super().setUp()
         self.random = random.Random(SEED)
@@ -38,7 +65,7 @@ class Survival(harness.FleetTest):
 
     def start_daemon(self):
         self.daemon = self.fleet.start_daemon("--set", f"fleet.workers_min={WORKERS}",
-                                              listen=self.port, status=self.status_port)
+                                              *self.daemon_args, listen=self.port, status=self.status_port)
 
     def kill_worker(self):
         i = self.random.randrange(WORKERS)
@@ -57,7 +84,7 @@ class Survival(harness.FleetTest):
 
     def layer(self):
         layers = self.fleet.status("experts")["layers"]
-        return layers[0] if layers else None
+        return layers[-1] if layers else None
 
     def has_both_copies(self):
         layer = self.layer()
@@ -137,6 +164,36 @@ class Runs(Survival):
         self.assertEqual(trainer.wait(), 0, trainer.err())
         self.assertEqual(self.layer()["step"], epochs * 5)
         self.assertLawful()
+
+
+@harness.need_data
+class WholeRuns(Survival):
+    daemon_args = ("--set", "routing.policy=topk")  # routes that do not depend on time
+
+    def run_once(self, name):
+        path = self.fleet.path(name)
+        trainer = self.fleet.start_trainer(
+            *train_args(2000, epochs=6, checkpoint=path, layer=name), name=name)
+        return trainer, path
+
+    def test_a_run_in_which_everybody_died_equals_the_undisturbed_one(self):
+        calm, calm_path = self.run_once("calm")
+        self.assertEqual(calm.wait(), 0, calm.err())
+        trainer, path = self.run_once("stormy")
+        kills = 0
+        while trainer.running():
+            harness.wait_for("both copies", lambda: self.has_both_copies() or not trainer.running())
+            self.pause(0.1)
+            self.random.choice([self.kill_worker, self.kill_worker, self.kill_daemon])()
+            kills += 1
+        self.assertEqual(trainer.wait(), 0, trainer.err())
+        self.assertGreater(kills, 2)
+        want, got = read_tensors(calm_path), read_tensors(path)
+        self.assertEqual(sorted(want), sorted(got))
+        self.assertGreater(len(want), 10)
+        worst = max(distance(got[name], want[name]) for name in want)
+        print(f"{kills} kills in 120 steps; the final state differs by {worst:.2g}")
+        self.assertLess(worst, TOLERANCE)
 
 
 if __name__ == "__main__":
