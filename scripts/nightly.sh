@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What is too slow for every push: the second compiler, races, the float64 build, static analysis
-# and long fuzzing. Each phase stands alone.
+# What is too slow for every push: the second compiler, races, the float64 build, thousands of kills,
+# static analysis and long fuzzing. Each phase stands alone.
 #
 #   scripts/nightly.sh [--only PHASE]... [--skip PHASE]... [--fuzz-seconds N] [-j N] [--list]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(clang tsan float64 fuzz tidy cppcheck analyzer)
+all=(clang tsan float64 storm fuzz tidy cppcheck analyzer)
 only=()
 skip=()
 jobs=$(nproc)
@@ -55,6 +55,14 @@ run_preset() {
     configure_and_build "$1" &&
         phase "$1: test" ctest --preset "$1" --parallel "$jobs" --no-tests=error \
             --label-exclude '^lint$'
+}
+
+# Everybody dies 3,000 times on real machines, and in 20,000 made-up worlds.
+run_storm() {
+    configure_and_build release || return 1
+    phase "storm: kill -9" env SMOE_KILLS=3000 SMOE_BIN=build/release/bin \
+        SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_survival.py
+    phase "storm: random worlds" build/release/bin/stablemoe-sim story random --seeds 1..20000
 }
 
 # Each fuzzer starts from the corpus in the tree and keeps what it finds in the build tree.
