@@ -235,6 +235,7 @@ struct smoe_msg_expert_store {
     uint64_t request;
     uint32_t layer, expert, parts;
     uint64_t step;
+    uint64_t attempt; /* to a worker */
 };
 struct smoe_msg_expert_stored {
     uint64_t request;
@@ -248,6 +249,7 @@ struct smoe_inventory_layer {
     const uint32_t *experts; /* [n_experts], rising */
     size_t n_experts;
     uint64_t staged_step, staged_attempt;
+    uint64_t attempt; /* in which `step` was committed or restored */
 };
 struct smoe_msg_inventory {
     const struct smoe_inventory_layer *layers; /* borrowed until the next decode */

@@ -425,13 +425,15 @@ int smoe_fill_expert_store(struct smoe_arena *arena, const struct smoe_msg_exper
     p->expert = m->expert;
     p->parts = m->parts;
     p->step = m->step;
+    p->attempt = m->attempt;
     return 0;
 }
 
 int smoe_read_expert_store(struct smoe_reader *r, const Stablemoe__V1__ExpertStore *p,
                            struct smoe_msg_expert_store *m)
 {
-    *m = (struct smoe_msg_expert_store){p->request, p->layer, p->expert, p->parts, p->step};
+    *m = (struct smoe_msg_expert_store){p->request, p->layer, p->expert,
+                                        p->parts,   p->step,  p->attempt};
     int rc = check_state(r, p->layer, p->expert, p->parts, 7);
     if (rc == 0 && p->parts != (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS))
         return smoe_fail(r->why, SMOE_EFIELD,

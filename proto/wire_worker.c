@@ -25,6 +25,7 @@ int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventor
         to->n_experts = from->n_experts;
         to->staged_step = from->staged_step;
         to->staged_attempt = from->staged_attempt;
+        to->attempt = from->attempt;
     }
     p->layers = (Stablemoe__V1__InventoryLayer **)layers;
     p->n_layers = m->n_layers;
@@ -46,6 +47,7 @@ static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__Inve
     m->n_experts = p->n_experts;
     m->staged_step = p->staged_step;
     m->staged_attempt = p->staged_attempt;
+    m->attempt = p->attempt;
     return 0;
 }
 

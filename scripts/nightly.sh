@@ -69,6 +69,7 @@ run_storm() {
 run_fuzz() {
     configure_and_build fuzz || return 1
     local fuzzer name found=no
+    build/fuzz/tests/fuzz_seeds build/fuzz/seeds || return 1
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue
         found=yes
@@ -76,7 +77,8 @@ run_fuzz() {
         mkdir -p "build/fuzz/corpus/$name" "build/fuzz/crashes/$name"
         phase "fuzz: ${name#fuzz_}" "$fuzzer" "-max_total_time=$fuzz_seconds" -timeout=10 \
             -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=build/fuzz/crashes/$name/" \
-            "build/fuzz/corpus/$name" "tests/fuzz/corpus/${name#fuzz_}"
+            "build/fuzz/corpus/$name" "build/fuzz/seeds/${name#fuzz_}" \
+            "tests/fuzz/corpus/${name#fuzz_}"
     done
     [ $found = yes ] || phase_skip fuzz "no fuzzers are built"
 }

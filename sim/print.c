@@ -21,7 +21,7 @@ static double consistency(const struct smoe_slotted_result *r)
 
 static const char *freq_rule_of(const struct smoe_print_job *job, enum smoe_policy policy)
 {
-    if (strncmp(smoe_policy_name(policy), "lyapunov", 8) == 0)
+    if (smoe_slotted_decides_frequency(policy))
         return "solve";
     return job->freq_rule == SMOE_FREQ_FULL ? "full" : "sustainable";
 }
@@ -98,6 +98,8 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     cJSON_AddStringToObject(o, "freq_rule", freq_rule_of(job, run->policy));
     add_u64(o, "tokens", r->tokens);
     add_u64(o, "visits", r->visits);
+    if (job->scenario->spec.up)
+        add_u64(o, "visits_moved", r->moved);
     add_number(o, "seconds", r->seconds);
     add_number(o, "visits_per_second", per_s(r->visits, r->seconds));
     add_number(o, "tokens_per_second", per_s(r->complete, r->seconds));
@@ -110,6 +112,7 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     add_number(o, "backlog_slope", r->backlog_slope);
     add_number(o, "energy_debt_mean", r->debt_mean);
     add_number(o, "energy_debt_max", r->debt_max);
+    add_number(o, "energy_debt_rest", r->debt_rest);
     add_number(o, "energy_overdraft", r->overdraft);
     add_number(o, "topk_agreement", r->agreement);
     add_number(o, "gate_mass", r->gate_mass);
@@ -122,15 +125,20 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
         add_number(o, "optimality_gap_max", r->gap_max);
     else
         cJSON_AddNullToObject(o, "optimality_gap_max");
+    if (r->gap_max >= 0)
+        add_u64(o, "slots_exact", r->slots_exact);
     cJSON *shares = cJSON_AddArrayToObject(o, "shares");
     for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
         char text[32];
         snprintf(text, sizeof text, "%.9g", r->share[j]);
         cJSON_AddItemToArray(shares, cJSON_CreateRaw(text));
     }
-    if (job->timings)
+    if (job->timings) {
         add_number(o, "solve_ns_per_token",
                    (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
+        add_number(o, "wall_seconds", (double)r->run_ns * 1e-9);
+        add_number(o, "slots_per_wall_second", per_s(job->slots, (double)r->run_ns * 1e-9));
+    }
     return o;
 }
 

@@ -34,11 +34,12 @@ static uint64_t submit_bytes(const struct smoe_layer *layer, const struct smoe_m
 
 /* Parcels that a batch needs when it is routed at once: one an expert, or more if they are long. What
  * was accepted must be able to finish without a step, so they are promised to it. */
-static uint32_t parcels_for(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
+static uint32_t parcels_for(const struct smoe_core *c, const struct smoe_layer *layer,
+                            const struct smoe_msg_submit *m)
 {
     uint64_t visits = (uint64_t)m->tokens * m->top_k;
     uint64_t experts = visits < layer->shape.experts ? visits : layer->shape.experts;
-    return (uint32_t)(experts + visits / SMOE_PARCEL_ROWS_MAX);
+    return (uint32_t)(experts + visits / smoe_parcel_rows_max(c, layer));
 }
 
 void smoe_batch_keep_promise(struct smoe_core *c, struct smoe_batch *b)
@@ -106,7 +107,7 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
     else if (!c->n_batch_free)
         rc = smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
                        c->options.limits.batches_max);
-    else if (c->n_parcel_free + c->n_parcel_zombie < c->parcels_promised + parcels_for(layer, m))
+    else if (c->n_parcel_free + c->n_parcel_zombie < c->parcels_promised + parcels_for(c, layer, m))
         rc = smoe_fail(why, SMOE_ELIMIT,
                        "SUBMIT: %u parcels are uncommitted already: step more often",
                        c->options.limits.parcels_max);
@@ -174,7 +175,7 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
         .visits = event->room,
         .waiting = event->room + (size_t)m->tokens * m->top_k,
         .n_waiting = m->tokens,
-        .parcels_promised = parcels_for(&c->layers[m->layer], m),
+        .parcels_promised = parcels_for(c, &c->layers[m->layer], m),
     };
     c->parcels_promised += b->parcels_promised;
     for (uint32_t i = 0; i < m->tokens; i++)

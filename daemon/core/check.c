@@ -77,6 +77,18 @@ static void check_trainer(const struct smoe_core *c, uint32_t trainer)
                 t->state == SMOE_TRAINER_LIVE);
 }
 
+/* An expert's roles are on different workers. */
+static void check_layer(const struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    for (uint32_t e = 0; layer->state != SMOE_LAYER_FREE && e < layer->shape.experts; e++) {
+        const struct smoe_expert_view *x = &layer->experts[e];
+        smoe_assert(x->worker == SMOE_NONE ||
+                    (x->worker != x->follower && x->worker != x->filling));
+        smoe_assert(x->follower == SMOE_NONE || x->follower != x->filling);
+    }
+}
+
 /* What is in flight in total is in flight with the trainers there are. */
 static void check_total(const struct smoe_core *c)
 {
@@ -101,5 +113,7 @@ void smoe_core_check(const struct smoe_core *c)
         check_worker(c, w);
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         check_trainer(c, t);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        check_layer(c, l);
     check_total(c);
 }

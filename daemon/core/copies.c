@@ -141,8 +141,8 @@ void smoe_copies_state(struct smoe_core *c, struct smoe_relay *r,
     r->store = true;
     struct smoe_message *out =
         smoe_core_send(c, c->fleet.workers[r->follower].session, SMOE_MSG_EXPERT_STORE);
-    out->expert_store =
-        (struct smoe_msg_expert_store){r->number, l, r->expert, COPY_PARTS, r->step};
+    out->expert_store = (struct smoe_msg_expert_store){r->number,  l,       r->expert,
+                                                       COPY_PARTS, r->step, c->layers[l].attempt};
     c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
 }
 

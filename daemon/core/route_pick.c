@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Two loops a token: the costs of a row, which the compiler turns into vector code, and a scan that
+ * The scalar pass, which defines the result: the vector kernels (route_pick_tile.c) fall back on it and
+ * are tested against it. Two loops a token: the costs of a row, which the compiler turns into vector code, and a scan that
  * keeps the K+1 smallest in order. Nearly every candidate loses against the (K+1)-th, so the scan first
  * asks a block of eight whether any of them is below it and skips the block otherwise.
  */
 #include "daemon/core/route_pick.h"
 
 #include <math.h>
-#include <string.h>
 
-#include "common/base/assert.h"
 #include "common/base/limits.h"
 #include "daemon/core/route.h"
 
@@ -61,26 +60,22 @@ static void scan(struct leaders *leaders, const double *row, uint32_t n_experts)
             leaders_insert(leaders, (uint16_t)e, row[e]);
 }
 
-void smoe_route_pick(const struct smoe_route_pick *pick)
+void smoe_route_pick_token(const struct smoe_route_pick *pick, uint32_t token)
 {
     uint32_t k = pick->top_k, n_experts = pick->n_experts;
-    smoe_assert(k >= 1 && k <= SMOE_TOP_K_MAX);
-    memset(pick->loads, 0, n_experts * sizeof *pick->loads);
-    for (uint32_t i = 0; i < pick->n_tokens; i++) {
-        const float *scores = pick->scores + (size_t)i * n_experts;
-        double *restrict row = pick->row;
-        for (uint32_t e = 0; e < n_experts; e++)
-            row[e] = pick->prices[e] - pick->weight * (double)scores[e];
+    const float *scores = pick->scores + (size_t)token * n_experts;
+    double *restrict row = pick->row;
+    for (uint32_t e = 0; e < n_experts; e++)
+        row[e] = pick->prices[e] - pick->weight * (double)scores[e];
 
-        struct leaders leaders;
-        leaders_clear(&leaders, k + 1);
-        scan(&leaders, row, n_experts);
-        for (uint32_t m = 0; m < k; m++) {
-            pick->chosen[(size_t)i * k + m] = leaders.expert[m];
-            pick->loads[leaders.expert[m]]++;
-        }
-        pick->runner_up[i] = leaders.expert[k];
-        pick->cutoff[i] = leaders.cost[k - 1];
-        pick->margin[i] = leaders.cost[k] - leaders.cost[k - 1];
+    struct leaders leaders;
+    leaders_clear(&leaders, k + 1);
+    scan(&leaders, row, n_experts);
+    for (uint32_t m = 0; m < k; m++) {
+        pick->chosen[(size_t)token * k + m] = leaders.expert[m];
+        pick->loads[leaders.expert[m]]++;
     }
+    pick->runner_up[token] = leaders.expert[k];
+    pick->cutoff[token] = leaders.cost[k - 1];
+    pick->margin[token] = leaders.cost[k] - leaders.cost[k - 1];
 }

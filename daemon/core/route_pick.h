@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The hot pass of routing: for every token its K cheapest experts at given prices, and how many tokens
- * each expert gets. Every solver's time is this loop, so it stands alone, behind one function that a
- * vector kernel can replace: the results are comparisons of single IEEE operations and integer counts,
- * hence equal bit for bit whatever the order in which they are made.
+ * each expert gets. Every solver's time is this loop, so it stands alone, with a kernel for every vector
+ * width: the results are comparisons of single IEEE operations and integer counts, and all kernels give
+ * the same bits. Which one runs is asked of the processor at every pass, so nothing is remembered.
  */
 #ifndef SMOE_CORE_ROUTE_PICK_H
 #define SMOE_CORE_ROUTE_PICK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct smoe_route_pick {
@@ -27,6 +28,25 @@ struct smoe_route_pick {
     uint32_t *loads;     /* [E] out: tokens that chose e */
 };
 
+enum smoe_route_kernel {
+    SMOE_ROUTE_SCALAR,   /* one cost after another, in double; the others must equal it */
+    SMOE_ROUTE_PORTABLE, /* vectors of 4: SSE2, NEON, whatever the compiler has */
+    SMOE_ROUTE_AVX2,
+    SMOE_ROUTE_AVX512,
+    SMOE_ROUTE_KERNELS,
+};
+
+/* Can this machine run it? */
+bool smoe_route_kernel_runs(enum smoe_route_kernel kernel);
+
+/* The fastest that it can, for rows of that many experts. */
+enum smoe_route_kernel smoe_route_kernel_best(uint32_t n_experts);
+
+/* One pass by the best kernel, or by a given one that runs here. */
 void smoe_route_pick(const struct smoe_route_pick *pick);
+void smoe_route_pick_by(enum smoe_route_kernel kernel, const struct smoe_route_pick *pick);
+
+/* One token by the scalar pass; adds to the loads. */
+void smoe_route_pick_token(const struct smoe_route_pick *pick, uint32_t token);
 
 #endif

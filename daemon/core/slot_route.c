@@ -9,7 +9,8 @@
  *  3. the policy solves it; chosen visits become parcels, tokens without K experts wait.
  *
  * Replays come with their experts; only the replica is to be chosen. Their tokens go in order up to
- * the first whose experts have no host or room now.
+ * the first whose experts have no host or room now. A batch that finds no room though nothing is at
+ * work is refused: nobody waits for ever.
  */
 #include <string.h>
 
@@ -346,7 +347,67 @@ static struct group collect_group(struct smoe_core *c, const struct smoe_batch *
     return g;
 }
 
-void smoe_slot_route(struct smoe_core *c)
+/* ---- what can never be routed ---- */
+
+/* No more room will come than there is with nothing at work, unless a host is about to leave or to stay. */
+static bool hosts_are_open(const struct smoe_core *c, const struct smoe_layer *layer)
+{
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        const struct smoe_worker *w = &c->fleet.workers[layer->experts[e].worker];
+        if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
+            return false;
+    }
+    return true;
+}
+
+/* Ends a batch that would wait for ever: what is left of it finds no parcels, or one of its tokens is
+ * larger than a worker's inbox. Several slots may have cut it into more parcels than were promised. */
+static void refuse_stuck(struct smoe_core *c, uint32_t batch)
+{
+    const struct smoe_batch *b = &c->batches[batch];
+    struct smoe_trainer *t = &c->trainers[b->trainer];
+    struct smoe_why why;
+    if (c->n_parcel_free < b->top_k)
+        smoe_fail(&why, SMOE_ELIMIT,
+                  "batch %llu: %u of its tokens wait and all %u parcels are taken: submit smaller "
+                  "batches or step more often",
+                  (unsigned long long)b->id, b->n_waiting, c->options.limits.parcels_max);
+    else
+        smoe_fail(&why, SMOE_ELIMIT,
+                  "batch %llu: the visits of one token do not fit the inbox of a worker",
+                  (unsigned long long)b->id);
+    smoe_core_refuse(c, t->session, SMOE_ELIMIT, why.text, false, b->id, 0);
+    t->grant_due = true;
+    smoe_batch_forget(c, batch);
+    c->solve_useful = true; /* others may have waited for its parcels */
+}
+
+/* Will parcels or room come back without anybody's doing? */
+static bool will_move(const struct smoe_core *c)
+{
+    const uint64_t *now = c->total.now;
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (c->trainers[t].step.phase != SMOE_STEP_NONE)
+            return true;
+    return now[SMOE_VISIT_ROUTED] || now[SMOE_VISIT_GRADIENT_QUEUED] || c->n_parcel_zombie;
+}
+
+/* One a slot: what it held may do for the next. */
+static void end_stuck(struct smoe_core *c)
+{
+    if (will_move(c))
+        return;
+    smoe_list_for_each (it, &c->pending) {
+        struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
+        if (!smoe_batch_routable(c, b) ||
+            (c->n_parcel_free >= b->top_k && !hosts_are_open(c, &c->layers[b->layer])))
+            continue;
+        refuse_stuck(c, (uint32_t)(b - c->batches));
+        return;
+    }
+}
+
+static void route_pending(struct smoe_core *c)
 {
     /* The list changes under us: batches leave it when routed, so start over until all were seen. */
     for (bool found = true; found;) {
@@ -369,4 +430,10 @@ void smoe_slot_route(struct smoe_core *c)
             break;
         }
     }
+}
+
+void smoe_slot_route(struct smoe_core *c)
+{
+    route_pending(c);
+    end_stuck(c);
 }

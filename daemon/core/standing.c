@@ -236,8 +236,11 @@ static bool has_current(const struct smoe_layer *layer, const struct smoe_invent
 {
     if (!layer->learned)
         return true; /* it is in the seed */
-    if (!held || (held->step != layer->step &&
-                  (held->staged_step != layer->step || held->staged_attempt != layer->attempt)))
+    if (!held)
+        return false;
+    bool in_force = held->step == layer->step && held->attempt == layer->attempt;
+    bool staged = held->staged_step == layer->step && held->staged_attempt == layer->attempt;
+    if (!in_force && !staged)
         return false;
     for (size_t i = 0; i < held->n_experts; i++)
         if (held->experts[i] == expert)

@@ -133,8 +133,12 @@ static void place_new(struct smoe_core *c, uint32_t l)
         sorted[at] = i;
     }
     bool enough = n > 0 && n >= c->options.settings.workers_min;
-    for (uint32_t e = 0; enough && e < layer->shape.experts; e++)
-        smoe_standing_change(c, l, &layer->experts[e].worker, sorted[e % n]);
+    for (uint32_t e = 0; enough && e < layer->shape.experts; e++) {
+        struct smoe_expert_view *x = &layer->experts[e];
+        if (x->follower == sorted[e % n]) /* of hosts that never came back */
+            smoe_standing_change(c, l, &x->follower, SMOE_NONE);
+        smoe_standing_change(c, l, &x->worker, sorted[e % n]);
+    }
     smoe_core_list_trim(c, sorted, 0);
 }
 

@@ -121,8 +121,8 @@ static void send_store(struct smoe_core *c, uint32_t worker, uint64_t number,
 {
     struct smoe_message *out =
         smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_EXPERT_STORE);
-    out->expert_store =
-        (struct smoe_msg_expert_store){number, m->layer, m->expert, m->parts, m->step};
+    out->expert_store = (struct smoe_msg_expert_store){
+        number, m->layer, m->expert, m->parts, m->step, c->layers[m->layer].attempt};
     c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
 }
 

@@ -271,11 +271,32 @@ static void rewind_layers(struct smoe_core *c, uint32_t trainer, uint64_t step)
     }
 }
 
+/* Has it declared a layer whose experts stand nowhere yet? There is nothing to restore into. */
+static bool owns_unplaced(const struct smoe_core *c, uint32_t trainer, uint32_t *ret_layer)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_layer *layer = &c->layers[l];
+        *ret_layer = l;
+        if (layer->state == SMOE_LAYER_WAITING && layer->owner == trainer && !layer->learned &&
+            layer->experts[0].worker == SMOE_NONE)
+            return true;
+    }
+    return false;
+}
+
 void smoe_trainer_restore(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_restore *m)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    uint32_t l;
     if (m->attempt < t->attempt)
         return;
+    if (owns_unplaced(c, trainer, &l)) {
+        smoe_fail(&why, SMOE_ESTATE, "RESTORE: layer %s has no hosts yet: wait for LAYER_READY",
+                  c->layers[l].name);
+        smoe_core_refuse(c, t->session, SMOE_ESTATE, why.text, false, 0, 0);
+        return;
+    }
     if (t->step.phase == SMOE_STEP_COMMITTING) {
         t->restore_due = true;
         t->restore_step = m->step;

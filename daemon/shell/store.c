@@ -48,6 +48,7 @@ struct smoe_store {
 };
 
 static const char schema[] =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
     "CREATE TABLE IF NOT EXISTS meta(id INTEGER PRIMARY KEY CHECK(id = 1), version INTEGER, epoch "
     "INTEGER);"
     "CREATE TABLE IF NOT EXISTS layer(name TEXT PRIMARY KEY, run INTEGER, experts INTEGER,"
@@ -63,8 +64,21 @@ static const char schema[] =
 
 static int db_fail(sqlite3 *db, const char *what, struct smoe_why *why)
 {
-    int code = sqlite3_errcode(db) == SQLITE_FULL ? -28 /* ENOSPC */ : SMOE_EDATA;
-    return smoe_fail(why, code, "journal: %s: %s", what, sqlite3_errmsg(db));
+    int error = sqlite3_errcode(db) & 0xff; /* without what SQLite knows beyond its kind */
+    if (error == SQLITE_NOTADB || error == SQLITE_CORRUPT)
+        return smoe_fail(why, SMOE_EDATA,
+                         "journal: damaged: %s: move journal.db away and resume from checkpoints",
+                         sqlite3_errmsg(db));
+    return smoe_fail(why, error == SQLITE_FULL ? -28 /* ENOSPC */ : SMOE_EDATA, "journal: %s: %s",
+                     what, sqlite3_errmsg(db));
+}
+
+/* The next row, if there is one. */
+static int next_row(sqlite3 *db, sqlite3_stmt *s, bool *ret_row, struct smoe_why *why)
+{
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    *ret_row = rc == SQLITE_ROW;
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : db_fail(db, "read", why);
 }
 
 static int exec(sqlite3 *db, const char *sql, struct smoe_why *why)
@@ -78,9 +92,11 @@ static sqlite3_stmt *prepare(sqlite3 *db, const char *sql)
     return sqlite3_prepare_v2(db, sql, -1, &s, NULL) == SQLITE_OK ? s : NULL;
 }
 
-static void bind_u64(sqlite3_stmt *s, int at, uint64_t value)
+/* Numbers in neighbouring places, from `at` on. */
+static void bind_numbers(sqlite3_stmt *s, int at, const uint64_t *values, int n)
 {
-    sqlite3_bind_int64(s, at, (sqlite3_int64)value);
+    for (int i = 0; i < n; i++)
+        sqlite3_bind_int64(s, at + i, (sqlite3_int64)values[i]);
 }
 
 static uint64_t column_u64(sqlite3_stmt *s, int at)
@@ -109,12 +125,12 @@ static int finish(sqlite3 *db, sqlite3_stmt *s, struct smoe_why *why)
 
 /* ---- records ---- */
 
-static int write_standing(sqlite3 *db, const char *layer, uint32_t expert,
+static int write_standing(sqlite3 *db, const char *layer, uint64_t expert,
                           const struct smoe_standing *standing, struct smoe_why *why)
 {
     sqlite3_stmt *s = prepare(db, "INSERT OR REPLACE INTO expert VALUES(?,?,?,?)");
     bind_text(s, 1, layer);
-    bind_u64(s, 2, expert);
+    bind_numbers(s, 2, &expert, 1);
     bind_text(s, 3, standing->host);
     bind_text(s, 4, standing->follower);
     return finish(db, s, why);
@@ -140,23 +156,21 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
         return rc;
     sqlite3_stmt *s =
         prepare(db, "INSERT INTO layer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+    const uint64_t shape[] = {l->run,
+                              l->shape.experts,
+                              l->shape.d_model,
+                              l->shape.d_ff,
+                              l->shape.activation,
+                              (uint64_t)l->shape.dtype,
+                              l->shape.optimizer,
+                              l->shape.seed,
+                              l->shape.zero_output};
+    const uint64_t state[] = {l->learned, l->copies,    l->step,
+                              l->attempt, l->done.step, l->done.epoch};
     bind_text(s, 1, l->name);
-    bind_u64(s, 2, l->run);
-    bind_u64(s, 3, l->shape.experts);
-    bind_u64(s, 4, l->shape.d_model);
-    bind_u64(s, 5, l->shape.d_ff);
-    bind_u64(s, 6, l->shape.activation);
-    bind_u64(s, 7, (uint64_t)l->shape.dtype);
-    bind_u64(s, 8, l->shape.optimizer);
-    bind_u64(s, 9, l->shape.seed);
-    bind_u64(s, 10, l->shape.zero_output);
+    bind_numbers(s, 2, shape, 9);
     bind_text(s, 11, l->owner);
-    bind_u64(s, 12, l->learned);
-    bind_u64(s, 13, l->copies);
-    bind_u64(s, 14, l->step);
-    bind_u64(s, 15, l->attempt);
-    bind_u64(s, 16, l->done.step);
-    bind_u64(s, 17, l->done.epoch);
+    bind_numbers(s, 12, state, 6);
     sqlite3_bind_double(s, 18, l->done.clip_scale);
     sqlite3_bind_double(s, 19, l->done.square_norm);
     rc = finish(db, s, why);
@@ -172,10 +186,9 @@ static int write_commit(sqlite3 *db, const struct smoe_record *r, struct smoe_wh
         sqlite3_stmt *s =
             prepare(db, "UPDATE layer SET learned = 1, step = ?, attempt = ?, done_step = ?,"
                         " done_epoch = ?, clip_scale = ?, square_norm = ? WHERE name = ?");
-        bind_u64(s, 1, r->layer.step);
-        bind_u64(s, 2, r->layer.attempt);
-        bind_u64(s, 3, r->layer.done.step);
-        bind_u64(s, 4, r->layer.done.epoch);
+        const uint64_t state[] = {r->layer.step, r->layer.attempt, r->layer.done.step,
+                                  r->layer.done.epoch};
+        bind_numbers(s, 1, state, 4);
         sqlite3_bind_double(s, 5, r->layer.done.clip_scale);
         sqlite3_bind_double(s, 6, r->layer.done.square_norm);
         bind_text(s, 7, r->layers[i]);
@@ -186,21 +199,16 @@ static int write_commit(sqlite3 *db, const struct smoe_record *r, struct smoe_wh
 
 static int write_record(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
-    switch (r->type) {
-    case SMOE_RECORD_LAYER:
+    if (r->type == SMOE_RECORD_LAYER)
         return write_layer(db, r, why);
-    case SMOE_RECORD_DROP:
-        return drop_layer(db, r->layer.name, why);
-    case SMOE_RECORD_COMMIT:
-        return write_commit(db, r, why);
-    }
-    return 0;
+    return r->type == SMOE_RECORD_DROP ? drop_layer(db, r->layer.name, why)
+                                       : write_commit(db, r, why);
 }
 
 static int write_epoch(sqlite3 *db, uint64_t epoch, struct smoe_why *why)
 {
-    sqlite3_stmt *s = prepare(db, "UPDATE meta SET epoch = ? WHERE id = 1");
-    bind_u64(s, 1, epoch);
+    sqlite3_stmt *s = prepare(db, "UPDATE meta SET epoch = max(epoch, ?)");
+    bind_numbers(s, 1, &epoch, 1);
     return finish(db, s, why);
 }
 
@@ -216,9 +224,7 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
         epoch = q->epoch > epoch ? q->epoch : epoch;
         rc = rc ? rc : write_record(db, &q->record, why);
     }
-    if (rc == 0)
-        rc = write_epoch(db, epoch, why);
-    if (rc == 0)
+    if (rc == 0 && (rc = write_epoch(db, epoch, why)) == 0)
         rc = exec(db, "COMMIT", why);
     if (rc)
         (void)sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
@@ -231,13 +237,15 @@ static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_
 {
     uint64_t version = SCHEMA_VERSION, epoch = 0;
     sqlite3_stmt *s = prepare(store->db, "SELECT version, epoch FROM meta WHERE id = 1");
-    if (!s)
-        return db_fail(store->db, "read", why);
-    if (sqlite3_step(s) == SQLITE_ROW) {
+    bool row;
+    int rc = next_row(store->db, s, &row, why);
+    if (rc == 0 && row) {
         version = column_u64(s, 0);
         epoch = column_u64(s, 1);
     }
     sqlite3_finalize(s);
+    if (rc)
+        return rc;
     if (version != SCHEMA_VERSION)
         return smoe_fail(why, SMOE_EVERSION,
                          "journal: written by another version (schema %llu, this is "
@@ -245,8 +253,7 @@ static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_
                          (unsigned long long)version, SCHEMA_VERSION);
     *ret_epoch = epoch + 1;
     s = prepare(store->db, "INSERT OR REPLACE INTO meta VALUES(1, ?, ?)");
-    bind_u64(s, 1, SCHEMA_VERSION);
-    bind_u64(s, 2, *ret_epoch);
+    bind_numbers(s, 1, (const uint64_t[]){SCHEMA_VERSION, *ret_epoch}, 2);
     return finish(store->db, s, why);
 }
 
@@ -266,8 +273,6 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
                         NULL) != SQLITE_OK)
         rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
                        store->db ? sqlite3_errmsg(store->db) : "out of memory");
-    if (rc == 0)
-        rc = exec(store->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;", why);
     if (rc == 0)
         rc = exec(store->db, schema, why);
     if (rc == 0)
@@ -293,14 +298,14 @@ static int load_standings(struct smoe_store *store, struct smoe_restored_layer *
                           struct smoe_why *why)
 {
     layer->standings = calloc(layer->layer.shape.experts, sizeof *layer->standings);
+    if (!layer->standings)
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
     sqlite3_stmt *s =
         prepare(store->db, "SELECT expert, host, follower FROM expert WHERE layer = ?");
-    if (!layer->standings || !s) {
-        sqlite3_finalize(s);
-        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
-    }
+    bool row = true;
+    int rc = 0;
     bind_text(s, 1, layer->layer.name);
-    while (sqlite3_step(s) == SQLITE_ROW) {
+    while (rc == 0 && (rc = next_row(store->db, s, &row, why)) == 0 && row) {
         uint64_t e = column_u64(s, 0);
         if (e >= layer->layer.shape.experts)
             continue;
@@ -308,7 +313,7 @@ static int load_standings(struct smoe_store *store, struct smoe_restored_layer *
         column_name(s, 2, layer->standings[e].follower);
     }
     sqlite3_finalize(s);
-    return 0;
+    return rc;
 }
 
 static void read_layer_row(sqlite3_stmt *s, struct smoe_journal_layer *l)
@@ -335,22 +340,29 @@ static void read_layer_row(sqlite3_stmt *s, struct smoe_journal_layer *l)
                                     sqlite3_column_double(s, 17), sqlite3_column_double(s, 18)};
 }
 
+static int load_layer(struct smoe_store *store, sqlite3_stmt *row, struct smoe_restored *to,
+                      struct smoe_why *why)
+{
+    if (to->n_layers == SMOE_LAYERS_MAX)
+        return smoe_fail(why, SMOE_EDATA, "journal: more than %d layers", SMOE_LAYERS_MAX);
+    struct smoe_restored_layer *layer = &to->layers[to->n_layers++];
+    read_layer_row(row, &layer->layer);
+    if (layer->layer.shape.experts < 1 || layer->layer.shape.experts > SMOE_EXPERTS_MAX)
+        return smoe_fail(why, SMOE_EDATA, "journal: layer %s has %u experts", layer->layer.name,
+                         layer->layer.shape.experts);
+    return load_standings(store, layer, why);
+}
+
 int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct smoe_why *why)
 {
-    int rc = 0;
     *ret = (struct smoe_restored){.layers = calloc(SMOE_LAYERS_MAX, sizeof *ret->layers)};
+    if (!ret->layers)
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
     sqlite3_stmt *s = prepare(store->db, "SELECT * FROM layer ORDER BY name");
-    if (!ret->layers || !s)
-        rc = smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
-    while (rc == 0 && ret->n_layers < SMOE_LAYERS_MAX && sqlite3_step(s) == SQLITE_ROW) {
-        struct smoe_restored_layer *layer = &ret->layers[ret->n_layers++];
-        read_layer_row(s, &layer->layer);
-        if (layer->layer.shape.experts < 1 || layer->layer.shape.experts > SMOE_EXPERTS_MAX)
-            rc = smoe_fail(why, SMOE_EDATA, "journal: layer %s has %u experts", layer->layer.name,
-                           layer->layer.shape.experts);
-        else
-            rc = load_standings(store, layer, why);
-    }
+    bool row = true;
+    int rc = 0;
+    while (rc == 0 && (rc = next_row(store->db, s, &row, why)) == 0 && row)
+        rc = load_layer(store, s, ret, why);
     sqlite3_finalize(s);
     if (rc)
         smoe_store_release(ret);
@@ -450,23 +462,17 @@ int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
 
 int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)
 {
+    bool layer = record->type == SMOE_RECORD_LAYER;
+    size_t bytes = layer ? record->layer.shape.experts * sizeof *record->standings : 1;
     struct queued *q = malloc(sizeof *q);
-    if (!q)
+    void *standings = malloc(bytes);
+    if (!q || !standings) {
+        free(q);
+        free(standings);
         return SMOE_ENOMEMORY;
-    q->record = *record;
-    q->epoch = epoch;
-    if (record->type == SMOE_RECORD_LAYER) {
-        size_t bytes = record->layer.shape.experts * sizeof *record->standings;
-        void *copy = malloc(bytes);
-        if (!copy) {
-            free(q);
-            return SMOE_ENOMEMORY;
-        }
-        memcpy(copy, record->standings, bytes);
-        q->record.standings = copy;
-    } else {
-        q->record.standings = NULL;
     }
+    *q = (struct queued){.epoch = epoch, .record = *record};
+    q->record.standings = layer ? memcpy(standings, record->standings, bytes) : standings;
     smoe_list_push_back(&store->queue, &q->link);
     if (!uv_is_active((uv_handle_t *)&store->retry))
         write_next(store);

@@ -381,7 +381,7 @@ static void say_fetch_or_store(struct scene *s)
     uint32_t layer = which % LAYERS, expert = which / 4 % EXPERTS;
     struct smoe_message m = {.type = how & 8 ? SMOE_MSG_EXPERT_STORE : SMOE_MSG_EXPERT_FETCH};
     if (how & 8)
-        m.expert_store = (struct smoe_msg_expert_store){which, layer, expert, 3, how};
+        m.expert_store = (struct smoe_msg_expert_store){which, layer, expert, 3, how, how & 4};
     else
         m.expert_fetch = (struct smoe_msg_expert_fetch){which, layer, expert, 1 + how % 7};
     say(s, &m, how & 8 ? state_bytes(&s->shapes[layer], 3) : 0);

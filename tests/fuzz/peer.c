@@ -57,9 +57,10 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
 static void settle_staged(struct fuzz_held *h, uint64_t step, uint64_t attempt)
 {
     bool mine = h->staged_step && h->staged_step == step && h->staged_attempt == attempt;
-    if (!mine && h->step != step)
+    if (!mine && (h->step != step || h->attempt != attempt))
         h->current = (struct fuzz_set){{0}};
     h->step = step;
+    h->attempt = attempt;
     h->staged_step = h->staged_attempt = 0;
 }
 
@@ -83,6 +84,7 @@ static void hear_host(struct fuzz_peer *p, const struct smoe_msg_host *m)
     *h = (struct fuzz_held){.used = true,
                             .run = m->run,
                             .step = m->step,
+                            .attempt = m->attempt,
                             .shape = m->shape,
                             .hosted = set_of(m->experts, m->n_experts),
                             .copies = set_of(m->copies, m->n_copies)};
@@ -481,6 +483,7 @@ static void say_what_is_held(struct fuzz_peer *p, struct fuzz_stream *out)
             continue;
         layers[n] = (struct smoe_inventory_layer){.run = h->run,
                                                   .step = h->step,
+                                                  .attempt = h->attempt,
                                                   .shape = h->shape,
                                                   .experts = experts[n],
                                                   .staged_step = h->staged_step,
@@ -516,7 +519,8 @@ static void say_inventory(struct fuzz_peer *p, struct fuzz_input *in, struct fuz
                                                   .experts = experts + first,
                                                   .n_experts = 0,
                                                   .staged_step = which / 32,
-                                                  .staged_attempt = p->attempt_max + which / 64};
+                                                  .staged_attempt = p->attempt_max + which / 64,
+                                                  .attempt = p->attempt_max};
         layers[i].n_experts = (shape.experts < 8 ? shape.experts : 8) - first;
         layers[i].name[0] = (char)('a' + which % 4);
         layers[i].name[1] = 0;
@@ -662,7 +666,7 @@ static void say_state(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
         m.expert_stored = (struct smoe_msg_expert_stored){s->request, s->layer, s->expert};
         say(p, &m, 0, out);
         struct fuzz_held *h = &p->held[s->layer % FUZZ_LAYERS];
-        settle_staged(h, s->step, 0);
+        settle_staged(h, s->step, s->attempt);
         put(&h->current, s->expert);
         return;
     }
@@ -888,7 +892,8 @@ static void say_store(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_st
 {
     uint8_t a = fuzz_u8(in);
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORE};
-    m.expert_store = (struct smoe_msg_expert_store){a, a % FUZZ_LAYERS, a / 8 % 8, 3, p->step};
+    m.expert_store =
+        (struct smoe_msg_expert_store){a, a % FUZZ_LAYERS, a / 8 % 8, 3, p->step, a / 64};
     say(p, &m, state_bytes(&p->shapes[a % FUZZ_LAYERS], 3) + (a >> 6 == 3), out);
 }
 

@@ -38,7 +38,7 @@ struct fuzz_set {
 struct fuzz_held {
     bool used;
     smoe_name name;
-    uint64_t run, step, staged_step, staged_attempt;
+    uint64_t run, step, attempt, staged_step, staged_attempt;
     struct smoe_layer_shape shape;
     struct fuzz_set hosted, copies;
     struct fuzz_set current; /* whose state is that of `step` */

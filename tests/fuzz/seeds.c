@@ -5,8 +5,8 @@
  *
  *   fuzz_seeds DIRECTORY      makes DIRECTORY/NAME/seed-* for every target
  *
- * A tape's meaning is its target's: see the operations in fuzz_agent.c and fuzz_gateway.c. After a
- * change of a tape's language or of the protocol, run it over tests/fuzz/corpus.
+ * A tape's meaning is its target's: see the operations in fuzz_agent.c and fuzz_gateway.c. They are
+ * replayed by every build, and what a fuzzer starts from.
  */
 #include <stdio.h>
 #include <stdlib.h>

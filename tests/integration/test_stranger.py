@@ -600,6 +600,8 @@ class RefusalTest(StrangerTest):
         remote.wait_for(lambda: layer.number is not None)
         remote.submit(layer, [[0.0] * 4] * 3, [[0.5] * 4] * 3, 2)
         decision = self.receive(worker, pb.Decision)
+        while not decision.parcels:  # it says a frequency
+            decision = self.receive(worker, pb.Decision)
         worker.send(pb.Output(parcel=12345), bytes(64))  # of nobody: passed over
         worker.send(pb.Output(parcel=decision.parcels[0].id),
                     bytes(16 * decision.parcels[0].rows + 16))

@@ -30,7 +30,7 @@ struct smoe_held_layer {
     uint64_t run;
     uint64_t
         step; /* last committed step heard of: the state of experts that have the same number */
-    uint64_t attempt; /* in which it was committed or restored */
+    uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
@@ -49,7 +49,7 @@ struct smoe_held_expert {
     uint32_t index;  /* within its layer */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
     uint64_t state_attempt;
-    bool copy;           /* serves no visits */
+    bool copy;   /* serves no visits */
     bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;

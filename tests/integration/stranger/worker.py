@@ -28,7 +28,7 @@ class Layer:
         self.name = name
         self.run = run
         self.shape = shape
-        self.step = 0
+        self.at = (0, 0)  # last committed step heard of, and its attempt
         self.held = {}
         self.copies = set()  # of these, the numbers that are only followed
         self.staged, self.staged_states = None, {}
@@ -37,15 +37,14 @@ class Layer:
         return sorted(set(self.held) - self.copies)
 
     def current(self):
-        """Those whose state is that of `step`, and staged if a step is."""
-        return sorted(e for e, expert in self.held.items() if expert.step == self.step and
+        """Those whose state is that step's, and staged if a step is."""
+        return sorted(e for e, expert in self.held.items() if expert.at == self.at and
                       (not self.staged or expert in self.staged_states))
 
     def commit(self):
-        step = self.staged[0]
+        self.at = self.staged
         for expert, (theta, moments) in self.staged_states.items():
-            expert.theta, expert.moments, expert.step = theta, moments, step
-        self.step = step
+            expert.theta, expert.moments, expert.at = theta, moments, self.at
         self.unstage()
 
     def unstage(self):
@@ -130,8 +129,8 @@ class Worker:
         self.silence = welcome.silence_ms_max / 1000
         self.reported = time.monotonic()
         self.connection.send(pb.Inventory(layers=[
-            pb.InventoryLayer(name=layer.name, run=layer.run, step=layer.step, shape=layer.shape,
-                              experts=layer.current(),
+            pb.InventoryLayer(name=layer.name, run=layer.run, step=layer.at[0],
+                              attempt=layer.at[1], shape=layer.shape, experts=layer.current(),
                               staged_step=layer.staged[0] if layer.staged else 0,
                               staged_attempt=layer.staged[1] if layer.staged else 0)
             for layer in self.layers.values()]))
@@ -174,6 +173,9 @@ class Worker:
         if not wanted:
             self.drop_layer(self.layers.pop((host.name, host.run), None))
             return
+        held = self.layers.get((host.name, host.run))
+        if held and host.fresh and held.at != (0, 0):  # of a life that the daemon has forgotten
+            self.drop_layer(self.layers.pop((host.name, host.run)))
         layer = self.layers.setdefault((host.name, host.run), Layer(host.name, host.run, host.shape))
         self.numbers = {n: la for n, la in self.numbers.items() if la is not layer}
         self.drop_steps([host.layer])
@@ -182,7 +184,7 @@ class Worker:
             layer.commit()
             print(f"{self.name}: step {host.step} was committed", flush=True)
         layer.unstage()
-        layer.step = host.step
+        layer.at = (host.step, host.attempt)
         self.drop_parcels(lambda p: p.layer is layer and p.expert.number not in wanted)
         kept = layer.held
         layer.held = {e: kept.get(e) or self.new_expert(layer, e, host.fresh) for e in wanted}
@@ -199,7 +201,7 @@ class Worker:
         """From the seed, or without any state until it comes."""
         expert = ffn.Expert(layer.shape, number)
         expert.number = number
-        expert.step = layer.step if fresh else None
+        expert.at = layer.at if fresh else None
         return expert
 
     # ---- visits ----
@@ -234,7 +236,7 @@ class Worker:
             size = parcel.rows * layer.shape.d_model * ffn.real_bytes(layer.shape)
             x, at = self.rows(layer, raw[at:at + size]), at + size
             expert = layer.held[parcel.expert]
-            assert parcel.expert not in layer.copies and expert.step == layer.step
+            assert parcel.expert not in layer.copies and expert.at == layer.at
             began = time.thread_time_ns()
             y = [expert.forward(row) for row in x]
             self.count("forward", layer, parcel.rows, 1, began)
@@ -366,13 +368,13 @@ class Worker:
         expert = self.numbers[fetch.layer].held[fetch.expert]
         self.connection.send(
             pb.ExpertState(request=fetch.request, layer=fetch.layer, expert=fetch.expert,
-                           parts=fetch.parts, step=expert.step), expert.state(fetch.parts))
+                           parts=fetch.parts, step=expert.at[0]), expert.state(fetch.parts))
 
     def on_ExpertStore(self, store, raw):
         layer = self.numbers[store.layer]
         self.drop_steps([store.layer])
         layer.unstage()
-        layer.step = layer.held[store.expert].step = store.step
+        layer.at = layer.held[store.expert].at = (store.step, store.attempt)
         layer.held[store.expert].set_state(raw)
         self.connection.send(pb.ExpertStored(request=store.request, layer=store.layer,
                                              expert=store.expert))

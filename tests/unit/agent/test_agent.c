@@ -616,12 +616,66 @@ Test(agent, keeps_what_is_committed_and_nothing_else_when_the_connection_breaks,
     cr_assert_str_eq(held.name, "moe");
     cr_assert_eq(held.run, 9);
     cr_assert_eq(held.step, 1);
+    cr_assert_eq(held.attempt, 1);
     cr_assert_eq(held.n_experts, 2);
     host(2);
     cr_assert_arr_eq(fetch(0, SMOE_STATE_WEIGHTS), committed, sizeof committed);
     const smoe_real *gradient = fetch(0, SMOE_STATE_GRADIENT);
     for (int i = 0; i < PARAMS; i++)
         cr_assert_eq(gradient[i], 0);
+}
+
+/* The daemon lost the layer and begins it again under the same run, while this worker was away. */
+Test(agent, starts_from_the_seed_when_told_to_whatever_it_holds, .init = begin, .fini = end)
+{
+    smoe_real seeded[PARAMS];
+    initial_weights(0, seeded);
+    train_one();
+    prepare(1, 1);
+    run_all();
+    stage(1, 1, 1);
+    run_all();
+    commit(1, 1);
+    cr_assert_arr_neq(fetch(0, SMOE_STATE_WEIGHTS), seeded, sizeof seeded);
+    smoe_agent_disconnected(d.agent);
+    far_end_close(&d.far);
+    connect_agent();
+    d.committed = false;
+    host(2);
+    cr_assert_eq(last(SMOE_MSG_HOSTED)->m.hosted.code, 0);
+    cr_assert_arr_eq(fetch(0, SMOE_STATE_WEIGHTS), seeded, sizeof seeded);
+}
+
+/* After a Restore there may be two steps of one number. */
+Test(agent, does_not_count_a_step_of_another_attempt_as_the_one_it_is_told_of, .init = begin,
+     .fini = end)
+{
+    static const uint32_t experts[] = {0, 1};
+    train_one();
+    prepare(1, 1);
+    run_all();
+    stage(1, 1, 1);
+    run_all();
+    commit(1, 1);
+    for (uint64_t attempt = 1; attempt <= 2; attempt++) {
+        struct smoe_message m = {.type = SMOE_MSG_HOST};
+        m.host = (struct smoe_msg_host){.layer = LAYER,
+                                        .name = "moe",
+                                        .run = 9,
+                                        .shape = shape(),
+                                        .experts = experts,
+                                        .n_experts = 2,
+                                        .step = 1,
+                                        .attempt = attempt};
+        cr_assert_eq(say(&m, NULL, 0), 0);
+        smoe_agent_disconnected(d.agent);
+        far_end_close(&d.far);
+        connect_agent();
+        const struct smoe_inventory_layer held = last(SMOE_MSG_INVENTORY)->m.inventory.layers[0];
+        cr_assert_eq(held.step, 1);
+        cr_assert_eq(held.attempt, attempt);
+        cr_assert_eq(held.n_experts, attempt == 1 ? 2 : 0);
+    }
 }
 
 Test(agent, drops_the_experts_it_is_told_to_and_refuses_what_does_not_fit, .fini = end)

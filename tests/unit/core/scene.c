@@ -67,6 +67,7 @@ void scene_end(struct scene *s)
         free_batch(&s->batches[i]);
     free_batch(&s->arriving);
     mail_clear(&s->mail);
+    journal_clear(&s->journal);
 }
 
 /* ---- events ---- */
@@ -103,6 +104,8 @@ static void check_route(struct scene *s, uint32_t parcel, const struct smoe_parc
 static void sent(struct scene *s, const struct smoe_action *a)
 {
     cr_assert_lt(s->mail.n, (size_t)SCENE_LETTERS);
+    if (a->session == SMOE_NO_SESSION)
+        return;
     cr_assert_not(s->closed[a->session], "a message to a session that is closed");
     mail_add(&s->mail, a->session, &a->message, NULL, 0);
     for (uint32_t i = 0; i < a->n_parcels && a->message.type == SMOE_MSG_DECISION; i++)
@@ -134,7 +137,9 @@ static void carry_out(struct scene *s, const struct smoe_action *a)
     case SMOE_ACT_INPUTS_TAKEN:
     case SMOE_ACT_GRADIENT_TAKEN:
     case SMOE_ACT_GRADIENT_FREED:
+        break;
     case SMOE_ACT_JOURNAL:
+        journal_add(&s->journal, a->record);
         break;
     case SMOE_ACT_DRAINED:
         s->drained = true;
@@ -191,6 +196,27 @@ void scene_close(struct scene *s, uint32_t session)
     happen(s, &(struct smoe_event){.type = SMOE_EVENT_CLOSED, .session = session});
 }
 
+void scene_journalled(struct scene *s, uint64_t sequence)
+{
+    happen(s, &(struct smoe_event){.type = SMOE_EVENT_JOURNALLED, .sequence = sequence});
+}
+
+void scene_restart(struct scene *s, const struct smoe_core_options *options, uint64_t durable)
+{
+    struct smoe_core_options o = *options;
+    struct smoe_why why;
+    o.epoch = smoe_core_epoch(s->core) + 1;
+    o.now_ns = s->now_ns;
+    o.restored = &s->journal.base;
+    journal_reopen(&s->journal, durable);
+    smoe_core_free(s->core);
+    for (int i = 0; i < SCENE_BATCHES; i++)
+        free_batch(&s->batches[i]);
+    for (uint32_t i = 0; i < s->n_sessions; i++)
+        s->closed[i] = true;
+    cr_assert_eq(smoe_core_new(&o, &s->core, &why), 0, "%s", why.text);
+}
+
 /* ---- joining ---- */
 
 struct smoe_msg_hello scene_hello(enum smoe_role role, const char *name)
@@ -227,6 +253,18 @@ uint32_t scene_worker(struct scene *s, const char *name)
     return session;
 }
 
+uint32_t scene_worker_with(struct scene *s, const char *name,
+                           const struct smoe_inventory_layer *held)
+{
+    struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_WORKER, name);
+    struct smoe_message inventory = {.type = SMOE_MSG_INVENTORY};
+    uint32_t session = scene_join(s, &hello);
+    cr_assert_not(s->closed[session], "worker %s is not welcome", name);
+    inventory.inventory = (struct smoe_msg_inventory){held, 1};
+    scene_say(s, session, &inventory);
+    return session;
+}
+
 uint32_t scene_trainer(struct scene *s, const char *name)
 {
     struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_TRAINER, name);
@@ -246,9 +284,9 @@ uint32_t scene_index(const struct scene *s, const char *worker)
 
 static bool has_raw_part(enum smoe_message_type type)
 {
-    return type == SMOE_MSG_GRADIENT || type == SMOE_MSG_OUTPUT ||
-           type == SMOE_MSG_PARCEL_GRADIENT || type == SMOE_MSG_EXPERT_STATE ||
-           type == SMOE_MSG_EXPERT_STORE;
+    return type == SMOE_MSG_GRADIENT || type == SMOE_MSG_INPUTS || type == SMOE_MSG_OUTPUT ||
+           type == SMOE_MSG_PARCEL_GRADIENT || type == SMOE_MSG_STEP_GRADIENT ||
+           type == SMOE_MSG_EXPERT_STATE || type == SMOE_MSG_EXPERT_STORE;
 }
 
 /* What the gateway does with a message whose raw part has `bytes`. */
@@ -312,6 +350,16 @@ uint64_t scene_attempt(const struct scene *s, uint32_t trainer)
     const struct letter *welcome = mail_last(&s->mail, trainer, SMOE_MSG_WELCOME);
     const struct letter *need = mail_last(&s->mail, trainer, SMOE_MSG_NEED);
     return need ? need->m.need.attempt : welcome->m.welcome.attempt;
+}
+
+uint64_t scene_staged_attempt(const struct scene *s, uint64_t step)
+{
+    for (size_t i = s->mail.n; i > 0; i--) {
+        const struct smoe_message *m = &s->mail.letters[i - 1].m;
+        if (m->type == SMOE_MSG_STEP_STAGE && m->step_stage.step == step)
+            return m->step_stage.attempt;
+    }
+    return 0;
 }
 
 static void fill_input(struct scene *s, const struct scene_submit *b, uint32_t width)
@@ -388,6 +436,19 @@ void scene_step(struct scene *s, uint32_t trainer, uint64_t step, const uint64_t
 
 /* ---- workers ---- */
 
+/* The sums that followers need come before the norms. */
+static void say_sums(struct scene *s, uint32_t session, const struct smoe_msg_step_prepare *asked)
+{
+    for (size_t i = 0; i < asked->n_gradients; i++)
+        for (size_t j = 0; j < asked->gradients[i].n; j++) {
+            struct smoe_message m = {.type = SMOE_MSG_STEP_GRADIENT};
+            m.step_gradient = (struct smoe_msg_step_gradient){
+                asked->step, asked->attempt, asked->gradients[i].layer,
+                asked->gradients[i].experts[j], asked->owner};
+            scene_say(s, session, &m);
+        }
+}
+
 static void say_norms(struct scene *s, uint32_t session, const struct smoe_msg_step_prepare *asked)
 {
     struct smoe_layer_norms layers[SMOE_LAYERS_MAX];
@@ -437,6 +498,8 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
     struct smoe_message m = {0};
     switch ((unsigned)asked.type) {
     case SMOE_MSG_HOST:
+        if (!asked.host.n_experts && !asked.host.n_copies)
+            return false;
         m.type = SMOE_MSG_HOSTED;
         m.hosted.layer = asked.host.layer;
         scene_say(s, session, &m);
@@ -448,7 +511,21 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
         say_gradients(s, session, &asked.backprop);
         return true;
     case SMOE_MSG_STEP_PREPARE:
+        say_sums(s, session, &asked.step_prepare);
         say_norms(s, session, &asked.step_prepare);
+        return true;
+    case SMOE_MSG_EXPERT_FETCH:
+        m.type = SMOE_MSG_EXPERT_STATE;
+        m.expert_state = (struct smoe_msg_expert_state){
+            asked.expert_fetch.request, asked.expert_fetch.layer, asked.expert_fetch.expert,
+            asked.expert_fetch.parts, smoe_core_layer(s->core, asked.expert_fetch.layer).step};
+        scene_say(s, session, &m);
+        return true;
+    case SMOE_MSG_EXPERT_STORE:
+        m.type = SMOE_MSG_EXPERT_STORED;
+        m.expert_stored = (struct smoe_msg_expert_stored){
+            asked.expert_store.request, asked.expert_store.layer, asked.expert_store.expert};
+        scene_say(s, session, &m);
         return true;
     case SMOE_MSG_STEP_STAGE:
         m.type = SMOE_MSG_STEP_STAGED;
@@ -476,9 +553,9 @@ size_t scene_answer(struct scene *s, uint32_t worker, enum smoe_message_type typ
 
 static size_t work(struct scene *s, uint32_t worker)
 {
-    static const enum smoe_message_type types[] = {SMOE_MSG_HOST, SMOE_MSG_BACKPROP,
-                                                   SMOE_MSG_DECISION, SMOE_MSG_STEP_PREPARE,
-                                                   SMOE_MSG_STEP_STAGE};
+    static const enum smoe_message_type types[] = {
+        SMOE_MSG_HOST,     SMOE_MSG_EXPERT_FETCH, SMOE_MSG_EXPERT_STORE, SMOE_MSG_BACKPROP,
+        SMOE_MSG_DECISION, SMOE_MSG_STEP_PREPARE, SMOE_MSG_STEP_STAGE};
     size_t n = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         n += scene_answer(s, worker, types[i]);

@@ -11,6 +11,7 @@
 #define SMOE_TEST_SCENE_H
 
 #include "daemon/core/core.h"
+#include "tests/unit/core/journal.h"
 #include "tests/unit/mail/mail.h"
 
 enum { SCENE_BATCHES = 64, SCENE_SESSIONS = 32, SCENE_LETTERS = 1 << 16 };
@@ -34,7 +35,8 @@ struct scene {
     struct scene_batch batches[SCENE_BATCHES], arriving;
     uint32_t inputs_freed, batches_freed;
     bool drained;
-    double square_norm; /* every expert's gradient has it, as the workers say */
+    struct journal journal; /* records so far; what is durable of them the test says */
+    double square_norm;     /* every expert's gradient has it, as the workers say */
 };
 
 /* Small and quick: slots of 20 ms, 16 workers, V 50, mu 1, lyapunov. */
@@ -49,11 +51,18 @@ void scene_configure(struct scene *s, const struct smoe_core_settings *settings)
 void scene_drain(struct scene *s, const char *worker, bool drain);
 void scene_shutdown(struct scene *s);
 void scene_close(struct scene *s, uint32_t session);
+/* The journal's records up to this number are durable. */
+void scene_journalled(struct scene *s, uint64_t sequence);
+/* The daemon dies and starts again with what the records up to `durable` say; nobody is connected. */
+void scene_restart(struct scene *s, const struct smoe_core_options *options, uint64_t durable);
 
 /* A new session that says hello; its number. A worker that is welcomed sends an empty inventory. */
 struct smoe_msg_hello scene_hello(enum smoe_role role, const char *name);
 uint32_t scene_join(struct scene *s, const struct smoe_msg_hello *hello);
 uint32_t scene_worker(struct scene *s, const char *name);
+/* One that comes back and still holds experts of one layer. */
+uint32_t scene_worker_with(struct scene *s, const char *name,
+                           const struct smoe_inventory_layer *held);
 uint32_t scene_trainer(struct scene *s, const char *name);
 /* The core's index of a worker. */
 uint32_t scene_index(const struct scene *s, const char *worker);
@@ -83,6 +92,8 @@ struct smoe_message scene_step_message(const struct scene *s, uint32_t trainer, 
 void scene_step(struct scene *s, uint32_t trainer, uint64_t step, const uint64_t *batches,
                 size_t n);
 uint64_t scene_attempt(const struct scene *s, uint32_t trainer);
+/* The attempt in which that step was staged last; 0: it never was. */
+uint64_t scene_staged_attempt(const struct scene *s, uint64_t step);
 
 /* A worker answers what it was told and has not answered yet: letters of one type, or all. */
 size_t scene_answer(struct scene *s, uint32_t worker, enum smoe_message_type type);

@@ -142,6 +142,7 @@ const struct messages_field messages_fields[] = {
     STATE(EXPERT_STORE, expert_store),
     U32(EXPERT_STORE, expert_store.parts, 3, 3),
     U64(EXPERT_STORE, expert_store.step, 0, U64_MAX),
+    U64(EXPERT_STORE, expert_store.attempt, 0, U64_MAX),
     STATE(EXPERT_STORED, expert_stored),
 
     U32(HOST, host.layer, 0, LAYER_MAX),
@@ -315,7 +316,8 @@ static void random_inventory(struct smoe_rng *rng, struct messages_room *room,
                                            .step = smoe_rng_u64(rng),
                                            .shape = host.host.shape,
                                            .staged_step = random_u64(rng, 0, U64_MAX),
-                                           .staged_attempt = random_u64(rng, 0, U64_MAX)};
+                                           .staged_attempt = random_u64(rng, 0, U64_MAX),
+                                           .attempt = random_u64(rng, 0, U64_MAX)};
         memcpy(l->name, host.host.name, sizeof l->name);
     }
     for (size_t i = 0; i < m->n_layers; i++) {
@@ -532,7 +534,7 @@ static bool same_inventory(const struct smoe_msg_inventory *a, const struct smoe
         const struct smoe_inventory_layer *x = &a->layers[i], *y = &b->layers[i];
         if (strcmp(x->name, y->name) != 0 || x->run != y->run || x->step != y->step ||
             x->staged_step != y->staged_step || x->staged_attempt != y->staged_attempt ||
-            !same_shape(&x->shape, &y->shape) ||
+            x->attempt != y->attempt || !same_shape(&x->shape, &y->shape) ||
             !same_array(x->experts, x->n_experts, y->experts, y->n_experts, sizeof *x->experts))
             return false;
     }

@@ -149,8 +149,11 @@ static void largest_inventory(struct smoe_msg_inventory *m)
     m->n_layers = SMOE_LAYERS_MAX;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_inventory_layer *layer = &room.layers[l];
-        *layer = (struct smoe_inventory_layer){
-            .run = 1, .step = UINT64_MAX, .staged_step = UINT64_MAX, .staged_attempt = UINT64_MAX};
+        *layer = (struct smoe_inventory_layer){.run = 1,
+                                               .step = UINT64_MAX,
+                                               .staged_step = UINT64_MAX,
+                                               .staged_attempt = UINT64_MAX,
+                                               .attempt = UINT64_MAX};
         fill_name(layer->name);
         fill_shape(&layer->shape);
         layer->n_experts = SMOE_WORKER_EXPERTS_MAX / SMOE_LAYERS_MAX;

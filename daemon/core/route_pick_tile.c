@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The vector kernels of the hot pass. They are exact although they look at the scores in single
+ * precision: what they find is then proven, token by token, and computed again in double.
+ *
+ *     filter   every cost, less the cheapest price and scaled, becomes a float whose lowest bits are
+ *              overwritten by the expert: one word is both the key and what it belongs to. The K+2 least
+ *              words of each token are found without a branch (route_pick_tile.h).
+ *     proof    a key is off by rounding and by its overwritten bits, at most `slack` |key| + `offset`. If
+ *              the (K+2)-th key is farther than that above the (K+1)-th, no expert outside the first
+ *              K+1 can be among the K+1 cheapest. Otherwise the token is done again by the scalar pass;
+ *              for gate scores that is one token in hundreds, for equal scores it is all of them.
+ *     result   the K+1 experts are sorted by their double costs, computed as the scalar pass does.
+ *
+ * So every kernel gives the bits of the scalar pass, whatever its width and however the compiler
+ * contracts the filter's arithmetic. No key is ever NaN: scores are finite, the scale keeps weight times
+ * score below 2^124, and what is not on offer costs 2^126.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "common/base/limits.h"
+#include "daemon/core/route.h"
+#include "daemon/core/route_pick.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define SMOE_ROUTE_TILE_DEAD 0x1p126F             /* the key of what is not on offer */
+#define SMOE_ROUTE_TILE_KEYS (SMOE_TOP_K_MAX + 2) /* K, the runner-up, and what it is proven by */
+
+/* Ranks are registers only in straight code. */
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { WIDEST = 16, KEYS_MAX = SMOE_EXPERTS_MAX + WIDEST };
+
+/* What the filter needs to know of a pass. */
+struct smoe_route_tile {
+    const struct smoe_route_pick *pick;
+    uint32_t n_experts;
+    int32_t expert_mask; /* the bits of a key that hold the expert */
+    float weight;        /* scaled */
+    float slack,
+        offset; /* two keys within slack (|a| + |b|) + offset may stand in the wrong order */
+    float price
+        [KEYS_MAX]; /* less the cheapest, scaled; DEAD where not on offer and behind the last */
+    int32_t expert[KEYS_MAX]; /* 0, 1, 2 .. */
+};
+
+/* The key's place among the costs is certain: nothing from `next` on can be cheaper. */
+static inline bool in_order(const struct smoe_route_tile *tile, float last, float next)
+{
+    return next - last > tile->slack * (fabsf(next) + fabsf(last)) + tile->offset;
+}
+
+/* By cost, of equals the lowest index first. */
+static void sort_places(double *cost, uint16_t *expert, uint32_t n)
+{
+    for (uint32_t m = 1; m < n; m++)
+        for (uint32_t k = m; k > 0 && (cost[k] < cost[k - 1] ||
+                                       (cost[k] == cost[k - 1] && expert[k] < expert[k - 1]));
+             k--) {
+            double c = cost[k];
+            uint16_t e = expert[k];
+            cost[k] = cost[k - 1];
+            expert[k] = expert[k - 1];
+            cost[k - 1] = c;
+            expert[k - 1] = e;
+        }
+}
+
+/* From the K+2 least keys of a token, keys[4 m], to its result. */
+static inline __attribute__((always_inline)) void smoe_route_tile_settle(
+    const struct smoe_route_tile *tile, uint32_t token, uint32_t top_k, const float *keys)
+{
+    const struct smoe_route_pick *pick = tile->pick;
+    const float *scores = pick->scores + (size_t)token * pick->n_experts;
+    double cost[SMOE_TOP_K_MAX + 1];
+    uint16_t expert[SMOE_TOP_K_MAX + 1];
+    bool alone = keys[(size_t)4 * top_k] >= SMOE_ROUTE_TILE_DEAD / 2; /* nothing else on offer */
+    if (!alone && !in_order(tile, keys[(size_t)4 * top_k], keys[(size_t)4 * (top_k + 1)])) {
+        smoe_route_pick_token(pick, token);
+        return;
+    }
+    UNROLL
+    for (uint32_t m = 0; m <= top_k; m++) {
+        int32_t bits;
+        memcpy(&bits, &keys[(size_t)4 * m], sizeof bits);
+        expert[m] = (uint16_t)(bits & tile->expert_mask);
+        cost[m] = m == top_k && alone
+                      ? (double)INFINITY
+                      : pick->prices[expert[m]] - pick->weight * (double)scores[expert[m]];
+    }
+    if (alone)
+        expert[top_k] = SMOE_ROUTE_NONE;
+    bool rising = true;
+    UNROLL
+    for (uint32_t m = 1; m <= top_k; m++)
+        rising &= cost[m - 1] < cost[m];
+    if (!rising)
+        sort_places(cost, expert, top_k + 1);
+    UNROLL
+    for (uint32_t m = 0; m < top_k; m++) {
+        pick->chosen[(size_t)token * top_k + m] = expert[m];
+        pick->loads[expert[m]]++;
+    }
+    pick->runner_up[token] = expert[top_k];
+    pick->cutoff[token] = cost[top_k - 1];
+    pick->margin[token] = cost[top_k] - cost[top_k - 1];
+}
+
+#define TILE(x) x##_portable
+#define TARGET
+#define LANES 4
+#if defined(__x86_64__)
+#define LESSER(a, b)  _mm_min_ps(a, b)
+#define GREATER(a, b) _mm_max_ps(a, b)
+#else /* the mask of a comparison chooses; compilers make one or two instructions of it */
+#define LESSER(a, b)  choose(a, b, (a) < (b))
+#define GREATER(a, b) choose(a, b, (a) > (b))
+typedef float four_floats __attribute__((vector_size(16)));
+typedef int32_t four_ints __attribute__((vector_size(16)));
+static inline four_floats choose(four_floats a, four_floats b, four_ints first)
+{
+    return (four_floats)(((four_ints)a & first) | ((four_ints)b & ~first));
+}
+#endif
+#include "daemon/core/route_pick_tile.h"
+
+#if defined(__x86_64__)
+#define TILE(x)       x##_avx2
+#define TARGET        __attribute__((target("avx2")))
+#define LANES         8
+#define LESSER(a, b)  _mm256_min_ps(a, b)
+#define GREATER(a, b) _mm256_max_ps(a, b)
+#include "daemon/core/route_pick_tile.h"
+
+#define TILE(x)       x##_avx512
+#define TARGET        __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define LANES         16
+#define LESSER(a, b)  _mm512_min_ps(a, b)
+#define GREATER(a, b) _mm512_max_ps(a, b)
+#include "daemon/core/route_pick_tile.h"
+#endif
+
+bool smoe_route_kernel_runs(enum smoe_route_kernel kernel)
+{
+    switch (kernel) {
+    case SMOE_ROUTE_SCALAR:
+    case SMOE_ROUTE_PORTABLE:
+        return true;
+#if defined(__x86_64__)
+    case SMOE_ROUTE_AVX2:
+        return __builtin_cpu_supports("avx2");
+    case SMOE_ROUTE_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    case SMOE_ROUTE_AVX2:
+    case SMOE_ROUTE_AVX512:
+        return false;
+#endif
+    case SMOE_ROUTE_KERNELS:
+        break;
+    }
+    return false;
+}
+
+enum smoe_route_kernel smoe_route_kernel_best(uint32_t n_experts)
+{
+    if (n_experts > 8 && smoe_route_kernel_runs(SMOE_ROUTE_AVX512))
+        return SMOE_ROUTE_AVX512;
+    if (n_experts > 4 && smoe_route_kernel_runs(SMOE_ROUTE_AVX2))
+        return SMOE_ROUTE_AVX2;
+    return n_experts > 1 ? SMOE_ROUTE_PORTABLE : SMOE_ROUTE_SCALAR;
+}
+
+/* The prices as keys. False if they are spread too far for single precision to say anything. */
+static bool prepare(struct smoe_route_tile *tile, const struct smoe_route_pick *pick,
+                    uint32_t lanes)
+{
+    double least = (double)INFINITY, most = -(double)INFINITY;
+    for (uint32_t e = 0; e < pick->n_experts; e++) {
+        least = pick->prices[e] < least ? pick->prices[e] : least;
+        most = pick->prices[e] > most && !isinf(pick->prices[e]) ? pick->prices[e] : most;
+    }
+    double scale = pick->weight > 0x1p-4 ? 0x1p-4 / pick->weight : 1;
+    double spread = (most - least) * scale, size = (fabs(most) + fabs(least)) * scale;
+    if (!(size < 0x1p100))
+        return false;
+
+    uint32_t padded = (pick->n_experts + lanes - 1) / lanes * lanes, bits = 0;
+    while (UINT32_C(1) << bits < padded)
+        bits++;
+    tile->pick = pick;
+    tile->n_experts = pick->n_experts;
+    tile->expert_mask = (INT32_C(1) << bits) - 1;
+    tile->weight = (float)(pick->weight * scale);
+    for (uint32_t e = 0; e < padded; e++) {
+        bool offered = e < pick->n_experts && !isinf(pick->prices[e]);
+        tile->price[e] =
+            offered ? (float)((pick->prices[e] - least) * scale) : SMOE_ROUTE_TILE_DEAD;
+        tile->expert[e] = (int32_t)e;
+    }
+    /* Of one key: the overwritten bits, |key| 2^(bits-23); four roundings in single precision (price,
+     * weight, product, difference), at most 3 (spread + |key|) 2^-24; what double precision itself has
+     * lost, (size + spread + |key|) 2^-51; and what is lost below the least normal number. Twice all of it. */
+    tile->slack = (float)(UINT32_C(1) << bits) * 0x1p-22F + 0x1p-20F;
+    tile->offset = (float)(spread * 0x1p-20 + size * 0x1p-48) + 0x1p-110F;
+    return true;
+}
+
+/* Tokens of which a kernel may read whole vectors without leaving the scores, in fours. */
+static uint32_t tokens_in_bounds(const struct smoe_route_pick *pick, uint32_t lanes)
+{
+    uint32_t beyond = (lanes - pick->n_experts % lanes) % lanes; /* read behind a row */
+    uint32_t rows = (beyond + pick->n_experts - 1) / pick->n_experts;
+    return pick->n_tokens > rows ? (pick->n_tokens - rows) / 4 * 4 : 0;
+}
+
+void smoe_route_pick_by(enum smoe_route_kernel kernel, const struct smoe_route_pick *pick)
+{
+    static const uint32_t LANES_OF[SMOE_ROUTE_KERNELS] = {
+        [SMOE_ROUTE_PORTABLE] = 4, [SMOE_ROUTE_AVX2] = 8, [SMOE_ROUTE_AVX512] = 16};
+    struct smoe_route_tile tile;
+    uint32_t n_tiled = 0;
+    smoe_assert(pick->top_k >= 1 && pick->top_k <= SMOE_TOP_K_MAX);
+    smoe_assert(pick->n_experts <= SMOE_EXPERTS_MAX);
+    smoe_assert(smoe_route_kernel_runs(kernel));
+    memset(pick->loads, 0, pick->n_experts * sizeof *pick->loads);
+    if (kernel != SMOE_ROUTE_SCALAR && prepare(&tile, pick, LANES_OF[kernel]))
+        n_tiled = tokens_in_bounds(pick, LANES_OF[kernel]);
+    if (n_tiled && kernel == SMOE_ROUTE_PORTABLE)
+        run_portable(&tile, n_tiled);
+#if defined(__x86_64__)
+    if (n_tiled && kernel == SMOE_ROUTE_AVX2)
+        run_avx2(&tile, n_tiled);
+    if (n_tiled && kernel == SMOE_ROUTE_AVX512)
+        run_avx512(&tile, n_tiled);
+#endif
+    for (uint32_t i = n_tiled; i < pick->n_tokens; i++)
+        smoe_route_pick_token(pick, i);
+}
+
+void smoe_route_pick(const struct smoe_route_pick *pick)
+{
+    smoe_route_pick_by(smoe_route_kernel_best(pick->n_experts), pick);
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One vector kernel of the hot pass; route_pick_tile.c includes this file once for each width. It
+ * defines `TILE(name)` functions from
+ *
+ *     TILE(x)      the name of x in this kernel
+ *     TARGET       the attribute that lets the compiler use the instructions
+ *     LANES        floats of a vector: 4, 8 or 16
+ *     LESSER(a, b), GREATER(a, b)   lane by lane, no NaN
+ *
+ * A row of vectors is read once, turned, and kept in registers:
+ *
+ *     load     four tokens, LANES experts each: four vectors of keys (route_pick_tile.c)
+ *     turn     within each block of four lanes a 4 x 4 transposition: now a vector has one expert of every
+ *              block for all four tokens, lane 4 b + t for token t
+ *     insert   into the K+2 least so far, lane by lane: two instructions for each rank, no branch
+ *     merge    after the last expert, block with block, until every block has the least of all
+ */
+typedef float TILE(floats) __attribute__((vector_size(LANES * 4)));
+typedef int32_t TILE(ints) __attribute__((vector_size(LANES * 4)));
+
+/* Which lanes of (a, b) make the interleaved halves of a 4-lane block, and which two pairs. */
+#if LANES == 4
+#define LANES_LOW   0, 4, 1, 5
+#define LANES_HIGH  2, 6, 3, 7
+#define LANES_FIRST 0, 1, 4, 5
+#define LANES_LAST  2, 3, 6, 7
+#elif LANES == 8
+#define LANES_LOW   0, 8, 1, 9, 4, 12, 5, 13
+#define LANES_HIGH  2, 10, 3, 11, 6, 14, 7, 15
+#define LANES_FIRST 0, 1, 8, 9, 4, 5, 12, 13
+#define LANES_LAST  2, 3, 10, 11, 6, 7, 14, 15
+#define LANES_NEXT  4, 5, 6, 7, 0, 1, 2, 3
+#else
+#define LANES_LOW   0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define LANES_HIGH  2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define LANES_FIRST 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define LANES_LAST  2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define LANES_NEXT  4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11
+#define LANES_CROSS 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
+#endif
+#define SHUFFLE(a, b, lanes) __builtin_shufflevector(a, b, lanes)
+
+/* x joins the `count` least of its lane, in `least` from `rank` on: none of those below is above it. */
+TARGET static inline __attribute__((always_inline)) void TILE(insert)(TILE(floats) * least,
+                                                                      uint32_t rank, uint32_t count,
+                                                                      TILE(floats) x)
+{
+    UNROLL
+    for (uint32_t m = rank; m + 1 < count; m++) {
+        TILE(floats) was = least[m];
+        least[m] = LESSER(was, x);
+        x = GREATER(was, x);
+    }
+    least[count - 1] = LESSER(least[count - 1], x);
+}
+
+/* Keys of LANES experts of one token: approximate costs with the expert in the lowest bits. */
+TARGET static inline __attribute__((always_inline)) TILE(floats)
+    TILE(keys)(const struct smoe_route_tile *tile, const float *scores, uint32_t e)
+{
+    TILE(floats) score, price;
+    TILE(ints) expert;
+    memcpy(&score, scores + e, sizeof score);
+    memcpy(&price, tile->price + e, sizeof price);
+    memcpy(&expert, tile->expert + e, sizeof expert);
+    TILE(floats) cost = price - tile->weight * score;
+    return (TILE(floats))(((TILE(ints))cost & ~tile->expert_mask) | expert);
+}
+
+/* The `count` least keys of four tokens; ret_keys[m * 4 + t] is the m-th of token t. */
+TARGET static inline __attribute__((always_inline)) void TILE(four)(
+    const struct smoe_route_tile *tile, const float *scores, uint32_t count, float *ret_keys)
+{
+    TILE(floats) least[SMOE_ROUTE_TILE_KEYS];
+    size_t stride = tile->n_experts;
+    UNROLL
+    for (uint32_t m = 0; m < count; m++)
+        least[m] = SMOE_ROUTE_TILE_DEAD - (TILE(floats)){0};
+    for (uint32_t e = 0; e < tile->n_experts; e += LANES) {
+        UNROLL
+        for (uint32_t t = 4; t < 8;
+             t++) /* the next four's rows: too short for the hardware to see */
+            __builtin_prefetch(scores + t * stride + e);
+        TILE(floats) t0 = TILE(keys)(tile, scores, e), t1 = TILE(keys)(tile, scores + stride, e);
+        TILE(floats) t2 = TILE(keys)(tile, scores + 2 * stride, e);
+        TILE(floats) t3 = TILE(keys)(tile, scores + 3 * stride, e);
+        TILE(floats) low01 = SHUFFLE(t0, t1, LANES_LOW), low23 = SHUFFLE(t2, t3, LANES_LOW);
+        TILE(floats) high01 = SHUFFLE(t0, t1, LANES_HIGH), high23 = SHUFFLE(t2, t3, LANES_HIGH);
+        TILE(insert)(least, 0, count, SHUFFLE(low01, low23, LANES_FIRST));
+        TILE(insert)(least, 0, count, SHUFFLE(low01, low23, LANES_LAST));
+        TILE(insert)(least, 0, count, SHUFFLE(high01, high23, LANES_FIRST));
+        TILE(insert)(least, 0, count, SHUFFLE(high01, high23, LANES_LAST));
+    }
+#ifdef LANES_NEXT
+    TILE(floats) other[SMOE_ROUTE_TILE_KEYS];
+    UNROLL
+    for (uint32_t m = 0; m < count; m++)
+        other[m] = SHUFFLE(least[m], least[m], LANES_NEXT);
+    UNROLL
+    for (uint32_t m = 0; m < count; m++) /* both rise, so the m-th cannot come before rank m */
+        TILE(insert)(least, m, count, other[m]);
+#endif
+#ifdef LANES_CROSS
+    UNROLL
+    for (uint32_t m = 0; m < count; m++)
+        other[m] = SHUFFLE(least[m], least[m], LANES_CROSS);
+    UNROLL
+    for (uint32_t m = 0; m < count; m++)
+        TILE(insert)(least, m, count, other[m]);
+#endif
+    UNROLL
+    for (uint32_t m = 0; m < count; m++)
+        memcpy(ret_keys + (size_t)m * 4, &least[m], 4 * sizeof *ret_keys);
+}
+
+/* For a compile-time K all ranks stay in registers. */
+TARGET static inline __attribute__((always_inline)) void TILE(groups)(
+    const struct smoe_route_tile *tile, uint32_t n_tokens, uint32_t top_k)
+{
+    float keys[4 * SMOE_ROUTE_TILE_KEYS];
+    for (uint32_t i = 0; i < n_tokens; i += 4) {
+        TILE(four)(tile, tile->pick->scores + (size_t)i * tile->n_experts, top_k + 2, keys);
+        for (uint32_t t = 0; t < 4; t++)
+            smoe_route_tile_settle(tile, i + t, top_k, keys + t);
+    }
+}
+
+TARGET static void TILE(run)(const struct smoe_route_tile *tile, uint32_t n_tokens)
+{
+    switch (tile->pick->top_k) {
+#define K_CASE(k)                        \
+    case k:                              \
+        TILE(groups)(tile, n_tokens, k); \
+        break;
+        K_CASE(1)
+        K_CASE(2)
+        K_CASE(3) K_CASE(4) K_CASE(5) K_CASE(6) K_CASE(7) K_CASE(8)
+#undef K_CASE
+            default : smoe_assert(tile->pick->top_k <= SMOE_TOP_K_MAX);
+    }
+}
+
+#undef SHUFFLE
+#undef LANES_LOW
+#undef LANES_HIGH
+#undef LANES_FIRST
+#undef LANES_LAST
+#undef LANES_NEXT
+#undef LANES_CROSS
+#undef TILE
+#undef TARGET
+#undef LANES
+#undef LESSER
+#undef GREATER

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The commands of stablemoe-sim: what a person types becomes a run of the rooms below, and an exit code.
+ * Only here does the simulator meet command lines, data sets and other programs.
+ */
+#ifndef SMOE_SIM_PROGRAM_PROGRAM_H
+#define SMOE_SIM_PROGRAM_PROGRAM_H
+
+#include "common/io/cli.h"
+#include "sim/scenario.h"
+
+#define SMOE_SIM_PROGRAM "stablemoe-sim"
+
+struct smoe_sim_arguments {
+    char seeds[44];
+    char scenario[256];
+    char policy[32];
+    char output[256];
+    char dataset[32];
+    char data_dir[256];
+    unsigned freq_rule;
+    double load; /* 0: the scenario's */
+    uint64_t slots, seed;
+    bool json, trace, timings, train;
+};
+
+int smoe_sim_tell_stories(const char *name, const struct smoe_sim_arguments *a);
+int smoe_sim_run(const struct smoe_sim_arguments *a);
+int smoe_sim_plot(const struct smoe_sim_arguments *a);
+
+/* `A..B` or `A`. SMOE_ECONFIG and a sentence. */
+int smoe_sim_read_seeds(const char *text, uint64_t *ret_first, uint64_t *ret_last,
+                        struct smoe_why *why);
+
+/* A built-in scenario, `random:N` or a file. SMOE_ECONFIG and a sentence, or what the file gave. */
+int smoe_sim_load_scenario(const char *name, struct smoe_scenario *ret, struct smoe_why *why);
+
+/* The same with --load. */
+int smoe_sim_asked_scenario(const struct smoe_sim_arguments *a, struct smoe_scenario *ret,
+                            struct smoe_why *why);
+
+#endif
