@@ -4,8 +4,12 @@
  * workers, top-2, against peers/torch_gloo.py, the same model as an expert-parallel layer in torch on
  * two ranks of one thread each that exchange tokens by gloo's all-to-all. The batch is that of one
  * optimizer step in both. Runs take turns; each is told to train on the same number of images.
+ *
+ * And what a slow worker costs: two workers of half speed against one of half and one of an eighth, with
+ * experts that keep them busy. The second fleet has 0.625 of the capacity of the first.
  */
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,15 +43,19 @@ static bool read_number(const char *log, const char *key, double *ret)
     return ok;
 }
 
+struct job {
+    const char *batch, *images, *d_model, *d_ff, *balance;
+};
+
 static int run_ours(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
-                    const char *batch, const char *images, unsigned run, double *ret,
-                    struct smoe_why *why)
+                    const struct job *job, unsigned run, double *ret, struct smoe_why *why)
 {
     char program[1100], log[160], layer[32];
-    const char *argv[] = {program,    "--gateway", fleet->address, "--dataset", "fashion-mnist",
-                          "--epochs", "1",         "--batch",      batch,       "--limit",
-                          images,     "--layer",   layer,          "--quiet",   "--json",
-                          NULL};
+    const char *argv[] = {program,     "--gateway",  fleet->address, "--dataset", "fashion-mnist",
+                          "--epochs",  "1",          "--batch",      job->batch,  "--limit",
+                          job->images, "--d-model",  job->d_model,   "--d-ff",    job->d_ff,
+                          "--balance", job->balance, "--layer",      layer,       "--quiet",
+                          "--json",    NULL};
     pid_t pid;
     snprintf(program, sizeof program, "%s/stablemoe-train", bench->bin_dir);
     snprintf(log, sizeof log, "%s/train.log", fleet->dir);
@@ -94,11 +102,12 @@ static int bench_batch(struct smoe_bench *bench, const struct smoe_bench_fleet *
                        const char *batch, unsigned *runs, bool *skip_peer, struct smoe_why *why)
 {
     const char *images = bench->quick ? "3000" : "20000";
+    const struct job job = {batch, images, "64", "256", "0.01"};
     struct smoe_sample ours = {.n = 0}, peer = {.n = 0};
     int status = 0, rc = 0;
     for (int round = 0; round < (bench->quick ? 1 : 5) && !rc; round++) {
         double rate = 0;
-        rc = run_ours(bench, fleet, batch, images, (*runs)++, &rate, why);
+        rc = run_ours(bench, fleet, &job, (*runs)++, &rate, why);
         smoe_sample_add(&ours, rate);
         if (rc || *skip_peer)
             continue;
@@ -115,6 +124,45 @@ static int bench_batch(struct smoe_bench *bench, const struct smoe_bench_fleet *
     struct smoe_sample ratio = smoe_sample_ratio(&ours, &peer);
     smoe_report_add(bench->report, "1/s", &peer, "train.b%s.torch", batch);
     smoe_report_add(bench->report, "x", &ratio, "train.b%s.to_torch", batch);
+    return 0;
+}
+
+/* ---- a slow worker ---- */
+
+#define CAPACITY 0.625 /* of 0.5 + 0.125 to 0.5 + 0.5 */
+
+/* Both fleets are there all the time, and one trains at a time. */
+static int bench_slow(struct smoe_bench *bench, const char *policy, struct smoe_why *why)
+{
+    char setting[64];
+    snprintf(setting, sizeof setting, "routing.policy=%s", policy);
+    const char *const settings[] = {"fleet.workers_min=2", setting, NULL};
+    static const char *const speeds[2][2] = {{"0.5", "0.5"}, {"0.5", "0.125"}};
+    const struct job job = {"512", bench->quick ? "2048" : "30720", "128", "1024", "0.05"};
+    struct smoe_bench_fleet fleets[2] = {{.gateway = 0}, {.gateway = 0}};
+    struct smoe_sample rates[2] = {{.n = 0}, {.n = 0}}, expected = {.n = 0};
+    int rc = 0;
+    for (int f = 0; f < 2 && !rc; f++) {
+        rc = smoe_fleet_start(bench, settings, 0, &fleets[f], why);
+        for (int w = 0; w < 2 && !rc; w++)
+            rc = smoe_fleet_add_worker(bench, speeds[f][w], &fleets[f], why);
+    }
+    for (int round = 0; round < (bench->quick ? 1 : 3) && !rc; round++)
+        for (int f = 0; f < 2 && !rc; f++) {
+            double rate = 0;
+            rc = run_ours(bench, &fleets[f], &job, (unsigned)round, &rate, why);
+            smoe_sample_add(&rates[f], f ? rate : rate * CAPACITY);
+            if (f == 0)
+                smoe_sample_add(&expected, rate);
+        }
+    smoe_fleet_stop(&fleets[0]);
+    smoe_fleet_stop(&fleets[1]);
+    if (rc)
+        return rc;
+    struct smoe_sample ratio = smoe_sample_ratio(&rates[1], &rates[0]);
+    smoe_report_add(bench->report, "1/s", &expected, "train.%s.equal", policy);
+    smoe_report_add(bench->report, "1/s", &rates[1], "train.%s.slow", policy);
+    smoe_report_add(bench->report, "x", &ratio, "train.%s.slow.to_capacity", policy);
     return 0;
 }
 
@@ -135,5 +183,9 @@ int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why)
     if (rc == 0 && skip_peer)
         smoe_report_note(bench->report, "torch skipped: torch is not installed");
     smoe_fleet_stop(&fleet);
+    if (rc == 0)
+        rc = bench_slow(bench, "lyapunov", why);
+    if (rc == 0)
+        rc = bench_slow(bench, "topk", why);
     return rc;
 }

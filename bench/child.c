@@ -174,12 +174,13 @@ static int start_gateway(const struct smoe_bench *bench, const char *const *sett
     return rc ? rc : await_address(fleet, log, why);
 }
 
-static int start_worker(const struct smoe_bench *bench, struct smoe_bench_fleet *fleet, unsigned i,
-                        struct smoe_why *why)
+int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *speed,
+                          struct smoe_bench_fleet *fleet, struct smoe_why *why)
 {
     char program[1100], state[160], log[160], id[16];
-    const char *argv[] = {program, "--gateway",   fleet->address, "--id",
-                          id,      "--state-dir", state,          NULL};
+    unsigned i = fleet->n_workers;
+    const char *argv[] = {program,       "--gateway", fleet->address, "--id", id,
+                          "--state-dir", state,       "--speed",      speed,  NULL};
     snprintf(program, sizeof program, "%s/stablemoe-worker", bench->bin_dir);
     snprintf(id, sizeof id, "w%u", i + 1);
     snprintf(state, sizeof state, "%s/%s", fleet->dir, id);
@@ -197,7 +198,7 @@ int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings
     if (rc == 0)
         rc = start_gateway(bench, settings, ret, why);
     for (unsigned i = 0; i < n_workers && !rc; i++)
-        rc = start_worker(bench, ret, i, why);
+        rc = smoe_fleet_add_worker(bench, "1", ret, why);
     return rc;
 }
 

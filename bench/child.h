@@ -40,9 +40,12 @@ struct smoe_bench_fleet {
     char address[64]; /* HOST:PORT of the gateway */
 };
 
-/* `settings`: NULL-terminated "section.key=value", or NULL. Stop it in any case. */
+/* `settings`: NULL-terminated "section.key=value", or NULL. Stop it in any case. Workers are of full speed;
+ * or started one by one with a speed of their own. */
 int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings,
                      unsigned n_workers, struct smoe_bench_fleet *ret, struct smoe_why *why);
+int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *speed,
+                          struct smoe_bench_fleet *fleet, struct smoe_why *why);
 void smoe_fleet_stop(struct smoe_bench_fleet *fleet);
 
 /* A file's first `size - 1` bytes as text; false if it cannot be read. */

@@ -56,6 +56,7 @@ static const struct smoe_floor floors[] = {
 
     {"train.b64.to_torch", LEAST, 1},
     {"train.b256.to_torch", LEAST, 1},
+    {"train.lyapunov.slow.to_capacity", LEAST, 0.85},
 };
 
 const struct smoe_floor *smoe_floor_find(const char *key)
