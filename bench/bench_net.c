@@ -2,11 +2,13 @@
  *
  * The real daemon on the network. Control plane: workers report, the daemon answers each report with
  * a Decision at the end of the slot (a new frequency, because the report names another ceiling); an
- * epoll echo answers requests of the same size with replies of the same size, under the same load. What
- * is compared is the server's CPU time a message: the load generator needs as many system calls as the
- * server, so on a small machine the wall-clock rate says as much about the generator as about the
- * server. The tensor relay is in bench_relay.c.
+ * epoll echo answers requests of the same size with replies of the same size, under the same load: as
+ * many reports as there are answers. Load and server have a core each. Printed are the rate, the share of
+ * the time in which the load had nothing to do, and the server's CPU time a message; that is what is
+ * compared, because a load that is never idle is itself what the rate measures (it needs as many system
+ * calls as the echo). The tensor relay is in bench_relay.c.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 #include "bench/servers.h"
 
 #define STAGE 1000 /* workers that one layer is spread over: a layer has at most 1024 experts */
+#define SLOT  "routing.slot=1ms" /* the shortest there is: a worker is answered once a slot */
 
 /* ---- the workers of the daemon ---- */
 
@@ -63,14 +66,14 @@ static int join_stage(struct smoe_load *load, struct smoe_peer *trainer, struct 
     int rc = 0;
     for (unsigned i = from; i < from + n && !rc; i++) {
         snprintf(name, sizeof name, "w%02u-%04u", 99 - stage, i - from);
-        rc = smoe_peer_connect(&load->peers[i], address, why);
+        rc = smoe_peer_connect(&load->ends[i].peer, address, why);
         load->n += rc == 0;
         if (rc == 0)
-            rc = smoe_peer_hello(&load->peers[i], wire, SMOE_ROLE_WORKER, name, why);
+            rc = smoe_peer_hello(&load->ends[i].peer, wire, SMOE_ROLE_WORKER, name, why);
     }
     rc = rc ? rc : declare(trainer, wire, stage, n, why);
     for (unsigned i = from; i < from + n && !rc; i++)
-        rc = host_one(&load->peers[i], wire, why);
+        rc = host_one(&load->ends[i].peer, wire, why);
     rc = rc ? rc : smoe_peer_await(trainer, wire, SMOE_MSG_LAYER_READY, &m, why);
     return rc;
 }
@@ -93,7 +96,7 @@ static int join_echo(struct smoe_load *load, const char *address, unsigned n, st
 {
     int rc = 0;
     for (unsigned i = 0; i < n && !rc; i++) {
-        rc = smoe_peer_connect(&load->peers[i], address, why);
+        rc = smoe_peer_connect(&load->ends[i].peer, address, why);
         load->n += rc == 0;
     }
     smoe_load_watch(load, 0);
@@ -107,34 +110,40 @@ struct side {
     pid_t pid;
     struct smoe_sample cpu_ns; /* of the server, a message answered */
     struct smoe_sample rate;   /* messages answered a second of wall time */
+    struct smoe_sample idle;   /* share of the wall time that the load had nothing to do */
 };
 
-static int run_side(struct side *side, uint64_t interval_ns, uint64_t duration_ns,
-                    struct smoe_why *why)
+static int run_side(struct side *side, uint64_t duration_ns, struct smoe_why *why)
 {
     uint64_t before = smoe_child_cpu_ns(side->pid);
-    uint64_t wall = smoe_load_run(&side->load, interval_ns, duration_ns);
+    uint64_t wall = smoe_load_run(&side->load, duration_ns);
     uint64_t cpu = smoe_child_cpu_ns(side->pid) - before;
     if (!wall)
         return smoe_fail(why, SMOE_ETIMEOUT, "net: an answer did not come");
     smoe_sample_add(&side->cpu_ns, (double)cpu / (double)side->load.answers);
     smoe_sample_add(&side->rate, (double)side->load.answers / (double)wall * 1e9);
+    smoe_sample_add(&side->idle, (double)side->load.idle_ns / (double)wall);
     return 0;
 }
 
 static int compare(struct smoe_bench *bench, struct side *daemon, struct side *echo, unsigned n,
-                   uint64_t interval_ns, struct smoe_why *why)
+                   struct smoe_why *why)
 {
     uint64_t turn_ns = bench->quick ? 100000000 : 700000000;
     int rc = 0;
     for (int round = 0; round < (bench->quick ? 2 : 7) && !rc; round++) {
-        rc = run_side(echo, interval_ns, turn_ns, why);
-        rc = rc ? rc : run_side(daemon, interval_ns, turn_ns, why);
+        rc = run_side(echo, turn_ns, why);
+        rc = rc ? rc : run_side(daemon, turn_ns, why);
     }
     if (rc)
         return rc;
     struct smoe_sample ratio = smoe_sample_ratio(&echo->cpu_ns, &daemon->cpu_ns);
+    struct smoe_sample rates = smoe_sample_ratio(&daemon->rate, &echo->rate);
     smoe_report_add(bench->report, "1/s", &daemon->rate, "net.control.%u.rate", n);
+    smoe_report_add(bench->report, "1/s", &echo->rate, "net.control.%u.echo_rate", n);
+    smoe_report_add(bench->report, "x", &rates, "net.control.%u.rate_to_echo", n);
+    smoe_report_add(bench->report, "x", &daemon->idle, "net.control.%u.load_idle", n);
+    smoe_report_add(bench->report, "x", &echo->idle, "net.control.%u.echo_load_idle", n);
     smoe_report_add(bench->report, "ns", &daemon->cpu_ns, "net.control.%u.cpu", n);
     smoe_report_add(bench->report, "ns", &echo->cpu_ns, "net.control.%u.echo_cpu", n);
     smoe_report_add(bench->report, "x", &ratio, "net.control.%u.to_echo", n);
@@ -142,11 +151,11 @@ static int compare(struct smoe_bench *bench, struct side *daemon, struct side *e
 }
 
 static int start_sides(struct smoe_bench *bench, struct smoe_wire *wire, unsigned n,
-                       const char *slot, struct smoe_bench_fleet *fleet, struct smoe_peer *trainer,
+                       struct smoe_bench_fleet *fleet, struct smoe_peer *trainer,
                        struct side *daemon, struct side *echo, struct smoe_why *why)
 {
     const char *const settings[] = {"fleet.workers_max=5000", "fleet.copies=1",
-                                    "fleet.silence=10min", slot, NULL};
+                                    "fleet.silence=10min", SLOT, NULL};
     struct smoe_message decision = {.type = SMOE_MSG_DECISION};
     struct smoe_server server = {.pid = 0};
     uint8_t reply[64];
@@ -164,17 +173,29 @@ static int start_sides(struct smoe_bench *bench, struct smoe_wire *wire, unsigne
     return rc ? rc : join_daemon(&daemon->load, trainer, wire, fleet->address, n, why);
 }
 
-/* The slot is about as long as a round of n workers takes: the daemon is to be busy. */
+/* Keeps this process, and what it will start, on the n-th of the cores, counted round. */
+static void take_core(const cpu_set_t *cores, int nth)
+{
+    cpu_set_t one;
+    int left = nth % CPU_COUNT(cores);
+    CPU_ZERO(&one);
+    for (size_t i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, cores) && left-- == 0)
+            CPU_SET(i, &one);
+    (void)sched_setaffinity(0, sizeof one, &one);
+}
+
 static int bench_control(struct smoe_bench *bench, struct smoe_wire *wire, unsigned n,
-                         unsigned slot_ms, struct smoe_why *why)
+                         const cpu_set_t *cores, struct smoe_why *why)
 {
     struct smoe_bench_fleet fleet = {.gateway = 0};
     struct side daemon = {.load = {.epoll = -1}}, echo = {.load = {.epoll = -1}};
     struct smoe_peer trainer = {.fd = -1};
-    char slot[32];
-    snprintf(slot, sizeof slot, "routing.slot=%ums", slot_ms);
-    int rc = start_sides(bench, wire, n, slot, &fleet, &trainer, &daemon, &echo, why);
-    rc = rc ? rc : compare(bench, &daemon, &echo, n, UINT64_C(1000000) * slot_ms, why);
+    take_core(cores, 1); /* for the servers, */
+    int rc = start_sides(bench, wire, n, &fleet, &trainer, &daemon, &echo, why);
+    take_core(cores, 0); /* for the load alone */
+    rc = rc ? rc : compare(bench, &daemon, &echo, n, why);
+    (void)sched_setaffinity(0, sizeof *cores, cores);
     smoe_peer_release(&trainer);
     smoe_load_release(&daemon.load);
     smoe_load_release(&echo.load);
@@ -186,16 +207,18 @@ static int bench_control(struct smoe_bench *bench, struct smoe_wire *wire, unsig
 int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why)
 {
     struct smoe_wire *wire;
+    cpu_set_t cores;
     smoe_raise_descriptors();
+    if (sched_getaffinity(0, sizeof cores, &cores))
+        return smoe_fail(why, SMOE_EUNKNOWN, "net: which cores there are is not known");
     int rc = smoe_wire_new(&wire);
     if (rc)
         return smoe_fail(why, rc, "net: out of memory");
     rc = smoe_bench_relay(bench, wire, why);
-    smoe_take_turns();
-    rc = rc ? rc : bench_control(bench, wire, 100, 4, why);
-    rc = rc ? rc : bench_control(bench, wire, 1000, 30, why);
+    rc = rc ? rc : bench_control(bench, wire, 100, &cores, why);
+    rc = rc ? rc : bench_control(bench, wire, 1000, &cores, why);
     if (!bench->quick)
-        rc = rc ? rc : bench_control(bench, wire, 5000, 150, why);
+        rc = rc ? rc : bench_control(bench, wire, 5000, &cores, why);
     smoe_wire_free(wire);
     return rc;
 }

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -45,16 +44,6 @@ void smoe_raise_descriptors(void)
         return;
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-void smoe_take_turns(void)
-{
-    cpu_set_t one;
-    struct sched_param none = {0};
-    CPU_ZERO(&one);
-    CPU_SET((size_t)sched_getcpu(), &one);
-    (void)sched_setaffinity(0, sizeof one, &one);
-    (void)sched_setscheduler(0, SCHED_BATCH, &none);
 }
 
 /* ---- echo ---- */

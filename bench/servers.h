@@ -31,11 +31,6 @@ int smoe_server_relay(struct smoe_server *ret, struct smoe_why *why);
 int smoe_server_responder(const char *address, size_t request_bytes, size_t reply_bytes,
                           struct smoe_server *ret, struct smoe_why *why);
 
-/* Puts this process, and what it will start, on one core, and lets nobody be interrupted by whom it wakes:
- * client and server then take turns over all that is there to do, and the server's CPU time is that of
- * its work, not of going to sleep and being woken between two messages. */
-void smoe_take_turns(void);
-
 /* Allows this process and its children all the descriptors there are. */
 void smoe_raise_descriptors(void);
 

@@ -97,22 +97,29 @@ static const struct row {
     const char *name;
     unsigned senders;
     enum smoe_raw_part raw;
+    size_t bytes; /* of the message's struct */
     int (*encode)(struct smoe_wire *, const struct smoe_message *, size_t *);
     int (*decode)(struct smoe_reader *, ProtobufCAllocator *, const uint8_t *, size_t,
                   struct smoe_message *);
 } rows[] = {
-#define X(symbol, number, field, pb, senders, raw) \
-    {number, #symbol, senders, SMOE_RAW_##raw, encode_##field, decode_##field},
+#define X(symbol, number, field, pb, senders, raw)                                               \
+    [number] = {                                                                                 \
+        number,         #symbol,       senders, SMOE_RAW_##raw, sizeof(struct smoe_msg_##field), \
+        encode_##field, decode_##field},
     SMOE_MESSAGE_MAP(X)
 #undef X
 };
 
 static const struct row *row_of(uint16_t type)
 {
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].type == type)
-            return &rows[i];
-    return NULL;
+    return type < sizeof rows / sizeof *rows && rows[type].name ? &rows[type] : NULL;
+}
+
+void smoe_message_clear(struct smoe_message *message, enum smoe_message_type type)
+{
+    const struct row *row = row_of((uint16_t)type);
+    memset(message, 0, row ? offsetof(struct smoe_message, hello) + row->bytes : sizeof *message);
+    message->type = type;
 }
 
 const char *smoe_message_name(uint16_t type)
@@ -166,8 +173,7 @@ int smoe_wire_decode(struct smoe_wire *wire, uint16_t type, const uint8_t *body,
     wire->generation++;
     ProtobufCAllocator allocator = {arena_alloc, arena_keep, &wire->decode};
     struct smoe_reader reader = {row->name, &wire->decode, why};
-    memset(ret_message, 0, sizeof *ret_message);
-    ret_message->type = (enum smoe_message_type)type;
+    smoe_message_clear(ret_message, (enum smoe_message_type)type);
     return row->decode(&reader, &allocator, body, bytes, ret_message);
 }
 

@@ -387,6 +387,10 @@ struct smoe_message {
 
 enum smoe_raw_part { SMOE_RAW_NONE, SMOE_RAW_OPTIONAL, SMOE_RAW_MUST };
 
+/* Makes it an empty message of the type: what belongs to other types is left as it is, for the largest is
+ * ten times as large as what is sent most. */
+void smoe_message_clear(struct smoe_message *message, enum smoe_message_type type);
+
 /* Name of a type ("SUBMIT") or NULL. */
 const char *smoe_message_name(uint16_t type);
 

@@ -105,8 +105,8 @@ bool smoe_scenario_random(const char *name, struct smoe_scenario_spec *ret)
 {
     const struct smoe_scenario_spec *random = smoe_scenario_find("random");
     uint64_t n;
-    if (!random || strncmp(name, "random:", 7) || !smoe_parse_u64(name + 7, &n) ||
-        n < RANDOM_MIN || n > RANDOM_MAX)
+    if (!random || strncmp(name, "random:", 7) || !smoe_parse_u64(name + 7, &n) || n < RANDOM_MIN ||
+        n > RANDOM_MAX)
         return false;
     *ret = *random;
     snprintf(ret->name, sizeof ret->name, "%s", name);

@@ -63,7 +63,7 @@ struct smoe_scenario_spec {
     uint64_t pool;  /* so many tokens' noise is drawn and used again and again; 0: always fresh */
     uint64_t slot_ns;
     uint64_t delay; /* reports are so many slots old when they count */
-    double work; /* what a solve may look at a token before it must answer; 0: no limit */
+    double work;    /* what a solve may look at a token before it must answer; 0: no limit */
     double v, mu;
 };
 

@@ -82,12 +82,9 @@ static size_t most_rows(const struct smoe_scenario *s)
 
 static int init(struct trainer *t, const struct smoe_scenario *s, uint64_t seed)
 {
-    struct smoe_model_shape shape = {t->data->pixels,
-                                     D_MODEL,
-                                     (uint32_t)s->spec.experts,
-                                     (uint32_t)s->spec.top_k,
-                                     t->data->classes,
-                                     BALANCE};
+    struct smoe_model_shape shape = {t->data->pixels,           D_MODEL,
+                                     (uint32_t)s->spec.experts, (uint32_t)s->spec.top_k,
+                                     t->data->classes,          BALANCE};
     struct smoe_ffn_shape expert = {D_MODEL, D_FF, SMOE_RELU};
     t->rows_max = most_rows(s);
     size_t visits = t->rows_max * shape.top_k * D_MODEL;
@@ -103,7 +100,8 @@ static int init(struct trainer *t, const struct smoe_scenario *s, uint64_t seed)
     if (rc == 0)
         rc = smoe_pass_init(&t->pass, &shape, t->rows_max);
     if (rc == 0)
-        rc = smoe_local_moe_init(&t->moe, &expert, shape.experts, shape.top_k, t->rows_max, seed, true);
+        rc = smoe_local_moe_init(&t->moe, &expert, shape.experts, shape.top_k, t->rows_max, seed,
+                                 true);
     return rc;
 }
 
@@ -111,8 +109,7 @@ static int init(struct trainer *t, const struct smoe_scenario *s, uint64_t seed)
 
 static void fill(struct trainer *t, size_t row, bool test, uint64_t image)
 {
-    t->labels[row] =
-        t->data->image(t->data->context, test, image, t->x + row * t->data->pixels);
+    t->labels[row] = t->data->image(t->data->context, test, image, t->x + row * t->data->pixels);
 }
 
 static uint64_t image_of(const struct trainer *t, uint64_t token)
@@ -144,8 +141,8 @@ static void step(struct trainer *t)
                                .weight_decay = WEIGHT_DECAY,
                                .gradient_scale = 1,
                                .t = ++t->result->steps};
-    double square = smoe_square_norm(t->model.n_params, t->model.grads) +
-                    smoe_local_moe_square_norm(&t->moe);
+    double square =
+        smoe_square_norm(t->model.n_params, t->model.grads) + smoe_local_moe_square_norm(&t->moe);
     if (square > CLIP_NORM * CLIP_NORM)
         o.gradient_scale = CLIP_NORM / sqrt(square);
     smoe_model_step(&t->model, &o);

@@ -26,7 +26,7 @@ enum { SMOE_TRAINING_BUDGETS = 4 };
 extern const uint64_t smoe_training_budgets[SMOE_TRAINING_BUDGETS];
 
 /* Test accuracy is also taken every so many slots, on the first images of the test set. */
-#define SMOE_TRAINING_EVERY 5
+#define SMOE_TRAINING_EVERY  5
 #define SMOE_TRAINING_GLANCE 2000 /* images */
 
 struct smoe_training_result {

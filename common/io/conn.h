@@ -4,8 +4,8 @@
  * what comes in is handed to it, what it offers is written. Used alike by the daemon, the worker and
  * the client library.
  *
- * At most one write is under way, straight out of the owner's memory, so nothing is buffered here;
- * reads go straight into the owner's memory where it says so. TCP_NODELAY, keepalive and
+ * Writes go straight out of the owner's memory and are never left under way, so nothing is buffered
+ * here; reads go straight into the owner's memory where it says so. TCP_NODELAY, keepalive and
  * TCP_USER_TIMEOUT are set (keepalive notices a silent peer only without data in flight, the other
  * only with).
  */
@@ -32,13 +32,16 @@ struct smoe_conn_owner {
 };
 
 struct smoe_conn {
-    uv_tcp_t tcp;
-    uv_write_t write;
+    uv_tcp_t tcp;   /* owns the socket */
+    uv_poll_t poll; /* says when it can be read and written, once it is open */
     uv_connect_t connect;
     struct smoe_conn_owner owner;
     uint8_t *scratch;   /* borrowed, SMOE_CONN_SCRATCH_BYTES, shared by all connections of a loop */
-    size_t writing;     /* bytes of the write under way, 0: none */
+    uv_os_fd_t fd;      /* of tcp */
+    unsigned handles;   /* of libuv that must have closed before `closed` */
+    int watched;        /* events that poll was started for; 0: not open yet */
     int status;         /* why it is being closed */
+    bool blocked;       /* the kernel takes no more now */
     bool closing;       /* uv_close was called */
     bool close_flushed; /* to be closed when all is written */
     void (*connected)(void *context, int status);

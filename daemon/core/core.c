@@ -41,8 +41,7 @@ struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
                                     enum smoe_message_type type)
 {
     struct smoe_action *a = smoe_core_act(core, SMOE_ACT_SEND, session);
-    memset(&a->message, 0, sizeof a->message);
-    a->message.type = type;
+    smoe_message_clear(&a->message, type);
     return &a->message;
 }
 
@@ -225,6 +224,7 @@ static void on_configure(struct smoe_core *c, const struct smoe_core_settings *s
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         c->fleet.workers[i].budget_w = settings->worker_budget_w;
         c->fleet.workers[i].cap_w = settings->worker_cap_w;
+        c->fleet.workers[i].freq_settled = false;
     }
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         smoe_trainer_grant(c, t);

@@ -265,6 +265,9 @@ struct smoe_core_totals {
     double gate_mass;          /* sum of the scores of chosen experts */
     uint64_t choices;          /* visits routed with scores */
     uint64_t choices_in_topk;  /* of these, to an expert of the token's own top-K */
+    uint64_t solves;           /* by a policy that solves exactly */
+    uint64_t solves_cut_short; /* of these, ended by the work limit with a proven gap */
+    double gap_max;            /* the largest such gap, of K N V mu (MODEL.md section 4) */
     uint64_t late_frames;      /* results of forgotten parcels, ignored */
     uint64_t stale_frames;     /* trainer frames of an older attempt, ignored */
     uint64_t evictions;        /* parcels whose x a worker gave up */

@@ -148,6 +148,7 @@ struct smoe_relay {
     uint32_t trainer, worker;
     uint32_t follower; /* stores too, or is to be filled; SMOE_NONE */
     bool host_stored, follower_stored;
+    bool waiting; /* a fetch: until the expert has a host again */
     uint64_t bytes;
     uint64_t number;  /* what the worker is asked under: never used before */
     uint64_t request; /* the trainer's */
@@ -440,7 +441,9 @@ void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
                        const struct smoe_msg_expert_stored *m);
 /* The worker or trainer is gone: open requests are answered or forgotten. */
 void smoe_relay_drop(struct smoe_core *core, uint32_t trainer, uint32_t worker);
-void smoe_relay_drop_layer(struct smoe_core *core, uint32_t layer);
+void smoe_relay_drop_layer(struct smoe_core *core, uint32_t layer, const char *sentence);
+/* The layer has all its hosts: fetches that waited for them go on. */
+void smoe_relay_go_on(struct smoe_core *core, uint32_t layer);
 uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts);
 /* Remembers a request; *ret_number is what the worker is asked under. SMOE_ELIMIT: too many. */
 int smoe_relay_remember(struct smoe_core *core, const struct smoe_relay *relay,

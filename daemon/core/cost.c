@@ -9,7 +9,8 @@
  * The best D for n arrivals serves as long as the next serve is no dearer than what it saves, and the
  * marginal of Phi is the cheaper of the two. Both prices only rise, so Phi is integer-convex, and
  * because they are compared directly this also holds for the rounded numbers: the closed form for D
- * (MODEL.md (13)) is only where the search for the integer starts.
+ * (MODEL.md (13)) is only where the search for the integer starts. Any convex energy will do: a measured
+ * power curve (cost_power.h) takes the place of the cube in serve, and D is found by halving.
  */
 #include "daemon/core/cost.h"
 
@@ -19,7 +20,18 @@
 /* MODEL.md (6): price of finishing one more visit after d. */
 static double serve_price(const struct smoe_node *node, double d)
 {
+    if (node->power)
+        return node->energy_price * smoe_power_step(node->power, node->visit_hz, d) - node->penalty;
     return node->energy_price * (3 * d * d + 3 * d + 1) - node->penalty;
+}
+
+/* Price of the energy of D visits, MODEL.md (4) or (4'). */
+static double energy_cost(const struct smoe_node *node, double d)
+{
+    if (node->power)
+        return node->energy_price *
+               (smoe_power_at(node->power, d * node->visit_hz) - node->power->watts[0]);
+    return node->energy_price * d * d * d;
 }
 
 /* Most visits that can be finished when n arrive. */
@@ -47,11 +59,28 @@ static double serve_saving(const struct smoe_node *node, enum smoe_cost_mode mod
     return mode == SMOE_COST_EXACT ? node->backlog + n - d - 0.5 : node->backlog;
 }
 
+/* Along a measured curve there is no closed form: halves. Serving ever more gets dearer and saves less. */
+static double served_by_halves(const struct smoe_node *node, enum smoe_cost_mode mode, double n,
+                               double limit)
+{
+    double low = 0, high = limit + 1; /* `low` visits pay, `high` do not */
+    while (high - low > 1) {
+        double d = floor(low + (high - low) / 2);
+        if (serve_price(node, d - 1) <= serve_saving(node, mode, n, d - 1))
+            low = d;
+        else
+            high = d;
+    }
+    return low;
+}
+
 /* The minimising integer D; of equals the largest. The loops correct the rounding of the closed form:
  * one or two steps. */
 static double served_best(const struct smoe_node *node, enum smoe_cost_mode mode, double n)
 {
     double limit = serve_limit(node, n);
+    if (node->power)
+        return served_by_halves(node, mode, n, limit);
     double d = floor(served_real(node, mode, n));
     if (!(d < limit))
         d = limit;
@@ -71,7 +100,7 @@ double smoe_cost(const struct smoe_node *node, enum smoe_cost_mode mode, double 
                                            : grown * node->backlog;              /* MODEL.md (11) */
     if (ret_served)
         *ret_served = d;
-    return drift - node->penalty * d + node->energy_price * d * d * d;
+    return drift - node->penalty * d + energy_cost(node, d);
 }
 
 double smoe_cost_marginal(const struct smoe_node *node, enum smoe_cost_mode mode, uint32_t n)
@@ -91,6 +120,17 @@ double smoe_cost_marginal(const struct smoe_node *node, enum smoe_cost_mode mode
 /* How many visits could be finished at no more than `price` each, were they all there. */
 static double serves_within(const struct smoe_node *node, double price)
 {
+    if (node->power) { /* serving is a saving of `price` at every d */
+        double low = 0, high = node->service_max + 1;
+        while (high - low > 1) {
+            double d = floor(low + (high - low) / 2);
+            if (serve_price(node, d - 1) <= price)
+                low = d;
+            else
+                high = d;
+        }
+        return low;
+    }
     double a = node->energy_price;
     double budget = price + node->penalty - a;
     if (budget < 0)

@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#include "daemon/core/cost_power.h"
+
 enum smoe_cost_mode {
     SMOE_COST_EXACT,  /* mode X: exact quadratic drift (ours) */
     SMOE_COST_LINEAR, /* mode L: the paper's linear bound (Stable-MoE, section III) */
@@ -19,7 +21,11 @@ struct smoe_node {
     double backlog;    /* Q: visit equivalents at slot start, owed backward shares included; >= 0 */
     double executable; /* part of `backlog` that could run now, 0..backlog [visit] */
     double penalty;    /* V: weight of throughput + consistency against drift, > 0 */
-    double energy_price;   /* a = zeta Z kappa c^3 / tau^2, so that energy costs a D^3; >= 0 */
+    double energy_price; /* a = zeta Z kappa c^3 / tau^2, so that energy costs a D^3; >= 0 */
+    /* Or, where the machine's curve is known, energy_price = zeta Z tau, and energy costs that times
+     * P(D visit_hz) - P(0). NULL: the cube. Borrowed. */
+    const struct smoe_power_curve *power;
+    double visit_hz;       /* c / tau: the frequency that one visit in the slot asks for */
     double service_max;    /* Dhat: most visits the slot can finish, an integer >= 0 */
     uint32_t arrivals_max; /* cap on n: 0 for a drained or dead node, credit otherwise */
 };

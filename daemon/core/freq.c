@@ -9,6 +9,7 @@
 #include "daemon/core/freq.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 #include "common/base/assert.h"
 #include "common/base/detmath.h"
@@ -19,9 +20,10 @@ static const double WHOLE_VISIT_SLACK = 1e-9;
 /* The frequency at which the node draws `watts` while it runs; fmax where nothing limits it. */
 static double frequency_at_power(const struct smoe_freq_node *node, double watts)
 {
-    if (!(node->kappa > 0) || isinf(watts))
+    if (isinf(watts) || (!node->power && !(node->kappa > 0)))
         return node->freq_max_hz;
-    double hz = smoe_cbrt(watts / node->kappa);
+    double hz =
+        node->power ? smoe_power_frequency(node->power, watts) : smoe_cbrt(watts / node->kappa);
     return hz < node->freq_max_hz ? hz : node->freq_max_hz;
 }
 
@@ -45,12 +47,19 @@ double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, do
 
 double smoe_freq_energy_price(const struct smoe_freq_node *node, double debt_j, double tau_s)
 {
-    if (!(debt_j > 0) || isinf(node->energy_mean_w) || !(node->kappa > 0))
+    bool modelled = node->power || node->kappa > 0;
+    if (!(debt_j > 0) || isinf(node->energy_mean_w) || !modelled)
         return 0;
     smoe_assert(node->energy_mean_w > 0);
-    double visits_per_joule = smoe_freq_sustainable_rate(node) / node->energy_mean_w;
+    double rate = smoe_freq_sustainable_rate(node);
+    if (!(rate >
+          0)) /* static power alone is over the budget: nothing sustains, all is overspending */
+        rate = smoe_freq_ceiling(node) / node->cycles_per_visit;
+    double visits_per_joule = rate / node->energy_mean_w;
     double zeta = visits_per_joule * visits_per_joule;
     double c = node->cycles_per_visit;
+    if (node->power)
+        return zeta * debt_j * tau_s;
     return zeta * debt_j * (node->kappa * c * c * c) / (tau_s * tau_s); /* MODEL.md (5) */
 }
 
@@ -61,11 +70,15 @@ double smoe_freq_decide(const struct smoe_freq_node *node, double served, double
     if (!(energy_price > 0))
         return ceiling;
     double hz = node->cycles_per_visit * served / tau_s; /* MODEL.md (3) */
+    if (node->power && served > 0)
+        hz = smoe_power_state(node->power, hz);
     return hz < ceiling ? hz : ceiling;
 }
 
 double smoe_freq_energy(const struct smoe_freq_node *node, double freq_hz, double busy_s)
 {
+    if (node->power)
+        return smoe_power_at(node->power, freq_hz) * busy_s;
     return node->kappa * freq_hz * freq_hz * freq_hz * busy_s;
 }
 

@@ -6,17 +6,22 @@
 #ifndef SMOE_CORE_FREQ_H
 #define SMOE_CORE_FREQ_H
 
+#include "daemon/core/cost_power.h"
+
 /* The physical terms of one node, estimated online or configured. */
 struct smoe_freq_node {
     double cycles_per_visit; /* c [cycle/visit equivalent], > 0 */
     double freq_max_hz;      /* fmax [cycle/s], > 0; a speed cap lowers it, not c */
     double
         kappa; /* effective switched capacitance [J s^2 / cycle^3], >= 0; 0: energy has no model */
+    const struct smoe_power_curve
+        *power;           /* the machine's own curve instead of kappa f^3, or NULL */
     double energy_max_w;  /* Emax / slot [W], > 0; +inf: no cap */
     double energy_mean_w; /* Eavg / slot [W], > 0; +inf: no budget, then Z stays 0 */
 };
 
-/* fbar = min(fmax, (Emax/(kappa tau))^(1/3)) with Emax = energy_max_w * tau. [Hz] */
+/* fbar = min(fmax, (Emax/(kappa tau))^(1/3)) with Emax = energy_max_w * tau; with a curve the frequency at
+ * which it reaches the cap. [Hz] */
 double smoe_freq_ceiling(const struct smoe_freq_node *node);
 
 /* Sustainable visits a second at the average budget: min(fmax, (Pavg/kappa)^(1/3)) / c. */
@@ -29,16 +34,17 @@ double smoe_freq_sustainable_rate(const struct smoe_freq_node *node);
 double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, double *carry);
 
 /* a = zeta Z kappa c^3 / tau^2 with the natural zeta = (s/Eavg)^2, s and Eavg per tau; 0 when Z is 0
- * or there is no budget or no energy model. */
+ * or there is no budget or no energy model. With a curve: zeta Z tau, to go with node.power and
+ * node.visit_hz = c / tau (cost.h). */
 double smoe_freq_energy_price(const struct smoe_freq_node *node, double debt_j, double tau_s);
 
 /* The frequency that serves `served` visits in tau: c D / tau, at most fbar; fbar itself where energy
  * has no price (energy_price == 0). 0 where energy is priced and nothing is worth serving: the driver
- * then takes the lowest it has. [Hz] */
+ * then takes the lowest it has. With a curve it is the next P-state up. [Hz] */
 double smoe_freq_decide(const struct smoe_freq_node *node, double served, double tau_s,
                         double energy_price);
 
-/* Energy of running at freq_hz for busy_s: kappa f^3 busy. [J] */
+/* Energy of running at freq_hz for busy_s: kappa f^3 busy, or P(f) busy, static power included. [J] */
 double smoe_freq_energy(const struct smoe_freq_node *node, double freq_hz, double busy_s);
 
 /* Z' = max(Z + joules - budget_w * wall_s, 0); stays 0 without a budget. [J] */

@@ -94,7 +94,7 @@ static void free_layer(struct smoe_core *c, uint32_t l)
         smoe_standing_clear(c, l, e);
     smoe_standing_tell(c, l);
     smoe_journal_drop(c, l);
-    smoe_relay_drop_layer(c, l);
+    smoe_relay_drop_layer(c, l, "the layer was replaced");
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
         struct smoe_trainer *t = &c->trainers[i];
         bool wanted = t->wanted >> l & 1;
@@ -131,6 +131,7 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
     layer_move(&c->layers[l], SMOE_LAYER_LOST);
+    smoe_relay_drop_layer(c, l, sentence);
     uint64_t bit = UINT64_C(1) << l;
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
         struct smoe_trainer *t = &c->trainers[i];
@@ -148,6 +149,7 @@ static void make_ready(struct smoe_core *c, uint32_t l)
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
             answer_declare(c, t, l);
+    smoe_relay_go_on(c, l);
 }
 
 void smoe_layers_advance(struct smoe_core *c)

@@ -103,6 +103,9 @@ void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem 
     case SMOE_POLICY_LYAPUNOV_SEPARABLE:
         smoe_route_separable(problem, scratch, answer);
         return;
+    case SMOE_POLICY_BASE:
+        smoe_route_base(problem, scratch, answer);
+        return;
     case SMOE_POLICY_TOPK:
         rule.weight = 1;
         break;

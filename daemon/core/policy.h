@@ -27,7 +27,8 @@
     X(LYAPUNOV_LINEAR, "lyapunov-linear",                                                      \
       "lyapunov with the paper's linear drift bound, solved exactly")                          \
     X(LYAPUNOV_SEPARABLE, "lyapunov-separable",                                                \
-      "lyapunov, each token for itself at prices fixed at the queues")
+      "lyapunov, each token for itself at prices fixed at the queues")                         \
+    X(BASE, "base", "equally many tokens for every expert, of greatest gate mass: BASE layers")
 
 enum smoe_policy {
 #define X(symbol, name, help) SMOE_POLICY_##symbol,
@@ -45,8 +46,8 @@ bool smoe_policy_parse(const char *name, enum smoe_policy *ret);
 enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy);
 
 /* Routes one slot. `debts` [J] are the energy debts Z_j in J (only `energy` reads them, others may get
- * NULL). `rng` breaks the baselines' ties: one draw a token whatever happens; the lyapunov policies
- * leave it alone. `lyapunov` and `lyapunov-linear` keep their prices in the scratch from one call to the
+ * NULL). `rng` breaks the baselines' ties: one draw a token whatever happens; `base` and the lyapunov
+ * policies leave it alone. `lyapunov`, `lyapunov-linear` and `base` keep their prices in the scratch from one call to the
  * next, so that a recorded run replays bit for bit if all its calls are made again. */
 void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem *problem,
                        const double *debts, struct smoe_rng *rng,

@@ -34,9 +34,13 @@ static void *cut(struct cutter *cutter, size_t count, size_t size)
 static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
 {
     size_t n = s->tokens_max, e = s->experts_max, j = s->nodes_max;
-    size_t visits = n * SMOE_TOP_K_MAX, replicas = e * j, vertices = e + j + 1;
+    size_t visits = n * SMOE_TOP_K_MAX, replicas = s->replicas_max, vertices = e + j + 1;
 #define CUT(field, count) s->field = cut(cutter, count, sizeof *s->field)
     CUT(warm_price, j);
+    CUT(base_price, e);
+    CUT(base_node, e);
+    CUT(base_list, e + 1);
+    CUT(base_arrivals, e);
     CUT(node_first, j + 1);
     CUT(node_replica, replicas);
     CUT(replica_expert, replicas);
@@ -73,8 +77,11 @@ static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
 int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t nodes_max,
                            struct smoe_route_scratch **ret)
 {
-    struct smoe_route_scratch head = {
-        .tokens_max = tokens_max, .experts_max = experts_max, .nodes_max = nodes_max};
+    struct smoe_route_scratch head = {.tokens_max = tokens_max,
+                                      .experts_max = experts_max,
+                                      .nodes_max =
+                                          nodes_max > experts_max ? nodes_max : experts_max,
+                                      .replicas_max = (size_t)experts_max * nodes_max};
     struct cutter measure = {.used = (sizeof head + 63) / 64 * 64};
     lay_out(&head, &measure);
     unsigned char *block = aligned_alloc(64, measure.used);
@@ -171,6 +178,7 @@ void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_proble
     smoe_assert(problem->n_tokens <= scratch->tokens_max);
     smoe_assert(problem->n_experts <= scratch->experts_max);
     smoe_assert(problem->n_nodes <= scratch->nodes_max);
+    smoe_assert(problem->replica_first[problem->n_experts] <= scratch->replicas_max);
     smoe_assert(problem->top_k >= 1 && problem->top_k <= SMOE_TOP_K_MAX);
     smoe_assert(problem->top_k <= problem->n_experts);
     smoe_assert(problem->score_weight >= 0 && isfinite(problem->score_weight));

@@ -23,6 +23,8 @@
 
 #include "daemon/core/route_graph.h"
 
+static const double NEAR = 16; /* a search goes at least so much of the way at once */
+
 /* The search reaches `to` over an arc of this cost, unless it knows a shorter way or it is too far. */
 static void reach(struct smoe_route_graph *graph, uint32_t from, uint32_t to, double cost)
 {
@@ -125,6 +127,35 @@ static void lift_labels(struct smoe_route_graph *graph, double radius)
         if (s->distance[vertex] < radius)
             s->label[vertex] += radius - s->distance[vertex];
         s->distance[vertex] = (double)INFINITY;
+        if (smoe_route_is_expert(graph, vertex) &&
+            s->label[vertex] - s->expert_price[vertex] > graph->lifted)
+            graph->lifted = s->label[vertex] - s->expert_price[vertex];
+    }
+    smoe_route_look_out(graph, 0);
+}
+
+/* Closes the gap of a violated arc by lifting its head and what hangs on it. True if there is a path
+ * back to its tail instead, without slack now. Looks no farther than rows know, at first: in a crowd of
+ * tokens a path is short. */
+static bool leads_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t head, double cost)
+{
+    struct smoe_route_run *run = graph->run;
+    for (;;) {
+        double over = smoe_route_violation(graph, tail, head, cost);
+        double wanted = over - run->tolerance;
+        if (!(wanted > 0) || run->answer->work > run->work_max)
+            return false;
+        smoe_route_look_out(graph, wanted / NEAR);
+        double sight = graph->horizon - graph->lifted;
+        bool whole = wanted <= sight;
+        graph->radius = whole ? wanted : sight;
+        if (search_back(graph, tail, head)) {
+            lift_labels(graph, run->scratch->distance[tail]);
+            return true;
+        }
+        lift_labels(graph, whole ? over : sight);
+        if (!whole)
+            smoe_route_look_out(graph, sight);
     }
 }
 
@@ -133,16 +164,8 @@ static void lift_labels(struct smoe_route_graph *graph, double radius)
 static bool mend(struct smoe_route_graph *graph, uint32_t tail, uint32_t head, double cost)
 {
     struct smoe_route_run *run = graph->run;
-    if (run->answer->work > run->work_max)
-        return true;
-    double over = smoe_route_violation(graph, tail, head, cost);
-    if (!(over > run->tolerance))
-        return false;
-    graph->radius = over - run->tolerance;
-    bool found = search_back(graph, tail, head);
-    lift_labels(graph, found ? run->scratch->distance[tail] : over);
-    if (!found)
-        return false;
+    if (!leads_back(graph, tail, head, cost))
+        return run->answer->work > run->work_max;
     struct smoe_route_cycle cycle = smoe_route_walk(graph, head);
     if (smoe_route_unit_cost(run, &cycle, 1) > -run->tolerance / 2) /* rounding, not a gain */
         return false;
@@ -181,11 +204,12 @@ static bool mend_expert(struct smoe_route_graph *graph, uint32_t expert)
     for (uint32_t r = problem->replica_first[expert]; r < problem->replica_first[expert + 1]; r++)
         if (mend(graph, expert, graph->n_experts + problem->replica_node[r], 0))
             return true;
-    smoe_route_need_row(graph, expert);
-    for (uint32_t f = 0; f < graph->n_experts; f++)
+    for (uint32_t f = 0; f < graph->n_experts; f++) {
+        smoe_route_need_row(graph, expert); /* mending may have widened the horizon */
         if (smoe_route_believe(graph, expert, f, run->tolerance) &&
             mend(graph, expert, f, smoe_route_row(graph, expert)[f].cost))
             return true;
+    }
     run->answer->work += graph->n_experts;
     return false;
 }

@@ -376,8 +376,10 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
         }
     if (!fits)
         place_all_in_order(run);
-    if (!fits || run->shuffled) /* tokens hold what prices alone would not give them */
+    if (!fits || run->shuffled) { /* tokens hold what prices alone would not give them */
         memset(ret_dirty, 1, run->problem->n_experts);
+        run->horizon = (double)INFINITY;
+    }
 }
 
 void smoe_route_deal(struct smoe_route_run *run)

@@ -11,6 +11,12 @@
  *     a token leaves, or comes to     its entries are stale, too low perhaps: that is seen (the visit is
  *     hold the arc's head             elsewhere) and put right when somebody wants to believe the arc
  *
+ * Most tokens are far from changing their mind, and never enter a row. A token that holds its K cheapest
+ * at the sweeps' prices has the slack `margin` or more on each of its arcs; labels only rise, so what is
+ * left of it is margin less the most that an expert's label has risen. Tokens beyond the horizon are left
+ * out while this exceeds all that is asked for; then the horizon is widened and rows are made anew. A
+ * token that has been moved, or was placed otherwise, counts as margin 0.
+ *
  * Law: the tail of every violated arc is in the queue. Arcs can only become violated where a cycle has
  * passed, so what it changes is checked there and then: carry at nodes, enter_token at experts.
  */
@@ -54,6 +60,21 @@ static void enter_visit(struct smoe_route_graph *graph, uint32_t visit)
     run->answer->work += graph->n_experts;
 }
 
+static bool in_sight(const struct smoe_route_graph *graph, uint32_t visit)
+{
+    const struct smoe_route_run *run = graph->run;
+    return run->scratch->margin[visit / run->problem->top_k] <= graph->horizon;
+}
+
+void smoe_route_look_out(struct smoe_route_graph *graph, double slack)
+{
+    double needed = graph->lifted + slack;
+    if (needed <= graph->horizon)
+        return;
+    graph->horizon = 2 * needed;
+    memset(graph->run->scratch->row_made, 0, graph->n_experts);
+}
+
 void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert)
 {
     struct smoe_route_scratch *s = graph->run->scratch;
@@ -63,7 +84,9 @@ void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert)
     for (uint32_t f = 0; f < graph->n_experts; f++)
         row[f] = (struct smoe_route_arc){.cost = (double)INFINITY, .visit = SMOE_ROUTE_NO_VISIT};
     for (uint32_t v = s->visit_head[expert]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v])
-        enter_visit(graph, v);
+        if (in_sight(graph, v))
+            enter_visit(graph, v);
+    graph->run->answer->work += s->expert_load[expert];
     s->row_made[expert] = 1;
 }
 
@@ -83,6 +106,8 @@ static void renew_arc(struct smoe_route_graph *graph, struct smoe_route_arc *arc
     struct smoe_route_arc best = {.cost = (double)INFINITY, .visit = SMOE_ROUTE_NO_VISIT};
     for (uint32_t v = s->visit_head[from]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
         uint32_t token = v / run->problem->top_k;
+        if (!in_sight(graph, v))
+            continue;
         double cost = smoe_route_weight(run->problem, token, from) -
                       smoe_route_weight(run->problem, token, to);
         if (cost < best.cost && !smoe_route_holds(run, token, to))
@@ -252,6 +277,7 @@ static void enter_token(struct smoe_route_graph *graph, uint32_t token)
     struct smoe_route_run *run = graph->run;
     const struct smoe_route_problem *problem = run->problem;
     const double *label = run->scratch->label;
+    run->scratch->margin[token] = 0;
     for (uint32_t visit = token * problem->top_k; visit < (token + 1) * problem->top_k; visit++) {
         uint32_t from = run->answer->expert[visit];
         if (run->scratch->row_made[from])
@@ -293,7 +319,8 @@ void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_ru
     *graph = (struct smoe_route_graph){.run = run,
                                        .n_experts = n_experts,
                                        .n_vertices = n_experts + n_nodes + 1,
-                                       .sink = n_experts + n_nodes};
+                                       .sink = n_experts + n_nodes,
+                                       .horizon = run->horizon};
     for (uint32_t v = 0; v < graph->n_vertices; v++)
         s->distance[v] = (double)INFINITY;
     memset(s->queued, 0, graph->n_vertices);

@@ -27,6 +27,10 @@ struct smoe_route_graph {
     uint32_t n_settled, n_touched;
     uint32_t wanted; /* the vertex looked for */
     double radius;   /* nothing at this distance or farther is of interest */
+
+    /* Rows know the tokens whose margin in the sweeps' pass was at most `horizon`. */
+    double horizon;
+    double lifted; /* the most that an expert's label has risen since */
 };
 
 /* What a negative cycle is made of. */
@@ -63,6 +67,9 @@ void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_ru
 
 void smoe_route_enqueue(struct smoe_route_graph *graph, uint32_t vertex);
 uint32_t smoe_route_dequeue(struct smoe_route_graph *graph);
+
+/* Widens the horizon, if need be, so that every arc with a slack below `slack` is in its row. */
+void smoe_route_look_out(struct smoe_route_graph *graph, double slack);
 
 /* Makes the arcs of an expert, if that has not been done. */
 void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert);

@@ -3,7 +3,8 @@
  * What the files of the routing solver share; nobody else includes it.
  *
  *     route.c         scratch, the problem seen from the nodes, value and dual value of an answer
- *     route_pick.c    the hot pass
+ *     route_pick*.c   the hot pass, scalar and by vectors
+ *     route_base.c    the policy `base`: equal loads, by the exact solve of another fleet
  *     route_order.c   tokens one after another: greedy, separable and the baselines of policy.c
  *     route_level.c   water-fill, uniform shift, loads shared over replicas
  *     route_price.c   price sweeps
@@ -32,10 +33,19 @@ struct smoe_route_arc {
 };
 
 struct smoe_route_scratch {
-    uint32_t tokens_max, experts_max, nodes_max; /* N, E, J below */
-    uint64_t work_max;                           /* of smoe_policy_route, 0: no limit */
-    uint32_t warm_nodes;                         /* J of the solve that left warm_price, 0: none */
-    double *warm_price;                          /* [J] */
+    uint32_t tokens_max, experts_max; /* N, E below */
+    uint32_t nodes_max;               /* J below: not fewer than E, for the fleet of `base` */
+    uint64_t work_max;                /* of smoe_policy_route, 0: no limit */
+    uint32_t warm_nodes;              /* J of the solve that left warm_price, 0: none */
+    double *warm_price;               /* [J] */
+    size_t replicas_max;              /* R */
+
+    /* Of the policy `base`: its fleet of one node an expert. */
+    uint32_t base_warm;          /* E of the solve that left base_price, 0: none */
+    double *base_price;          /* [E] */
+    struct smoe_node *base_node; /* [E] */
+    uint32_t *base_list;         /* [E+1] 0, 1, 2 .. */
+    uint32_t *base_arrivals;     /* [E] */
 
     /* The problem from the nodes' side, remade by smoe_route_begin. */
     uint32_t *node_first;     /* [J+1] node j holds node_replica[first[j]..first[j+1]) */
@@ -88,6 +98,7 @@ struct smoe_route_run {
     uint32_t n_offered; /* experts on offer */
     uint32_t n_visits;  /* n_tokens K, the most any node can get */
     uint64_t work_max;  /* UINT64_MAX: no limit */
+    double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
     bool shuffled;      /* an augmenting path has moved tokens that were already placed */
@@ -158,6 +169,10 @@ void smoe_route_deal(struct smoe_route_run *run);
 /* route_cancel.c: from a feasible flow and prices to an optimal flow and its prices (node_price).
  * `dirty` as from smoe_route_assign. False: out of work, the flow is feasible, the prices untouched. */
 bool smoe_route_cancel(struct smoe_route_run *run, const uint8_t *dirty);
+
+/* route_base.c: the objective is the problem's, the bound none. */
+void smoe_route_base(const struct smoe_route_problem *problem, struct smoe_route_scratch *scratch,
+                     struct smoe_route_answer *answer);
 
 /* route_order.c */
 enum smoe_route_moves {

@@ -16,6 +16,8 @@
  *     insert   into the K+2 least so far, lane by lane: two instructions for each rank, no branch
  *     merge    after the last expert, block with block, until every block has the least of all
  */
+#ifdef TILE /* by itself the header is nothing */
+
 typedef float TILE(floats) __attribute__((vector_size(LANES * 4)));
 typedef int32_t TILE(ints) __attribute__((vector_size(LANES * 4)));
 
@@ -129,15 +131,32 @@ TARGET static inline __attribute__((always_inline)) void TILE(groups)(
 TARGET static void TILE(run)(const struct smoe_route_tile *tile, uint32_t n_tokens)
 {
     switch (tile->pick->top_k) {
-#define K_CASE(k)                        \
-    case k:                              \
-        TILE(groups)(tile, n_tokens, k); \
-        break;
-        K_CASE(1)
-        K_CASE(2)
-        K_CASE(3) K_CASE(4) K_CASE(5) K_CASE(6) K_CASE(7) K_CASE(8)
-#undef K_CASE
-            default : smoe_assert(tile->pick->top_k <= SMOE_TOP_K_MAX);
+    case 1:
+        TILE(groups)(tile, n_tokens, 1);
+        return;
+    case 2:
+        TILE(groups)(tile, n_tokens, 2);
+        return;
+    case 3:
+        TILE(groups)(tile, n_tokens, 3);
+        return;
+    case 4:
+        TILE(groups)(tile, n_tokens, 4);
+        return;
+    case 5:
+        TILE(groups)(tile, n_tokens, 5);
+        return;
+    case 6:
+        TILE(groups)(tile, n_tokens, 6);
+        return;
+    case 7:
+        TILE(groups)(tile, n_tokens, 7);
+        return;
+    case 8:
+        TILE(groups)(tile, n_tokens, 8);
+        return;
+    default:
+        smoe_assert(tile->pick->top_k <= SMOE_TOP_K_MAX);
     }
 }
 
@@ -153,3 +172,5 @@ TARGET static void TILE(run)(const struct smoe_route_tile *tile, uint32_t n_toke
 #undef LANES
 #undef LESSER
 #undef GREATER
+
+#endif

@@ -26,12 +26,15 @@ static const double DAMPING_FIRST = 0.6; /* part of the way to its own solution 
 static const double DAMPING_LEAST = 0.2;
 static const double DAMPING_REGAIN = 1.5; /* per sweep that gained */
 
+static const double TRUSTED = 0.7; /* part of a demand curve that one step may use */
+
 /* Time of one unit of repair, which jumps about, in units of the hot pass, which streams. Measured
  * between 20 and 40. */
 static const double REPAIR_UNIT = 24;
 
 enum {
-    STALLED_MAX = 3,                               /* sweeps without a gain before giving up */
+    IN_SIGHT = 32,   /* one in so many tokens is looked at first when cycles are sought */
+    STALLED_MAX = 3, /* sweeps without a gain before giving up */
     BUCKET_BASE = 2046 - (SMOE_ROUTE_BUCKETS - 1), /* 2046: the half octave of a ratio of 1 */
 };
 
@@ -119,22 +122,24 @@ static void node_curve(const struct smoe_route_run *run, uint32_t node, const ui
     }
 }
 
-/* Price movement that moves `visits`, linear within a bucket. Where the curve knows fewer it is as far
- * as the last of them: tokens that hold the expert in a better place, or have it later in line, move
- * too, so the next pass will know more. */
+/* Price movement that moves `visits`, linear within a bucket; but no more of them than TRUSTED of those
+ * that the curve knows. Tokens that hold the expert in a better place, or have it later in line, are not
+ * in it, and the last ones that are would stretch the step over all prices at once: the next pass will
+ * know more. */
 static double movement(const struct smoe_route_run *run, const struct curve *curve, double visits)
 {
-    double left = visits, reach = 0;
-    for (uint32_t b = 0; b < SMOE_ROUTE_BUCKETS; b++) {
-        if (!(curve->visits[b] > 0))
-            continue;
-        double low = bucket_edge(b), high = bucket_edge(b + 1);
-        if (left <= curve->visits[b])
-            return run->widest * (low + (high - low) * (left / curve->visits[b]));
+    double known = 0;
+    for (uint32_t b = 0; b < SMOE_ROUTE_BUCKETS; b++)
+        known += curve->visits[b];
+    if (!(known > 0))
+        return run->widest;
+    double left = visits < TRUSTED * known ? visits : TRUSTED * known;
+    uint32_t b = 0;
+    for (; b + 1 < SMOE_ROUTE_BUCKETS && !(left <= curve->visits[b]); b++)
         left -= curve->visits[b];
-        reach = high;
-    }
-    return run->widest * (reach > 0 ? reach : 1);
+    double low = bucket_edge(b), high = bucket_edge(b + 1);
+    return run->widest *
+           (curve->visits[b] > 0 ? low + (high - low) * (left / curve->visits[b]) : low);
 }
 
 /* Price of the last of n visits. */
@@ -273,24 +278,25 @@ void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_rout
     size_t bytes = run->problem->n_nodes * sizeof *s->node_price;
     uint32_t sweeps_max = options->sweeps_max ? options->sweeps_max : SMOE_ROUTE_SWEEPS_MAX;
     uint32_t stalled = 0;
-    uint64_t now, best = UINT32_MAX;
+    uint64_t now, before = UINT32_MAX, best = UINT32_MAX;
     double damping = DAMPING_FIRST;
     start_prices(run, options);
-    for (;;) {
+    for (;; before = now) {
         now = sweep(run);
-        bool more = sweep_pays(run, now, best) && run->answer->sweeps < sweeps_max &&
-                    run->answer->work < run->work_max;
         if (now < best) {
             best = now;
-            stalled = 0;
             memcpy(s->best_price, s->node_price, bytes);
-            damping = damping * DAMPING_REGAIN < DAMPING_FIRST ? damping * DAMPING_REGAIN
-                                                               : DAMPING_FIRST;
+        }
+        if (now < before) {
+            stalled = 0;
+            damping =
+                damping * DAMPING_REGAIN < DAMPING_FIRST ? damping * DAMPING_REGAIN : DAMPING_FIRST;
         } else {
             stalled++;
             damping = damping / 2 > DAMPING_LEAST ? damping / 2 : DAMPING_LEAST;
         }
-        if (!more || stalled == STALLED_MAX)
+        if (!sweep_pays(run, now, before) || run->answer->sweeps >= sweeps_max ||
+            run->answer->work >= run->work_max || stalled == STALLED_MAX)
             break;
         step_prices(run, damping);
     }
@@ -299,4 +305,5 @@ void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_rout
         sweep(run);
     }
     run->window = tie_window(run, best);
+    run->horizon = tie_window(run, 4 * best + run->n_tokens / IN_SIGHT);
 }

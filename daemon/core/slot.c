@@ -49,9 +49,11 @@ static bool may_close_early(const struct smoe_core *c)
 
 /* ---- decisions ---- */
 
-/* f_j for what the worker now has to do within tau; 0 while it has no ceiling to speak of. */
-static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
+/* f_j for what the worker now has to do within tau; 0 while it has no ceiling to speak of. Where energy
+ * is free that is a matter of what it reported alone, not of its queue or the time. */
+static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_free)
 {
+    *ret_free = true;
     if (!w->reference_flops)
         return 0;
     struct smoe_freq_node f = smoe_worker_freq_node(w, w->reference_flops, true);
@@ -59,6 +61,7 @@ static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
     double hz = smoe_freq_ceiling(&f);
     if (price > 0) {
         double served, unused = 0;
+        *ret_free = false;
         struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
         node.backlog =
             smoe_worker_backlog(w, w->reference_flops, true, c->now_ns, &node.executable);
@@ -69,14 +72,27 @@ static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w)
     return (uint64_t)(hz / (w->lanes * smoe_worker_efficiency(w)) / 1000); /* of one lane */
 }
 
-static bool freq_must_change(const struct smoe_core *c, const struct smoe_worker *w, uint64_t khz)
+static bool differs(const struct smoe_worker *w, uint64_t khz)
 {
     if (!khz || khz == w->freq_khz_sent)
         return false;
-    if (!w->freq_khz_sent)
-        return true;
-    double change = fabs((double)khz / (double)w->freq_khz_sent - 1);
-    return change > FREQ_STEP && c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns;
+    return !w->freq_khz_sent || fabs((double)khz / (double)w->freq_khz_sent - 1) > FREQ_STEP;
+}
+
+/* Whether the worker is to be told of another frequency now: at most once a slot. */
+static bool change_freq(struct smoe_core *c, struct smoe_worker *w)
+{
+    bool energy_is_free;
+    uint64_t khz = decide_freq(c, w, &energy_is_free);
+    bool wanted = differs(w, khz);
+    bool change = wanted && (!w->freq_khz_sent ||
+                             c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
+    w->freq_settled = energy_is_free && wanted == change;
+    if (change) {
+        w->freq_khz_sent = khz;
+        w->freq_changed_ns = c->now_ns;
+    }
+    return change;
 }
 
 /* The first n new parcels go into the worker's next Decision; returns their forward work. */
@@ -118,12 +134,7 @@ static void decide(struct smoe_core *c)
         struct smoe_worker *w = &c->fleet.workers[i];
         if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
             continue;
-        uint64_t khz = decide_freq(c, w);
-        bool change = freq_must_change(c, w, khz);
-        if (change) {
-            w->freq_khz_sent = khz;
-            w->freq_changed_ns = c->now_ns;
-        }
+        bool change = !w->freq_settled && change_freq(c, w);
         while (change || !smoe_list_empty(&c->worker_new[i])) {
             send_decision(c, i, w->freq_khz_sent);
             change = false;

@@ -12,12 +12,17 @@
  * the first whose experts have no host or room now. A batch that finds no room though nothing is at
  * work is refused: nobody waits for ever.
  */
+#include <math.h>
 #include <string.h>
 
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
 
 #define TAU_MAX_S 3600.0
+
+/* A solve may take about half a slot, a unit of its work 1 to 3 ns; but a few sweeps over the scores
+ * always, without which the answer would be worse than a greedy one. */
+enum { WORK_UNITS_PER_SLOT_NS_SHIFT = 2, WORK_PASSES_MIN = 24 };
 
 /* ---- the problem ---- */
 
@@ -261,6 +266,29 @@ static void account_quality(struct smoe_core *c, const struct group *g, const fl
     }
 }
 
+/* What the solve may look at. Counted, not timed: a recorded run repeats. */
+static uint64_t work_limit(const struct smoe_core *c, const struct smoe_route_problem *problem)
+{
+    uint64_t by_slot = c->options.settings.slot_ns >> WORK_UNITS_PER_SLOT_NS_SHIFT;
+    uint64_t by_size = (uint64_t)WORK_PASSES_MIN * problem->n_tokens * problem->n_experts;
+    return by_slot > by_size ? by_slot : by_size;
+}
+
+/* Of solves that come with a proof: was it complete, and if not what is left open? */
+static void account_proof(struct smoe_core *c, const struct smoe_route_problem *problem,
+                          const struct smoe_route_answer *answer)
+{
+    if (!answer->n_routed || isinf(answer->bound))
+        return;
+    c->totals.solves++;
+    c->totals.solves_cut_short += !answer->exact;
+    double scale = (double)answer->n_routed * problem->top_k *
+                   (problem->score_weight > 0 ? problem->score_weight : c->options.settings.v);
+    double gap = (answer->primal - answer->bound) / scale;
+    if (gap > c->totals.gap_max)
+        c->totals.gap_max = gap;
+}
+
 static void route_group(struct smoe_core *c, const struct group *g)
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
@@ -281,7 +309,9 @@ static void route_group(struct smoe_core *c, const struct group *g)
     };
     struct smoe_route_answer answer = {
         .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
+    smoe_route_scratch_limit(c->scratch, work_limit(c, &problem));
     smoe_policy_route(c->options.settings.policy, &problem, c->debts, &c->rng, c->scratch, &answer);
+    account_proof(c, &problem, &answer);
     account_quality(c, g, scores);
     uint32_t done = 0;
     for (uint32_t i = 0; i < g->n_batches; i++) {

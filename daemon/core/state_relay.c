@@ -3,8 +3,9 @@
  * Expert states on their way between a trainer and the workers that have the expert: checkpoints are
  * fetched from the host, and stored at host and follower, through the daemon, which only checks who may
  * ask and that the sizes are right. The core's own requests (copies.c) go the same way.
- * A request is remembered until the worker answers; if either side leaves, it is answered with an
- * error or forgotten.
+ * A request is remembered until the worker answers. A fetch outlives its worker: it waits until the
+ * expert has a host again and asks that one. Other requests are answered with an error then; what a
+ * trainer asked is forgotten when it leaves.
  */
 #include "daemon/core/core_state.h"
 
@@ -26,7 +27,7 @@ uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts)
 
 /* Is there such an expert for this trainer, somebody to ask, and can its state travel? */
 static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l, uint32_t expert,
-                        uint32_t parts, uint32_t *ret_worker, struct smoe_why *why)
+                        uint32_t parts, bool may_wait, uint32_t *ret_worker, struct smoe_why *why)
 {
     if (!(c->trainers[trainer].attached >> l & 1))
         return smoe_fail(why, SMOE_EUNKNOWN, "layer %u: not declared by you", l);
@@ -34,7 +35,9 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
     if (expert >= layer->shape.experts)
         return smoe_fail(why, SMOE_EFIELD, "expert %u: layer %s has %u", expert, layer->name,
                          layer->shape.experts);
-    if (layer->state != SMOE_LAYER_READY)
+    if (layer->state == SMOE_LAYER_LOST)
+        return smoe_fail(why, SMOE_ELOST, "layer %s: its experts are lost", layer->name);
+    if (layer->state != SMOE_LAYER_READY && !may_wait)
         return smoe_fail(why, SMOE_ESTATE, "layer %s: not all experts have a host now",
                          layer->name);
     if (smoe_relay_bytes(layer, parts) > c->options.tensor_bytes_max)
@@ -72,7 +75,18 @@ static struct smoe_relay *relay_of(const struct smoe_core *c, uint32_t worker, u
 {
     struct smoe_relay *r = &c->relays[number % SMOE_RELAYS_MAX];
     bool asked = r->worker == worker || (store && r->follower == worker);
-    return r->used && r->number == number && asked && r->store == store ? r : NULL;
+    return r->used && !r->waiting && r->number == number && asked && r->store == store ? r : NULL;
+}
+
+static struct smoe_relay *relay_at(const struct smoe_core *c, uint64_t number)
+{
+    return &c->relays[number % SMOE_RELAYS_MAX];
+}
+
+static void ask(struct smoe_core *c, const struct smoe_relay *r)
+{
+    smoe_core_send(c, c->fleet.workers[r->worker].session, SMOE_MSG_EXPERT_FETCH)->expert_fetch =
+        (struct smoe_msg_expert_fetch){r->number, r->layer, r->expert, r->parts};
 }
 
 void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_fetch *m)
@@ -86,7 +100,9 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .expert = m->expert,
                                .parts = m->parts};
     uint64_t number;
-    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
+    bool may_wait = !(m->parts & SMOE_STATE_GRADIENT); /* what is committed is the same anywhere */
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, may_wait, &relay.worker, &why);
+    relay.waiting = rc == 0 && c->layers[m->layer].state != SMOE_LAYER_READY;
     if (rc == 0)
         rc = smoe_relay_remember(c, &relay, &number, &why);
     if (rc) {
@@ -94,9 +110,20 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
-    uint32_t to = c->fleet.workers[relay.worker].session;
-    smoe_core_send(c, to, SMOE_MSG_EXPERT_FETCH)->expert_fetch =
-        (struct smoe_msg_expert_fetch){number, m->layer, m->expert, m->parts};
+    if (!relay.waiting)
+        ask(c, relay_at(c, number));
+}
+
+void smoe_relay_go_on(struct smoe_core *c, uint32_t layer)
+{
+    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+        struct smoe_relay *r = &c->relays[i];
+        if (!r->used || !r->waiting || r->layer != layer)
+            continue;
+        r->waiting = false;
+        r->worker = c->layers[layer].experts[r->expert].worker;
+        ask(c, r);
+    }
 }
 
 struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *c, uint32_t trainer,
@@ -104,7 +131,7 @@ struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *c, uint32_t 
                                             struct smoe_why *why)
 {
     uint32_t worker;
-    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &worker, why);
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, false, &worker, why);
     if (rc == 0 && c->layers[m->layer].owner != trainer)
         rc = smoe_fail(why, SMOE_EROLE, "layer %s: attached for evaluation only",
                        c->layers[m->layer].name);
@@ -139,7 +166,7 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .store = true,
                                .step = m->step};
     uint64_t number;
-    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, &relay.worker, &why);
+    int rc = check_target(c, trainer, m->layer, m->expert, m->parts, false, &relay.worker, &why);
     if (rc == 0 && m->step != c->layers[m->layer].step)
         rc = smoe_fail(&why, SMOE_EFIELD, "step %llu: the layer is at step %llu: RESTORE it first",
                        (unsigned long long)m->step, (unsigned long long)c->layers[m->layer].step);
@@ -214,7 +241,7 @@ void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_m
     answer_if_stored(c, r);
 }
 
-void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer)
+void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer, const char *sentence)
 {
     smoe_copies_void(c, layer);
     for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
@@ -222,8 +249,8 @@ void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer)
         if (!r->used || r->layer != layer)
             continue;
         r->used = false;
-        smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ELOST, "the layer was replaced",
-                         false, 0, r->request);
+        smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ELOST, sentence, false, 0,
+                         r->request);
     }
 }
 
@@ -231,6 +258,8 @@ static void worker_left(struct smoe_core *c, struct smoe_relay *r, uint32_t work
 {
     if (r->trainer == SMOE_NONE) {
         smoe_copies_end(c, r);
+    } else if (r->worker == worker && !r->store && !(r->parts & SMOE_STATE_GRADIENT)) {
+        r->waiting = true; /* for the next host */
     } else if (r->worker == worker) {
         r->used = false;
         smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ECLOSED,
@@ -249,7 +278,8 @@ void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)
             continue;
         if (r->trainer == trainer)
             r->used = false;
-        else if (worker != SMOE_NONE && (r->worker == worker || r->follower == worker))
+        else if (worker != SMOE_NONE && !r->waiting &&
+                 (r->worker == worker || r->follower == worker))
             worker_left(c, r, worker);
     }
 }

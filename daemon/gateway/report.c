@@ -198,6 +198,9 @@ static void add_routing(cJSON *o, const struct smoe_core_totals *t)
     add_double(o, "gate_mass", t->tokens_routed ? t->gate_mass / (double)t->tokens_routed : 0);
     add_double(o, "topk_agreement",
                t->choices ? (double)t->choices_in_topk / (double)t->choices : 0);
+    add_u64(o, "solves", t->solves);
+    add_u64(o, "solves_cut_short", t->solves_cut_short);
+    add_double(o, "optimality_gap_max", t->gap_max);
 }
 
 static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct smoe_core_totals *t)

@@ -7,6 +7,7 @@
 #define SMOE_SIM_PROGRAM_PROGRAM_H
 
 #include "common/io/cli.h"
+#include "daemon/core/policy.h"
 #include "sim/scenario.h"
 
 #define SMOE_SIM_PROGRAM "stablemoe-sim"
@@ -27,6 +28,9 @@ struct smoe_sim_arguments {
 int smoe_sim_tell_stories(const char *name, const struct smoe_sim_arguments *a);
 int smoe_sim_run(const struct smoe_sim_arguments *a);
 int smoe_sim_plot(const struct smoe_sim_arguments *a);
+
+/* Policies asked for: one, or all; returns how many, 0 if there is none of that name. */
+size_t smoe_sim_read_policies(const char *name, enum smoe_policy ret[SMOE_POLICY_COUNT]);
 
 /* `A..B` or `A`. SMOE_ECONFIG and a sentence. */
 int smoe_sim_read_seeds(const char *text, uint64_t *ret_first, uint64_t *ret_last,

@@ -7,7 +7,7 @@
 #include "sim/program/program.h"
 
 int smoe_sim_read_seeds(const char *text, uint64_t *ret_first, uint64_t *ret_last,
-                      struct smoe_why *why)
+                        struct smoe_why *why)
 {
     char first[sizeof((struct smoe_sim_arguments *)0)->seeds];
     const char *dots = strstr(text, "..");

@@ -43,6 +43,8 @@ ROOMS = {
     "sim": (4, GROUND + MACHINES + ["common/kernels", "proto", "daemon/gateway",
                                     "client/libstablemoe/core", "client/worker/agent",
                                     "client/train/model"]),
+    # The simulator's commands: where it meets command lines, data sets and gnuplot, as a main.c would.
+    "sim/program": (4, ["*"]),
     # What users of the library copy: it sees what is installed.
     "docs": (4, ["include/stablemoe"]),
     "main": (4, ["*"]),
@@ -82,6 +84,8 @@ DOORS = {
     # Threads meet in one place: the agent reads how far a lane has come with a task that it lent it
     # (task.h), and the lanes are told their duty. Everything else belongs to one thread.
     "stdatomic.h": ["client/worker/agent/task.h", "client/worker/shell/lanes.c", "tests/*"],
+    # Vector minima by name; everything else of the hot pass is the compilers' vector extension.
+    "immintrin.h": ["daemon/core/route_pick_tile.c"],
     "zlib.h": ["proto/frame.c", "client/train/data/*", "tests/*"],
     # exp and log of libm differ between CPUs, and a trace must not: detmath has ours. sqrt, floor,
     # isfinite and the like are exact everywhere, so the mathematics may have them; the daemon's

@@ -46,15 +46,57 @@ Test(program, says_what_it_is)
 
 Test(program, a_mistake_is_one_line_and_exit_2)
 {
-    check_refused("dance", "stablemoe-sim: dance: not a command: story NAME|all|list, or run\n");
+    check_refused("dance",
+                  "stablemoe-sim: dance: not a command: story NAME|all|list, run or plot\n");
     check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
                                   "`stablemoe-sim story list`\n");
     check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
                                              "nor A..B with A at most B\n");
     check_refused("run --policy best", "stablemoe-sim: --policy best: no such policy\n");
     check_refused("run --scenario moon", "stablemoe-sim: --scenario moon: no such scenario (paper, "
-                                         "demo or unlike), nor a file\n");
+                                         "demo, unlike or random:N), nor a file\n");
+    check_refused("run --scenario demo --load 0.5",
+                  "stablemoe-sim: --load 0.5: a load is of an open source; this one is closed\n");
+    check_refused("run --train --seeds 1..1000", "stablemoe-sim: --seeds: more than 100\n");
+    check_refused("run --train --data-dir /nowhere --slots 1",
+                  "stablemoe-sim: /nowhere/train-images-idx3-ubyte: no such file, nor with .gz "
+                  "(Debian package dataset-fashion-mnist)\n");
     check_refused("run --slots 0", "stablemoe-sim: --slots: \"0\" lies outside 1 .. 100000000\n");
+}
+
+Test(program, a_plot_without_gnuplot_is_one_line)
+{
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(setenv("PATH", "/nowhere", 1), 0);
+    cr_assert_eq(run("plot --slots 2 -o /tmp", output), 1);
+    cr_assert_str_eq(output,
+                     "stablemoe-sim: plot: gnuplot is not installed (Debian: gnuplot-nox)\n");
+    cr_assert_eq(run("plot --slots 2 -o /nowhere", output), 1);
+    cr_assert_str_eq(output, "stablemoe-sim: --output /nowhere: No such file or directory\n");
+}
+
+Test(program, a_plot_is_five_figures)
+{
+    static const char *const FIGURES[] = {"backlog", "energy_debt", "throughput", "v_sweep",
+                                          "mu_sweep"};
+    static char output[OUTPUT_MAX];
+    char dir[] = "/tmp/smoe-plot-XXXXXX", arguments[100], path[100];
+    if (system("command -v gnuplot >/dev/null 2>&1"))
+        cr_skip_test("gnuplot is not installed");
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(arguments, sizeof arguments, "plot --slots 30 -o %s", dir);
+    cr_assert_eq(run(arguments, output), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "gate mass"));
+    for (size_t i = 0; i < sizeof FIGURES / sizeof *FIGURES; i++) {
+        snprintf(path, sizeof path, "%s/%s.svg", dir, FIGURES[i]);
+        FILE *file = fopen(path, "r");
+        cr_assert_not_null(file, "%s", path);
+        cr_assert_gt(fread(output, 1, OUTPUT_MAX - 1, file), 1000);
+        cr_assert_not_null(strstr(output, "<svg"));
+        fclose(file);
+        unlink(path);
+    }
+    rmdir(dir);
 }
 
 Test(program, the_same_seed_gives_the_same_bytes)

@@ -153,6 +153,7 @@ Test(copies, are_not_made_where_there_is_one_worker_or_the_setting_is_one)
     begin_with(1, 2);
     expect_standing("a:- a:-");
     train(1);
+    cr_assert_eq(last(a, SMOE_MSG_STEP_PREPARE)->m.step_prepare.n_gradients, 0, "for nobody");
     end();
     struct smoe_core_options o = options();
     struct smoe_layer_shape shape = scene_shape(2);
@@ -710,6 +711,22 @@ Test(filling, of_a_state_that_a_restore_replaces_begins_anew, .fini = end)
     train(10); /* with its commit the states that are missing are asked for */
     cr_assert_eq(last(c, SMOE_MSG_EXPERT_STORE)->m.expert_store.step, 10);
     expect_standing("a:c");
+}
+
+Test(filling, of_a_state_that_its_trainer_replaces_does_not_count, .fini = end)
+{
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORE};
+    begin_with(3, 1);
+    train(1);
+    scene_close(&s, b);
+    scene_answer(&s, c, SMOE_MSG_HOST);
+    scene_answer(&s, a, SMOE_MSG_EXPERT_FETCH);
+    m.expert_store = (struct smoe_msg_expert_store){7, layer, 0, SMOE_STATE_WEIGHTS, 1, 0};
+    cr_assert_eq(scene_say(&s, t, &m).kind, SMOE_TAKE);
+    scene_answer(&s, c, SMOE_MSG_EXPERT_STORE); /* what a had before */
+    expect_standing("a:-");
+    scene_work_all(&s);
+    cr_assert_eq(count(t, SMOE_MSG_EXPERT_STORED), 1, "a alone has it");
 }
 
 Test(restore, is_stored_at_host_and_follower_and_answered_when_both_have_it, .fini = end)

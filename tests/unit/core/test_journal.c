@@ -305,6 +305,39 @@ Test(commit, staged_while_a_worker_leaves_during_anothers_is_not_made_without_it
     cr_assert_eq(count(other, SMOE_MSG_NEED), 1, "all of theirs comes again");
 }
 
+/* c leaves, which only the first step needs: the second, staged meanwhile, is made all the same. */
+Test(commit, staged_while_a_worker_leaves_that_it_does_not_need_is_made_afterwards, .init = begin,
+     .fini = end)
+{
+    struct smoe_layer_shape shape = scene_shape(3);
+    uint32_t c = scene_worker(&s, "c"), other = scene_trainer(&s, "u");
+    uint32_t theirs = scene_layer(&s, other, "more", &shape);
+    struct scene_submit o = {.batch = 1, .layer = theirs, .tokens = VISITS, .top_k = 1};
+    scene_submit(&s, other, &o);
+    scene_work_all(&s);
+    scene_gradient(&s, other, 1);
+    scene_work_all(&s);
+    scene_step(&s, other, 1, one, 1);
+    scene_work_all(&s); /* a, b and c have staged it: it is being written */
+    uint64_t record = journal_last(&s.journal);
+    cr_assert_eq(count(c, SMOE_MSG_STEP_STAGE), 1);
+    scene_close(&s, c);
+    o.layer = layer;
+    scene_submit(&s, t, &o);
+    scene_work_all(&s);
+    scene_gradient(&s, t, 1);
+    scene_work_all(&s);
+    scene_step(&s, t, 1, one, 1);
+    scene_work_all(&s);
+    cr_assert_eq(journal_last(&s.journal), record, "c's loss comes first");
+    scene_journalled(&s, record);
+    cr_assert_eq(count(other, SMOE_MSG_STEP_DONE), 1);
+    cr_assert_eq(journal_last_of(&s.journal, SMOE_RECORD_COMMIT), journal_last(&s.journal));
+    write_all();
+    cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
+    cr_assert_eq(count(t, SMOE_MSG_NEED), 0);
+}
+
 /* ---- records ---- */
 
 static const struct smoe_record *last_record(enum smoe_record_type type)

@@ -21,6 +21,11 @@ static bool chance(struct smoe_rng *rng, double probability)
     return smoe_rng_unit(rng) < probability;
 }
 
+static const struct smoe_power_curve TABLE = {.n = 4,
+                                              .hz = {0, 0.6e9, 1.8e9, 2.4e9},
+                                              .watts = {1, 1.5, 3.9, 8.7},
+                                              .slope = {0.5 / 0.6e9, 2.4 / 1.2e9, 4.8 / 0.6e9}};
+
 /* Nodes of very unlike speed and queue; a few live in the flat where work is free. */
 static void draw_nodes(struct instance *instance, const struct instance_kind *kind,
                        struct smoe_rng *rng)
@@ -38,6 +43,11 @@ static void draw_nodes(struct instance *instance, const struct instance_kind *ki
             node->service_max = floor(log_uniform(rng, 1, 2 + visits));
         if (energy && chance(rng, 0.7))
             node->energy_price = log_uniform(rng, 1e-6, 3);
+        if (energy && chance(rng, 0.2)) { /* a machine with a table of states and static power */
+            node->power = &TABLE;
+            node->energy_price *= 10;
+            node->visit_hz = 2.4e9 / (node->service_max + 1);
+        }
         if (kind->caps && chance(rng, 0.4))
             node->arrivals_max = chance(rng, 0.3) ? 0 : between(rng, 1, 1 + visits / 2);
     }

@@ -15,9 +15,26 @@ static double log_uniform(struct smoe_rng *rng, double low, double high)
     return low * exp(smoe_rng_unit(rng) * log(high / low));
 }
 
-/* Nodes of every kind: idle and drowning, free and dear energy, dead slow, with owed backward shares. */
+/* Measured points as they come: rising in frequency, with noise, not convex. */
+static struct smoe_power_curve random_curve(struct smoe_rng *rng)
+{
+    struct smoe_power_curve curve;
+    double hz[SMOE_POWER_POINTS_MAX], watts[SMOE_POWER_POINTS_MAX], top = 0;
+    uint32_t n = 1 + (uint32_t)smoe_rng_below(rng, 12);
+    double idle = smoe_rng_below(rng, 2) ? 5 * smoe_rng_unit(rng) : 0;
+    for (uint32_t k = 0; k < n; k++) {
+        hz[k] = top += 1e6 + 5e8 * smoe_rng_unit(rng);
+        watts[k] = idle + 2e-27 * top * top * top * (0.7 + 0.6 * smoe_rng_unit(rng));
+    }
+    cr_assert(smoe_power_hull(idle, hz, watts, n, &curve));
+    return curve;
+}
+
+/* Nodes of every kind: idle and drowning, free and dear energy by the cube or by a measured curve, dead
+ * slow, with owed backward shares. The curve is the caller's until the next call. */
 static struct smoe_node random_node(struct smoe_rng *rng)
 {
+    static struct smoe_power_curve curve;
     struct smoe_node node = {.arrivals_max = UINT32_MAX};
     if (smoe_rng_below(rng, 4))
         node.backlog = log_uniform(rng, 0.1, 3000);
@@ -29,6 +46,13 @@ static struct smoe_node random_node(struct smoe_rng *rng)
         node.energy_price = log_uniform(rng, 1e-9, 10);
     if (smoe_rng_below(rng, 8))
         node.service_max = floor(log_uniform(rng, 1, 2000));
+    if (smoe_rng_below(rng, 3) == 0) {
+        curve = random_curve(rng);
+        node.power = &curve;
+        node.energy_price *= 1e3;
+        /* the last visit may be a rounding beyond the fastest state */
+        node.visit_hz = curve.hz[curve.n - 1] / (node.service_max + 1e-9);
+    }
     return node;
 }
 
@@ -36,6 +60,9 @@ static double definition(const struct smoe_node *node, enum smoe_cost_mode mode,
 {
     double q = node->backlog;
     double energy = node->energy_price * d * d * d;
+    if (node->power)
+        energy = node->energy_price *
+                 (smoe_power_at(node->power, d * node->visit_hz) - node->power->watts[0]);
     if (mode == SMOE_COST_LINEAR)
         return q * n - ((q + node->penalty) * d - energy);
     return ((q + n - d) * (q + n - d) - q * q) / 2 - node->penalty * d + energy;

@@ -138,3 +138,104 @@ Test(freq, the_horizon_loses_no_visit_to_rounding)
         cr_assert_eq(smoe_freq_service_max(&node, tau, &carry), work);
     }
 }
+
+/* --- a machine's own curve ---------------------------------------------------------------------- */
+
+static const double HZ[] = {0.6e9, 1.2e9, 1.8e9, 2.4e9};
+static const double WATTS[] = {2, 3, 5, 10};
+
+static struct smoe_power_curve hull_of(double idle, const double *hz, const double *watts,
+                                       uint32_t n)
+{
+    struct smoe_power_curve curve;
+    cr_assert(smoe_power_hull(idle, hz, watts, n, &curve));
+    return curve;
+}
+
+Test(freq, the_hull_goes_through_or_below_every_point_and_is_convex)
+{
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 24, 0);
+    for (int round = 0; round < 5000; round++) {
+        double hz[31], watts[31], top = 0;
+        uint32_t n = 1 + (uint32_t)smoe_rng_below(&rng, 31);
+        for (uint32_t k = 0; k < n; k++) {
+            hz[k] = top += 1e6 + 1e8 * smoe_rng_unit(&rng);
+            watts[k] = 1 + 30 * smoe_rng_unit(&rng) * (round % 2 ? 1 : k);
+        }
+        struct smoe_power_curve curve = hull_of(1, hz, watts, n);
+        cr_assert_eq(curve.hz[0], 0.0);
+        cr_assert_eq(curve.watts[0], 1.0);
+        cr_assert_eq(curve.hz[curve.n - 1], hz[n - 1]);
+        for (uint32_t k = 0; k + 2 < curve.n; k++)
+            cr_assert_leq(curve.slope[k], curve.slope[k + 1]);
+        double highest = 1;
+        for (uint32_t k = 0; k < n; k++) {
+            highest = fmax(highest, watts[k]);
+            cr_assert_leq(smoe_power_at(&curve, hz[k]), highest * (1 + 1e-12));
+        }
+        double budget = 1 + 40 * smoe_rng_unit(&rng), f = smoe_power_frequency(&curve, budget);
+        cr_assert(f == hz[n - 1] || fabs(smoe_power_at(&curve, f) - budget) < 1e-9 * budget);
+    }
+}
+
+Test(freq, points_that_cannot_be_are_refused)
+{
+    struct smoe_power_curve curve;
+    double falling[] = {2e9, 1e9}, odd[] = {1, (double)NAN}, negative[] = {-1, 2};
+    cr_assert_not(smoe_power_hull(1, falling, WATTS, 2, &curve));
+    cr_assert_not(smoe_power_hull(1, HZ, odd, 2, &curve));
+    cr_assert_not(smoe_power_hull(1, HZ, negative, 2, &curve));
+    cr_assert_not(smoe_power_hull(-1, HZ, WATTS, 4, &curve));
+    cr_assert_not(smoe_power_hull(1, HZ, WATTS, 0, &curve));
+    cr_assert_not(smoe_power_hull(1, HZ, WATTS, SMOE_POWER_POINTS_MAX, &curve));
+}
+
+Test(freq, a_table_of_states_decides_upwards_and_spends_what_it_says)
+{
+    struct smoe_power_curve curve = hull_of(1.5, HZ, WATTS, 4);
+    struct smoe_freq_node node = {.cycles_per_visit = 1e7,
+                                  .freq_max_hz = 2.4e9,
+                                  .power = &curve,
+                                  .energy_max_w = 5,
+                                  .energy_mean_w = 3};
+    cr_assert_eq(smoe_freq_ceiling(&node), 1.8e9);
+    cr_assert_float_eq(smoe_freq_sustainable_rate(&node), 120, 1e-9);
+    cr_assert_eq(smoe_freq_decide(&node, 61, 1, 1), 1.2e9); /* 0.61 GHz is no state */
+    cr_assert_eq(smoe_freq_decide(&node, 60, 1, 1), 0.6e9);
+    cr_assert_eq(smoe_freq_decide(&node, 61, 1, 0), 1.8e9); /* energy is free: as fast as allowed */
+    cr_assert_eq(smoe_freq_energy(&node, 1.8e9, 2), 10.0);
+    node.energy_mean_w = 1; /* less than it draws idle: whatever it does has a price */
+    cr_assert_eq(smoe_freq_sustainable_rate(&node), 0.0);
+    cr_assert_gt(smoe_freq_energy_price(&node, 1, 1), 0.0);
+}
+
+/* The cube, sampled finely, is the cube: the same decisions and nearly the same prices. */
+Test(freq, a_fine_hull_of_the_cube_prices_as_the_cube)
+{
+    double hz[31], watts[31];
+    for (int k = 0; k < 31; k++) {
+        hz[k] = 3e9 * (k + 1) / 31;
+        watts[k] = PAPER.kappa * hz[k] * hz[k] * hz[k];
+    }
+    struct smoe_power_curve curve = hull_of(0, hz, watts, 31);
+    struct smoe_freq_node measured = PAPER;
+    measured.power = &curve;
+    double carry = 0, other = 0;
+    struct smoe_node cube = {.backlog = 80,
+                             .executable = 80,
+                             .penalty = 50,
+                             .energy_price = smoe_freq_energy_price(&PAPER, 2, 1),
+                             .service_max = smoe_freq_service_max(&PAPER, 1, &carry),
+                             .arrivals_max = UINT32_MAX};
+    struct smoe_node hull = cube;
+    hull.energy_price = smoe_freq_energy_price(&measured, 2, 1);
+    hull.power = &curve;
+    hull.visit_hz = PAPER.cycles_per_visit;
+    cr_assert_float_eq(smoe_freq_service_max(&measured, 1, &other), cube.service_max, 1);
+    for (uint32_t n = 0; n < 200; n++) {
+        double a = smoe_cost_marginal(&cube, SMOE_COST_EXACT, n);
+        double b = smoe_cost_marginal(&hull, SMOE_COST_EXACT, n);
+        cr_assert_float_eq(a, b, 0.12 * (fabs(a) + 50), "%u: %g, %g", n, a, b);
+    }
+}

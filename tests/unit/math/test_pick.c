@@ -116,7 +116,7 @@ Test(pick, it_is_a_sort_cut_off_after_k_and_one)
     struct smoe_rng rng;
     smoe_rng_init(&rng, 51, 0);
     for (int round = 0; round < 3000; round++) {
-        struct smoe_route_pick pick = draw(&d, round % VAST, &rng);
+        struct smoe_route_pick pick = draw(&d, (enum kind)(round % VAST), &rng);
         smoe_route_pick(&pick);
         uint32_t count[EXPERTS] = {0};
         for (uint32_t i = 0; i < pick.n_tokens; i++)
@@ -146,7 +146,7 @@ Test(pick, every_kernel_gives_the_bits_of_the_scalar_pass)
     smoe_rng_init(&rng, 52, 0);
     cr_assert(smoe_route_kernel_runs(SMOE_ROUTE_PORTABLE));
     for (int round = 0; round < 7000; round++) {
-        struct smoe_route_pick pick = draw(&d, round % KINDS, &rng);
+        struct smoe_route_pick pick = draw(&d, (enum kind)(round % KINDS), &rng);
         smoe_route_pick_by(SMOE_ROUTE_SCALAR, &pick);
         wanted = d;
         for (int k = SMOE_ROUTE_PORTABLE; k < SMOE_ROUTE_KERNELS; k++) {

@@ -149,6 +149,41 @@ Test(policy, energy_goes_by_debt)
     bench_free(b);
 }
 
+/* Every expert gets its K N / E; of all ways to do that it is the one of greatest gate mass: the
+ * exact solve with these caps finds no better. */
+Test(policy, base_balances_the_experts_at_the_greatest_gate_mass)
+{
+    struct bench *b = bench_new(2);
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 65, 0);
+    for (uint32_t v = 0; v < TOKENS * WIDTH; v++) /* expert 5 is everybody's friend */
+        b->scores[v] = (float)smoe_rng_unit(&rng) + (v % WIDTH == 5 ? 0.8F : 0);
+    b->nodes[5].backlog = 1e6;
+    b->problem.score_weight = 1;
+    double mass = 0;
+    for (int round = 0; round < 2; round++) { /* cold, then warm */
+        bench_route(b, SMOE_POLICY_BASE);
+        for (uint32_t j = 0; j < WIDTH; j++)
+            cr_assert_eq(b->arrivals[j], 1000, "%u: %u", j, b->arrivals[j]);
+        mass = 0;
+        for (uint32_t v = 0; v < 2 * TOKENS; v++)
+            mass += (double)b->scores[v / 2 * WIDTH + b->expert[v]];
+    }
+    for (uint32_t j = 0; j < WIDTH; j++)
+        b->nodes[j] = (struct smoe_node){.penalty = 1, .service_max = 1e9, .arrivals_max = 1000};
+    bench_route(b, SMOE_POLICY_LYAPUNOV); /* no prices but the caps' */
+    cr_assert(b->answer.exact);
+    cr_assert_float_eq(b->answer.primal, -2.0 * TOKENS - mass, 1e-6);
+
+    for (uint32_t j = 0; j < WIDTH; j++) /* the others share what it cannot take */
+        b->nodes[j].arrivals_max = j == 4 ? 100 : UINT32_MAX;
+    bench_route(b, SMOE_POLICY_BASE);
+    cr_assert_eq(b->arrivals[4], 100);
+    for (uint32_t j = 0; j < WIDTH; j++)
+        cr_assert(j == 4 || b->arrivals[j] == 1180);
+    bench_free(b);
+}
+
 Test(policy, a_visit_goes_to_the_replica_on_the_shortest_queue)
 {
     struct bench *b = bench_new(1);
