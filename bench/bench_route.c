@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bench/bench.h"
+#include "bench/bench_pick.h"
 #include "bench/flow.h"
 #include "bench/race.h"
 #include "bench/slots.h"
@@ -167,7 +168,7 @@ int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why)
         uint32_t tokens, nodes, top_k;
     } sizes[] = {{64, 8, 2},    {390, 10, 3},  {1000, 8, 1},
                  {1000, 64, 2}, {10000, 8, 2}, {10000, 64, 2}};
-    int rc = 0;
+    int rc = smoe_bench_pick(bench);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !rc; i++)
         if (!bench->quick || sizes[i].tokens <= 1000)
             rc = bench_size(bench, sizes[i].tokens, sizes[i].nodes, sizes[i].top_k);

@@ -111,6 +111,22 @@ static inline __attribute__((always_inline)) void smoe_route_tile_settle(
     pick->margin[token] = cost[top_k] - cost[top_k - 1];
 }
 
+/* Asks for the part of the next four rows that is as far along as the kernel is in these four, in the
+ * order of memory: four streams that end after a row are too much for the hardware's own guesses. What
+ * would crowd out the nearest cache goes to the next one. */
+static inline void smoe_route_tile_ahead(const float *next, uint32_t lanes, size_t stride)
+{
+    if (stride <= 512) {
+        UNROLL
+        for (uint32_t v = 0; v < 4; v++)
+            __builtin_prefetch(next + v * lanes, 0, 3);
+    } else {
+        UNROLL
+        for (uint32_t v = 0; v < 4; v++)
+            __builtin_prefetch(next + v * lanes, 0, 2);
+    }
+}
+
 #define TILE(x) x##_portable
 #define TARGET
 #define LANES 4
@@ -170,7 +186,8 @@ bool smoe_route_kernel_runs(enum smoe_route_kernel kernel)
 
 enum smoe_route_kernel smoe_route_kernel_best(uint32_t n_experts)
 {
-    if (n_experts > 8 && smoe_route_kernel_runs(SMOE_ROUTE_AVX512))
+    /* the widest vectors pay when their last merge is small beside the row */
+    if (n_experts > 128 && smoe_route_kernel_runs(SMOE_ROUTE_AVX512))
         return SMOE_ROUTE_AVX512;
     if (n_experts > 4 && smoe_route_kernel_runs(SMOE_ROUTE_AVX2))
         return SMOE_ROUTE_AVX2;

@@ -80,10 +80,7 @@ TARGET static inline __attribute__((always_inline)) void TILE(four)(
     for (uint32_t m = 0; m < count; m++)
         least[m] = SMOE_ROUTE_TILE_DEAD - (TILE(floats)){0};
     for (uint32_t e = 0; e < tile->n_experts; e += LANES) {
-        UNROLL
-        for (uint32_t t = 4; t < 8;
-             t++) /* the next four's rows: too short for the hardware to see */
-            __builtin_prefetch(scores + t * stride + e);
+        smoe_route_tile_ahead(scores + 4 * (stride + e), LANES, stride);
         TILE(floats) t0 = TILE(keys)(tile, scores, e), t1 = TILE(keys)(tile, scores + stride, e);
         TILE(floats) t2 = TILE(keys)(tile, scores + 2 * stride, e);
         TILE(floats) t3 = TILE(keys)(tile, scores + 3 * stride, e);

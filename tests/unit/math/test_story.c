@@ -269,6 +269,17 @@ Test(story, random_and_energy_overload_the_weak_nodes)
     check_policy(&want);
 }
 
+/* Equal loads on unlike nodes: nearly all of the gate's wish, and the weak ones drown. */
+Test(story, base_balances_what_should_not_be_equal)
+{
+    check_policy(&(struct expected){.policy = SMOE_POLICY_BASE,
+                                    .mass = {0.61, 0.65},
+                                    .agreement = {0.78, 0.83},
+                                    .backlog = {3000, 9000},
+                                    .growth = {20, 60},
+                                    .visits = {1090, 1150}});
+}
+
 Test(story, queue_rules_are_stable_and_deaf_to_the_gate)
 {
     struct expected want = {.policy = SMOE_POLICY_QUEUE,
