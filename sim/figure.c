@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/figure.h"
 
+#define COLOURS 8 /* of gnuplot; then they come again, dashed */
+
 /* gnuplot's single quotes: the only sign with a meaning is the quote itself, written twice. */
 static void quote(const char *text, FILE *to)
 {
@@ -66,8 +68,9 @@ void smoe_figure_write(const char *dir, const struct smoe_figure *figure,
     write_axes(dir, figure, to);
     fputs("plot ", to);
     for (size_t i = 0; i < n; i++) {
-        fprintf(to, "$line%zu using 1:2 axes x1y%d with %s lw 1.6 title ", i,
-                lines[i].right ? 2 : 1, lines[i].n <= 40 ? "linespoints" : "lines");
+        fprintf(to, "$line%zu using 1:2 axes x1y%d with %s lw 1.6 dt %zu title ", i,
+                lines[i].right ? 2 : 1, lines[i].n <= 40 ? "linespoints" : "lines",
+                i / COLOURS + 1);
         quote(lines[i].name, to);
         fputs(i + 1 < n ? ", " : "\n", to);
     }

@@ -42,7 +42,7 @@ Test(figure, says_its_points_and_where_they_belong)
     cr_assert_not_null(strstr(text, "set output 'it''s/f.svg'\n"));
     cr_assert_not_null(strstr(text, "set logscale x\nset logscale y\nset y2label 'r'\n"));
     cr_assert_not_null(
-        strstr(text, "$line1 using 1:2 axes x1y2 with linespoints lw 1.6 title 'right'"));
+        strstr(text, "$line1 using 1:2 axes x1y2 with linespoints lw 1.6 dt 1 title 'right'"));
     cr_assert_null(strstr(text, "logscale y2"));
     free(text);
 }
