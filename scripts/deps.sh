@@ -26,6 +26,7 @@ run        dataset-fashion-mnist   60,000 labelled images: what the demo trains 
 run        netcat-openbsd          nc, to ask the status port
 run        python3                 the table of the demo; lint and integration tests
 test       libcriterion-dev        unit tests
+test       gnuplot-nox             figures of the simulator
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources
