@@ -180,7 +180,7 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
-    smoe_copies_void(c, m->layer); /* what is on its way to a new follower is older */
+    smoe_copies_cancel(c, m->layer, m->expert); /* what is on its way to a new follower is older */
     c->layers[m->layer].learned = true;
     c->layers[m->layer].journal_due = true;
     send_store(c, relay.worker, number, m);
@@ -224,6 +224,7 @@ static void answer_if_stored(struct smoe_core *c, struct smoe_relay *r)
     r->used = false;
     smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STORED)->expert_stored =
         (struct smoe_msg_expert_stored){r->request, r->layer, r->expert};
+    smoe_copies_advance(c, r->layer);
 }
 
 void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_msg_expert_stored *m)
