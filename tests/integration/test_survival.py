@@ -132,6 +132,7 @@ class Steps(Survival):
             recoveries.append(time.monotonic() - began)
             self.progress(kill + 1, f"kills, step {self.steps()[-1]['step']}")
         self.assertLawful()
+        self.fleet.wait_ready(WORKERS)
         steps = self.steps()
         self.survivor.end()  # while there is still somebody to answer its last step
         self.assertEqual([s["step"] for s in steps], list(range(1, len(steps) + 1)))
@@ -188,6 +189,7 @@ class WholeRuns(Survival):
             kills += 1
         self.assertEqual(trainer.wait(), 0, trainer.err())
         self.assertGreater(kills, 2)
+        self.fleet.wait_ready(WORKERS)
         want, got = read_tensors(calm_path), read_tensors(path)
         self.assertEqual(sorted(want), sorted(got))
         self.assertGreater(len(want), 10)
