@@ -222,6 +222,17 @@ static uint64_t grown(uint64_t now, uint64_t before)
     return now > before ? now - before : 0;
 }
 
+/* Cycles of steps per cycle of backward passes; evaluations, which have neither, teach nothing. */
+static void learn_steps(struct smoe_estimate *e, const struct smoe_msg_report *now,
+                        const struct smoe_msg_report *before)
+{
+    uint64_t backward = grown(now->backward_cycles, before->backward_cycles);
+    uint64_t visits = backward + grown(now->forward_cycles, before->forward_cycles);
+    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)backward);
+    e->cycles = e->cycles * keep + (double)grown(grown(now->cycles, before->cycles), visits);
+    e->per = e->per * keep + (double)backward;
+}
+
 void smoe_worker_charge(struct smoe_worker *w, double new_joules, uint64_t now_ns)
 {
     double wall_s = now_ns > w->debt_ns ? (double)(now_ns - w->debt_ns) * 1e-9 : 0;
@@ -251,9 +262,7 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
               (double)grown(report->backward_flops, last->backward_flops));
         learn(&w->speed, grown(report->cycles, last->cycles),
               (double)grown(report->active_ns, last->active_ns) * 1e-9);
-        uint64_t visits = grown(report->forward_cycles, last->forward_cycles) +
-                          grown(report->backward_cycles, last->backward_cycles);
-        learn(&w->overhead, grown(report->cycles, last->cycles), (double)visits);
+        learn_steps(&w->steps, report, last);
         double joules = report->joules > last->joules ? report->joules - last->joules : 0;
         w->joules += joules;
         smoe_worker_charge(w, joules, now_ns);
@@ -267,12 +276,14 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     w->progress_ns = now_ns;
 }
 
-/* Steps are paid for by the visits between them: what a worker does for its experts whatever it serves
- * makes each of its visits dearer. */
-static double overhead(const struct smoe_worker *w)
+/* Steps are paid for by the backward passes between them: what a worker does for its experts whatever it
+ * serves makes each of its training visits dearer. */
+static double overhead(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    double ratio = w->overhead.per > 0 ? w->overhead.cycles / w->overhead.per : 1;
-    return ratio < 1 ? 1 : ratio > SMOE_OVERHEAD_MAX ? SMOE_OVERHEAD_MAX : ratio;
+    if (phase == SMOE_FORWARD || w->steps.per <= 0)
+        return 1;
+    double steps = w->steps.cycles / w->steps.per;
+    return 1 + (steps > SMOE_OVERHEAD_MAX ? SMOE_OVERHEAD_MAX : steps);
 }
 
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
@@ -280,8 +291,8 @@ double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase 
     const struct smoe_estimate *own = &w->cost[phase];
     const struct smoe_estimate *other = &w->cost[!phase];
     if (own->per > 0)
-        return overhead(w) * own->cycles / own->per;
-    return other->per > 0 ? overhead(w) * other->cycles / other->per : SMOE_COST_PRIOR;
+        return overhead(w, phase) * own->cycles / own->per;
+    return other->per > 0 ? overhead(w, phase) * other->cycles / other->per : SMOE_COST_PRIOR;
 }
 
 double smoe_worker_efficiency(const struct smoe_worker *w)

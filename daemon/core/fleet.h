@@ -105,10 +105,10 @@ struct smoe_worker {
     struct smoe_account account;
     uint64_t hosted_layers; /* bit l: Hosted came for layer l on this connection */
     uint64_t host_due;      /* bit l: what it is to hold of layer l changed, it has not been told */
-    uint64_t refused_copies;       /* bit l: it had no room for copies of layer l */
-    struct smoe_estimate overhead; /* all cycles, optimizer steps included, per cycle of visits */
-    uint64_t gradient_bytes;       /* of Backprops whose results have not come */
-    uint32_t backward_due;         /* parcels whose gradients wait for room here */
+    uint64_t refused_copies;    /* bit l: it had no room for copies of layer l */
+    struct smoe_estimate steps; /* cycles of optimizer steps per cycle of backward passes */
+    uint64_t gradient_bytes;    /* of Backprops whose results have not come */
+    uint32_t backward_due;      /* parcels whose gradients wait for room here */
     bool leaving; /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */
