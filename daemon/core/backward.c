@@ -110,11 +110,7 @@ static bool send_backprop(struct smoe_core *c, uint32_t batch, uint32_t worker)
     struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_BACKPROP);
     m->backprop =
         (struct smoe_msg_backprop){got.ids, got.n, smoe_worker_assign(w, flops, c->now_ns)};
-    struct smoe_action *a = &c->actions[c->n_actions - 1];
-    a->batch = batch;
-    a->tensor = SMOE_TENSOR_DY;
-    a->parcels = got.parcels;
-    a->n_parcels = got.n;
+    smoe_core_attach(c, SMOE_TENSOR_DY, batch, got.parcels, got.n);
     if (!b->n_backward_due)
         smoe_core_act(c, SMOE_ACT_GRADIENT_FREED, SMOE_NONE)->batch = batch;
     refill(c, batch);
@@ -191,11 +187,7 @@ static void send_inputs(struct smoe_core *c, uint32_t batch, uint32_t worker)
     struct smoe_message *m =
         smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_PARCEL_INPUTS);
     m->parcel_inputs = (struct smoe_msg_parcel_inputs){ids, n};
-    struct smoe_action *a = &c->actions[c->n_actions - 1];
-    a->batch = batch;
-    a->tensor = SMOE_TENSOR_X;
-    a->parcels = parcels;
-    a->n_parcels = n;
+    smoe_core_attach(c, SMOE_TENSOR_X, batch, parcels, n);
 }
 
 /* Gives the batch's starved parcels their x, or asks the trainer for it first. */

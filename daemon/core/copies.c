@@ -99,17 +99,11 @@ void smoe_copies_end(struct smoe_core *c, struct smoe_relay *r)
     c->n_copying--;
 }
 
-void smoe_copies_void(struct smoe_core *c, uint32_t l)
+void smoe_copies_void(struct smoe_core *c, uint32_t l, uint32_t expert)
 {
     for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
-        if (is_copy(&c->relays[i]) && c->relays[i].layer == l)
-            smoe_copies_end(c, &c->relays[i]);
-}
-
-void smoe_copies_cancel(struct smoe_core *c, uint32_t l, uint32_t expert)
-{
-    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
-        if (is_copy(&c->relays[i]) && c->relays[i].layer == l && c->relays[i].expert == expert)
+        if (is_copy(&c->relays[i]) && c->relays[i].layer == l &&
+            (expert == SMOE_NONE || c->relays[i].expert == expert))
             smoe_copies_end(c, &c->relays[i]);
 }
 
@@ -143,7 +137,7 @@ void smoe_copies_state(struct smoe_core *c, struct smoe_relay *r,
         smoe_core_send(c, c->fleet.workers[r->follower].session, SMOE_MSG_EXPERT_STORE);
     out->expert_store = (struct smoe_msg_expert_store){r->number,  l,       r->expert,
                                                        COPY_PARTS, r->step, c->layers[l].attempt};
-    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+    smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 
 void smoe_copies_stored(struct smoe_core *c, struct smoe_relay *r)
@@ -205,5 +199,5 @@ void smoe_copies_gradient(struct smoe_core *c, uint32_t worker,
     uint32_t follower = c->layers[m->layer].experts[m->expert].follower;
     smoe_core_send(c, c->fleet.workers[follower].session, SMOE_MSG_STEP_GRADIENT)->step_gradient =
         *m;
-    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+    smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }

@@ -45,6 +45,17 @@ struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
     return &a->message;
 }
 
+void smoe_core_attach(struct smoe_core *core, enum smoe_tensor_plan tensor, uint32_t batch,
+                      const uint32_t *parcels, uint32_t n_parcels)
+{
+    struct smoe_action *a = &core->actions[core->n_actions - 1];
+    smoe_assert(a->type == SMOE_ACT_SEND);
+    a->tensor = tensor;
+    a->batch = batch;
+    a->parcels = parcels;
+    a->n_parcels = n_parcels;
+}
+
 void *smoe_core_list(struct smoe_core *core, size_t bytes)
 {
     size_t aligned = (bytes + 15) & ~(size_t)15;

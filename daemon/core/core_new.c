@@ -97,6 +97,8 @@ static bool allocate(struct smoe_core *c)
     c->chosen_expert = calloc(choices, sizeof *c->chosen_expert);
     c->chosen_node = calloc(choices, sizeof *c->chosen_node);
     c->arrivals = calloc(w, sizeof *c->arrivals);
+    c->served = calloc(w, sizeof *c->served);
+    c->followed = calloc(w, sizeof *c->followed);
     c->new_bytes = calloc(w, sizeof *c->new_bytes);
     c->nodes = calloc(w, sizeof *c->nodes);
     c->debts = calloc(w, sizeof *c->debts);
@@ -107,9 +109,9 @@ static bool allocate(struct smoe_core *c)
     bool all = c->sessions && c->trainers && c->layers && c->batches && c->batch_free &&
                c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
-               c->chosen_expert && c->chosen_node && c->arrivals && c->new_bytes && c->nodes &&
-               c->records && c->standings && c->debts && c->replica_first && c->replica_node &&
-               c->actions && c->lists;
+               c->chosen_expert && c->chosen_node && c->arrivals && c->served && c->followed &&
+               c->new_bytes && c->nodes && c->records && c->standings && c->debts &&
+               c->replica_first && c->replica_node && c->actions && c->lists;
     for (uint32_t t = 0; all && t < l->trainers_max; t++) {
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
@@ -184,7 +186,7 @@ void smoe_core_free(struct smoe_core *c)
                       c->chosen_node,   c->arrivals,      c->nodes,         c->debts,
                       c->replica_first, c->replica_node,  c->actions,       c->lists,
                       c->batch_zombie,  c->parcel_zombie, c->group_batches, c->new_bytes,
-                      c->records,       c->standings};
+                      c->served,        c->followed,      c->records,       c->standings};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);

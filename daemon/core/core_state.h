@@ -42,7 +42,6 @@ struct smoe_layer {
     uint32_t owner;                 /* trainer index, or SMOE_NONE */
     smoe_name owner_name;           /* of the present or last one */
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
-    bool journal_due;
     struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
 };
 
@@ -166,6 +165,7 @@ struct smoe_core {
     uint64_t attempts;  /* given so far: unique over all trainers and all lives of the daemon */
     uint64_t settle_ns; /* after a restart, workers are expected back until then */
     uint32_t n_committing, n_leaving, n_copying;
+    uint64_t journal_due; /* bit l: layer l has changed since its last record */
     uint64_t journal_sequence;
     struct smoe_record *records; /* of this update */
     size_t n_records, records_max;
@@ -210,8 +210,9 @@ struct smoe_core {
     size_t gather_floats;
     uint16_t *chosen_expert; /* [slot_tokens_max * SMOE_TOP_K_MAX] */
     uint32_t *chosen_node;
-    uint32_t *arrivals;  /* [workers_max] */
-    uint64_t *new_bytes; /* [workers_max] raw bytes of the parcels on worker_new */
+    uint32_t *arrivals;          /* [workers_max] */
+    uint32_t *served, *followed; /* [workers_max] experts of the layer that is being arranged */
+    uint64_t *new_bytes;         /* [workers_max] raw bytes of the parcels on worker_new */
     struct smoe_node *nodes;
     double *debts;
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
@@ -236,6 +237,10 @@ struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type 
 /* The message of a new SEND action. */
 struct smoe_message *smoe_core_send(struct smoe_core *core, uint32_t session,
                                     enum smoe_message_type type);
+/* Gives the message sent last its raw part, of rows of these parcels of the batch if the plan is made of
+ * some (else SMOE_NONE, NULL, 0). */
+void smoe_core_attach(struct smoe_core *core, enum smoe_tensor_plan tensor, uint32_t batch,
+                      const uint32_t *parcels, uint32_t n_parcels);
 /* Memory for an array an action points to; lives until the next step. */
 void *smoe_core_list(struct smoe_core *core, size_t bytes);
 /* Of the list taken last only this much is needed. */
@@ -279,8 +284,6 @@ bool smoe_standing_usable(const struct smoe_core *core, uint32_t worker);
 void smoe_standing_change(struct smoe_core *core, uint32_t layer, uint32_t *role, uint32_t worker);
 /* No Host that is sent now can fall between the norms and the commit of a step. */
 bool smoe_standing_quiet(const struct smoe_core *core, const struct smoe_layer *layer);
-/* Experts that the worker follows, once everything is filled. */
-uint32_t smoe_standing_followed_by(const struct smoe_layer *layer, uint32_t worker);
 /* Does the worker take part in the layer's steps: as host, or as follower with a current copy? */
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
 /* ... or at least as a follower that is to be filled? */
@@ -312,12 +315,11 @@ void smoe_standing_returned(struct smoe_core *core, uint32_t layer, uint32_t wor
 void smoe_copies_advance(struct smoe_core *core, uint32_t layer);
 /* Is a follower of one of these layers being filled? */
 bool smoe_copies_under_way(const struct smoe_core *core, uint64_t layers);
-/* What was under way is of a state that is no longer wanted. */
-void smoe_copies_void(struct smoe_core *core, uint32_t layer);
+/* What is on its way of the layer's expert (SMOE_NONE: of all) is of a state, or for a worker, that is no
+ * longer wanted. */
+void smoe_copies_void(struct smoe_core *core, uint32_t layer, uint32_t expert);
 void smoe_copies_state(struct smoe_core *core, struct smoe_relay *relay,
                        const struct smoe_msg_expert_state *m);
-/* Same, of one expert. */
-void smoe_copies_cancel(struct smoe_core *core, uint32_t layer, uint32_t expert);
 void smoe_copies_end(struct smoe_core *core, struct smoe_relay *relay);
 void smoe_copies_stored(struct smoe_core *core, struct smoe_relay *relay);
 /* The experts of the worker whose followers need their gradient sums, by layer. */
@@ -460,6 +462,12 @@ static inline struct smoe_verdict smoe_verdict_fail(unsigned kind, int code, uin
                                                     uint64_t request)
 {
     return (struct smoe_verdict){.kind = kind, .code = code, .batch = batch, .request = request};
+}
+
+/* Who follows the expert once everything is filled; SMOE_NONE: nobody. */
+static inline uint32_t smoe_standing_follower_to_be(const struct smoe_expert_view *expert)
+{
+    return expert->filling != SMOE_NONE ? expert->filling : expert->follower;
 }
 
 static inline size_t smoe_real_bytes(const struct smoe_layer *layer)

@@ -355,7 +355,7 @@ void smoe_layer_declared(struct smoe_core *c, uint32_t trainer,
     if (!m->evaluate_only && c->layers[l].owner != trainer) {
         c->layers[l].owner = trainer;
         memcpy(c->layers[l].owner_name, t->name, sizeof t->name);
-        c->layers[l].journal_due = true;
+        c->journal_due |= UINT64_C(1) << l;
     }
     t->requests[l] = m->request;
     t->wanted |= UINT64_C(1) << l;

@@ -131,13 +131,9 @@ static struct smoe_message *relay_to_trainer(struct smoe_core *core, uint32_t pa
     const struct smoe_parcel *p = &core->parcels[parcel];
     const struct smoe_trainer *t = &core->trainers[core->batches[p->batch].trainer];
     struct smoe_message *m = smoe_core_send(core, t->session, type);
-    struct smoe_action *a = &core->actions[core->n_actions - 1];
     uint32_t *list = smoe_core_list(core, sizeof *list);
     *list = parcel;
-    a->batch = p->batch;
-    a->tensor = tensor;
-    a->parcels = list;
-    a->n_parcels = 1;
+    smoe_core_attach(core, tensor, p->batch, list, 1);
     return m;
 }
 

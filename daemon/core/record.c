@@ -40,11 +40,12 @@ static void fill(const struct smoe_layer *layer, struct smoe_journal_layer *to)
 
 void smoe_journal_flush(struct smoe_core *c)
 {
-    for (uint32_t l = 0; c->options.journal && l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer *layer = &c->layers[l];
-        if (!layer->journal_due || layer->state == SMOE_LAYER_FREE)
+    for (uint32_t l = 0; c->options.journal && c->journal_due && l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_layer *layer = &c->layers[l];
+        if (!(c->journal_due >> l & 1))
             continue;
-        layer->journal_due = false;
+        smoe_assert(layer->state != SMOE_LAYER_FREE); /* smoe_journal_drop takes its bit */
+        c->journal_due &= ~(UINT64_C(1) << l);
         struct smoe_record *r = emit(c, SMOE_RECORD_LAYER);
         struct smoe_standing *standings = &c->standings[(size_t)l * SMOE_EXPERTS_MAX];
         fill(layer, &r->layer);
@@ -59,7 +60,7 @@ void smoe_journal_flush(struct smoe_core *c)
 
 void smoe_journal_drop(struct smoe_core *c, uint32_t l)
 {
-    c->layers[l].journal_due = false;
+    c->journal_due &= ~(UINT64_C(1) << l);
     if (!c->options.journal)
         return;
     struct smoe_record *r = emit(c, SMOE_RECORD_DROP);

@@ -122,10 +122,8 @@ static void send_decision(struct smoe_core *c, uint32_t worker, uint64_t khz)
     struct smoe_message *m = smoe_core_send(c, w->session, SMOE_MSG_DECISION);
     m->decision = (struct smoe_msg_decision){smoe_worker_assign(w, flops, c->now_ns), c->epoch, khz,
                                              heads, n};
-    struct smoe_action *a = &c->actions[c->n_actions - 1];
-    a->tensor = n ? SMOE_TENSOR_X : SMOE_TENSOR_NONE;
-    a->parcels = parcels;
-    a->n_parcels = n;
+    if (n)
+        smoe_core_attach(c, SMOE_TENSOR_X, SMOE_NONE, parcels, n);
 }
 
 static void decide(struct smoe_core *c)

@@ -58,13 +58,13 @@ void smoe_standing_change(struct smoe_core *c, uint32_t l, uint32_t *role, uint3
     if (*role == worker)
         return;
     if (role != &first[expert].follower)
-        smoe_copies_cancel(c, l, expert);
+        smoe_copies_void(c, l, expert);
     if (*role != SMOE_NONE)
         c->fleet.workers[*role].host_due |= bit;
     if (worker != SMOE_NONE)
         c->fleet.workers[worker].host_due |= bit;
     *role = worker;
-    c->layers[l].journal_due = true;
+    c->journal_due |= UINT64_C(1) << l;
 }
 
 void smoe_standing_clear(struct smoe_core *c, uint32_t l, uint32_t expert)
@@ -83,7 +83,7 @@ void smoe_standing_filled(struct smoe_core *c, uint32_t l, uint32_t expert)
         c->fleet.workers[e->follower].host_due |= UINT64_C(1) << l;
     e->filling = SMOE_NONE; /* for the worker itself nothing changes */
     e->follower = worker;
-    c->layers[l].journal_due = true;
+    c->journal_due |= UINT64_C(1) << l;
 }
 
 /* ---- telling workers ---- */
@@ -192,13 +192,21 @@ bool smoe_standing_quiet(const struct smoe_core *c, const struct smoe_layer *lay
     return layer->owner == SMOE_NONE || c->trainers[layer->owner].step.phase <= SMOE_STEP_SETTLING;
 }
 
+static bool follows(const struct smoe_layer *layer, uint32_t worker)
+{
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (smoe_standing_follower_to_be(&layer->experts[e]) == worker)
+            return true;
+    return false;
+}
+
 void smoe_standing_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
                            const struct smoe_msg_hosted *m)
 {
     struct smoe_layer *layer = &c->layers[l];
     struct smoe_worker *w = &c->fleet.workers[worker];
     struct smoe_why why;
-    if (!smoe_standing_followed_by(layer, worker)) {
+    if (!follows(layer, worker)) {
         smoe_fail(&why, m->code, "layer %s: worker %s cannot host it: %s", layer->name, w->id,
                   m->message);
         if (layer->state != SMOE_LAYER_LOST)

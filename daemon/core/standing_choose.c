@@ -30,32 +30,35 @@ static bool willing(const struct smoe_core *c, uint32_t worker)
 
 /* ---- loads ---- */
 
-/* Experts of the layer that the worker serves. */
-static uint32_t served_by(const struct smoe_layer *layer, uint32_t worker)
+/* Counts what each worker serves and follows of the layer: once for a whole round of choices. */
+static void count_loads(struct smoe_core *c, uint32_t l)
 {
-    uint32_t n = 0;
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        n += layer->experts[e].worker == worker;
-    return n;
-}
-
-/* Those it follows, once everything is filled. */
-uint32_t smoe_standing_followed_by(const struct smoe_layer *layer, uint32_t worker)
-{
-    uint32_t n = 0;
+    const struct smoe_layer *layer = &c->layers[l];
+    memset(c->served, 0, c->fleet.n_used * sizeof *c->served);
+    memset(c->followed, 0, c->fleet.n_used * sizeof *c->followed);
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         const struct smoe_expert_view *x = &layer->experts[e];
-        n += (x->filling != SMOE_NONE ? x->filling : x->follower) == worker;
+        uint32_t follower = smoe_standing_follower_to_be(x);
+        if (x->worker != SMOE_NONE)
+            c->served[x->worker]++;
+        if (follower != SMOE_NONE)
+            c->followed[follower]++;
     }
-    return n;
+}
+
+/* A choice is made: the next one counts with it. */
+static void change(struct smoe_core *c, uint32_t l, uint32_t *role, uint32_t worker)
+{
+    smoe_standing_change(c, l, role, worker);
+    count_loads(c, l);
 }
 
 /* The willing worker that serves least. */
-static uint32_t least_serving(const struct smoe_core *c, uint32_t l)
+static uint32_t least_serving(const struct smoe_core *c)
 {
     uint32_t best = SMOE_NONE, best_load = UINT32_MAX;
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
-        uint32_t load = served_by(&c->layers[l], w);
+        uint32_t load = c->served[w];
         if (willing(c, w) && load < best_load) {
             best = w;
             best_load = load;
@@ -65,10 +68,10 @@ static uint32_t least_serving(const struct smoe_core *c, uint32_t l)
 }
 
 /* Experts it follows, with `more`, for its speed: each costs it an optimizer step every time. */
-static double load(const struct smoe_core *c, uint32_t l, uint32_t worker, uint32_t more)
+static double load(const struct smoe_core *c, uint32_t worker, uint32_t more)
 {
     const struct smoe_worker *w = &c->fleet.workers[worker];
-    return (smoe_standing_followed_by(&c->layers[l], worker) + more) / (w->freq_max_hz * w->lanes);
+    return (c->followed[worker] + more) / (w->freq_max_hz * w->lanes);
 }
 
 /* The willing worker to follow one more expert, `except` left out; SMOE_NONE if there is none. */
@@ -79,7 +82,7 @@ static uint32_t least_following(const struct smoe_core *c, uint32_t l, uint32_t 
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         if (w == except || !willing(c, w) || (c->fleet.workers[w].refused_copies >> l & 1))
             continue;
-        double with_it = load(c, l, w, 1);
+        double with_it = load(c, w, 1);
         if (with_it >= best_load)
             continue;
         best = w;
@@ -136,8 +139,8 @@ static void place_new(struct smoe_core *c, uint32_t l)
     for (uint32_t e = 0; enough && e < layer->shape.experts; e++) {
         struct smoe_expert_view *x = &layer->experts[e];
         if (x->follower == sorted[e % n]) /* of hosts that never came back */
-            smoe_standing_change(c, l, &x->follower, SMOE_NONE);
-        smoe_standing_change(c, l, &x->worker, sorted[e % n]);
+            change(c, l, &x->follower, SMOE_NONE);
+        change(c, l, &x->worker, sorted[e % n]);
     }
     smoe_core_list_trim(c, sorted, 0);
 }
@@ -163,12 +166,12 @@ static void promote(struct smoe_core *c, uint32_t l)
         if (smoe_standing_usable(c, x->follower))
             to = x->follower;
         else if (!layer->learned)
-            to = least_serving(c, l);
+            to = least_serving(c);
         if (to == SMOE_NONE)
             continue;
         if (x->follower == to)
-            smoe_standing_change(c, l, &x->follower, SMOE_NONE);
-        smoe_standing_change(c, l, &x->worker, to);
+            change(c, l, &x->follower, SMOE_NONE);
+        change(c, l, &x->worker, to);
     }
 }
 
@@ -181,8 +184,7 @@ static void follow(struct smoe_core *c, uint32_t l)
         if (x->follower != SMOE_NONE || x->filling != SMOE_NONE ||
             !smoe_standing_usable(c, x->worker))
             continue;
-        smoe_standing_change(c, l, layer->learned ? &x->filling : &x->follower,
-                             least_following(c, l, x->worker));
+        change(c, l, layer->learned ? &x->filling : &x->follower, least_following(c, l, x->worker));
     }
 }
 
@@ -190,8 +192,8 @@ static void follow(struct smoe_core *c, uint32_t l)
 static void swap_roles(struct smoe_core *c, uint32_t l, struct smoe_expert_view *x)
 {
     uint32_t host = x->worker;
-    smoe_standing_change(c, l, &x->worker, x->follower);
-    smoe_standing_change(c, l, &x->follower, host);
+    change(c, l, &x->worker, x->follower);
+    change(c, l, &x->follower, host);
 }
 
 /* Hosts that are about to leave, or serve two experts more than the follower, change roles with it. */
@@ -201,8 +203,7 @@ static void balance_hosts(struct smoe_core *c, uint32_t l)
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         struct smoe_expert_view *x = &layer->experts[e];
         if (smoe_standing_usable(c, x->worker) && willing(c, x->follower) &&
-            (!willing(c, x->worker) ||
-             served_by(layer, x->worker) >= served_by(layer, x->follower) + 2))
+            (!willing(c, x->worker) || c->served[x->worker] >= c->served[x->follower] + 2))
             swap_roles(c, l, x);
     }
 }
@@ -219,9 +220,9 @@ static void balance_followers(struct smoe_core *c, uint32_t l)
         struct smoe_expert_view *x = &layer->experts[e];
         uint32_t other = least_following(c, l, x->worker);
         if (other == SMOE_NONE || other == x->follower || has_visits(c, l, e, x->follower) ||
-            (willing(c, x->follower) && load(c, l, x->follower, 0) <= load(c, l, other, 1)))
+            (willing(c, x->follower) && load(c, x->follower, 0) <= load(c, other, 1)))
             continue;
-        smoe_standing_change(c, l, layer->learned ? &x->filling : &x->follower, other);
+        change(c, l, layer->learned ? &x->filling : &x->follower, other);
         return;
     }
 }
@@ -252,6 +253,7 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
     }
     if (!smoe_standing_quiet(c, layer))
         return true;
+    count_loads(c, l);
     if (!layer->learned && !placed_any(layer))
         place_new(c, l);
     else
@@ -261,6 +263,7 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
     if (c->now_ns >= c->settle_ns && placed_any(layer)) {
         if (smoe_standing_complete(c, l))
             smoe_standing_leave_absent(c, l);
+        count_loads(c, l);
         follow(c, l);
         balance_followers(c, l);
     }

@@ -150,7 +150,7 @@ static void send_store(struct smoe_core *c, uint32_t worker, uint64_t number,
         smoe_core_send(c, c->fleet.workers[worker].session, SMOE_MSG_EXPERT_STORE);
     out->expert_store = (struct smoe_msg_expert_store){
         number, m->layer, m->expert, m->parts, m->step, c->layers[m->layer].attempt};
-    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+    smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 
 /* The host stores it, and so does the follower that has a copy. */
@@ -180,9 +180,9 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
-    smoe_copies_cancel(c, m->layer, m->expert); /* what is on its way to a new follower is older */
+    smoe_copies_void(c, m->layer, m->expert); /* what is on its way to a new follower is older */
     c->layers[m->layer].learned = true;
-    c->layers[m->layer].journal_due = true;
+    c->journal_due |= UINT64_C(1) << m->layer;
     send_store(c, relay.worker, number, m);
     if (relay.follower != SMOE_NONE)
         send_store(c, relay.follower, number, m);
@@ -214,7 +214,7 @@ void smoe_relay_state(struct smoe_core *c, uint32_t worker, const struct smoe_ms
         smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STATE);
     out->expert_state =
         (struct smoe_msg_expert_state){r->request, r->layer, r->expert, r->parts, m->step};
-    c->actions[c->n_actions - 1].tensor = SMOE_TENSOR_PASS;
+    smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 
 static void answer_if_stored(struct smoe_core *c, struct smoe_relay *r)
@@ -244,7 +244,7 @@ void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_m
 
 void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer, const char *sentence)
 {
-    smoe_copies_void(c, layer);
+    smoe_copies_void(c, layer, SMOE_NONE);
     for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != layer)

@@ -262,12 +262,12 @@ static void rewind_layers(struct smoe_core *c, uint32_t trainer, uint64_t step)
         struct smoe_layer *layer = &c->layers[l];
         if (layer->state == SMOE_LAYER_FREE || layer->owner != trainer)
             continue;
-        smoe_copies_void(c, l);
+        smoe_copies_void(c, l, SMOE_NONE);
         layer->step = step;
         layer->attempt = t->attempt;
         layer->done = t->last_done;
         layer->learned = true;
-        layer->journal_due = true;
+        c->journal_due |= UINT64_C(1) << l;
     }
 }
 
