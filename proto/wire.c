@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/base/text.h"
+#include "proto/flat.h"
 #include "proto/wire_fields.h"
 
 #define ARENA_BYTES (512u << 10) /* 64 KiB of protobuf unpack into at most this, or are refused */
@@ -22,22 +23,9 @@ struct smoe_wire {
     struct smoe_arena decode;
     struct smoe_arena encode;
     uint64_t generation; /* of the decode arena */
+    uint64_t flat[2];    /* bit t: messages of type t are flat */
     uint8_t out[SMOE_CONTROL_BYTES_MAX];
 };
-
-int smoe_wire_new(struct smoe_wire **ret)
-{
-    struct smoe_wire *wire = calloc(1, sizeof *wire);
-    if (!wire)
-        return SMOE_ENOMEMORY;
-    if (smoe_arena_init(&wire->decode, ARENA_BYTES) ||
-        smoe_arena_init(&wire->encode, ARENA_BYTES)) {
-        smoe_wire_free(wire);
-        return SMOE_ENOMEMORY;
-    }
-    *ret = wire;
-    return 0;
-}
 
 void smoe_wire_free(struct smoe_wire *wire)
 {
@@ -64,30 +52,23 @@ static void arena_keep(void *arena, void *p)
     (void)p;
 }
 
-#define X(symbol, number, field, pb, senders, raw)                                               \
-    static int encode_##field(struct smoe_wire *wire, const struct smoe_message *message,        \
-                              size_t *ret_bytes)                                                 \
-    {                                                                                            \
-        Stablemoe__V1__##pb p;                                                                   \
-        stablemoe__v1__##field##__init(&p);                                                      \
-        int rc = smoe_fill_##field(&wire->encode, &message->field, &p);                          \
-        if (rc)                                                                                  \
-            return rc;                                                                           \
-        if (stablemoe__v1__##field##__get_packed_size(&p) > sizeof wire->out)                    \
-            return SMOE_ETOOBIG;                                                                 \
-        *ret_bytes = stablemoe__v1__##field##__pack(&p, wire->out);                              \
-        return 0;                                                                                \
-    }                                                                                            \
-    static int decode_##field(struct smoe_reader *r, ProtobufCAllocator *allocator,              \
-                              const uint8_t *body, size_t bytes, struct smoe_message *ret)       \
-    {                                                                                            \
-        const Stablemoe__V1__##pb *p = stablemoe__v1__##field##__unpack(allocator, bytes, body); \
-        if (!p)                                                                                  \
-            return smoe_fail(r->why, SMOE_EMALFORMED,                                            \
-                             "%s: protobuf part is malformed or unpacks "                        \
-                             "to more than %u KiB",                                              \
-                             r->message, ARENA_BYTES >> 10);                                     \
-        return smoe_read_##field(r, p, &ret->field);                                             \
+#define X(symbol, number, field, pb, senders, raw)                                          \
+    static int encode_##field(struct smoe_wire *wire, const struct smoe_message *message,   \
+                              size_t *ret_bytes)                                            \
+    {                                                                                       \
+        Stablemoe__V1__##pb p;                                                              \
+        stablemoe__v1__##field##__init(&p);                                                 \
+        int rc = smoe_fill_##field(&wire->encode, &message->field, &p);                     \
+        if (rc)                                                                             \
+            return rc;                                                                      \
+        if (stablemoe__v1__##field##__get_packed_size(&p) > sizeof wire->out)               \
+            return SMOE_ETOOBIG;                                                            \
+        *ret_bytes = stablemoe__v1__##field##__pack(&p, wire->out);                         \
+        return 0;                                                                           \
+    }                                                                                       \
+    static int read_##field(struct smoe_reader *r, const void *p, struct smoe_message *ret) \
+    {                                                                                       \
+        return smoe_read_##field(r, p, &ret->field);                                        \
     }
 SMOE_MESSAGE_MAP(X)
 #undef X
@@ -99,13 +80,18 @@ static const struct row {
     enum smoe_raw_part raw;
     size_t bytes; /* of the message's struct */
     int (*encode)(struct smoe_wire *, const struct smoe_message *, size_t *);
-    int (*decode)(struct smoe_reader *, ProtobufCAllocator *, const uint8_t *, size_t,
-                  struct smoe_message *);
+    int (*read)(struct smoe_reader *, const void *, struct smoe_message *);
+    const ProtobufCMessageDescriptor *descriptor;
 } rows[] = {
-#define X(symbol, number, field, pb, senders, raw)                                               \
-    [number] = {                                                                                 \
-        number,         #symbol,       senders, SMOE_RAW_##raw, sizeof(struct smoe_msg_##field), \
-        encode_##field, decode_##field},
+#define X(symbol, number, field, pb, senders, raw) \
+    [number] = {number,                            \
+                #symbol,                           \
+                senders,                           \
+                SMOE_RAW_##raw,                    \
+                sizeof(struct smoe_msg_##field),   \
+                encode_##field,                    \
+                read_##field,                      \
+                &stablemoe__v1__##field##__descriptor},
     SMOE_MESSAGE_MAP(X)
 #undef X
 };
@@ -113,6 +99,23 @@ static const struct row {
 static const struct row *row_of(uint16_t type)
 {
     return type < sizeof rows / sizeof *rows && rows[type].name ? &rows[type] : NULL;
+}
+
+int smoe_wire_new(struct smoe_wire **ret)
+{
+    struct smoe_wire *wire = calloc(1, sizeof *wire);
+    if (!wire)
+        return SMOE_ENOMEMORY;
+    if (smoe_arena_init(&wire->decode, ARENA_BYTES) ||
+        smoe_arena_init(&wire->encode, ARENA_BYTES)) {
+        smoe_wire_free(wire);
+        return SMOE_ENOMEMORY;
+    }
+    for (size_t t = 0; t < sizeof rows / sizeof *rows; t++)
+        if (rows[t].name && smoe_is_flat(rows[t].descriptor))
+            wire->flat[t / 64] |= UINT64_C(1) << t % 64;
+    *ret = wire;
+    return 0;
 }
 
 void smoe_message_clear(struct smoe_message *message, enum smoe_message_type type)
@@ -163,18 +166,31 @@ int smoe_wire_encode(struct smoe_wire *wire, const struct smoe_message *message,
     return rc;
 }
 
+static const void *unpack(struct smoe_wire *wire, const struct row *row, const uint8_t *body,
+                          size_t bytes)
+{
+    ProtobufCAllocator allocator = {arena_alloc, arena_keep, &wire->decode};
+    smoe_arena_reset(&wire->decode);
+    wire->generation++;
+    if (wire->flat[row->type / 64] >> row->type % 64 & 1)
+        return smoe_flat_unpack(row->descriptor, &wire->decode, body, bytes);
+    return protobuf_c_message_unpack(row->descriptor, &allocator, bytes, body);
+}
+
 int smoe_wire_decode(struct smoe_wire *wire, uint16_t type, const uint8_t *body, size_t bytes,
                      struct smoe_message *ret_message, struct smoe_why *why)
 {
     const struct row *row = row_of(type);
     if (!row)
         return smoe_fail(why, SMOE_EMALFORMED, "frame: unknown message type %u", type);
-    smoe_arena_reset(&wire->decode);
-    wire->generation++;
-    ProtobufCAllocator allocator = {arena_alloc, arena_keep, &wire->decode};
+    const void *unpacked = unpack(wire, row, body, bytes);
+    if (!unpacked)
+        return smoe_fail(why, SMOE_EMALFORMED,
+                         "%s: protobuf part is malformed or unpacks to more than %u KiB", row->name,
+                         ARENA_BYTES >> 10);
     struct smoe_reader reader = {row->name, &wire->decode, why};
     smoe_message_clear(ret_message, (enum smoe_message_type)type);
-    return row->decode(&reader, &allocator, body, bytes, ret_message);
+    return row->read(&reader, unpacked, ret_message);
 }
 
 /* ---- field checks ---- */

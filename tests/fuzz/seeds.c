@@ -36,7 +36,7 @@ static void write_seed(const char *target, const char *name, const void *bytes, 
         write_seed(target, name, tape, sizeof tape); \
     } while (0)
 
-/* ---- wire: two random messages of every type ---- */
+/* ---- wire, flat: two random messages of every type ---- */
 
 static void wire_seeds(void)
 {
@@ -60,6 +60,7 @@ static void wire_seeds(void)
             memcpy(tape + 1, body, n);
             snprintf(name, sizeof name, "%s-%d", smoe_message_name(messages_types[t]), made++);
             write_seed("wire", name, tape, n + 1);
+            write_seed("flat", name, tape, n + 1);
         }
     }
     smoe_wire_free(wire);

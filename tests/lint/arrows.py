@@ -73,7 +73,7 @@ SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
 DOORS = {
     "uv.h": SHELLS,
     "*.pb-c.h": ["proto/wire*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
-    "protobuf-c/*": ["proto/arena.*", "proto/wire*", "tests/unit/proto/*", "tests/fuzz/*"],
+    "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "tests/unit/proto/*", "tests/fuzz/*"],
     "cjson/cJSON.h": ["proto/safetensors*", "daemon/gateway/report*", "daemon/shell/status*",
                       "daemon/shell/admin*", "client/train/*", "client/ctl/*", "sim/*", "bench/*",
                       "tests/*"],

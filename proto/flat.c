@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/flat.h"
+
+#include <limits.h>
+#include <string.h>
+
+#define TAG_BYTES_MAX    5
+#define LENGTH_BYTES_MAX 5
+#define VARINT_BYTES_MAX 10
+
+enum kind { NOT_FLAT, NUMBER_32, NUMBER_64, TRUTH, FIXED_32, FIXED_64, TEXT };
+
+static const uint8_t kinds[] = {
+    [PROTOBUF_C_TYPE_INT32] = NUMBER_32,  [PROTOBUF_C_TYPE_UINT32] = NUMBER_32,
+    [PROTOBUF_C_TYPE_ENUM] = NUMBER_32,   [PROTOBUF_C_TYPE_INT64] = NUMBER_64,
+    [PROTOBUF_C_TYPE_UINT64] = NUMBER_64, [PROTOBUF_C_TYPE_BOOL] = TRUTH,
+    [PROTOBUF_C_TYPE_FIXED32] = FIXED_32, [PROTOBUF_C_TYPE_FLOAT] = FIXED_32,
+    [PROTOBUF_C_TYPE_FIXED64] = FIXED_64, [PROTOBUF_C_TYPE_DOUBLE] = FIXED_64,
+    [PROTOBUF_C_TYPE_STRING] = TEXT,      [PROTOBUF_C_TYPE_MESSAGE] = NOT_FLAT, /* the last one */
+};
+
+static bool is_flat_field(const ProtobufCFieldDescriptor *field)
+{
+    return field->label == PROTOBUF_C_LABEL_NONE && !(field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) &&
+           kinds[field->type] != NOT_FLAT;
+}
+
+bool smoe_is_flat(const ProtobufCMessageDescriptor *descriptor)
+{
+    for (unsigned i = 0; i < descriptor->n_fields; i++)
+        if (!is_flat_field(&descriptor->fields[i]))
+            return false;
+    return true;
+}
+
+/* ---- the wire format ---- */
+
+struct reader {
+    const uint8_t *at, *end;
+};
+
+/* A varint of at most `max` bytes; what does not fit 64 bits is cut off. */
+static inline bool read_varint(struct reader *r, size_t max, uint64_t *ret)
+{
+    const uint8_t *at = r->at;
+    const uint8_t *stop = (size_t)(r->end - at) < max ? r->end : at + max;
+    uint64_t value = 0;
+    for (unsigned shift = 0; at < stop; shift += 7) {
+        uint8_t byte = *at++;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) {
+            r->at = at;
+            *ret = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* `bytes` of them, as they lie; NULL when there are fewer. */
+static const uint8_t *read_bytes(struct reader *r, size_t bytes)
+{
+    if ((size_t)(r->end - r->at) < bytes)
+        return NULL;
+    r->at += bytes;
+    return r->at - bytes;
+}
+
+static const uint8_t *read_prefixed(struct reader *r, size_t *ret_bytes)
+{
+    uint64_t bytes;
+    if (!read_varint(r, LENGTH_BYTES_MAX, &bytes))
+        return NULL;
+    *ret_bytes = (uint32_t)bytes;
+    return *ret_bytes > INT_MAX ? NULL : read_bytes(r, *ret_bytes);
+}
+
+static bool pass_over(struct reader *r, unsigned wire_type)
+{
+    uint64_t unused;
+    size_t bytes;
+    switch (wire_type) {
+    case PROTOBUF_C_WIRE_TYPE_VARINT:
+        return read_varint(r, VARINT_BYTES_MAX, &unused);
+    case PROTOBUF_C_WIRE_TYPE_64BIT:
+        return read_bytes(r, 8) != NULL;
+    case PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED:
+        return read_prefixed(r, &bytes) != NULL;
+    case PROTOBUF_C_WIRE_TYPE_32BIT:
+        return read_bytes(r, 4) != NULL;
+    default:
+        return false;
+    }
+}
+
+/* ---- fields ---- */
+
+static bool read_number(struct reader *r, enum kind kind, unsigned wire_type, void *member)
+{
+    uint64_t value;
+    if (wire_type != PROTOBUF_C_WIRE_TYPE_VARINT || !read_varint(r, VARINT_BYTES_MAX, &value))
+        return false;
+    uint32_t low = (uint32_t)value;
+    if (kind == NUMBER_64)
+        memcpy(member, &value, sizeof value);
+    else
+        memcpy(member, &low, sizeof low);
+    return true;
+}
+
+/* Of any wire type, true where a bit is set: protobuf-c looks no closer. */
+static bool read_truth(struct reader *r, unsigned wire_type, void *member)
+{
+    const uint8_t *at = r->at;
+    protobuf_c_boolean truth = 0;
+    if (!pass_over(r, wire_type))
+        return false;
+    for (; at < r->at; at++)
+        truth |= (*at & 0x7f) != 0;
+    memcpy(member, &truth, sizeof truth);
+    return true;
+}
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "what is fixed is on the wire as in memory");
+
+static bool read_fixed(struct reader *r, enum kind kind, unsigned wire_type, void *member)
+{
+    bool wide = kind == FIXED_64;
+    size_t size = wide ? 8 : 4;
+    const uint8_t *bytes = NULL;
+    if (wire_type == (wide ? PROTOBUF_C_WIRE_TYPE_64BIT : PROTOBUF_C_WIRE_TYPE_32BIT))
+        bytes = read_bytes(r, size);
+    if (bytes)
+        memcpy(member, bytes, size);
+    return bytes != NULL;
+}
+
+static bool read_string(struct reader *r, struct smoe_arena *arena, unsigned wire_type,
+                        void *member)
+{
+    size_t bytes;
+    const uint8_t *from = NULL;
+    if (wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED)
+        from = read_prefixed(r, &bytes);
+    char *text = from ? smoe_arena_alloc(arena, bytes + 1) : NULL;
+    if (!text)
+        return false;
+    memcpy(text, from, bytes);
+    text[bytes] = 0;
+    memcpy(member, &text, sizeof text);
+    return true;
+}
+
+static bool read_field(struct reader *r, const ProtobufCFieldDescriptor *field,
+                       struct smoe_arena *arena, unsigned wire_type, uint8_t *message)
+{
+    void *member = message + field->offset;
+    enum kind kind = kinds[field->type];
+    if (kind == TEXT)
+        return read_string(r, arena, wire_type, member);
+    if (kind == FIXED_32 || kind == FIXED_64)
+        return read_fixed(r, kind, wire_type, member);
+    if (kind == TRUTH)
+        return read_truth(r, wire_type, member);
+    return read_number(r, kind, wire_type, member);
+}
+
+/* Fields are mostly sent in the order of their ids: the search begins behind the last one. */
+static const ProtobufCFieldDescriptor *find(const ProtobufCMessageDescriptor *descriptor,
+                                            uint32_t id, unsigned *next)
+{
+    unsigned n = descriptor->n_fields;
+    for (unsigned tried = 0; tried < n; tried++) {
+        unsigned i = *next < n ? *next : 0;
+        *next = i + 1;
+        if (descriptor->fields[i].id == id)
+            return &descriptor->fields[i];
+    }
+    return NULL;
+}
+
+void *smoe_flat_unpack(const ProtobufCMessageDescriptor *descriptor, struct smoe_arena *arena,
+                       const uint8_t *body, size_t bytes)
+{
+    struct reader r = {body, bytes ? body + bytes : body};
+    uint8_t *message = smoe_arena_alloc(arena, descriptor->sizeof_message);
+    unsigned next = 0;
+    uint64_t tag;
+    if (!message)
+        return NULL;
+    descriptor->message_init((ProtobufCMessage *)message);
+    while (r.at < r.end) {
+        if (*r.at < 1 << 3 || !read_varint(&r, TAG_BYTES_MAX, &tag))
+            return NULL; /* no field has the id 0 */
+        const ProtobufCFieldDescriptor *field = find(descriptor, (uint32_t)(tag >> 3), &next);
+        if (!(field ? read_field(&r, field, arena, tag & 7, message) : pass_over(&r, tag & 7)))
+            return NULL;
+    }
+    return message;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Whether two messages are the same is asked of protobuf-c: it packs both, without what was unknown.
+ */
+#include "tests/unit/proto/flat_twin.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "common/base/limits.h"
+#include "proto/flat.h"
+#include "proto/stablemoe.pb-c.h"
+
+const ProtobufCMessageDescriptor *const flat_twin_messages[] = {
+    &stablemoe__v1__report__descriptor,        &stablemoe__v1__ping__descriptor,
+    &stablemoe__v1__bye__descriptor,           &stablemoe__v1__submit__descriptor,
+    &stablemoe__v1__credit__descriptor,        &stablemoe__v1__step_done__descriptor,
+    &stablemoe__v1__restore__descriptor,       &stablemoe__v1__expert_fetch__descriptor,
+    &stablemoe__v1__expert_store__descriptor,  &stablemoe__v1__result__descriptor,
+    &stablemoe__v1__step_gradient__descriptor, &stablemoe__v1__layer_shape__descriptor,
+    &stablemoe__v1__optimizer__descriptor,
+};
+const size_t flat_twin_n_messages = sizeof flat_twin_messages / sizeof *flat_twin_messages;
+
+static size_t pack(ProtobufCMessage *message, uint8_t *to, size_t room)
+{
+    message->n_unknown_fields = 0;
+    message->unknown_fields = NULL;
+    smoe_assert(protobuf_c_message_get_packed_size(message) <= room);
+    return protobuf_c_message_pack(message, to);
+}
+
+static const char *compare(ProtobufCMessage *theirs, ProtobufCMessage *ours)
+{
+    static uint8_t packed[2][2 * SMOE_CONTROL_BYTES_MAX];
+    size_t n = pack(theirs, packed[0], sizeof packed[0]);
+    if (pack(ours, packed[1], sizeof packed[1]) != n)
+        return "length";
+    return memcmp(packed[0], packed[1], n) ? "content" : NULL;
+}
+
+/* From memory of exactly that size, so that a read beyond it is found. */
+const char *flat_twin_difference(const ProtobufCMessageDescriptor *descriptor, const uint8_t *body,
+                                 size_t bytes, int *ret_taken)
+{
+    struct smoe_arena arena;
+    const char *difference = NULL;
+    uint8_t *exact = malloc(bytes + (bytes == 0));
+    smoe_assert(exact && smoe_is_flat(descriptor));
+    smoe_assert(smoe_arena_init(&arena, 16 * SMOE_CONTROL_BYTES_MAX) == 0);
+    if (bytes)
+        memcpy(exact, body, bytes);
+    ProtobufCMessage *ours = smoe_flat_unpack(descriptor, &arena, exact, bytes);
+    ProtobufCMessage *theirs = protobuf_c_message_unpack(descriptor, NULL, bytes, exact);
+    if (!ours != !theirs)
+        difference = ours ? "only protobuf-c refuses" : "only protobuf-c accepts";
+    else if (ours) {
+        ProtobufCMessage known = *theirs;
+        difference = compare(theirs, ours);
+        theirs->n_unknown_fields = known.n_unknown_fields; /* they are freed with it */
+        theirs->unknown_fields = known.unknown_fields;
+    }
+    *ret_taken = theirs != NULL;
+    if (theirs)
+        protobuf_c_message_free_unpacked(theirs, NULL);
+    smoe_arena_release(&arena);
+    free(exact);
+    return difference;
+}

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Our unpack of flat messages takes and refuses what protobuf-c's does, and gives the same fields: for
+ * random fields written by hand, right and wrong, and for all that random damage makes of them.
+ */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "common/base/rng.h"
+#include "proto/flat.h"
+#include "proto/stablemoe.pb-c.h"
+#include "tests/unit/proto/flat_twin.h"
+
+enum { BODIES = 40000, BODY_BYTES = 512 };
+
+struct body {
+    uint8_t bytes[BODY_BYTES];
+    size_t n;
+};
+
+static void put(struct body *b, uint8_t byte)
+{
+    if (b->n < sizeof b->bytes)
+        b->bytes[b->n++] = byte;
+}
+
+/* Now and then longer than it must be, or endless. */
+static void put_varint(struct body *b, struct smoe_rng *rng, uint64_t value)
+{
+    for (; value >= 128; value >>= 7)
+        put(b, (uint8_t)(value | 128));
+    uint64_t padding = smoe_rng_below(rng, 16) ? 0 : smoe_rng_below(rng, 12);
+    put(b, (uint8_t)(value | (padding ? 128 : 0)));
+    while (padding--)
+        put(b, padding ? 128 : 0);
+}
+
+/* As many bits as it happens to have. */
+static uint64_t any_number(struct smoe_rng *rng)
+{
+    return smoe_rng_u64(rng) >> smoe_rng_below(rng, 64);
+}
+
+static unsigned wire_type_of(ProtobufCType type)
+{
+    if (type == PROTOBUF_C_TYPE_DOUBLE)
+        return PROTOBUF_C_WIRE_TYPE_64BIT;
+    if (type == PROTOBUF_C_TYPE_FLOAT)
+        return PROTOBUF_C_WIRE_TYPE_32BIT;
+    return type == PROTOBUF_C_TYPE_STRING ? PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED
+                                          : PROTOBUF_C_WIRE_TYPE_VARINT;
+}
+
+/* A field of the message, or with small chance an unknown one, or one of a wrong wire type. */
+static void put_field(struct body *b, struct smoe_rng *rng, const ProtobufCMessageDescriptor *d)
+{
+    const ProtobufCFieldDescriptor *field = &d->fields[smoe_rng_below(rng, d->n_fields)];
+    uint64_t id = smoe_rng_below(rng, 12) ? field->id : any_number(rng) & 0x1fffffff;
+    unsigned wire_type =
+        smoe_rng_below(rng, 30) ? wire_type_of(field->type) : (unsigned)smoe_rng_below(rng, 8);
+    uint64_t bytes = wire_type == PROTOBUF_C_WIRE_TYPE_64BIT ? 8 : 4;
+    put_varint(b, rng, id << 3 | wire_type);
+    if (wire_type == PROTOBUF_C_WIRE_TYPE_VARINT) {
+        put_varint(b, rng, any_number(rng));
+        return;
+    }
+    if (wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) {
+        bytes = smoe_rng_below(rng, 20);
+        put_varint(b, rng, smoe_rng_below(rng, 30) ? bytes : any_number(rng));
+    }
+    while (bytes--)
+        put(b, (uint8_t)smoe_rng_u64(rng));
+}
+
+static void damage(struct body *b, struct smoe_rng *rng)
+{
+    if (b->n && smoe_rng_below(rng, 4) == 0)
+        b->bytes[smoe_rng_below(rng, b->n)] ^= (uint8_t)(1u << smoe_rng_below(rng, 8));
+    if (b->n && smoe_rng_below(rng, 8) == 0)
+        b->n = smoe_rng_below(rng, b->n); /* torn */
+}
+
+Test(flat, is_what_protobuf_c_says)
+{
+    struct smoe_rng rng;
+    int taken, n_taken = 0;
+    smoe_rng_init(&rng, 1, 1);
+    for (int i = 0; i < BODIES; i++) {
+        const ProtobufCMessageDescriptor *d =
+            flat_twin_messages[smoe_rng_below(&rng, flat_twin_n_messages)];
+        struct body b = {.n = 0};
+        for (uint64_t fields = smoe_rng_below(&rng, 24); fields; fields--)
+            put_field(&b, &rng, d);
+        damage(&b, &rng);
+        const char *difference = flat_twin_difference(d, b.bytes, b.n, &taken);
+        cr_assert_null(difference, "%s, body %d: %s", d->short_name, i, difference);
+        n_taken += taken;
+    }
+    cr_assert(n_taken > BODIES / 8 && n_taken < BODIES * 7 / 8, "%d were taken", n_taken);
+}
+
+Test(flat, lists_and_submessages_are_not)
+{
+    cr_assert(smoe_is_flat(&stablemoe__v1__report__descriptor));
+    cr_assert_not(smoe_is_flat(&stablemoe__v1__decision__descriptor));
+    cr_assert_not(smoe_is_flat(&stablemoe__v1__host__descriptor));
+    cr_assert_not(smoe_is_flat(&stablemoe__v1__step__descriptor));
+}
+
+Test(flat, a_full_arena_refuses)
+{
+    static const uint8_t text[] = {1 << 3 | 2, 3, 'b', 'y', 'e'};
+    struct smoe_arena arena;
+    size_t room = sizeof(Stablemoe__V1__Bye);
+    cr_assert_eq(smoe_arena_init(&arena, room), 0);
+    cr_assert_not_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, 0));
+    smoe_arena_reset(&arena);
+    cr_assert_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, sizeof text));
+    cr_assert_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, 0));
+    smoe_arena_release(&arena);
+}
