@@ -2,7 +2,7 @@
  *
  * Bytes go from a connection into the gateway and out of it into connections. After each batch of
  * input everything the gateway marked dirty is flushed once: a slot's decisions leave as one write per
- * worker. The gateway's clock is one timer on absolute deadlines: it is set again from
+ * worker. The gateway's clock is one alarm on absolute deadlines: it is set again from
  * smoe_gateway_wake_ns after every call, so it cannot drift.
  *
  * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
@@ -16,6 +16,7 @@
 
 #include "common/base/assert.h"
 #include "common/base/list.h"
+#include "common/io/alarm.h"
 #include "common/io/clock.h"
 #include "common/io/conn.h"
 #include "common/io/listener.h"
@@ -36,7 +37,7 @@ struct peer {
 struct smoe_peers {
     uv_loop_t *loop;
     struct smoe_listener listener;
-    uv_timer_t clock;
+    struct smoe_alarm clock;
     struct smoe_gateway *gateway;
     struct smoe_log *log;
     struct peer **by_session; /* [n_sessions] */
@@ -194,9 +195,9 @@ static bool on_connection(void *context, uv_stream_t *server)
 
 /* ---- the gateway's clock and output ---- */
 
-static void on_clock(uv_timer_t *timer)
+static void on_clock(void *context)
 {
-    struct smoe_peers *p = timer->data;
+    struct smoe_peers *p = context;
     uint64_t now = smoe_clock_monotonic_ns();
     p->clock_ns = 0;
     if (now >= smoe_gateway_wake_ns(p->gateway))
@@ -210,10 +211,7 @@ static void set_clock(struct smoe_peers *p)
     if (wake == p->clock_ns)
         return;
     p->clock_ns = wake;
-    uint64_t now = smoe_clock_monotonic_ns();
-    uint64_t ms = wake > now ? (wake - now + 999999) / 1000000 : 0;
-    uv_update_time(p->loop);
-    uv_timer_start(&p->clock, on_clock, ms, 0);
+    smoe_alarm_set(&p->clock, wake);
 }
 
 void smoe_peers_flush(struct smoe_peers *p)
@@ -243,16 +241,11 @@ void smoe_peers_flush(struct smoe_peers *p)
 
 /* ---- beginning and end ---- */
 
-static void on_listener_closed(void *context)
+static void on_handle_closed(void *context)
 {
     struct smoe_peers *p = context;
     p->handles--;
     finish_if_closed(p);
-}
-
-static void on_clock_closed(uv_handle_t *handle)
-{
-    on_listener_closed(handle->data);
 }
 
 int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
@@ -270,11 +263,11 @@ int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct sm
     smoe_list_init(&p->all);
     p->by_session = calloc(smoe_gateway_sessions_max(gateway), sizeof *p->by_session);
     p->scratch = malloc(SMOE_CONN_SCRATCH_BYTES);
-    uv_timer_init(loop, &p->clock);
-    p->clock.data = p;
     *ret = p;
+    int rc = smoe_alarm_init(&p->clock, loop, on_clock, p);
     struct smoe_listener_owner owner = {p, on_connection, on_full};
-    int rc = smoe_listener_tcp(&p->listener, loop, address, BACKLOG, &owner);
+    int listening = smoe_listener_tcp(&p->listener, loop, address, BACKLOG, &owner);
+    rc = rc ? rc : listening;
     if (rc == 0 && (!p->by_session || !p->scratch))
         rc = UV_ENOMEM;
     if (rc) {
@@ -296,7 +289,7 @@ void smoe_peers_stop_listening(struct smoe_peers *p)
     if (!p->listening)
         return;
     p->listening = false;
-    smoe_listener_close(&p->listener, on_listener_closed);
+    smoe_listener_close(&p->listener, on_handle_closed);
 }
 
 void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(void *context),
@@ -305,10 +298,11 @@ void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(voi
     smoe_assert(!p->closing);
     p->done = done;
     p->done_context = context;
+    p->handles++; /* for this call */
     smoe_peers_stop_listening(p);
     smoe_peers_flush(p);
     p->closing = true;
-    uv_close((uv_handle_t *)&p->clock, on_clock_closed);
+    smoe_alarm_close(&p->clock, on_handle_closed);
     smoe_list_for_each_safe (it, &p->all) {
         struct peer *peer = smoe_container_of(it, struct peer, link);
         if (smoe_gateway_closing(p->gateway, peer->session) && linger_ms)
@@ -316,5 +310,5 @@ void smoe_peers_close(struct smoe_peers *p, uint64_t linger_ms, void (*done)(voi
         else
             smoe_conn_close(&peer->conn, 0);
     }
-    finish_if_closed(p);
+    on_handle_closed(p);
 }
