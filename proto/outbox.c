@@ -9,7 +9,9 @@
 #include "common/base/limits.h"
 #include "proto/frame.h"
 
-struct out_frame {
+#define SMALL_HEAD_BYTES 64 /* a Decision without parcels; all frames so small are of one size */
+
+struct smoe_out_frame {
     struct smoe_list link;
     size_t bytes; /* all of it */
     size_t n_segments;
@@ -24,17 +26,29 @@ void smoe_outbox_init(struct smoe_outbox *out, size_t bytes_max)
     smoe_list_init(&out->frames);
 }
 
-static struct out_frame *frame_of(struct smoe_list *link)
+static struct smoe_out_frame *frame_of(struct smoe_list *link)
 {
-    return smoe_container_of(link, struct out_frame, link);
+    return smoe_container_of(link, struct smoe_out_frame, link);
 }
 
-static void frame_free(struct out_frame *f)
+static struct smoe_out_frame *frame_new(struct smoe_outbox *out, size_t head_bytes)
+{
+    struct smoe_out_frame *f = out->spare;
+    if (head_bytes > SMALL_HEAD_BYTES)
+        return malloc(sizeof *f + head_bytes);
+    out->spare = NULL;
+    return f ? f : malloc(sizeof *f + SMALL_HEAD_BYTES);
+}
+
+static void frame_free(struct smoe_outbox *out, struct smoe_out_frame *f)
 {
     smoe_list_remove(&f->link);
     for (size_t i = 0; i < f->n_segments; i++)
         smoe_blob_unref(f->segments[i].blob);
-    free(f);
+    if (!out->spare && f->head_bytes <= SMALL_HEAD_BYTES)
+        out->spare = f;
+    else
+        free(f);
 }
 
 void smoe_outbox_release(struct smoe_outbox *out)
@@ -42,7 +56,9 @@ void smoe_outbox_release(struct smoe_outbox *out)
     if (!out->frames.next)
         return; /* zeroed, never initialised */
     smoe_list_for_each_safe (it, &out->frames)
-        frame_free(frame_of(it));
+        frame_free(out, frame_of(it));
+    free(out->spare);
+    out->spare = NULL;
     out->bytes = out->head_written = 0;
 }
 
@@ -66,7 +82,7 @@ int smoe_outbox_put(struct smoe_outbox *out, uint16_t type, const uint8_t *body,
     size_t limit = out->bytes_max + (tensor_bytes ? 0 : SMOE_CONTROL_BYTES_MAX);
     if (out->bytes + bytes > limit)
         return SMOE_ELIMIT;
-    struct out_frame *f = malloc(sizeof *f + head_bytes);
+    struct smoe_out_frame *f = frame_new(out, head_bytes);
     if (!f)
         return SMOE_ENOMEMORY;
     struct smoe_frame_header header = {type, (uint32_t)body_bytes, (uint32_t)tensor_bytes};
@@ -105,7 +121,7 @@ size_t smoe_outbox_peek(const struct smoe_outbox *out, struct iovec *iovecs, siz
     size_t n = 0;
     size_t skip = out->head_written;
     smoe_list_for_each (it, &out->frames) {
-        const struct out_frame *f = frame_of(it);
+        const struct smoe_out_frame *f = frame_of(it);
         if (n < max)
             n += add_piece(&iovecs[n], f->head, f->head_bytes, &skip);
         for (size_t i = 0; i < f->n_segments && n < max; i++)
@@ -122,11 +138,11 @@ void smoe_outbox_consume(struct smoe_outbox *out, size_t bytes)
     out->bytes -= bytes;
     out->head_written += bytes;
     while (!smoe_list_empty(&out->frames)) {
-        struct out_frame *f = frame_of(smoe_list_first(&out->frames));
+        struct smoe_out_frame *f = frame_of(smoe_list_first(&out->frames));
         if (out->head_written < f->bytes)
             return;
         out->head_written -= f->bytes;
-        frame_free(f);
+        frame_free(out, f);
     }
     smoe_assert(out->head_written == 0);
 }

@@ -26,8 +26,9 @@ struct smoe_segment {
 
 struct smoe_outbox {
     struct smoe_list frames;
-    size_t head_written; /* bytes of the first frame already written */
-    size_t bytes;        /* queued and not yet written, raw parts included */
+    struct smoe_out_frame *spare; /* a small frame's memory, for the next one; or NULL */
+    size_t head_written;          /* bytes of the first frame already written */
+    size_t bytes;                 /* queued and not yet written, raw parts included */
     size_t bytes_max;
 };
 

@@ -199,7 +199,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     t->arriving_bytes = t->arriving_visits = 0;
     struct smoe_verdict v = smoe_batch_expect_submit(c, t, m, &why); /* the raw part took time */
     if (v.kind != SMOE_TAKE) {
-        t->grant_due = true;
+        t->grant_due = c->grants_due = true;
         if (v.kind == SMOE_REFUSE)
             smoe_core_refuse(c, t->session, v.code, why.text, false, m->batch, 0);
         return;
@@ -212,7 +212,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     else if (!m->routed && !all_finite(event->scores, (size_t)m->tokens * experts))
         rc = smoe_fail(&why, SMOE_ENOTFINITE, "SUBMIT: a score is not a finite number");
     if (rc) {
-        t->grant_due = true;
+        t->grant_due = c->grants_due = true;
         smoe_core_refuse(c, t->session, rc, why.text, false, m->batch, 0);
         return;
     }

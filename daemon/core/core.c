@@ -117,6 +117,7 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
         break;
     case SMOE_MSG_REPORT:
         smoe_worker_reported(w, &m->report, c->now_ns);
+        smoe_slot_consider(c, index);
         break;
     case SMOE_MSG_STEP_NORM:
         smoe_step_norm(c, index, &m->step_norm);
@@ -235,7 +236,7 @@ static void on_configure(struct smoe_core *c, const struct smoe_core_settings *s
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         c->fleet.workers[i].budget_w = settings->worker_budget_w;
         c->fleet.workers[i].cap_w = settings->worker_cap_w;
-        c->fleet.workers[i].freq_settled = false;
+        smoe_slot_consider(c, i);
     }
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         smoe_trainer_grant(c, t);
@@ -359,9 +360,10 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
     core->lists_used = 0;
     bury_zombies(core);
     dispatch(core, event);
-    for (uint32_t t = 0; t < core->options.limits.trainers_max; t++)
+    for (uint32_t t = 0; core->grants_due && t < core->options.limits.trainers_max; t++)
         if (core->trainers[t].grant_due)
             smoe_trainer_grant(core, t);
+    core->grants_due = false;
     expire_workers(core);
     smoe_trainers_expire(core);
     settle(core);
@@ -396,7 +398,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
                       (unsigned long long)t->granted_bytes, (unsigned long long)t->granted_visits),
             m->submit.batch, 0);
     v = smoe_batch_expect_submit(c, t, &m->submit, why);
-    t->grant_due |= v.kind != SMOE_TAKE;
+    if (v.kind != SMOE_TAKE)
+        t->grant_due = c->grants_due = true;
     t->arriving_bytes = v.kind == SMOE_TAKE ? tensor_bytes : 0;
     t->arriving_visits = v.kind == SMOE_TAKE ? (uint64_t)m->submit.tokens * m->submit.top_k : 0;
     return v;

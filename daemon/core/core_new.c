@@ -100,6 +100,7 @@ static bool allocate(struct smoe_core *c)
     c->served = calloc(w, sizeof *c->served);
     c->followed = calloc(w, sizeof *c->followed);
     c->new_bytes = calloc(w, sizeof *c->new_bytes);
+    c->considered = calloc(w / 64 + 1, sizeof *c->considered);
     c->nodes = calloc(w, sizeof *c->nodes);
     c->debts = calloc(w, sizeof *c->debts);
     c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
@@ -110,8 +111,8 @@ static bool allocate(struct smoe_core *c)
                c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
                c->chosen_expert && c->chosen_node && c->arrivals && c->served && c->followed &&
-               c->new_bytes && c->nodes && c->records && c->standings && c->debts &&
-               c->replica_first && c->replica_node && c->actions && c->lists;
+               c->new_bytes && c->considered && c->nodes && c->records && c->standings &&
+               c->debts && c->replica_first && c->replica_node && c->actions && c->lists;
     for (uint32_t t = 0; all && t < l->trainers_max; t++) {
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
@@ -180,13 +181,13 @@ void smoe_core_free(struct smoe_core *c)
         return;
     for (uint32_t t = 0; c->trainers && t < c->options.limits.trainers_max; t++)
         free(c->trainers[t].step.awaiting);
-    void *blocks[] = {c->sessions,      c->trainers,      c->layers,        c->batches,
-                      c->batch_free,    c->parcels,       c->parcel_free,   c->worker_parcels,
-                      c->worker_new,    c->relays,        c->gather,        c->chosen_expert,
-                      c->chosen_node,   c->arrivals,      c->nodes,         c->debts,
-                      c->replica_first, c->replica_node,  c->actions,       c->lists,
-                      c->batch_zombie,  c->parcel_zombie, c->group_batches, c->new_bytes,
-                      c->served,        c->followed,      c->records,       c->standings};
+    void *blocks[] = {
+        c->sessions,     c->trainers,      c->layers,         c->batches,    c->batch_free,
+        c->parcels,      c->parcel_free,   c->worker_parcels, c->worker_new, c->relays,
+        c->gather,       c->chosen_expert, c->chosen_node,    c->arrivals,   c->nodes,
+        c->debts,        c->replica_first, c->replica_node,   c->actions,    c->lists,
+        c->batch_zombie, c->parcel_zombie, c->group_batches,  c->new_bytes,  c->served,
+        c->followed,     c->records,       c->standings,      c->considered};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);

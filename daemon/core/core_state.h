@@ -176,7 +176,8 @@ struct smoe_core {
     struct smoe_fleet fleet;
     uint64_t expiry_ns; /* no worker's silence or lease ends before; 0: to be found out */
     struct smoe_trainer *trainers;
-    struct smoe_layer *layers; /* [SMOE_LAYERS_MAX] */
+    bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
+    struct smoe_layer *layers;      /* [SMOE_LAYERS_MAX] */
 
     struct smoe_batch *batches;
     uint32_t *batch_free;
@@ -213,6 +214,7 @@ struct smoe_core {
     uint32_t *arrivals;          /* [workers_max] */
     uint32_t *served, *followed; /* [workers_max] experts of the layer that is being arranged */
     uint64_t *new_bytes;         /* [workers_max] raw bytes of the parcels on worker_new */
+    uint64_t *considered;        /* bit w: worker w may be due a Decision */
     struct smoe_node *nodes;
     double *debts;
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
@@ -415,6 +417,9 @@ bool smoe_batch_routable(const struct smoe_core *core, const struct smoe_batch *
 void smoe_slot_route(struct smoe_core *core);
 /* Closes the slot if its deadline has come or if it may close early. */
 void smoe_slot_advance(struct smoe_core *core);
+/* At the end of this slot the worker may be due a Decision: it has new parcels, or something has changed
+ * that can ask for another frequency. */
+void smoe_slot_consider(struct smoe_core *core, uint32_t worker);
 
 /* ---- step.c ---- */
 void smoe_step_begin(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_step *m);

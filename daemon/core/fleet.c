@@ -98,7 +98,6 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     memset(w->given_flops, 0, sizeof w->given_flops);
     w->has_report = false;
     w->freq_khz_sent = 0;
-    w->freq_settled = false;
     w->heard_ns = w->debt_ns = now_ns;
     w->hosted_layers = w->host_due = w->refused_copies = 0;
 }
@@ -272,7 +271,6 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     w->freq_max_hz = report->freq_max_hz;
     w->report = *report;
     w->has_report = true;
-    w->freq_settled = false;
     w->progress_ns = now_ns;
 }
 

@@ -69,7 +69,6 @@ struct smoe_worker {
     struct smoe_assignment assignments[SMOE_ASSIGNMENTS_KEPT]; /* ring by sequence */
     uint64_t freq_khz_sent;
     uint64_t freq_changed_ns;
-    bool freq_settled;    /* nothing has changed since that could ask for another */
     double service_carry; /* fraction of tau fbar/c left from the last slot */
 
     /* Q: work given and not finished, in flops, by the daemon's own books */

@@ -95,6 +95,7 @@ static void welcome_worker(struct smoe_core *c, uint32_t session, uint32_t worke
     struct smoe_worker *w = &c->fleet.workers[worker];
     w->budget_w = c->options.settings.worker_budget_w;
     w->cap_w = c->options.settings.worker_cap_w;
+    smoe_slot_consider(c, worker);
     struct smoe_msg_welcome *out = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
     out->protocol = protocol;
     out->epoch = c->epoch;

@@ -79,15 +79,16 @@ static bool differs(const struct smoe_worker *w, uint64_t khz)
     return !w->freq_khz_sent || fabs((double)khz / (double)w->freq_khz_sent - 1) > FREQ_STEP;
 }
 
-/* Whether the worker is to be told of another frequency now: at most once a slot. */
-static bool change_freq(struct smoe_core *c, struct smoe_worker *w)
+/* Whether the worker is to be told of another frequency now: at most once a slot. `*ret_settled`: it need
+ * not be asked again before something changes. */
+static bool change_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_settled)
 {
     bool energy_is_free;
     uint64_t khz = decide_freq(c, w, &energy_is_free);
     bool wanted = differs(w, khz);
     bool change = wanted && (!w->freq_khz_sent ||
                              c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
-    w->freq_settled = energy_is_free && wanted == change;
+    *ret_settled = energy_is_free && wanted == change;
     if (change) {
         w->freq_khz_sent = khz;
         w->freq_changed_ns = c->now_ns;
@@ -126,19 +127,35 @@ static void send_decision(struct smoe_core *c, uint32_t worker, uint64_t khz)
         smoe_core_attach(c, SMOE_TENSOR_X, SMOE_NONE, parcels, n);
 }
 
+void smoe_slot_consider(struct smoe_core *c, uint32_t worker)
+{
+    c->considered[worker / 64] |= UINT64_C(1) << worker % 64;
+}
+
+/* Its Decisions, if any; whether it may be left alone until something changes. */
+static bool decide_for(struct smoe_core *c, uint32_t worker)
+{
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    bool settled;
+    if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
+        return false;
+    bool change = change_freq(c, w, &settled);
+    while (change || !smoe_list_empty(&c->worker_new[worker])) {
+        send_decision(c, worker, w->freq_khz_sent);
+        change = false;
+    }
+    c->new_bytes[worker] = 0;
+    return settled;
+}
+
 static void decide(struct smoe_core *c)
 {
-    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
-        struct smoe_worker *w = &c->fleet.workers[i];
-        if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
-            continue;
-        bool change = !w->freq_settled && change_freq(c, w);
-        while (change || !smoe_list_empty(&c->worker_new[i])) {
-            send_decision(c, i, w->freq_khz_sent);
-            change = false;
+    for (uint32_t i = 0; i <= c->fleet.n_used / 64; i++)
+        for (uint64_t bits = c->considered[i]; bits; bits &= bits - 1) {
+            unsigned bit = (unsigned)__builtin_ctzll(bits);
+            if (decide_for(c, i * 64 + bit))
+                c->considered[i] &= ~(UINT64_C(1) << bit);
         }
-        c->new_bytes[i] = 0;
-    }
 }
 
 /* ---- closing ---- */

@@ -180,6 +180,7 @@ static void make_parcels(struct smoe_core *c, uint32_t batch, const struct choic
         if (of_expert[i].node == node)
             b->visits[b->visits_used++] = of_expert[i].visit;
     c->new_bytes[node] += (b->visits_used - first) * smoe_row_bytes(layer);
+    smoe_slot_consider(c, node);
     while (first < b->visits_used) {
         uint32_t rows = b->visits_used - first;
         if (rows > rows_max)
@@ -407,7 +408,7 @@ static void refuse_stuck(struct smoe_core *c, uint32_t batch)
                   "batch %llu: the visits of one token do not fit the inbox of a worker",
                   (unsigned long long)b->id);
     smoe_core_refuse(c, t->session, SMOE_ELIMIT, why.text, false, b->id, 0);
-    t->grant_due = true;
+    t->grant_due = c->grants_due = true;
     smoe_batch_forget(c, batch);
     c->solve_useful = true; /* others may have waited for its parcels */
 }

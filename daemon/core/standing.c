@@ -161,7 +161,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     m.n_experts = list_served(c, layer, worker, &m.experts);
     m.n_copies = list_copies(c, layer, worker, &m.copies);
     w->reference_flops = layer->forward_flops;
-    w->freq_settled = false;
+    smoe_slot_consider(c, worker);
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 

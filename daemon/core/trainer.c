@@ -191,6 +191,7 @@ void smoe_trainer_closed(struct smoe_core *c, uint32_t trainer)
     struct smoe_trainer *t = &c->trainers[trainer];
     t->state = SMOE_TRAINER_GONE;
     t->gone_ns = c->now_ns;
+    c->trainers_gone = true;
     smoe_relay_drop(c, trainer, SMOE_NONE);
     smoe_trainer_reset(c, trainer, "");
     if (t->said_bye && !t->reset_due)
@@ -199,11 +200,15 @@ void smoe_trainer_closed(struct smoe_core *c, uint32_t trainer)
 
 void smoe_trainers_expire(struct smoe_core *c)
 {
-    for (uint32_t i = 0; i < c->options.limits.trainers_max; i++)
+    bool gone = false;
+    for (uint32_t i = 0; c->trainers_gone && i < c->options.limits.trainers_max; i++) {
         if (c->trainers[i].state == SMOE_TRAINER_GONE &&
             c->trainers[i].step.phase == SMOE_STEP_NONE &&
             c->now_ns - c->trainers[i].gone_ns > c->options.settings.trainer_lease_ns)
             forget_trainer(c, i);
+        gone |= c->trainers[i].state == SMOE_TRAINER_GONE;
+    }
+    c->trainers_gone = gone;
 }
 
 /* ---- credit ---- */
