@@ -54,8 +54,21 @@ struct smoe_restored_layer {
     struct smoe_standing *standings; /* [layer.shape.experts] */
 };
 struct smoe_restored {
-    struct smoe_restored_layer *layers;
+    struct smoe_restored_layer *layers; /* [SMOE_LAYERS_MAX], or NULL while there are none */
     size_t n_layers;
 };
+
+/* A copy that outlives the core's next step; its standings are owned. SMOE_ENOMEMORY. */
+int smoe_record_copy(const struct smoe_record *record, struct smoe_record *ret);
+void smoe_record_release(struct smoe_record *copy);
+
+/* What a record means: `to` becomes what a daemon is given that starts after it. `to` owns what it holds;
+ * zeroed, it is an empty store. SMOE_ENOMEMORY, SMOE_ELIMIT (too many layers), SMOE_EUNKNOWN (a commit of
+ * a layer that is not there): nothing changed then. */
+int smoe_restored_apply(struct smoe_restored *to, const struct smoe_record *record);
+void smoe_restored_release(struct smoe_restored *restored);
+
+/* The layer of that name, or NULL. */
+struct smoe_restored_layer *smoe_restored_find(const struct smoe_restored *in, const char *name);
 
 #endif

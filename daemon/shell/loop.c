@@ -315,7 +315,7 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
     if (rc == 0 && restored.n_layers)
         smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("journal read"),
                  smoe_u64_field("layers", restored.n_layers), smoe_u64_field("epoch", epoch));
-    smoe_store_release(&restored);
+    smoe_restored_release(&restored);
     return rc;
 }
 

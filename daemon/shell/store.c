@@ -365,16 +365,8 @@ int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct 
         rc = load_layer(store, s, ret, why);
     sqlite3_finalize(s);
     if (rc)
-        smoe_store_release(ret);
+        smoe_restored_release(ret);
     return rc;
-}
-
-void smoe_store_release(struct smoe_restored *restored)
-{
-    for (size_t i = 0; i < restored->n_layers; i++)
-        free(restored->layers[i].standings);
-    free(restored->layers);
-    *restored = (struct smoe_restored){0};
 }
 
 /* ---- writing in the background ---- */
@@ -388,7 +380,7 @@ static uint64_t free_list(struct smoe_list *list)
         struct queued *q = smoe_container_of(it, struct queued, link);
         smoe_list_remove(it);
         last = q->record.sequence;
-        free((void *)(uintptr_t)q->record.standings);
+        smoe_record_release(&q->record);
         free(q);
     }
     return last;
@@ -462,17 +454,12 @@ int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
 
 int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)
 {
-    bool layer = record->type == SMOE_RECORD_LAYER;
-    size_t bytes = layer ? record->layer.shape.experts * sizeof *record->standings : 1;
     struct queued *q = malloc(sizeof *q);
-    void *standings = malloc(bytes);
-    if (!q || !standings) {
+    if (!q || smoe_record_copy(record, &q->record)) {
         free(q);
-        free(standings);
         return SMOE_ENOMEMORY;
     }
-    *q = (struct queued){.epoch = epoch, .record = *record};
-    q->record.standings = layer ? memcpy(standings, record->standings, bytes) : standings;
+    q->epoch = epoch;
     smoe_list_push_back(&store->queue, &q->link);
     if (!uv_is_active((uv_handle_t *)&store->retry))
         write_next(store);

@@ -23,9 +23,8 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
 /* All writes must be done (smoe_store_idle). */
 void smoe_store_close(struct smoe_store *store);
 
-/* Everything in it. Release with smoe_store_release. */
+/* Everything in it. Release with smoe_restored_release. */
 int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct smoe_why *why);
-void smoe_store_release(struct smoe_restored *restored);
 
 /* Queues a record (copied). `written` is called on the loop, in order, with the highest sequence number
  * that is durable; or with a negative status: then the same records are tried again every second. */

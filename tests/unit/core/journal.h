@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The journal of a core under test: its records in order, and what a daemon that starts from the first of
- * them is given. A third writing down of what records mean, beside the store's and the simulator's disk.
+ * them is given.
  */
 #ifndef SMOE_TEST_JOURNAL_H
 #define SMOE_TEST_JOURNAL_H

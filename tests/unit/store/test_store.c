@@ -230,7 +230,7 @@ Test(store, gives_back_a_layer_as_it_was_to_the_last_bit, .init = begin, .fini =
     cr_assert_str_eq(all.layers[0].standings[2].host, "pi-2");
     cr_assert_str_eq(all.layers[0].standings[2].follower, "pi-12");
     cr_assert_str_eq(all.layers[0].standings[1].follower, "");
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, gives_back_nothing_from_a_new_directory, .init = begin, .fini = end)
@@ -238,7 +238,7 @@ Test(store, gives_back_nothing_from_a_new_directory, .init = begin, .fini = end)
     struct smoe_restored all = load();
     cr_assert_eq(all.n_layers, 0);
     cr_assert_eq(d.epoch, 1);
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, replaces_a_layer_with_all_its_experts, .init = begin, .fini = end)
@@ -256,11 +256,11 @@ Test(store, replaces_a_layer_with_all_its_experts, .init = begin, .fini = end)
     cr_assert_eq(all.n_layers, 1);
     cr_assert_eq(all.layers[0].layer.run, 5);
     cr_assert_str_eq(all.layers[0].standings[1].host, "new1");
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
     sql("UPDATE layer SET experts = 3"); /* an expert of the old one would show now */
     all = load();
     cr_assert_str_eq(all.layers[0].standings[2].host, "");
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, puts_a_commit_into_all_its_layers_and_no_other, .init = begin, .fini = end)
@@ -288,7 +288,7 @@ Test(store, puts_a_commit_into_all_its_layers_and_no_other, .init = begin, .fini
         cr_assert_eq(l->done.clip_scale, i < 2 ? 0.25 : 0.1);
         cr_assert_str_eq(all.layers[i].standings[0].host, "w0", "it stays where it is");
     }
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, forgets_a_layer_that_is_dropped_and_nothing_else, .init = begin, .fini = end)
@@ -305,7 +305,7 @@ Test(store, forgets_a_layer_that_is_dropped_and_nothing_else, .init = begin, .fi
     struct smoe_restored all = load();
     cr_assert_eq(all.n_layers, 1);
     cr_assert_not_null(find(&all, "stays"));
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
     r = layer_record(1, "gone");
     r.layer.shape.experts = 1;
     open_store();
@@ -315,7 +315,7 @@ Test(store, forgets_a_layer_that_is_dropped_and_nothing_else, .init = begin, .fi
     sql("UPDATE layer SET experts = 3 WHERE name = 'gone'");
     all = load();
     cr_assert_str_eq(find(&all, "gone")->standings[2].host, "", "none of its old experts");
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, writes_what_is_queued_before_it_stops, .init = begin, .fini = end)
@@ -329,7 +329,7 @@ Test(store, writes_what_is_queued_before_it_stops, .init = begin, .fini = end)
     close_store();
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 199);
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, reports_every_record_in_order_and_is_idle_afterwards, .init = begin, .fini = end)
@@ -434,7 +434,7 @@ Test(store, that_is_damaged_anywhere_is_not_taken_for_less_than_it_was)
             cr_assert_eq(all.n_layers, 40, "page %ld", page); /* not a page that is used */
         else
             expect_damaged(rc);
-        smoe_store_release(&all);
+        smoe_restored_release(&all);
         end();
     }
 }
@@ -532,7 +532,7 @@ Test(store, that_cannot_write_says_why_acknowledges_nothing_and_tries_again, .in
     close_store();
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 43);
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 /* No file may grow any more, as on a disk that is full. */
@@ -559,7 +559,7 @@ Test(store, on_a_full_disk_loses_nothing_and_goes_on_when_there_is_room, .init =
     close_store();
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 5);
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, that_must_stop_while_it_cannot_write_stops, .init = begin, .fini = end)
@@ -579,7 +579,7 @@ Test(store, that_must_stop_while_it_cannot_write_stops, .init = begin, .fini = e
     cr_assert_eq(d.durable, 1);
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 41);
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 /* ---- kill -9 ---- */
@@ -626,7 +626,7 @@ static void check_prefix(uint64_t announced)
     if (all.n_layers == 2)
         cr_assert_eq(all.layers[0].layer.step, all.layers[1].layer.step,
                      "a commit is in one layer and not in the other");
-    smoe_store_release(&all);
+    smoe_restored_release(&all);
 }
 
 Test(store, killed_in_the_middle_of_many_commits_holds_all_that_was_announced_and_no_half,
