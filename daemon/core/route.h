@@ -72,7 +72,9 @@ struct smoe_route_options {
     double *prices;      /* [J] or NULL; written: the prices that prove `bound` (+inf: dead node) */
     bool warm;           /* `prices` also holds where to start, from a slot with the same nodes */
     uint32_t sweeps_max; /* 0: SMOE_ROUTE_SWEEPS_MAX */
-    uint64_t work_max;   /* stop improving after about this much work; 0: no limit. The answer is
+    double gap_max;    /* good enough: stop once primal - bound is proven to be no more; 0: rounding
+                            only. `exact` then says whether it went on to the end all the same */
+    uint64_t work_max; /* stop improving after about this much work; 0: no limit. The answer is
                             then feasible, `bound` still holds, `exact` says whether it was enough */
 };
 
