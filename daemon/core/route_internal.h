@@ -83,7 +83,7 @@ struct smoe_route_scratch {
         *joining; /* [E, BUCKETS] that have it next in line: come when its price falls by that */
 
     /* Tokens near a tie (route_near.c). */
-    uint32_t *near_token;     /* [N / NEAR_PART], near_max below */
+    uint32_t *near_token;     /* [N / NEAR_PART], near_max of the next ones */
     float *near_scores;       /* [near_max, E] */
     uint16_t *near_chosen;    /* [near_max, K] as of one hot pass over them, like the next three */
     uint16_t *near_runner_up; /* [near_max] */
