@@ -3,10 +3,11 @@
  * The slot's solve. Lanes, on the same slots of the same fleet: reading the scores once (nothing that
  * looks at them can be faster), separable, greedy, exact from nothing, and exact as the daemon runs it,
  * starting at the last slot's prices. Beside the times: what the cheaper rules give away of the
- * objective, and the exact solve's certificate. On the paper's own size a textbook min-cost flow
+ * objective, and the exact solve's certificate. Also exact within 1e-6, and the solve's hot pass alone. On the paper's own size a textbook min-cost flow
  * agrees about the optimum and shows what the problem costs without its structure.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bench/bench.h"
@@ -16,11 +17,18 @@
 #include "bench/slots.h"
 #include "common/io/clock.h"
 #include "daemon/core/policy.h"
+#include "daemon/core/route_pick.h"
+
+#define GAP_ENOUGH 1e-6
 
 struct solve {
     struct smoe_slots slots;
     unsigned slot; /* each call takes the next */
     uint64_t sum;
+    struct {
+        double *row, *cutoff, *margin;
+        uint16_t *runner_up;
+    } pass; /* where a bare pass writes */
 };
 
 static const struct smoe_route_problem *next_slot(struct solve *s)
@@ -30,6 +38,12 @@ static const struct smoe_route_problem *next_slot(struct solve *s)
 }
 
 /* ---- the lanes ---- */
+
+/* What gaps are relative to: K N V mu. */
+static double scale_of(const struct smoe_route_problem *p)
+{
+    return (double)p->top_k * p->n_tokens * p->score_weight;
+}
 
 static void read_once(void *context)
 {
@@ -72,13 +86,37 @@ static void exact_warm(void *context)
     smoe_route_exact(next_slot(s), &options, s->slots.scratch, &s->slots.answer);
 }
 
-/* ---- quality ---- */
-
-/* What gaps are relative to: K N V mu. */
-static double scale_of(const struct smoe_route_problem *p)
+/* As warm, content with a proven gap of 1e-6 K N V mu. */
+static void exact_near(void *context)
 {
-    return (double)p->top_k * p->n_tokens * p->score_weight;
+    struct solve *s = context;
+    const struct smoe_route_problem *p = next_slot(s);
+    struct smoe_route_options options = {
+        .prices = s->slots.prices, .warm = true, .gap_max = GAP_ENOUGH * scale_of(p)};
+    smoe_route_exact(p, &options, s->slots.scratch, &s->slots.answer);
 }
+
+/* The hot pass, at the last solve's prices. */
+static void pass(void *context)
+{
+    struct solve *s = context;
+    const struct smoe_route_problem *p = next_slot(s);
+    struct smoe_route_pick pick = {.n_tokens = p->n_tokens,
+                                   .n_experts = p->n_experts,
+                                   .top_k = p->top_k,
+                                   .scores = p->scores,
+                                   .weight = p->score_weight,
+                                   .prices = s->slots.prices,
+                                   .row = s->pass.row,
+                                   .chosen = s->slots.answer.expert,
+                                   .runner_up = s->pass.runner_up,
+                                   .cutoff = s->pass.cutoff,
+                                   .margin = s->pass.margin,
+                                   .loads = s->slots.answer.arrivals};
+    smoe_route_pick(&pick);
+}
+
+/* ---- quality ---- */
 
 /* Worst certificate of the exact solve, and mean loss of the cheaper rules, over all slots. */
 static void report_quality(struct smoe_bench *bench, struct solve *s, const char *size)
@@ -126,15 +164,17 @@ static int report_flow(struct smoe_bench *bench, struct solve *s, const char *si
 
 static void report_times(struct smoe_bench *bench, struct solve *s, const char *size)
 {
-    struct smoe_lane lanes[] = {{.run = read_once, .context = s},
-                                {.run = separable, .context = s},
-                                {.run = greedy, .context = s},
-                                {.run = exact_cold, .context = s},
-                                {.run = exact_warm, .context = s}};
-    static const char *const names[] = {"read", "separable", "greedy", "exact_cold", "exact_warm"};
+    struct smoe_lane lanes[] = {
+        {.run = read_once, .context = s},  {.run = separable, .context = s},
+        {.run = greedy, .context = s},     {.run = exact_cold, .context = s},
+        {.run = exact_warm, .context = s}, {.run = exact_near, .context = s},
+        {.run = pass, .context = s}};
+    static const char *const names[] = {"read",       "separable",  "greedy", "exact_cold",
+                                        "exact_warm", "exact_near", "pass"};
+    enum { LANES = sizeof lanes / sizeof *lanes };
     exact_cold(s); /* prices to start warm from */
-    smoe_race(lanes, 5, bench->quick);
-    for (int l = 0; l < 5; l++) {
+    smoe_race(lanes, LANES, bench->quick);
+    for (int l = 0; l < LANES; l++) {
         struct smoe_sample ns = lanes[l].ns;
         for (unsigned i = 0; i < ns.n; i++)
             ns.values[i] /= s->slots.problems[0].n_tokens;
@@ -144,6 +184,10 @@ static void report_times(struct smoe_bench *bench, struct solve *s, const char *
     struct smoe_sample to_separable = smoe_sample_ratio(&lanes[4].ns, &lanes[1].ns);
     smoe_report_add(bench->report, "x", &to_greedy, "route.%s.warm_to_greedy", size);
     smoe_report_add(bench->report, "x", &to_separable, "route.%s.warm_to_separable", size);
+    struct smoe_sample warm = smoe_sample_ratio(&lanes[4].ns, &lanes[6].ns);
+    struct smoe_sample near = smoe_sample_ratio(&lanes[5].ns, &lanes[6].ns);
+    smoe_report_add(bench->report, "passes", &warm, "route.%s.warm_to_pass", size);
+    smoe_report_add(bench->report, "passes", &near, "route.%s.near_to_pass", size);
 }
 
 static int bench_size(struct smoe_bench *bench, uint32_t tokens, uint32_t nodes, uint32_t top_k)
@@ -152,12 +196,22 @@ static int bench_size(struct smoe_bench *bench, uint32_t tokens, uint32_t nodes,
     char size[32];
     snprintf(size, sizeof size, "%ux%ux%u", tokens, nodes, top_k);
     int rc = smoe_slots_init(&s.slots, tokens, nodes, top_k);
+    s.pass.row = malloc(nodes * sizeof *s.pass.row);
+    s.pass.cutoff = malloc(tokens * sizeof *s.pass.cutoff);
+    s.pass.margin = malloc(tokens * sizeof *s.pass.margin);
+    s.pass.runner_up = malloc(tokens * sizeof *s.pass.runner_up);
+    if (!s.pass.row || !s.pass.cutoff || !s.pass.margin || !s.pass.runner_up)
+        rc = SMOE_ENOMEMORY;
     if (rc == 0) {
         report_times(bench, &s, size);
         report_quality(bench, &s, size);
         if (tokens <= 400)
             rc = report_flow(bench, &s, size);
     }
+    free(s.pass.row);
+    free(s.pass.cutoff);
+    free(s.pass.margin);
+    free(s.pass.runner_up);
     smoe_slots_release(&s.slots);
     return rc;
 }

@@ -34,7 +34,8 @@ static void *cut(struct cutter *cutter, size_t count, size_t size)
 static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
 {
     size_t n = s->tokens_max, e = s->experts_max, j = s->nodes_max;
-    size_t visits = n * SMOE_TOP_K_MAX, replicas = s->replicas_max, vertices = e + j + 1;
+    size_t near = n / SMOE_ROUTE_NEAR_PART, visits = n * SMOE_TOP_K_MAX, replicas = s->replicas_max,
+           vertices = e + j + 1;
 #define CUT(field, count) s->field = cut(cutter, count, sizeof *s->field)
     CUT(warm_price, j);
     CUT(base_price, e);
@@ -45,7 +46,6 @@ static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
     CUT(node_replica, replicas);
     CUT(replica_expert, replicas);
     CUT(node_price, j);
-    CUT(best_price, j);
     CUT(expert_price, e);
     CUT(node_key, j);
     CUT(node_down, j);
@@ -59,14 +59,35 @@ static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
     CUT(visit_head, e);
     CUT(visit_next, visits);
     CUT(visit_prev, visits);
+    CUT(market, e);
+    CUT(apart, e);
+    CUT(market_price, e);
+    CUT(best_price, e);
+    CUT(market_load, e);
+    CUT(market_excess, e);
+    CUT(near_token, near);
+    CUT(near_scores, near * e);
+    CUT(near_chosen, near * SMOE_TOP_K_MAX);
+    CUT(near_runner_up, near);
+    CUT(near_cutoff, near);
+    CUT(near_margin, near);
+    CUT(near_load, e);
+    CUT(pass_price, e);
+    CUT(level_price, SMOE_ROUTE_LEVELS * e);
+    CUT(level_load, SMOE_ROUTE_LEVELS * e);
     CUT(leaving, e * SMOE_ROUTE_BUCKETS);
     CUT(joining, e * SMOE_ROUTE_BUCKETS);
-    CUT(arcs, e * e);
+    CUT(arc_cost, e * e);
+    CUT(arc_visit, e * e);
+    CUT(option, n * SMOE_ROUTE_OPTIONS);
+    CUT(n_options, n);
     CUT(row_made, e);
     CUT(label, vertices);
     CUT(distance, vertices);
     CUT(parent, vertices);
     CUT(touched, vertices);
+    CUT(heap, vertices);
+    CUT(heap_place, vertices);
     CUT(queue, vertices);
     CUT(queued, vertices);
     CUT(moved, visits);
@@ -254,6 +275,7 @@ void smoe_route_finish(struct smoe_route_run *run)
             mass += smoe_route_weight(problem, i, experts[k]);
     }
     answer->primal = cost - mass;
+    run->mass = mass;
 }
 
 /* min over n of Phi(n) - p n, for n up to all visits: MODEL.md (18), second sum. */
@@ -289,4 +311,22 @@ double smoe_route_dual(const struct smoe_route_problem *problem, uint32_t n_toke
             scratch->expert_price[expert] - smoe_route_weight(problem, v / problem->top_k, expert);
     }
     return value + reduced;
+}
+
+double smoe_route_bound(struct smoe_route_run *run)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    struct smoe_route_scratch *s = run->scratch;
+    double value = 0, change = 0;
+    smoe_route_expert_prices(run, s->node_price);
+    if (isinf(run->horizon) || !smoe_route_reduced_change(run, s->pass_price, &change)) {
+        run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
+        return smoe_route_dual(problem, run->n_tokens, s->node_price, s);
+    }
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        value += node_dual(problem, j, s->node_price[j], run->n_visits);
+    for (uint32_t e = 0; e < problem->n_experts; e++) /* what tokens hold, at these prices */
+        if (s->expert_load[e] > 0)
+            value += s->expert_price[e] * s->expert_load[e];
+    return value - run->mass + change;
 }

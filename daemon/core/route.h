@@ -55,7 +55,7 @@ struct smoe_route_answer {
 #define SMOE_ROUTE_NONE UINT16_MAX
 
 /* Scratch memory for solving instances up to the given size; sizes are fixed at init, one block.
- * 2.8 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
+ * 6 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
  * It also remembers the node prices of the last exact solve of smoe_policy_route, which start the
  * next one: the answer's objective never depends on them, which of several optima it is may.
  * 0 or SMOE_ENOMEMORY. */
@@ -72,7 +72,9 @@ struct smoe_route_options {
     double *prices;      /* [J] or NULL; written: the prices that prove `bound` (+inf: dead node) */
     bool warm;           /* `prices` also holds where to start, from a slot with the same nodes */
     uint32_t sweeps_max; /* 0: SMOE_ROUTE_SWEEPS_MAX */
-    uint64_t work_max;   /* stop improving after about this much work; 0: no limit. The answer is
+    double gap_max;    /* good enough: stop once primal - bound is proven to be no more; 0: rounding
+                            only. `exact` then says whether it went on to the end all the same */
+    uint64_t work_max; /* stop improving after about this much work; 0: no limit. The answer is
                             then feasible, `bound` still holds, `exact` says whether it was enough */
 };
 

@@ -23,7 +23,47 @@
 
 #include "daemon/core/route_graph.h"
 
-static const double NEAR = 16; /* a search goes at least so much of the way at once */
+static const double NEAR = 4,
+                    FAR = 4096; /* a search goes at least such parts of what rows knew at first,
+                                             and of the way, at once */
+
+/* ---- reached vertices: a heap, nearest first, of equals the lowest ---- */
+
+#define SETTLED UINT32_MAX
+
+static bool nearer(const struct smoe_route_scratch *s, uint32_t a, uint32_t b)
+{
+    return s->distance[a] != s->distance[b] ? s->distance[a] < s->distance[b] : a < b;
+}
+
+static void rise_up(struct smoe_route_graph *graph, uint32_t place, uint32_t vertex)
+{
+    struct smoe_route_scratch *s = graph->run->scratch;
+    while (place > 0 && nearer(s, vertex, s->heap[(place - 1) / 2])) {
+        s->heap[place] = s->heap[(place - 1) / 2];
+        s->heap_place[s->heap[place]] = place;
+        place = (place - 1) / 2;
+    }
+    s->heap[place] = vertex;
+    s->heap_place[vertex] = place;
+}
+
+static void sink_down(struct smoe_route_graph *graph, uint32_t place, uint32_t vertex)
+{
+    struct smoe_route_scratch *s = graph->run->scratch;
+    for (uint32_t below; (below = 2 * place + 1) < graph->n_heap; place = below) {
+        if (below + 1 < graph->n_heap && nearer(s, s->heap[below + 1], s->heap[below]))
+            below++;
+        if (!nearer(s, s->heap[below], vertex))
+            break;
+        s->heap[place] = s->heap[below];
+        s->heap_place[s->heap[place]] = place;
+    }
+    s->heap[place] = vertex;
+    s->heap_place[vertex] = place;
+}
+
+/* ---- the search ---- */
 
 /* The search reaches `to` over an arc of this cost, unless it knows a shorter way or it is too far. */
 static void reach(struct smoe_route_graph *graph, uint32_t from, uint32_t to, double cost)
@@ -33,10 +73,15 @@ static void reach(struct smoe_route_graph *graph, uint32_t from, uint32_t to, do
     double distance = s->distance[from] + (over < 0 ? -over : 0);
     if (!(distance < s->distance[to]) || !(distance < graph->radius))
         return;
-    if (isinf(s->distance[to]))
-        s->touched[graph->n_touched++] = to;
+    bool known = !isinf(s->distance[to]);
     s->distance[to] = distance;
     s->parent[to] = from;
+    if (!known) {
+        s->touched[graph->n_touched++] = to;
+        rise_up(graph, graph->n_heap++, to);
+    } else if (s->heap_place[to] != SETTLED) {
+        rise_up(graph, s->heap_place[to], to);
+    }
     if (to == graph->wanted)
         graph->radius = distance;
 }
@@ -67,13 +112,13 @@ static void reach_from_expert(struct smoe_route_graph *graph, uint32_t expert)
     for (uint32_t r = problem->replica_first[expert]; r < problem->replica_first[expert + 1]; r++)
         reach(graph, expert, graph->n_experts + problem->replica_node[r], 0);
     smoe_route_need_row(graph, expert);
-    struct smoe_route_arc *row = smoe_route_row(graph, expert);
+    const double *row = smoe_route_row(graph, expert);
     for (uint32_t f = 0; f < graph->n_experts; f++) {
         double limit = s->distance[f] < graph->radius ? s->distance[f] : graph->radius;
         double least = s->distance[expert] - limit;
-        if (smoe_route_violation(graph, expert, f, row[f].cost) > least &&
+        if (smoe_route_violation(graph, expert, f, row[f]) > least &&
             smoe_route_believe(graph, expert, f, least))
-            reach(graph, expert, f, row[f].cost);
+            reach(graph, expert, f, row[f]);
     }
     graph->run->answer->work += graph->n_experts;
 }
@@ -82,15 +127,12 @@ static void reach_from_expert(struct smoe_route_graph *graph, uint32_t expert)
 static uint32_t settle_nearest(struct smoe_route_graph *graph)
 {
     struct smoe_route_scratch *s = graph->run->scratch;
-    uint32_t best = graph->n_settled;
-    if (graph->n_settled == graph->n_touched)
+    if (graph->n_heap == 0)
         return UINT32_MAX;
-    for (uint32_t k = best + 1; k < graph->n_touched; k++)
-        if (s->distance[s->touched[k]] < s->distance[s->touched[best]])
-            best = k;
-    uint32_t vertex = s->touched[best];
-    s->touched[best] = s->touched[graph->n_settled];
-    s->touched[graph->n_settled++] = vertex;
+    uint32_t vertex = s->heap[0], last = s->heap[--graph->n_heap];
+    s->heap_place[vertex] = SETTLED;
+    if (graph->n_heap > 0)
+        sink_down(graph, 0, last);
     return vertex;
 }
 
@@ -101,9 +143,9 @@ static bool search_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t 
     struct smoe_route_scratch *s = graph->run->scratch;
     s->distance[head] = 0;
     s->parent[head] = tail;
-    s->touched[0] = head;
-    graph->n_touched = 1;
-    graph->n_settled = 0;
+    s->touched[0] = s->heap[0] = head;
+    s->heap_place[head] = 0;
+    graph->n_touched = graph->n_heap = 1;
     graph->wanted = tail;
     for (;;) {
         uint32_t vertex = settle_nearest(graph);
@@ -118,6 +160,21 @@ static bool search_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t 
     }
 }
 
+/* How far labels of experts have moved against each other since the sweeps' pass. */
+static double spread_of_lifts(const struct smoe_route_graph *graph)
+{
+    const struct smoe_route_scratch *s = graph->run->scratch;
+    double most = 0, least = (double)INFINITY;
+    for (uint32_t e = 0; e < graph->n_experts; e++) {
+        if (isinf(s->expert_price[e]))
+            continue;
+        double lift = s->label[e] - s->expert_price[e];
+        most = lift > most ? lift : most;
+        least = lift < least ? lift : least;
+    }
+    return most - least;
+}
+
 /* Lifts the labels of what is nearer than `radius`, each by what it is nearer, and forgets the search. */
 static void lift_labels(struct smoe_route_graph *graph, double radius)
 {
@@ -127,10 +184,8 @@ static void lift_labels(struct smoe_route_graph *graph, double radius)
         if (s->distance[vertex] < radius)
             s->label[vertex] += radius - s->distance[vertex];
         s->distance[vertex] = (double)INFINITY;
-        if (smoe_route_is_expert(graph, vertex) &&
-            s->label[vertex] - s->expert_price[vertex] > graph->lifted)
-            graph->lifted = s->label[vertex] - s->expert_price[vertex];
     }
+    graph->lifted = spread_of_lifts(graph);
     smoe_route_look_out(graph, 0);
 }
 
@@ -145,7 +200,7 @@ static bool leads_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t h
         double wanted = over - run->tolerance;
         if (!(wanted > 0) || run->answer->work > run->work_max)
             return false;
-        smoe_route_look_out(graph, wanted / NEAR);
+        smoe_route_look_out(graph, fmin(wanted, fmax(run->horizon / NEAR, wanted / FAR)));
         double sight = graph->horizon - graph->lifted;
         bool whole = wanted <= sight;
         graph->radius = whole ? wanted : sight;
@@ -169,7 +224,7 @@ static bool mend(struct smoe_route_graph *graph, uint32_t tail, uint32_t head, d
     struct smoe_route_cycle cycle = smoe_route_walk(graph, head);
     if (smoe_route_unit_cost(run, &cycle, 1) > -run->tolerance / 2) /* rounding, not a gain */
         return false;
-    smoe_route_cancel_cycle(graph, head, &cycle);
+    run->spare += smoe_route_cancel_cycle(graph, head, &cycle);
     return true;
 }
 
@@ -207,7 +262,7 @@ static bool mend_expert(struct smoe_route_graph *graph, uint32_t expert)
     for (uint32_t f = 0; f < graph->n_experts; f++) {
         smoe_route_need_row(graph, expert); /* mending may have widened the horizon */
         if (smoe_route_believe(graph, expert, f, run->tolerance) &&
-            mend(graph, expert, f, smoe_route_row(graph, expert)[f].cost))
+            mend(graph, expert, f, smoe_route_row(graph, expert)[f]))
             return true;
     }
     run->answer->work += graph->n_experts;
@@ -235,7 +290,7 @@ bool smoe_route_cancel(struct smoe_route_run *run, const uint8_t *dirty)
     smoe_route_graph_start(&graph, run, dirty);
     run->tolerance = rounding(run);
     while (graph.waiting > 0) {
-        if (run->answer->work > run->work_max)
+        if (run->answer->work > run->work_max || run->spare >= 0)
             return false;
         uint32_t vertex = smoe_route_dequeue(&graph);
         bool again = vertex == graph.sink                   ? mend_sink(&graph)

@@ -39,15 +39,18 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
         smoe_route_assign(&run, scratch->dirty);
     }
     if (run.n_tokens > 0) {
+        smoe_route_finish(&run);
+        answer->bound = options->gap_max > 0 ? smoe_route_bound(&run) : -(double)INFINITY;
+        run.spare = options->gap_max + answer->bound - answer->primal;
         answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)
             hand_out_prices(&run, options->prices);
     }
     smoe_route_finish(&run);
-    answer->bound = run.n_tokens > 0
-                        ? smoe_route_dual(problem, run.n_tokens, scratch->node_price, scratch)
-                        : answer->primal;
+    if (run.n_tokens == 0)
+        answer->bound = answer->primal;
+    else if (answer->exact || isinf(answer->bound))
+        answer->bound = smoe_route_bound(&run);
     answer->exact |= run.n_tokens == 0;
-    answer->work += (uint64_t)run.n_tokens * problem->n_experts;
 }

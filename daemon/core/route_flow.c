@@ -343,6 +343,17 @@ static void mark_if_dearer(struct smoe_route_run *run, uint32_t token, uint8_t *
         dirty[held[k]] = 1;
 }
 
+/* Lists the visits of the tokens that cancelling looks at first, or those of all others. */
+static void link_kept(struct smoe_route_run *run, bool in_sight)
+{
+    uint32_t top_k = run->problem->top_k;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        for (uint32_t v = i * top_k;
+             (run->scratch->margin[i] <= run->horizon) == in_sight && v < (i + 1) * top_k; v++)
+            if (run->answer->expert[v] != SMOE_ROUTE_NONE)
+                link_visit(run, v, run->answer->expert[v]);
+}
+
 /* Sets tied tokens aside, keeps the others as the pass chose. False if caps are in the way. */
 static bool keep_decided(struct smoe_route_run *run)
 {
@@ -353,12 +364,11 @@ static bool keep_decided(struct smoe_route_run *run)
             s->expert_load[run->answer->expert[v]]--;
             run->answer->expert[v] = SMOE_ROUTE_NONE;
         }
-    if (!smoe_route_split(run))
+    if (!smoe_route_split(run, false))
         return false;
     clear_lists(run);
-    for (uint32_t v = 0; v < run->n_visits; v++)
-        if (run->answer->expert[v] != SMOE_ROUTE_NONE)
-            link_visit(run, v, run->answer->expert[v]);
+    link_kept(run, false);
+    link_kept(run, true); /* later is nearer to the head */
     for (uint32_t j = 0; j < run->problem->n_nodes; j++)
         load_changed(run, j);
     return true;
@@ -373,6 +383,7 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
             fits = place(run, i);
             if (fits)
                 mark_if_dearer(run, i, ret_dirty);
+            run->scratch->margin[i] = 0; /* placed otherwise than the pass chose */
         }
     if (!fits)
         place_all_in_order(run);

@@ -12,10 +12,11 @@
  *     hold the arc's head             elsewhere) and put right when somebody wants to believe the arc
  *
  * Most tokens are far from changing their mind, and never enter a row. A token that holds its K cheapest
- * at the sweeps' prices has the slack `margin` or more on each of its arcs; labels only rise, so what is
- * left of it is margin less the most that an expert's label has risen. Tokens beyond the horizon are left
+ * at the sweeps' prices has the slack `margin` or more on each of its arcs; what is left of it is margin
+ * less what one expert's label has risen more than another's. Tokens beyond the horizon are left
  * out while this exceeds all that is asked for; then the horizon is widened and rows are made anew. A
- * token that has been moved, or was placed otherwise, counts as margin 0.
+ * token that has been moved, or was placed otherwise, counts as margin 0. In the list of an expert the
+ * visits in sight stand before all others. Tokens that tie with an arc on a path without slack are in sight.
  *
  * Law: the tail of every violated arc is in the queue. Arcs can only become violated where a cycle has
  * passed, so what it changes is checked there and then: carry at nodes, enter_token at experts.
@@ -24,6 +25,11 @@
 
 #include <math.h>
 #include <string.h>
+
+enum { LANES = 4, UNKNOWN = UINT8_MAX };
+typedef float two_floats __attribute__((vector_size(8)));
+typedef double two_doubles __attribute__((vector_size(16)));
+typedef int64_t two_longs __attribute__((vector_size(16)));
 
 void smoe_route_enqueue(struct smoe_route_graph *graph, uint32_t vertex)
 {
@@ -44,20 +50,97 @@ uint32_t smoe_route_dequeue(struct smoe_route_graph *graph)
     return vertex;
 }
 
+static const double WIDEN = 1.25; /* farther than asked for, so that rows are not made too often */
+
+static uint32_t *row_visits(const struct smoe_route_graph *graph, uint32_t from)
+{
+    return graph->run->scratch->arc_visit + (size_t)from * graph->n_experts;
+}
+
+static double cost_of(const struct smoe_route_graph *graph, uint32_t token, uint32_t expert)
+{
+    return graph->run->scratch->expert_price[expert] -
+           smoe_route_weight(graph->run->problem, token, expert);
+}
+
+/* Which of the next two experts cost a token no more than `most`? */
+static inline two_longs within(const float *scores, const double *price, double scale, double most)
+{
+    two_floats score;
+    two_doubles prices;
+    memcpy(&score, scores, sizeof score);
+    memcpy(&prices, price, sizeof prices);
+    return prices - scale * __builtin_convertvector(score, two_doubles) <= most;
+}
+
+static inline bool any_within(const float *scores, const double *price, double scale, double most)
+{
+    two_longs any = within(scores, price, scale, most) | within(scores + 2, price + 2, scale, most);
+    return (any[0] | any[1]) != 0;
+}
+
+/* Lists the experts that a token may come to within reach, at the sweeps' prices, of the dearest it holds.
+ * Few, or the token is left to be looked at whole. */
+static void list_options(struct smoe_route_graph *graph, uint32_t token)
+{
+    const struct smoe_route_problem *problem = graph->run->problem;
+    struct smoe_route_scratch *s = graph->run->scratch;
+    const float *scores = problem->scores + (size_t)token * graph->n_experts;
+    uint16_t *option = s->option + (size_t)token * SMOE_ROUTE_OPTIONS;
+    double scale = problem->score_weight, most = -(double)INFINITY;
+    for (uint32_t k = 0; k < problem->top_k; k++) {
+        double cost = cost_of(graph, token, graph->run->answer->expert[token * problem->top_k + k]);
+        most = cost > most ? cost : most;
+    }
+    most += graph->reach;
+    uint32_t n = 0, f = 0;
+    while (f < graph->n_experts && n <= SMOE_ROUTE_OPTIONS) {
+        uint32_t end = f + LANES;
+        if (end <= graph->n_experts && !any_within(scores + f, s->expert_price + f, scale, most)) {
+            f = end;
+            continue;
+        }
+        for (; f < end && f < graph->n_experts; f++)
+            if (s->expert_price[f] - scale * (double)scores[f] <= most && n++ < SMOE_ROUTE_OPTIONS)
+                option[n - 1] = (uint16_t)f;
+    }
+    s->n_options[token] = (uint8_t)n;
+    graph->run->answer->work += graph->n_experts;
+}
+
+static void enter_arc(struct smoe_route_graph *graph, uint32_t visit, uint32_t from, uint32_t to)
+{
+    struct smoe_route_run *run = graph->run;
+    uint32_t token = visit / run->problem->top_k;
+    double cost =
+        smoe_route_weight(run->problem, token, from) - smoe_route_weight(run->problem, token, to);
+    if (!(cost < smoe_route_row(graph, from)[to]) || smoe_route_holds(run, token, to))
+        return;
+    smoe_route_row(graph, from)[to] = cost;
+    row_visits(graph, from)[to] = visit;
+}
+
 /* Enters what a visit on its expert offers to every expert its token does not hold. */
 static void enter_visit(struct smoe_route_graph *graph, uint32_t visit)
 {
-    struct smoe_route_run *run = graph->run;
-    const struct smoe_route_problem *problem = run->problem;
-    uint32_t token = visit / problem->top_k, from = run->answer->expert[visit];
-    struct smoe_route_arc *row = smoe_route_row(graph, from);
-    double weight = smoe_route_weight(problem, token, from);
-    for (uint32_t f = 0; f < graph->n_experts; f++) {
-        double cost = weight - smoe_route_weight(problem, token, f);
-        if (cost < row[f].cost && !smoe_route_holds(run, token, f))
-            row[f] = (struct smoe_route_arc){.cost = cost, .visit = visit};
-    }
-    run->answer->work += graph->n_experts;
+    const struct smoe_route_scratch *s = graph->run->scratch;
+    uint32_t token = visit / graph->run->problem->top_k;
+    uint32_t from = graph->run->answer->expert[visit];
+    if (s->n_options[token] == UNKNOWN)
+        list_options(graph, token);
+    if (s->n_options[token] > SMOE_ROUTE_OPTIONS)
+        for (uint32_t f = 0; f < graph->n_experts; f++)
+            enter_arc(graph, visit, from, f);
+    else
+        for (uint32_t o = 0; o < s->n_options[token]; o++)
+            enter_arc(graph, visit, from, s->option[(size_t)token * SMOE_ROUTE_OPTIONS + o]);
+}
+
+/* The cost from which on an arc is not entered: at the sweeps' prices its slack is beyond the horizon. */
+static double out_of_sight(const struct smoe_route_graph *graph, uint32_t from, uint32_t to)
+{
+    const double *price = graph->run->scratch->expert_price;
+    return price[from] - price[to] + graph->horizon;
 }
 
 static bool in_sight(const struct smoe_route_graph *graph, uint32_t visit)
@@ -66,13 +149,44 @@ static bool in_sight(const struct smoe_route_graph *graph, uint32_t visit)
     return run->scratch->margin[visit / run->problem->top_k] <= graph->horizon;
 }
 
+/* The next visit of a list that is in sight: these come before all others. */
+static uint32_t next_in_sight(const struct smoe_route_graph *graph, uint32_t visit)
+{
+    return visit != SMOE_ROUTE_NO_VISIT && in_sight(graph, visit) ? visit : SMOE_ROUTE_NO_VISIT;
+}
+
+/* Options are to be listed as far as that: rows take what is within the horizon. */
+static void reach_for(struct smoe_route_graph *graph, double reach)
+{
+    graph->reach = reach;
+    memset(graph->run->scratch->n_options, UNKNOWN, graph->run->n_tokens);
+}
+
 void smoe_route_look_out(struct smoe_route_graph *graph, double slack)
 {
-    double needed = graph->lifted + slack;
-    if (needed <= graph->horizon)
+    struct smoe_route_run *run = graph->run;
+    double needed = graph->lifted + slack, before = graph->horizon;
+    if (needed <= before)
         return;
-    graph->horizon = 2 * needed;
-    memset(graph->run->scratch->row_made, 0, graph->n_experts);
+    graph->horizon = WIDEN * needed;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        for (uint32_t v = i * run->problem->top_k;
+             run->scratch->margin[i] > before && run->scratch->margin[i] <= graph->horizon &&
+             v < (i + 1) * run->problem->top_k;
+             v++)
+            smoe_route_move(run, v, run->answer->expert[v]); /* to the head of its list */
+    memset(run->scratch->row_made, 0, graph->n_experts);
+    if (graph->horizon > graph->reach)
+        reach_for(graph, 2 * graph->horizon);
+}
+
+/* Asks for a visit's row of scores ahead of its use: rows lie anywhere. */
+static void fetch_scores(const struct smoe_route_graph *graph, uint32_t visit)
+{
+    const struct smoe_route_problem *problem = graph->run->problem;
+    const float *scores = problem->scores + (size_t)(visit / problem->top_k) * graph->n_experts;
+    for (uint32_t f = 0; f < graph->n_experts; f += 16)
+        __builtin_prefetch(scores + f);
 }
 
 void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert)
@@ -80,51 +194,59 @@ void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert)
     struct smoe_route_scratch *s = graph->run->scratch;
     if (s->row_made[expert])
         return;
-    struct smoe_route_arc *row = smoe_route_row(graph, expert);
-    for (uint32_t f = 0; f < graph->n_experts; f++)
-        row[f] = (struct smoe_route_arc){.cost = (double)INFINITY, .visit = SMOE_ROUTE_NO_VISIT};
-    for (uint32_t v = s->visit_head[expert]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v])
-        if (in_sight(graph, v))
-            enter_visit(graph, v);
+    double *row = smoe_route_row(graph, expert);
+    uint32_t *visit = row_visits(graph, expert);
+    for (uint32_t f = 0; f < graph->n_experts; f++) {
+        row[f] = out_of_sight(graph, expert, f);
+        visit[f] = SMOE_ROUTE_NO_VISIT;
+    }
+    for (uint32_t v = next_in_sight(graph, s->visit_head[expert]), next; v != SMOE_ROUTE_NO_VISIT;
+         v = next) {
+        next = next_in_sight(graph, s->visit_next[v]);
+        if (next != SMOE_ROUTE_NO_VISIT)
+            fetch_scores(graph, next);
+        enter_visit(graph, v);
+    }
     graph->run->answer->work += s->expert_load[expert];
     s->row_made[expert] = 1;
 }
 
-static bool stale(const struct smoe_route_run *run, const struct smoe_route_arc *arc, uint32_t from,
-                  uint32_t to)
+static bool stale(const struct smoe_route_graph *graph, uint32_t from, uint32_t to)
 {
-    return arc->visit != SMOE_ROUTE_NO_VISIT &&
-           (run->answer->expert[arc->visit] != from ||
-            smoe_route_holds(run, arc->visit / run->problem->top_k, to));
+    uint32_t visit = row_visits(graph, from)[to];
+    return graph->run->answer->expert[visit] != from ||
+           smoe_route_holds(graph->run, visit / graph->run->problem->top_k, to);
 }
 
-static void renew_arc(struct smoe_route_graph *graph, struct smoe_route_arc *arc, uint32_t from,
-                      uint32_t to)
+static void renew_arc(struct smoe_route_graph *graph, uint32_t from, uint32_t to)
 {
     struct smoe_route_run *run = graph->run;
     const struct smoe_route_scratch *s = run->scratch;
-    struct smoe_route_arc best = {.cost = (double)INFINITY, .visit = SMOE_ROUTE_NO_VISIT};
-    for (uint32_t v = s->visit_head[from]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
+    double best = out_of_sight(graph, from, to);
+    row_visits(graph, from)[to] = SMOE_ROUTE_NO_VISIT;
+    uint32_t v = next_in_sight(graph, s->visit_head[from]);
+    for (; v != SMOE_ROUTE_NO_VISIT; v = next_in_sight(graph, s->visit_next[v])) {
         uint32_t token = v / run->problem->top_k;
-        if (!in_sight(graph, v))
-            continue;
         double cost = smoe_route_weight(run->problem, token, from) -
                       smoe_route_weight(run->problem, token, to);
-        if (cost < best.cost && !smoe_route_holds(run, token, to))
-            best = (struct smoe_route_arc){.cost = cost, .visit = v};
+        if (cost < best && !smoe_route_holds(run, token, to)) {
+            best = cost;
+            row_visits(graph, from)[to] = v;
+        }
     }
     run->answer->work += s->expert_load[from];
-    *arc = best;
+    smoe_route_row(graph, from)[to] = best;
 }
 
 bool smoe_route_believe(struct smoe_route_graph *graph, uint32_t from, uint32_t to, double least)
 {
-    struct smoe_route_arc *arc = &smoe_route_row(graph, from)[to];
-    if (!(smoe_route_violation(graph, from, to, arc->cost) > least))
+    const double *cost = &smoe_route_row(graph, from)[to];
+    if (!(smoe_route_violation(graph, from, to, *cost) > least))
         return false;
-    if (stale(graph->run, arc, from, to))
-        renew_arc(graph, arc, from, to);
-    return smoe_route_violation(graph, from, to, arc->cost) > least;
+    const uint32_t *visit = &row_visits(graph, from)[to];
+    if (*visit != SMOE_ROUTE_NO_VISIT && stale(graph, from, to))
+        renew_arc(graph, from, to);
+    return *visit != SMOE_ROUTE_NO_VISIT && smoe_route_violation(graph, from, to, *cost) > least;
 }
 
 /* The node's load has changed: node_key is the price of one more visit, node_down of the last one. */
@@ -145,7 +267,7 @@ struct smoe_route_cycle smoe_route_walk(const struct smoe_route_graph *graph, ui
     do {
         uint32_t u = graph->run->scratch->parent[v];
         if (smoe_route_is_expert(graph, u) && smoe_route_is_expert(graph, v)) {
-            cycle.token_cost += smoe_route_row(graph, u)[v].cost;
+            cycle.token_cost += smoe_route_row(graph, u)[v];
             cycle.token_arcs++;
         } else if (u == graph->sink) {
             cycle.from = v - graph->n_experts;
@@ -194,9 +316,10 @@ static uint32_t ties_around(const struct smoe_route_graph *graph, uint32_t start
         uint32_t u = s->parent[v];
         if (smoe_route_is_expert(graph, u) && smoe_route_is_expert(graph, v)) {
             uint32_t found = 0;
-            for (uint32_t visit = s->visit_head[u]; visit != SMOE_ROUTE_NO_VISIT && found < most;
-                 visit = s->visit_next[visit])
-                found += ties(graph->run, visit, u, v, smoe_route_row(graph, u)[v].cost);
+            for (uint32_t visit = next_in_sight(graph, s->visit_head[u]);
+                 visit != SMOE_ROUTE_NO_VISIT && found < most;
+                 visit = next_in_sight(graph, s->visit_next[visit]))
+                found += ties(graph->run, visit, u, v, smoe_route_row(graph, u)[v]);
             graph->run->answer->work += s->expert_load[u];
             most = found;
         }
@@ -234,13 +357,13 @@ static uint32_t carry_tokens(struct smoe_route_graph *graph, uint32_t from, uint
                              uint32_t amount, uint32_t *ret_visits)
 {
     struct smoe_route_run *run = graph->run;
-    struct smoe_route_arc arc = smoe_route_row(graph, from)[to];
-    smoe_route_move(run, arc.visit, (uint16_t)to);
-    ret_visits[0] = arc.visit;
+    double cost = smoe_route_row(graph, from)[to];
+    ret_visits[0] = row_visits(graph, from)[to];
+    smoe_route_move(run, ret_visits[0], (uint16_t)to);
     uint32_t n = 1, visit = run->scratch->visit_head[from];
     while (n < amount) {
         uint32_t next = run->scratch->visit_next[visit];
-        if (ties(run, visit, from, to, arc.cost)) {
+        if (ties(run, visit, from, to, cost)) {
             smoe_route_move(run, visit, (uint16_t)to);
             ret_visits[n++] = visit;
         }
@@ -278,6 +401,7 @@ static void enter_token(struct smoe_route_graph *graph, uint32_t token)
     const struct smoe_route_problem *problem = run->problem;
     const double *label = run->scratch->label;
     run->scratch->margin[token] = 0;
+    run->scratch->n_options[token] = UNKNOWN;
     for (uint32_t visit = token * problem->top_k; visit < (token + 1) * problem->top_k; visit++) {
         uint32_t from = run->answer->expert[visit];
         if (run->scratch->row_made[from])
@@ -292,11 +416,14 @@ static void enter_token(struct smoe_route_graph *graph, uint32_t token)
     }
 }
 
-void smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
-                             const struct smoe_route_cycle *cycle)
+double smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
+                               const struct smoe_route_cycle *cycle)
 {
     struct smoe_route_scratch *s = graph->run->scratch;
     uint32_t amount = cycle_amount(graph, start, cycle), n_moved = 0, v = start;
+    double gain = 0;
+    for (uint32_t m = 1; m <= amount; m++)
+        gain -= smoe_route_unit_cost(graph->run, cycle, m);
     do {
         uint32_t u = s->parent[v];
         if (smoe_route_is_expert(graph, u) && smoe_route_is_expert(graph, v))
@@ -308,6 +435,7 @@ void smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
     for (uint32_t m = 0; m < n_moved; m++) /* when all have arrived */
         enter_token(graph, s->moved[m] / graph->run->problem->top_k);
     graph->run->answer->cycles++;
+    return gain;
 }
 
 void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_run *run,
@@ -321,6 +449,7 @@ void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_ru
                                        .n_vertices = n_experts + n_nodes + 1,
                                        .sink = n_experts + n_nodes,
                                        .horizon = run->horizon};
+    reach_for(graph, 2 * run->horizon);
     for (uint32_t v = 0; v < graph->n_vertices; v++)
         s->distance[v] = (double)INFINITY;
     memset(s->queued, 0, graph->n_vertices);

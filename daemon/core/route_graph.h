@@ -23,14 +23,15 @@ struct smoe_route_graph {
     uint32_t n_experts, n_vertices, sink;
     uint32_t read, waiting; /* the ring queue: tails of arcs that may be violated */
 
-    /* One search: touched[0..n_settled) are settled, the rest up to n_touched are reached. */
-    uint32_t n_settled, n_touched;
-    uint32_t wanted; /* the vertex looked for */
-    double radius;   /* nothing at this distance or farther is of interest */
+    uint32_t n_touched, n_heap; /* of one search: vertices reached, and those not settled yet */
+    uint32_t wanted;            /* the vertex looked for */
+    double radius;              /* nothing at this distance or farther is of interest */
 
     /* Rows know the tokens whose margin in the sweeps' pass was at most `horizon`. */
     double horizon;
-    double lifted; /* the most that an expert's label has risen since */
+    double reach; /* at least that; how far the options of tokens are listed */
+    double
+        lifted; /* how far experts' labels have risen against each other since: most less least */
 };
 
 /* What a negative cycle is made of. */
@@ -46,11 +47,10 @@ static inline bool smoe_route_is_expert(const struct smoe_route_graph *graph, ui
     return vertex < graph->n_experts;
 }
 
-/* The arcs from one expert to all, once made. */
-static inline struct smoe_route_arc *smoe_route_row(const struct smoe_route_graph *graph,
-                                                    uint32_t from)
+/* The costs of the arcs from one expert to all, once made. */
+static inline double *smoe_route_row(const struct smoe_route_graph *graph, uint32_t from)
 {
-    return graph->run->scratch->arcs + (size_t)from * graph->n_experts;
+    return graph->run->scratch->arc_cost + (size_t)from * graph->n_experts;
 }
 
 /* How far label[to] lies below what an arc of this cost demands: > 0 is a violation, < 0 slack. */
@@ -84,8 +84,9 @@ struct smoe_route_cycle smoe_route_walk(const struct smoe_route_graph *graph, ui
 double smoe_route_unit_cost(const struct smoe_route_run *run, const struct smoe_route_cycle *cycle,
                             uint32_t m);
 
-/* Carries what pays around the cycle and queues the tails of arcs that this may have violated. */
-void smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
-                             const struct smoe_route_cycle *cycle);
+/* Carries what pays around the cycle and queues the tails of arcs that this may have violated. Returns
+ * what was gained. */
+double smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
+                               const struct smoe_route_cycle *cycle);
 
 #endif

@@ -7,11 +7,13 @@
  *     route_base.c    the policy `base`: equal loads, by the exact solve of another fleet
  *     route_order.c   tokens one after another: greedy, separable and the baselines of policy.c
  *     route_level.c   water-fill, uniform shift, loads shared over replicas
+ *     route_market.c  what clears at one price: supply, demand, where they meet
+ *     route_near.c    the hot pass over the tokens that prices may still concern
  *     route_price.c   price sweeps
  *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
- *     route_exact.c   the exact solve, put together from the five above
+ *     route_exact.c   the exact solve, put together from those above
  *
  * A visit is one of a token's K places: visit v = i K + k belongs to token i = v / K.
  * A replica is an index r into problem->replica_node: one expert on one node.
@@ -23,14 +25,11 @@
 #include "common/base/rng.h"
 #include "daemon/core/route.h"
 
-#define SMOE_ROUTE_BUCKETS  64 /* half octaves of a demand curve, down from its widest margin */
-#define SMOE_ROUTE_NO_VISIT UINT32_MAX
-
-/* One arc of the residual graph between two experts, MODEL.md (19). */
-struct smoe_route_arc {
-    double cost;    /* the least w_ie - w_if over tokens on e and not on f, or less where stale */
-    uint32_t visit; /* whose (NO_VISIT: nobody's); stale once it left e or its token holds f */
-};
+#define SMOE_ROUTE_BUCKETS   64 /* half octaves of a demand curve, down from its widest margin */
+#define SMOE_ROUTE_NO_VISIT  UINT32_MAX
+#define SMOE_ROUTE_OPTIONS   8 /* that are listed of a token (route_graph.c) */
+#define SMOE_ROUTE_NEAR_PART 3 /* one in so many tokens can be gathered (route_near.c) */
+#define SMOE_ROUTE_LEVELS    8 /* how often tokens are set aside (route_near.c) */
 
 struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
@@ -53,7 +52,6 @@ struct smoe_route_scratch {
     uint16_t *replica_expert; /* [R] */
 
     double *node_price;   /* [J] p_j */
-    double *best_price;   /* [J] the sweep that came nearest */
     double *expert_price; /* [E] q_e, +inf: not on offer */
     double *node_key;     /* [J] what replicas are compared by; the price of one more visit */
     double *node_down;    /* [J] the price of the last visit, -inf without any */
@@ -72,21 +70,49 @@ struct smoe_route_scratch {
     uint32_t *visit_next;  /* [N, K] */
     uint32_t *visit_prev;  /* [N, K] */
 
-    /* Demand curves: tokens at the margin, counted by how far they are from changing their mind. */
-    uint32_t *leaving; /* [E, BUCKETS] hold e last: leave when its price rises by that */
-    uint32_t *joining; /* [E, BUCKETS] have e next in line: come when its price falls by that */
+    /* Markets, by their lowest expert (route_market.c); entries of other experts are not looked at. */
+    uint16_t *market;       /* [E] of each expert */
+    uint8_t *apart;         /* [E] no other market on its nodes */
+    double *market_price;   /* [E] */
+    double *best_price;     /* [E] of the sweep that came nearest */
+    uint32_t *market_load;  /* [E] visits that tokens bring */
+    int64_t *market_excess; /* [E] more (> 0) or fewer (< 0) than its nodes supply */
+    uint32_t
+        *leaving; /* [E, BUCKETS] tokens that hold it last: leave when its price rises by that */
+    uint32_t
+        *joining; /* [E, BUCKETS] that have it next in line: come when its price falls by that */
+
+    /* Tokens near a tie (route_near.c). */
+    uint32_t *near_token;     /* [N / NEAR_PART], near_max of the next ones */
+    float *near_scores;       /* [near_max, E] */
+    uint16_t *near_chosen;    /* [near_max, K] as of one hot pass over them, like the next three */
+    uint16_t *near_runner_up; /* [near_max] */
+    double *near_cutoff;      /* [near_max] */
+    double *near_margin;      /* [near_max] */
+    uint32_t *near_load;      /* [E] */
+    double *pass_price;       /* [E] prices of the last pass */
+    double *level_price;      /* [LEVELS, E] when the level's tokens were chosen */
+    uint32_t *level_load;     /* [LEVELS, E] loads of all other tokens */
 
     /* The residual graph: vertices are experts 0..E-1, nodes E..E+J-1, the sink E+J. */
-    struct smoe_route_arc *arcs; /* [E, E] */
-    uint8_t *row_made;           /* [E] arcs of this row are valid */
-    double *label;               /* [E+J+1] */
-    double *distance;            /* [E+J+1] +inf: not reached by the search */
-    uint32_t *parent;            /* [E+J+1] */
-    uint32_t *touched;           /* [E+J+1] vertices the search has reached */
-    uint32_t *queue;             /* [E+J+1] ring */
-    uint8_t *queued;             /* [E+J+1] */
-    uint32_t *moved;             /* [N, K] visits that a cycle moved */
-    uint8_t *dirty;              /* [E] experts whose rows may hold a negative cycle's arc */
+    double *arc_cost; /* [E, E] the least w_ie - w_if over tokens on e and not on f, or less where
+                            stale */
+    uint32_t
+        *arc_visit;   /* [E, E] whose; stale once it left e or its token holds f; NO_VISIT: there is
+                            no arc of a cost below that, as far as matters */
+    uint16_t *option; /* [N, OPTIONS] experts that a token could come to before long */
+    uint8_t *n_options;   /* [N] or more than OPTIONS */
+    uint8_t *row_made;    /* [E] arcs of this row are valid */
+    double *label;        /* [E+J+1] */
+    double *distance;     /* [E+J+1] +inf: not reached by the search */
+    uint32_t *parent;     /* [E+J+1] */
+    uint32_t *touched;    /* [E+J+1] vertices the search has reached */
+    uint32_t *heap;       /* [E+J+1] of them, those not settled */
+    uint32_t *heap_place; /* [E+J+1] where in it */
+    uint32_t *queue;      /* [E+J+1] ring */
+    uint8_t *queued;      /* [E+J+1] */
+    uint32_t *moved;      /* [N, K] visits that a cycle moved */
+    uint8_t *dirty;       /* [E] experts whose rows may hold a negative cycle's arc */
 };
 
 /* One call of a solver. */
@@ -101,8 +127,25 @@ struct smoe_route_run {
     double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
-    bool shuffled;      /* an augmenting path has moved tokens that were already placed */
-    double widest;      /* widest finite margin of the last pass */
+    double mass;        /* sum of w x over the routed tokens */
+    double spare;  /* what the answer may lose against the bound less what it does; > 0: enough */
+    bool shuffled; /* an augmenting path has moved tokens that were already placed */
+    double widest; /* widest finite margin of the last pass */
+    uint64_t over,
+        under;   /* visits on markets with more, with fewer than they supply, as of the last pass */
+    bool looked; /* a pass has been made over all tokens */
+    bool mixed;  /* some nodes are in several markets */
+    uint32_t level; /* of the last pass: which tokens it looked at (route_near.c) */
+    uint32_t level_tokens[SMOE_ROUTE_LEVELS + 1]; /* [0] is not used */
+    double level_reach[SMOE_ROUTE_LEVELS + 1];
+};
+
+/* The results of the last pass, of the tokens that it looked at. */
+struct smoe_route_view {
+    uint32_t n_tokens;
+    const uint16_t *chosen;    /* [n_tokens, K] */
+    const uint16_t *runner_up; /* [n_tokens] */
+    const double *margin;      /* [n_tokens] */
 };
 
 static inline double smoe_route_weight(const struct smoe_route_problem *problem, uint32_t token,
@@ -132,8 +175,11 @@ void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_proble
 void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_price);
 /* The hot pass over the tokens in play at expert_price, into `chosen` [N, K] and the scratch. */
 void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
-/* Sets n_routed and primal from the experts and arrivals of the answer. */
+/* Sets n_routed and primal from the experts and arrivals of the answer; `mass` of the run. */
 void smoe_route_finish(struct smoe_route_run *run);
+/* The dual value of node_price, MODEL.md (18), after smoe_route_finish: looks only at tokens that may hold
+ * something else than their K cheapest, where margins tell. */
+double smoe_route_bound(struct smoe_route_run *run);
 
 /* route_level.c */
 static inline double smoe_route_marginal_at(const struct smoe_route_run *run, uint32_t node,
@@ -147,10 +193,40 @@ uint32_t smoe_route_limit(const struct smoe_route_run *run, uint32_t node);
 uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, double price);
 /* Is the supply met, between the visits cheaper than the prices [J] and those no dearer? */
 bool smoe_route_level_fits(const struct smoe_route_run *run, const double *prices);
-/* Shifts all prices [J] by one amount so that supply meets the visits. */
-void smoe_route_shift_prices(struct smoe_route_run *run, double *prices);
-/* Splits every expert's load over its replicas by their marginals. False if a cap was exceeded. */
-bool smoe_route_split(struct smoe_route_run *run);
+/* Shifts the prices of all markets by one amount so that supply meets the visits. */
+void smoe_route_shift_prices(struct smoe_route_run *run);
+/* Splits every expert's load over its replicas by their marginals; `mixed_only`: leaves out markets that
+ * share no node. False if a cap was exceeded. */
+bool smoe_route_split(struct smoe_route_run *run, bool mixed_only);
+
+/* route_market.c */
+void smoe_route_market_begin(struct smoe_route_run *run);
+/* From the prices of markets to those of nodes and experts, or back and forth. */
+void smoe_route_market_prices(struct smoe_route_run *run);
+void smoe_route_market_from_nodes(struct smoe_route_run *run);
+/* The highest price, at most this one, at which a node of the market offers one more visit; -inf if none. */
+double smoe_route_market_step(const struct smoe_route_run *run, uint32_t market, double price);
+/* Compares the loads of the last pass with supply; returns the visits that are in the wrong place. */
+uint64_t smoe_route_market_excess(struct smoe_route_run *run);
+/* Counts the tokens of the pass by margin: at the market they would leave and at the one they would join. */
+void smoe_route_market_count(struct smoe_route_run *run, const struct smoe_route_view *view);
+/* The margins below which so many tokens lie, for two numbers of them. */
+void smoe_route_market_windows(const struct smoe_route_view *view, const uint64_t visits[2],
+                               double ret_margin[2]);
+/* Where demand meets supply, all other prices as they are; a plateau: for a range of loads. */
+double smoe_route_market_clear(const struct smoe_route_run *run, uint32_t market,
+                               bool *ret_plateau);
+
+/* route_near.c */
+/* The hot pass at expert_price over the tokens that it may concern; expert_load is of all tokens. */
+void smoe_route_look(struct smoe_route_run *run);
+struct smoe_route_view smoe_route_view(const struct smoe_route_run *run);
+/* After the last pass: results of all tokens into answer->expert and the scratch. Margins may be too low. */
+void smoe_route_look_up(struct smoe_route_run *run);
+/* What tokens would gain at expert_price by their K cheapest instead of what they hold: <= 0. `before`: the
+ * prices [E] that margins are of; a token placed otherwise has margin 0. False: too many to be looked at. */
+bool smoe_route_reduced_change(struct smoe_route_run *run, const double *before,
+                               double *ret_change);
 
 /* route_price.c: leaves node_price, expert_price, and their pass in answer->expert. */
 void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_route_options *options);

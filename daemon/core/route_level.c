@@ -61,14 +61,19 @@ static uint32_t offers(const struct smoe_route_run *run, const struct crowd *cro
     return n > taken ? n - taken : 0;
 }
 
-/* Does the crowd offer `target` visits at this level? */
+/* Visits that the crowd offers at a level. */
+static uint64_t offered(const struct smoe_route_run *run, const struct crowd *crowd, double level)
+{
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < crowd->count; k++)
+        sum += offers(run, crowd, member(crowd, k), level);
+    return sum;
+}
+
 static bool meets(const struct smoe_route_run *run, const struct crowd *crowd, double level,
                   uint64_t target)
 {
-    uint64_t offered = 0;
-    for (uint32_t k = 0; k < crowd->count && offered < target; k++)
-        offered += offers(run, crowd, member(crowd, k), level);
-    return offered >= target;
+    return offered(run, crowd, level) >= target;
 }
 
 /* The level at which the first visit of all is offered. */
@@ -86,8 +91,8 @@ static double least_level(const struct smoe_route_run *run, const struct crowd *
 }
 
 /* The water-fill: brackets the level where the crowd begins to offer `target` >= 1 visits, which it
- * must be able to. At *ret_low it does not yet (or nothing is lower), at *ret_high it does. Gallops
- * away from `guess`, then halves. */
+ * must be able to. At *ret_low it does not yet (or nothing is lower), at *ret_high it does; a level that
+ * offers the very number is both. Gallops away from `guess`, then halves. */
 static void bracket_level(const struct smoe_route_run *run, const struct crowd *crowd,
                           uint64_t target, double guess, double *ret_low, double *ret_high)
 {
@@ -106,28 +111,32 @@ static void bracket_level(const struct smoe_route_run *run, const struct crowd *
     double narrow = LEVEL_PRECISION * (high - low) + 0x1p-50 * fabs(high);
     while (high - low > narrow) {
         double middle = low + (high - low) / 2;
-        if (meets(run, crowd, middle, target))
+        uint64_t there = offered(run, crowd, middle);
+        if (there >= target)
             high = middle;
-        else
+        if (there <= target)
             low = middle;
     }
     *ret_low = low;
     *ret_high = high;
 }
 
-/* Shifts all node prices by one amount so that supply meets the visits. A price that comes to lie just
- * above a step of the node's marginals is set on it: there the node is content with any load. */
-void smoe_route_shift_prices(struct smoe_route_run *run, double *prices)
+/* A price that comes to lie just above a step of the market's marginals is set on it: there a node is
+ * content with any load. */
+void smoe_route_shift_prices(struct smoe_route_run *run)
 {
+    struct smoe_route_scratch *s = run->scratch;
     double low, high;
-    struct crowd crowd = {.count = run->problem->n_nodes, .base = prices};
+    struct crowd crowd = {.count = run->problem->n_nodes, .base = s->node_price};
     bracket_level(run, &crowd, run->n_visits, 0, &low, &high);
-    for (uint32_t j = 0; j < crowd.count; j++) {
-        double price = prices[j] + high;
-        uint32_t n = smoe_route_supply(run, j, price);
-        double step = n > 0 ? smoe_route_marginal_at(run, j, n - 1) : -(double)INFINITY;
-        prices[j] = price - step <= high - low ? step : price;
+    for (uint32_t m = 0; m < run->problem->n_experts; m++) {
+        if (s->market[m] != m)
+            continue;
+        double price = s->market_price[m] + high;
+        double step = high > low ? smoe_route_market_step(run, m, price) : -(double)INFINITY;
+        s->market_price[m] = price - step <= high - low ? step : price;
     }
+    smoe_route_market_prices(run);
 }
 
 /* Is the supply already met, between the visits cheaper than the prices and those no dearer? */
@@ -160,10 +169,10 @@ static void overflow(struct smoe_route_run *run, const struct crowd *crowd, uint
 /* What is offered below the level is taken; the rest is shared in proportion to what the step itself
  * offers: on a node's flat the price is equal, so it goes by the speed that made the flat long. */
 static void share_out(const struct smoe_route_run *run, const struct crowd *crowd, uint32_t *flow,
-                      uint32_t load)
+                      uint32_t load, double guess)
 {
     double low, high;
-    bracket_level(run, crowd, load, -(double)INFINITY, &low, &high);
+    bracket_level(run, crowd, load, guess, &low, &high);
     uint64_t below = 0, at = 0;
     for (uint32_t k = 0; k < crowd->count; k++) {
         flow[k] = offers(run, crowd, crowd->nodes[k], low);
@@ -206,7 +215,7 @@ static bool pour(struct smoe_route_run *run, uint32_t expert, uint32_t load)
     else if (count == 1)
         flow[0] = load;
     else
-        share_out(run, &crowd, flow, load);
+        share_out(run, &crowd, flow, load, run->scratch->expert_price[expert]);
     for (uint32_t k = 0; k < count; k++)
         arrivals[crowd.nodes[k]] += flow[k];
     return room >= load;
@@ -220,24 +229,25 @@ static void lift(struct smoe_route_run *run, uint32_t expert)
 }
 
 /* Experts with one replica have no choice and come first; the others follow the levels they leave, and
- * once more when all have moved. */
-bool smoe_route_split(struct smoe_route_run *run)
+ * once more, where they share nodes, when all have moved. */
+bool smoe_route_split(struct smoe_route_run *run, bool mixed_only)
 {
     const struct smoe_route_problem *problem = run->problem;
-    const uint32_t *first = problem->replica_first, *load = run->scratch->expert_load;
+    const struct smoe_route_scratch *s = run->scratch;
+    const uint32_t *first = problem->replica_first, *load = s->expert_load;
     bool fits = true;
     memset(run->answer->arrivals, 0, problem->n_nodes * sizeof *run->answer->arrivals);
     for (uint32_t e = 0; e < problem->n_experts; e++)
-        if (first[e + 1] - first[e] == 1)
+        if (first[e + 1] - first[e] == 1 && !(mixed_only && s->apart[e]))
             fits &= pour(run, e, load[e]);
-    for (uint32_t round = 0; round < 2; round++)
+    for (uint32_t round = 0; round < (mixed_only ? 1u : 2u); round++)
         for (uint32_t e = 0; e < problem->n_experts; e++) {
-            if (first[e + 1] - first[e] < 2)
+            if (first[e + 1] - first[e] < 2 || (s->apart[e] && (mixed_only || round > 0)))
                 continue;
             if (round > 0)
                 lift(run, e);
             bool poured = pour(run, e, load[e]);
-            if (round > 0)
+            if (round > 0 || s->apart[e])
                 fits &= poured;
         }
     return fits;
