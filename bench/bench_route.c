@@ -7,20 +7,22 @@
  * agrees about the optimum and shows what the problem costs without its structure.
  */
 #include <math.h>
-#include <string.h>
 
 #include "bench/bench.h"
-#include "bench/bench_pick.h"
+#include "bench/bench_grid.h"
+#include "bench/bench_lp.h"
 #include "bench/flow.h"
 #include "bench/race.h"
+#include "bench/rival.h"
+#include "bench/scores.h"
 #include "bench/slots.h"
 #include "common/io/clock.h"
 #include "daemon/core/policy.h"
 
 struct solve {
     struct smoe_slots slots;
-    unsigned slot; /* each call takes the next */
-    uint64_t sum;
+    unsigned slot;         /* each call takes the next */
+    volatile uint32_t sum; /* so that the reading is not optimised away */
 };
 
 static const struct smoe_route_problem *next_slot(struct solve *s)
@@ -35,15 +37,7 @@ static void read_once(void *context)
 {
     struct solve *s = context;
     const struct smoe_route_problem *p = next_slot(s);
-    size_t n = (size_t)p->n_tokens * p->n_experts;
-    uint32_t sum[16] = {0}, value[16];
-    for (size_t i = 0; i + 16 <= n; i += 16) {
-        memcpy(value, p->scores + i, sizeof value);
-        for (int k = 0; k < 16; k++)
-            sum[k] ^= value[k];
-    }
-    for (int k = 0; k < 16; k++)
-        s->sum += sum[k]; /* so that the reading is not optimised away */
+    s->sum = smoe_scores_read(p->scores, (size_t)p->n_tokens * p->n_experts);
 }
 
 static void separable(void *context)
@@ -168,9 +162,17 @@ int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why)
         uint32_t tokens, nodes, top_k;
     } sizes[] = {{64, 8, 2},    {390, 10, 3},  {1000, 8, 1},
                  {1000, 64, 2}, {10000, 8, 2}, {10000, 64, 2}};
-    int rc = smoe_bench_pick(bench);
+    int rc = smoe_rival_share_core();
+    if (rc)
+        return smoe_fail(why, rc, "route: one core: %s", smoe_strerror(rc));
+    rc = smoe_bench_grid(bench, why);
+    if (rc)
+        return smoe_fail_at(why, rc, "route");
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !rc; i++)
         if (!bench->quick || sizes[i].tokens <= 1000)
             rc = bench_size(bench, sizes[i].tokens, sizes[i].nodes, sizes[i].top_k);
-    return rc ? smoe_fail(why, rc, "route: out of memory") : 0;
+    if (rc)
+        return smoe_fail(why, rc, "route: out of memory");
+    rc = smoe_bench_lp(bench, why);
+    return rc ? smoe_fail_at(why, rc, "route") : 0;
 }
