@@ -30,7 +30,8 @@ uint32_t smoe_scores_start(const struct smoe_scores *scores, uint32_t slot, uint
 /* The slot itself: [n_tokens, n_nodes]. */
 const float *smoe_scores_slot(const struct smoe_scores *scores, uint32_t slot, uint32_t n_tokens);
 
-/* Reads n floats and does nothing else: what no pass over them can beat. Returns what it read, folded. */
+/* Reads n floats (but a last few of fewer than 64) and does nothing else: what no pass over them can beat.
+ * Returns what it read, folded. */
 uint32_t smoe_scores_read(const float *scores, size_t n);
 
 #endif
