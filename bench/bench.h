@@ -12,6 +12,11 @@
 #include "bench/report.h"
 #include "common/base/err.h"
 
+#define SMOE_BENCH_PYTHON "/usr/bin/python3" /* Debian's own: its torch is there */
+
+/* Exit status of a peer that lacks what it compares with. */
+#define SMOE_BENCH_NOT_INSTALLED 77
+
 struct smoe_bench {
     bool quick;          /* a second or two: does it run, not how fast */
     const char *bin_dir; /* where stablemoed and the others lie */

@@ -3,32 +3,26 @@
  * The slot's solve. Lanes, on the same slots of the same fleet: reading the scores once (nothing that
  * looks at them can be faster), separable, greedy, exact from nothing, and exact as the daemon runs it,
  * starting at the last slot's prices. Beside the times: what the cheaper rules give away of the
- * objective, and the exact solve's certificate. Also exact within 1e-6, and the solve's hot pass alone. On the paper's own size a textbook min-cost flow
+ * objective, and the exact solve's certificate. On the paper's own size a textbook min-cost flow
  * agrees about the optimum and shows what the problem costs without its structure.
  */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "bench/bench.h"
-#include "bench/bench_pick.h"
+#include "bench/bench_grid.h"
+#include "bench/bench_lp.h"
 #include "bench/flow.h"
 #include "bench/race.h"
+#include "bench/rival.h"
+#include "bench/scores.h"
 #include "bench/slots.h"
 #include "common/io/clock.h"
 #include "daemon/core/policy.h"
-#include "daemon/core/route_pick.h"
-
-#define GAP_ENOUGH 1e-6
 
 struct solve {
     struct smoe_slots slots;
-    unsigned slot; /* each call takes the next */
-    uint64_t sum;
-    struct {
-        double *row, *cutoff, *margin;
-        uint16_t *runner_up;
-    } pass; /* where a bare pass writes */
+    unsigned slot;         /* each call takes the next */
+    volatile uint32_t sum; /* so that the reading is not optimised away */
 };
 
 static const struct smoe_route_problem *next_slot(struct solve *s)
@@ -39,25 +33,11 @@ static const struct smoe_route_problem *next_slot(struct solve *s)
 
 /* ---- the lanes ---- */
 
-/* What gaps are relative to: K N V mu. */
-static double scale_of(const struct smoe_route_problem *p)
-{
-    return (double)p->top_k * p->n_tokens * p->score_weight;
-}
-
 static void read_once(void *context)
 {
     struct solve *s = context;
     const struct smoe_route_problem *p = next_slot(s);
-    size_t n = (size_t)p->n_tokens * p->n_experts;
-    uint32_t sum[16] = {0}, value[16];
-    for (size_t i = 0; i + 16 <= n; i += 16) {
-        memcpy(value, p->scores + i, sizeof value);
-        for (int k = 0; k < 16; k++)
-            sum[k] ^= value[k];
-    }
-    for (int k = 0; k < 16; k++)
-        s->sum += sum[k]; /* so that the reading is not optimised away */
+    s->sum = smoe_scores_read(p->scores, (size_t)p->n_tokens * p->n_experts);
 }
 
 static void separable(void *context)
@@ -86,37 +66,13 @@ static void exact_warm(void *context)
     smoe_route_exact(next_slot(s), &options, s->slots.scratch, &s->slots.answer);
 }
 
-/* As warm, content with a proven gap of 1e-6 K N V mu. */
-static void exact_near(void *context)
-{
-    struct solve *s = context;
-    const struct smoe_route_problem *p = next_slot(s);
-    struct smoe_route_options options = {
-        .prices = s->slots.prices, .warm = true, .gap_max = GAP_ENOUGH * scale_of(p)};
-    smoe_route_exact(p, &options, s->slots.scratch, &s->slots.answer);
-}
-
-/* The hot pass, at the last solve's prices. */
-static void pass(void *context)
-{
-    struct solve *s = context;
-    const struct smoe_route_problem *p = next_slot(s);
-    struct smoe_route_pick pick = {.n_tokens = p->n_tokens,
-                                   .n_experts = p->n_experts,
-                                   .top_k = p->top_k,
-                                   .scores = p->scores,
-                                   .weight = p->score_weight,
-                                   .prices = s->slots.prices,
-                                   .row = s->pass.row,
-                                   .chosen = s->slots.answer.expert,
-                                   .runner_up = s->pass.runner_up,
-                                   .cutoff = s->pass.cutoff,
-                                   .margin = s->pass.margin,
-                                   .loads = s->slots.answer.arrivals};
-    smoe_route_pick(&pick);
-}
-
 /* ---- quality ---- */
+
+/* What gaps are relative to: K N V mu. */
+static double scale_of(const struct smoe_route_problem *p)
+{
+    return (double)p->top_k * p->n_tokens * p->score_weight;
+}
 
 /* Worst certificate of the exact solve, and mean loss of the cheaper rules, over all slots. */
 static void report_quality(struct smoe_bench *bench, struct solve *s, const char *size)
@@ -164,17 +120,15 @@ static int report_flow(struct smoe_bench *bench, struct solve *s, const char *si
 
 static void report_times(struct smoe_bench *bench, struct solve *s, const char *size)
 {
-    struct smoe_lane lanes[] = {
-        {.run = read_once, .context = s},  {.run = separable, .context = s},
-        {.run = greedy, .context = s},     {.run = exact_cold, .context = s},
-        {.run = exact_warm, .context = s}, {.run = exact_near, .context = s},
-        {.run = pass, .context = s}};
-    static const char *const names[] = {"read",       "separable",  "greedy", "exact_cold",
-                                        "exact_warm", "exact_near", "pass"};
-    enum { LANES = sizeof lanes / sizeof *lanes };
+    struct smoe_lane lanes[] = {{.run = read_once, .context = s},
+                                {.run = separable, .context = s},
+                                {.run = greedy, .context = s},
+                                {.run = exact_cold, .context = s},
+                                {.run = exact_warm, .context = s}};
+    static const char *const names[] = {"read", "separable", "greedy", "exact_cold", "exact_warm"};
     exact_cold(s); /* prices to start warm from */
-    smoe_race(lanes, LANES, bench->quick);
-    for (int l = 0; l < LANES; l++) {
+    smoe_race(lanes, 5, bench->quick);
+    for (int l = 0; l < 5; l++) {
         struct smoe_sample ns = lanes[l].ns;
         for (unsigned i = 0; i < ns.n; i++)
             ns.values[i] /= s->slots.problems[0].n_tokens;
@@ -184,10 +138,6 @@ static void report_times(struct smoe_bench *bench, struct solve *s, const char *
     struct smoe_sample to_separable = smoe_sample_ratio(&lanes[4].ns, &lanes[1].ns);
     smoe_report_add(bench->report, "x", &to_greedy, "route.%s.warm_to_greedy", size);
     smoe_report_add(bench->report, "x", &to_separable, "route.%s.warm_to_separable", size);
-    struct smoe_sample warm = smoe_sample_ratio(&lanes[4].ns, &lanes[6].ns);
-    struct smoe_sample near = smoe_sample_ratio(&lanes[5].ns, &lanes[6].ns);
-    smoe_report_add(bench->report, "passes", &warm, "route.%s.warm_to_pass", size);
-    smoe_report_add(bench->report, "passes", &near, "route.%s.near_to_pass", size);
 }
 
 static int bench_size(struct smoe_bench *bench, uint32_t tokens, uint32_t nodes, uint32_t top_k)
@@ -196,22 +146,12 @@ static int bench_size(struct smoe_bench *bench, uint32_t tokens, uint32_t nodes,
     char size[32];
     snprintf(size, sizeof size, "%ux%ux%u", tokens, nodes, top_k);
     int rc = smoe_slots_init(&s.slots, tokens, nodes, top_k);
-    s.pass.row = malloc(nodes * sizeof *s.pass.row);
-    s.pass.cutoff = malloc(tokens * sizeof *s.pass.cutoff);
-    s.pass.margin = malloc(tokens * sizeof *s.pass.margin);
-    s.pass.runner_up = malloc(tokens * sizeof *s.pass.runner_up);
-    if (!s.pass.row || !s.pass.cutoff || !s.pass.margin || !s.pass.runner_up)
-        rc = SMOE_ENOMEMORY;
     if (rc == 0) {
         report_times(bench, &s, size);
         report_quality(bench, &s, size);
         if (tokens <= 400)
             rc = report_flow(bench, &s, size);
     }
-    free(s.pass.row);
-    free(s.pass.cutoff);
-    free(s.pass.margin);
-    free(s.pass.runner_up);
     smoe_slots_release(&s.slots);
     return rc;
 }
@@ -222,9 +162,17 @@ int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why)
         uint32_t tokens, nodes, top_k;
     } sizes[] = {{64, 8, 2},    {390, 10, 3},  {1000, 8, 1},
                  {1000, 64, 2}, {10000, 8, 2}, {10000, 64, 2}};
-    int rc = smoe_bench_pick(bench);
+    int rc = smoe_rival_share_core();
+    if (rc)
+        return smoe_fail(why, rc, "route: one core: %s", smoe_strerror(rc));
+    rc = smoe_bench_grid(bench, why);
+    if (rc)
+        return smoe_fail_at(why, rc, "route");
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !rc; i++)
         if (!bench->quick || sizes[i].tokens <= 1000)
             rc = bench_size(bench, sizes[i].tokens, sizes[i].nodes, sizes[i].top_k);
-    return rc ? smoe_fail(why, rc, "route: out of memory") : 0;
+    if (rc)
+        return smoe_fail(why, rc, "route: out of memory");
+    rc = smoe_bench_lp(bench, why);
+    return rc ? smoe_fail_at(why, rc, "route") : 0;
 }

@@ -17,11 +17,6 @@
 #include "bench/bench.h"
 #include "bench/child.h"
 
-#define PYTHON "/usr/bin/python3" /* Debian's own: its torch is there */
-
-/* Exit status of the peer when torch is not there. */
-#define NOT_INSTALLED 77
-
 /* ---- one run of either ---- */
 
 /* The number `key` of the JSON object on the last line of a log; false if there is none. */
@@ -72,24 +67,25 @@ static int run_ours(const struct smoe_bench *bench, const struct smoe_bench_flee
     return 0;
 }
 
-/* *ret_status: 0, or NOT_INSTALLED and no value. */
+/* *ret_status: 0, or SMOE_BENCH_NOT_INSTALLED and no value. */
 static int run_peer(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
                     const char *batch, const char *images, double *ret, int *ret_status,
                     struct smoe_why *why)
 {
     char program[320], log[160];
-    const char *argv[] = {PYTHON, "-B", program, "--batch", batch, "--images", images, NULL};
+    const char *argv[] = {SMOE_BENCH_PYTHON, "-B",   program, "--batch", batch,
+                          "--images",        images, NULL};
     pid_t pid;
     snprintf(program, sizeof program, "%s/torch_gloo.py", bench->peers);
     snprintf(log, sizeof log, "%s/peer.log", fleet->dir);
-    *ret_status = NOT_INSTALLED;
-    if (access(PYTHON, X_OK))
+    *ret_status = SMOE_BENCH_NOT_INSTALLED;
+    if (access(SMOE_BENCH_PYTHON, X_OK))
         return 0;
     int rc = smoe_child_start(argv, log, &pid, why);
     if (rc)
         return rc;
     *ret_status = smoe_child_wait(pid);
-    if (*ret_status == NOT_INSTALLED)
+    if (*ret_status == SMOE_BENCH_NOT_INSTALLED)
         return 0;
     if (*ret_status || !read_number(log, "samples_per_second", ret))
         return smoe_fail(why, SMOE_EDATA, "%s: failed with exit status %d", program, *ret_status);
@@ -112,7 +108,7 @@ static int bench_batch(struct smoe_bench *bench, const struct smoe_bench_fleet *
         if (rc || *skip_peer)
             continue;
         rc = run_peer(bench, fleet, batch, images, &rate, &status, why);
-        *skip_peer = status == NOT_INSTALLED;
+        *skip_peer = status == SMOE_BENCH_NOT_INSTALLED;
         if (rc == 0 && status == 0)
             smoe_sample_add(&peer, rate);
     }

@@ -25,7 +25,7 @@ static void sleep_ms(long ms)
 
 /* ---- processes ---- */
 
-static _Noreturn void become(const char *const *argv, int log)
+static _Noreturn void become(const char *const *argv, const int streams[3])
 {
     char *arguments[ARGUMENTS_MAX];
     size_t n = 0;
@@ -33,28 +33,34 @@ static _Noreturn void become(const char *const *argv, int log)
         arguments[n] = strdup(argv[n]); /* execv wants them writable */
     arguments[n] = NULL;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    dup2(log, 1);
-    dup2(log, 2);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(streams[fd], fd);
     execv(arguments[0], arguments);
     _exit(127);
 }
 
-int smoe_child_start(const char *const *argv, const char *log, pid_t *ret_pid, struct smoe_why *why)
+int smoe_child_spawn(const char *const *argv, const int streams[3], pid_t *ret_pid,
+                     struct smoe_why *why)
 {
     if (access(argv[0], X_OK))
         return smoe_fail(why, -errno, "%s: %s", argv[0], strerror(errno));
+    pid_t pid = fork();
+    if (pid == 0)
+        become(argv, streams);
+    if (pid < 0)
+        return smoe_fail(why, -errno, "fork: %s", strerror(errno));
+    *ret_pid = pid;
+    return 0;
+}
+
+int smoe_child_start(const char *const *argv, const char *log, pid_t *ret_pid, struct smoe_why *why)
+{
     int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return smoe_fail(why, -errno, "%s: %s", log, strerror(errno));
-    pid_t pid = fork();
-    if (pid == 0)
-        become(argv, fd);
-    int rc = pid < 0 ? -errno : 0;
+    int rc = smoe_child_spawn(argv, (const int[3]){STDIN_FILENO, fd, fd}, ret_pid, why);
     close(fd);
-    if (rc)
-        return smoe_fail(why, rc, "fork: %s", strerror(-rc));
-    *ret_pid = pid;
-    return 0;
+    return rc;
 }
 
 static int code_of(int status)

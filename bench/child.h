@@ -13,7 +13,12 @@
 
 #include "bench/bench.h"
 
-/* Starts argv[0] (a path), NULL-terminated arguments; stdout and stderr go to `log`. 0, or a code. */
+/* Starts argv[0] (a path), NULL-terminated arguments, with these as standard input, output and error.
+ * 0, or a code. */
+int smoe_child_spawn(const char *const *argv, const int streams[3], pid_t *ret_pid,
+                     struct smoe_why *why);
+
+/* The same; stdout and stderr go to `log`. */
 int smoe_child_start(const char *const *argv, const char *log, pid_t *ret_pid,
                      struct smoe_why *why);
 

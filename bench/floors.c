@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench/floors.h"
 
+#include <fnmatch.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -37,6 +38,27 @@ static const struct smoe_floor floors[] = {
     {"route.390x10x3.flow_differs", MOST, 1e-9},
     {"route.390x10x3.to_flow", LEAST, 20},
 
+    /* One pass costs little more than reading the scores from memory, and much less than torch.topk. */
+    {"route.pass.*x64x[12].to_read", MOST, 1.5},
+    {"route.pass.*x256x[12].to_read", MOST, 1.5},
+    {"route.pass.*x1024x[12].to_read", MOST, 1.5},
+    {"route.pass.*x256x8.to_read", MOST, 4},
+    {"route.pass.*x1024x8.to_read", MOST, 4},
+    {"route.pass.*x8x[12].to_torch", LEAST, 5},
+    {"route.pass.*x64x[12].to_torch", LEAST, 5},
+    {"route.pass.*x256x[12].to_torch", LEAST, 5},
+
+    /* The whole solve costs a few passes, and no more than torch.topk. */
+    {"route.solve.10000x64x2.to_pass", MOST, 8},
+    {"route.solve.*x8x[12].to_torch", LEAST, 1},
+    {"route.solve.*x64x[12].to_torch", LEAST, 1},
+    {"route.solve.*x256x[12].to_torch", LEAST, 1},
+    {"route.solve.*.gap", MOST, 1e-6},
+
+    /* A general solver finds the same optimum, much later. */
+    {"route.clp.*.to_clp", LEAST, 100},
+    {"route.clp.*.differs", MOST, 1e-6},
+
     /* Of a slot at least half is the solve: the bookkeeping does not outweigh it. */
     {"core.w4.n64.solve_share", LEAST, 0.5},
     {"core.w4.n512.solve_share", LEAST, 0.5},
@@ -59,10 +81,21 @@ static const struct smoe_floor floors[] = {
     {"train.lyapunov.slow.to_capacity", LEAST, 0.85},
 };
 
+#define FLOORS_LEN (sizeof floors / sizeof *floors)
+
 const struct smoe_floor *smoe_floor_find(const char *key)
 {
-    for (size_t i = 0; i < sizeof floors / sizeof *floors; i++)
-        if (strcmp(floors[i].key, key) == 0)
+    for (size_t i = 0; i < FLOORS_LEN; i++)
+        if (fnmatch(floors[i].key, key, 0) == 0)
             return &floors[i];
+    return NULL;
+}
+
+const struct smoe_floor *smoe_floor_next(const char *bench, const struct smoe_floor *floor)
+{
+    size_t len = strlen(bench);
+    for (floor = floor ? floor + 1 : floors; floor < floors + FLOORS_LEN; floor++)
+        if (strncmp(floor->key, bench, len) == 0 && floor->key[len] == '.')
+            return floor;
     return NULL;
 }

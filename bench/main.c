@@ -16,7 +16,8 @@
 #define BENCHES(X)                                                                                \
     X(kernels, "kernels", "expert forward, backward and optimizer against plain BLAS and memory") \
     X(frame, "frame  ", "messages and tensors through the protocol against copying their bytes")  \
-    X(route, "route  ", "the exact slot solve against greedy, separable and a min-cost flow")     \
+    X(route, "route  ",                                                                           \
+      "the slot's solve and its hot pass against reading memory, torch.topk and CLP")             \
     X(core, "core   ", "whole slots of the daemon's mind against the solve alone")                \
     X(latency, "latency", "one remote expert forward through the gateway against bare sockets")   \
     X(net, "net    ", "the daemon under messages and tensors against bare epoll servers")         \

@@ -10,17 +10,26 @@
 #include "stablemoe/error.h"
 #include "stablemoe/version.h"
 
+__attribute__((format(printf, 2, 0))) static struct smoe_row *new_row(struct smoe_report *r,
+                                                                      const char *key, va_list args)
+{
+    smoe_assert(r->n_rows < SMOE_ROWS_MAX);
+    struct smoe_row *row = &r->rows[r->n_rows++];
+    *row = (struct smoe_row){.unit = ""};
+    vsnprintf(row->key, sizeof row->key, key, args);
+    row->floor = smoe_floor_find(row->key);
+    return row;
+}
+
 __attribute__((format(printf, 4, 0))) static void add(struct smoe_report *r, const char *unit,
                                                       const struct smoe_sample *sample,
                                                       const char *key, va_list args)
 {
-    smoe_assert(r->n_rows < SMOE_ROWS_MAX && sample->n > 0);
-    struct smoe_row *row = &r->rows[r->n_rows++];
-    vsnprintf(row->key, sizeof row->key, key, args);
+    smoe_assert(sample->n > 0);
+    struct smoe_row *row = new_row(r, key, args);
     row->unit = unit;
     row->spread = smoe_sample_spread(sample);
     row->n = sample->n;
-    row->floor = smoe_floor_find(row->key);
 }
 
 void smoe_report_add(struct smoe_report *r, const char *unit, const struct smoe_sample *sample,
@@ -42,6 +51,15 @@ void smoe_report_value(struct smoe_report *r, const char *unit, double value, co
     va_end(args);
 }
 
+void smoe_report_left_out(struct smoe_report *r, const char *reason, const char *key, ...)
+{
+    va_list args;
+    va_start(args, key);
+    struct smoe_row *row = new_row(r, key, args);
+    row->left_out = reason;
+    va_end(args);
+}
+
 void smoe_report_note(struct smoe_report *r, const char *format, ...)
 {
     va_list args;
@@ -54,8 +72,8 @@ void smoe_report_note(struct smoe_report *r, const char *format, ...)
 /* NaN misses every floor. */
 static bool missed(const struct smoe_row *row)
 {
-    if (!row->floor)
-        return false;
+    if (!row->floor || row->left_out)
+        return row->floor;
     return row->floor->at_most ? !(row->spread.median <= row->floor->bound)
                                : !(row->spread.median >= row->floor->bound);
 }
@@ -68,21 +86,45 @@ unsigned smoe_report_missed(const struct smoe_report *r)
     return n;
 }
 
+/* Is there a row that it holds? */
+static bool checked(const struct smoe_report *r, const struct smoe_floor *floor)
+{
+    for (unsigned i = 0; i < r->n_rows; i++)
+        if (r->rows[i].floor == floor)
+            return true;
+    return false;
+}
+
+static void print_floor(const struct smoe_floor *floor, const char *verdict, FILE *out)
+{
+    fprintf(out, "%s %g%s", floor->at_most ? "<=" : ">=", floor->bound, verdict);
+}
+
+static void print_row(const struct smoe_row *row, FILE *out)
+{
+    char spread[40] = "";
+    if (row->n > 1)
+        snprintf(spread, sizeof spread, "%.4g .. %.4g", row->spread.low, row->spread.high);
+    if (row->left_out)
+        fprintf(out, "%-44s left out: %-36s ", row->key, row->left_out);
+    else
+        fprintf(out, "%-44s %12.5g %25s  %-9s ", row->key, row->spread.median, spread, row->unit);
+    if (row->floor)
+        print_floor(row->floor, missed(row) ? "  MISSED" : "", out);
+    fputc('\n', out);
+}
+
 void smoe_report_print(const struct smoe_report *r, FILE *out)
 {
     fprintf(out, "%-44s %12s %25s  %-9s %s\n", r->bench, "median", "quartiles", "unit", "demanded");
-    for (unsigned i = 0; i < r->n_rows; i++) {
-        const struct smoe_row *row = &r->rows[i];
-        char spread[40] = "", floor[40] = "";
-        if (row->n > 1)
-            snprintf(spread, sizeof spread, "%.4g .. %.4g", row->spread.low, row->spread.high);
-        if (row->floor)
-            snprintf(floor, sizeof floor, "%s %g%s",
-                     row->floor->at_most ? "<=" : ">=", row->floor->bound,
-                     missed(row) ? "  MISSED" : "");
-        fprintf(out, "%-44s %12.5g %25s  %-9s %s\n", row->key, row->spread.median, spread,
-                row->unit, floor);
-    }
+    for (unsigned i = 0; i < r->n_rows; i++)
+        print_row(&r->rows[i], out);
+    const struct smoe_floor *floor = NULL;
+    while ((floor = smoe_floor_next(r->bench, floor)))
+        if (!checked(r, floor)) {
+            fprintf(out, "%-44s %-49s ", floor->key, "not measured");
+            print_floor(floor, "  not checked\n", out);
+        }
     for (unsigned i = 0; i < r->n_notes; i++)
         fprintf(out, "%s\n", r->notes[i]);
 }
@@ -91,11 +133,15 @@ static cJSON *row_json(const struct smoe_row *row)
 {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "key", row->key);
-    cJSON_AddStringToObject(o, "unit", row->unit);
-    cJSON_AddNumberToObject(o, "median", row->spread.median);
-    cJSON_AddNumberToObject(o, "low", row->spread.low);
-    cJSON_AddNumberToObject(o, "high", row->spread.high);
-    cJSON_AddNumberToObject(o, "rounds", row->n);
+    if (row->left_out) {
+        cJSON_AddStringToObject(o, "left_out", row->left_out);
+    } else {
+        cJSON_AddStringToObject(o, "unit", row->unit);
+        cJSON_AddNumberToObject(o, "median", row->spread.median);
+        cJSON_AddNumberToObject(o, "low", row->spread.low);
+        cJSON_AddNumberToObject(o, "high", row->spread.high);
+        cJSON_AddNumberToObject(o, "rounds", row->n);
+    }
     if (row->floor) {
         cJSON_AddNumberToObject(o, row->floor->at_most ? "at_most" : "at_least", row->floor->bound);
         cJSON_AddBoolToObject(o, "missed", missed(row));
@@ -112,6 +158,11 @@ int smoe_report_print_json(const struct smoe_report *r, bool quick, FILE *out)
     cJSON *rows = cJSON_AddArrayToObject(o, "rows");
     for (unsigned i = 0; i < r->n_rows; i++)
         cJSON_AddItemToArray(rows, row_json(&r->rows[i]));
+    cJSON *not_checked = cJSON_AddArrayToObject(o, "not_checked");
+    const struct smoe_floor *floor = NULL;
+    while ((floor = smoe_floor_next(r->bench, floor)))
+        if (!checked(r, floor))
+            cJSON_AddItemToArray(not_checked, cJSON_CreateString(floor->key));
     cJSON *notes = cJSON_AddArrayToObject(o, "notes");
     for (unsigned i = 0; i < r->n_notes; i++)
         cJSON_AddItemToArray(notes, cJSON_CreateString(r->notes[i]));

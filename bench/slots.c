@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "common/base/rng.h"
 #include "stablemoe/error.h"
 
 #define V     50.0 /* and mu = 1: the paper scenario's */
@@ -12,10 +11,10 @@
 #define DRIFT 0.05
 #define SLACK 1.15 /* service over arrivals, all nodes together: load 0.87 */
 
-/* g = softmax(skew * rank + N(0, 1)) */
-static void draw_scores(struct smoe_rng *rng, uint32_t tokens, uint32_t nodes, float *scores)
+void smoe_slots_draw_scores(struct smoe_rng *rng, uint32_t n_rows, uint32_t nodes, float *ret)
 {
-    for (uint32_t i = 0; i < tokens; i++, scores += nodes) {
+    float *scores = ret;
+    for (uint32_t i = 0; i < n_rows; i++, scores += nodes) {
         double sum = 0;
         for (uint32_t j = 0; j < nodes; j++) {
             uint32_t rank = (j * 7 + 3) % (nodes < 10 ? nodes : 10);
@@ -58,9 +57,10 @@ static void fill(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t
     for (uint32_t j = 0; j < nodes; j++)
         s->replica_node[j] = j;
     for (uint32_t k = 0; k < SMOE_SLOTS_MAX; k++) {
-        float *scores = s->scores + (size_t)k * tokens * nodes;
+        float *scores = s->scores ? s->scores + (size_t)k * tokens * nodes : NULL;
         struct smoe_node *slot_nodes = s->nodes + (size_t)k * nodes;
-        draw_scores(&rng, tokens, nodes, scores);
+        if (scores)
+            smoe_slots_draw_scores(&rng, tokens, nodes, scores);
         draw_nodes(&rng, nodes, (double)tokens * top_k, k ? slot_nodes - nodes : NULL, slot_nodes);
         s->problems[k] = (struct smoe_route_problem){
             .n_tokens = tokens,
@@ -77,11 +77,9 @@ static void fill(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t
     }
 }
 
-int smoe_slots_init(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t top_k)
+static int make(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t top_k)
 {
     size_t visits = (size_t)tokens * top_k;
-    *s = (struct smoe_slots){.scratch = NULL};
-    s->scores = malloc(SMOE_SLOTS_MAX * (size_t)tokens * nodes * sizeof *s->scores);
     s->nodes = malloc(SMOE_SLOTS_MAX * (size_t)nodes * sizeof *s->nodes);
     s->replica_first = malloc((nodes + 1) * sizeof *s->replica_first);
     s->replica_node = malloc(nodes * sizeof *s->replica_node);
@@ -89,12 +87,25 @@ int smoe_slots_init(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint3
     s->answer.expert = malloc(visits * sizeof *s->answer.expert);
     s->answer.node = malloc(visits * sizeof *s->answer.node);
     s->answer.arrivals = malloc(nodes * sizeof *s->answer.arrivals);
-    if (!s->scores || !s->nodes || !s->replica_first || !s->replica_node || !s->prices ||
-        !s->answer.expert || !s->answer.node || !s->answer.arrivals ||
+    if (!s->nodes || !s->replica_first || !s->replica_node || !s->prices || !s->answer.expert ||
+        !s->answer.node || !s->answer.arrivals ||
         smoe_route_scratch_new(tokens, nodes, nodes, &s->scratch))
         return SMOE_ENOMEMORY;
     fill(s, tokens, nodes, top_k);
     return 0;
+}
+
+int smoe_slots_init(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t top_k)
+{
+    *s = (struct smoe_slots){.scratch = NULL};
+    s->scores = malloc(SMOE_SLOTS_MAX * (size_t)tokens * nodes * sizeof *s->scores);
+    return s->scores ? make(s, tokens, nodes, top_k) : SMOE_ENOMEMORY;
+}
+
+int smoe_slots_init_bare(struct smoe_slots *s, uint32_t tokens, uint32_t nodes, uint32_t top_k)
+{
+    *s = (struct smoe_slots){.scratch = NULL};
+    return make(s, tokens, nodes, top_k);
 }
 
 void smoe_slots_release(struct smoe_slots *s)

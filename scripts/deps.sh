@@ -38,7 +38,8 @@ nightly    llvm                    llvm-symbolizer: names in their reports
 nightly    clang-tidy              static analysis
 nightly    clang-tools             run-clang-tidy
 nightly    cppcheck                static analysis, another kind
-peers      python3-torch           what stablemoe-bench train compares with
+peers      python3-torch           what stablemoe-bench train and route compare with
+peers      coinor-libclp-dev       CLP, what stablemoe-bench route compares with (found when configuring)
 '
 
 usage() {
