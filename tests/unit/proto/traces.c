@@ -83,7 +83,7 @@ static void random_choices(struct smoe_rng *rng, struct traces_room *room,
         uint32_t first = below(rng, m->experts);
         for (uint32_t k = 0; k < m->top_k; k++) {
             uint32_t at = i * m->top_k + k;
-            room->expert[at] = waits ? SMOE_TRACE_WAITS : (uint16_t)((first + k) % m->experts);
+            room->expert[at] = (uint16_t)(waits ? SMOE_TRACE_WAITS : (first + k) % m->experts);
             room->node[at] = below(rng, m->nodes);
         }
         m->routed += !waits;
