@@ -174,8 +174,9 @@ static int read_replicas(struct smoe_reader *r, Route *p, struct smoe_trace_rout
         at += p->replicas[e];
         if (at > p->n_replica_node)
             return check_count(r, "replica_node", p->n_replica_node, at);
-        rc = smoe_check_rising(r, "replica_node", p->replicas[e], p->replica_node + first[e],
-                               p->nodes);
+        if (p->replicas[e])
+            rc = smoe_check_rising(r, "replica_node", p->replicas[e], p->replica_node + first[e],
+                                   p->nodes);
     }
     if (rc == 0)
         rc = check_count(r, "replica_node", p->n_replica_node, at);

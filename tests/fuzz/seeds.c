@@ -48,7 +48,7 @@ static void trace_seeds(void)
     smoe_rng_init(&rng, 1, 0);
     if (smoe_trace_codec_new(sizeof bytes, &codec))
         exit(1);
-    for (int made = 0; made < 24;) {
+    for (int made = 0; made < 60;) {
         struct smoe_trace_entry e;
         char name[32];
         size_t n;

@@ -94,6 +94,18 @@ static void random_choices(struct smoe_rng *rng, struct traces_room *room,
     m->node = room->node;
 }
 
+static const char *const policies[] = {"lyapunov",
+                                       "lyapunov-greedy",
+                                       "lyapunov-linear",
+                                       "lyapunov-separable",
+                                       "base",
+                                       "topk",
+                                       "queue",
+                                       "queue-jsq",
+                                       "energy",
+                                       "random"};
+static const char *const plans[] = {"work", "shorter", "slot"};
+
 static void random_route(struct smoe_rng *rng, struct traces_room *room, struct smoe_trace_route *m)
 {
     *m = (struct smoe_trace_route){.monotonic_ns = smoe_rng_u64(rng),
@@ -104,8 +116,6 @@ static void random_route(struct smoe_rng *rng, struct traces_room *room, struct 
                                    .nodes = 1 + below(rng, TRACES_NODES),
                                    .training = chance(rng),
                                    .given = !below(rng, 4),
-                                   .policy = "lyapunov",
-                                   .plan = "work",
                                    .slot_ns = 1000000 + smoe_rng_below(rng, 1000000000),
                                    .v = 1 + smoe_rng_unit(rng),
                                    .mu = smoe_rng_unit(rng),
@@ -115,6 +125,8 @@ static void random_route(struct smoe_rng *rng, struct traces_room *room, struct 
                                    .primal = smoe_rng_normal(rng),
                                    .bound = chance(rng) ? -(double)INFINITY : smoe_rng_normal(rng),
                                    .exact = chance(rng)};
+    strcpy(m->policy, policies[below(rng, sizeof policies / sizeof *policies)]);
+    strcpy(m->plan, plans[below(rng, sizeof plans / sizeof *plans)]);
     uint32_t most = m->experts < SMOE_TOP_K_MAX ? m->experts : SMOE_TOP_K_MAX;
     m->top_k = 1 + below(rng, most);
     for (int i = 0; i < 4 && m->draws; i++)
