@@ -23,9 +23,23 @@ static const struct smoe_cli_option options[] = {
      0,
      "A..B",
      false},
-    {{.key = "trace", .type = SMOE_BOOL, AT(trace), .help = "story: print every message"},
-     't',
+    {{.key = "messages", .type = SMOE_BOOL, AT(messages), .help = "story: print every message"},
+     'm',
      NULL,
+     false},
+    {{.key = "trace",
+      .type = SMOE_STRING,
+      AT(trace),
+      .help = "replay, run: a file that stablemoed recorded (trace.file)"},
+     't',
+     "FILE",
+     false},
+    {{.key = "layer",
+      .type = SMOE_STRING,
+      AT(layer),
+      .help = "run --trace: which layer, where several were recorded"},
+     0,
+     "NAME",
      false},
     {{.key = "scenario",
       .type = SMOE_STRING,
@@ -46,11 +60,10 @@ static const struct smoe_cli_option options[] = {
      false},
     {{.key = "slots",
       .type = SMOE_U64,
-      .standard = "1000",
-      .min = 1,
+      .standard = "0",
       .max = 1e8,
       AT(slots),
-      .help = "run, plot: how many decisions"},
+      .help = "run, plot: how many decisions; 0: 1000, or all that were recorded"},
      'n',
      "N",
      false},
@@ -129,21 +142,25 @@ static const struct smoe_cli cli = {
     .program = SMOE_SIM_PROGRAM,
     .version = STABLEMOE_VERSION,
     .summary = "Runs the daemon's, workers' and trainers' own machines in virtual time.",
-    .operands = "story NAME|all|list | run | plot",
+    .operands = "story NAME|all|list | run | plot | replay | trace FILE",
     .operands_min = 1,
     .operands_max = 2,
-    .more = "Commands:\n"
-            "  story list       the stories, and what each must come to\n"
-            "  story NAME|all   tell it; `random` makes up a world with faults from each seed\n"
-            "  run              policies side by side on a scenario\n"
-            "  plot             the same as figures (SVG, by gnuplot), with V and mu swept\n"
-            "Keys of a scenario file:\n"
-            "  [fleet]   workers speeds budgets caps freq_max cycles kappa nodes up down seed\n"
-            "  [tokens]  source number arrivals burst swing period trace\n"
-            "  [gate]    experts copies top_k skew ranks drift pool\n"
-            "  [routing] slot v mu delay work\n"
-            "A list is `1 0.5 0.25`, repeated as often as needed, `1.5..9.5`, evenly spaced, or\n"
-            "`~0.1..1`, log-uniform at random.\n",
+    .more =
+        "Commands:\n"
+        "  story list       the stories, and what each must come to\n"
+        "  story NAME|all   tell it; `random` makes up a world with faults from each seed\n"
+        "  run              policies side by side on a scenario\n"
+        "  plot             the same as figures (SVG, by gnuplot), with V and mu swept\n"
+        "  replay           make the decisions of a trace again: are they the same, bit for bit?\n"
+        "  trace FILE       what is in a trace\n"
+        "  run --trace FILE policies side by side on the tokens and workers of a trace\n"
+        "Keys of a scenario file:\n"
+        "  [fleet]   workers speeds budgets caps freq_max cycles kappa nodes up down seed\n"
+        "  [tokens]  source number arrivals burst swing period trace\n"
+        "  [gate]    experts copies top_k skew ranks drift pool\n"
+        "  [routing] slot v mu delay work\n"
+        "A list is `1 0.5 0.25`, repeated as often as needed, `1.5..9.5`, evenly spaced, or\n"
+        "`~0.1..1`, log-uniform at random.\n",
     .options = options,
     .options_len = sizeof options / sizeof *options,
 };
@@ -158,14 +175,21 @@ int main(int argc, char **argv)
     if (done >= 0)
         return done;
     const char *command = rest.operands[0];
+    if (!a.slots && !*a.trace)
+        a.slots = SMOE_SIM_SLOTS;
     if (strcmp(command, "story") == 0 && rest.len == 2)
         done = smoe_sim_tell_stories(rest.operands[1], &a);
     else if (strcmp(command, "run") == 0 && rest.len == 1)
         done = smoe_sim_run(&a);
     else if (strcmp(command, "plot") == 0 && rest.len == 1)
         done = smoe_sim_plot(&a);
+    else if (strcmp(command, "replay") == 0 && rest.len == 1)
+        done = smoe_sim_replay(&a);
+    else if (strcmp(command, "trace") == 0 && rest.len == 2)
+        done = smoe_sim_summarise(rest.operands[1], &a);
     if (done >= 0)
         return fflush(stdout) ? SMOE_EXIT_FAILED : done;
-    smoe_why_set(&why, "%s: not a command: story NAME|all|list, run or plot", command);
+    smoe_why_set(&why, "%s: not a command: story NAME|all|list, run, plot, replay or trace FILE",
+                 command);
     return smoe_cli_fail(SMOE_SIM_PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
 }

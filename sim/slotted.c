@@ -55,6 +55,16 @@ static void deal_experts(struct smoe_sim_fleet *f)
         f->live[e] = copies;
 }
 
+/* With a tape everybody is away until it says otherwise. */
+static void expect_tape(struct smoe_sim_fleet *f)
+{
+    f->stream.tokens_max = f->o->tape->tokens_max;
+    f->replica_first = smoe_sim_alloc(f->experts + 1u, sizeof *f->replica_first);
+    f->replica_node = smoe_sim_alloc(f->o->tape->replicas_max + 1u, sizeof *f->replica_node);
+    for (uint32_t j = 0; j < f->n_workers; j++)
+        f->away[j] = true;
+}
+
 static void alloc_workers(struct smoe_sim_fleet *f)
 {
     size_t w = f->n_workers, past = w * f->s->spec.delay;
@@ -95,10 +105,14 @@ static void init_fleet(struct smoe_sim_fleet *f)
     f->n_workers = (uint32_t)spec->workers;
     f->experts = (uint32_t)spec->experts;
     f->top_k = (uint32_t)spec->top_k;
-    smoe_sim_stream_init(&f->stream, f->s, f->o->seed);
     alloc_workers(f);
+    if (f->o->tape) {
+        expect_tape(f);
+    } else {
+        smoe_sim_stream_init(&f->stream, f->s, f->o->seed);
+        deal_experts(f);
+    }
     alloc_tokens(f);
-    deal_experts(f);
     for (uint32_t j = 0; j < f->n_workers; j++)
         f->physics[j] = smoe_scenario_physics(f->s, j);
     smoe_rng_init(&f->ties, f->o->seed, RNG_TIES);
@@ -187,6 +201,8 @@ static void route(struct smoe_sim_fleet *f, uint32_t tokens)
 
 static uint32_t arrive(struct smoe_sim_fleet *f)
 {
+    if (f->o->tape)
+        return smoe_sim_fleet_follow(f);
     uint32_t tokens = smoe_sim_stream_count(&f->stream);
     const struct smoe_slotted_trainer *t = f->o->trainer;
     if (t)
@@ -214,8 +230,8 @@ static void run_slot(struct smoe_sim_fleet *f, uint64_t slot)
 {
     uint64_t complete = f->result->complete;
     smoe_sim_fleet_churn(f);
-    smoe_sim_fleet_look(f, slot);
     uint32_t tokens = arrive(f);
+    smoe_sim_fleet_look(f, slot);
     double tau_s = horizon(f, tokens), longest = 0;
     prepare_nodes(f, tau_s);
     route(f, tokens);

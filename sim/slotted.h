@@ -7,7 +7,7 @@
 #ifndef SMOE_SIM_SLOTTED_H
 #define SMOE_SIM_SLOTTED_H
 
-#include "daemon/core/policy.h"
+#include "daemon/core/policy_plan.h"
 #include "sim/scenario.h"
 
 /* At what frequency the baselines run; the lyapunov policies decide it with the slot. */
@@ -27,6 +27,22 @@ struct smoe_slotted_trainer {
                   const uint16_t *experts);
 };
 
+/* A slot that was recorded: arrivals and fleet in the place of the scenario's. Arrays are borrowed until the
+ * next. At least top_k experts have a replica on a worker that serves. */
+struct smoe_slotted_recorded {
+    uint32_t tokens;
+    const float *scores;                  /* [tokens, experts] */
+    const struct smoe_plan_worker *known; /* [workers] who serves, and their physics */
+    const uint32_t *replica_first;        /* [experts + 1] */
+    const uint32_t *replica_node;
+};
+
+struct smoe_slotted_tape {
+    void *context;
+    uint32_t tokens_max, replicas_max; /* of a slot */
+    void (*next)(void *context, struct smoe_slotted_recorded *ret);
+};
+
 struct smoe_slotted_options {
     enum smoe_policy policy;
     enum smoe_sim_freq_rule freq_rule;
@@ -34,6 +50,7 @@ struct smoe_slotted_options {
     uint64_t seed;                              /* all policies see the same arrivals and scores */
     uint64_t (*clock_ns)(void);                 /* to time solves; NULL: they are not */
     const struct smoe_slotted_trainer *trainer; /* NULL: tokens as the scenario draws them */
+    const struct smoe_slotted_tape *tape;       /* NULL: the scenario's own arrivals and fleet */
     bool keep_series;
 };
 

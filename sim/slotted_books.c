@@ -152,5 +152,6 @@ void smoe_sim_fleet_sum_up(struct smoe_sim_fleet *f)
         r->share[j] = r->visits ? (double)f->served[j] / (double)r->visits : 0;
     sum_up_energy(f);
     if (f->s->spec.source == SMOE_SOURCE_OPEN)
-        r->load = f->s->spec.tokens * f->top_k / smoe_scenario_sustainable(f->s);
+        r->load = f->o->tape ? (double)(r->tokens * f->top_k) / f->sustained
+                             : f->s->spec.tokens * f->top_k / smoe_scenario_sustainable(f->s);
 }

@@ -81,11 +81,8 @@ static uint32_t shortest_replica(const struct smoe_sim_fleet *f, uint32_t e)
     return best;
 }
 
-static void leave(struct smoe_sim_fleet *f, uint32_t j)
+void smoe_sim_fleet_hand_over(struct smoe_sim_fleet *f, uint32_t j)
 {
-    f->away[j] = true;
-    for (uint32_t e = 0; e < f->experts; e++)
-        f->live[e] -= holds(f, e, j);
     forget(f, j);
     for (size_t n = f->fifos[j].len; n; n--) {
         uint64_t visit = smoe_sim_fifo_pop(&f->fifos[j]);
@@ -97,6 +94,14 @@ static void leave(struct smoe_sim_fleet *f, uint32_t j)
         f->queue[j]--;
         f->queue[k]++;
     }
+}
+
+static void leave(struct smoe_sim_fleet *f, uint32_t j)
+{
+    f->away[j] = true;
+    for (uint32_t e = 0; e < f->experts; e++)
+        f->live[e] -= holds(f, e, j);
+    smoe_sim_fleet_hand_over(f, j);
 }
 
 static void come_back(struct smoe_sim_fleet *f, uint32_t j)

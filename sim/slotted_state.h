@@ -51,6 +51,7 @@ struct smoe_sim_fleet {
     bool
         promised; /* the solver proved `promise` optimal: the slot's drift plus penalty [visit^2] */
     double promise;
+    double sustained;              /* with a tape: visits that the mean budgets sustained so far */
     double potential, mass;        /* sum Q^2/2 and the books' gate mass before the slot's work */
     double *backlogs;              /* [slots], for the slope */
     struct smoe_rng ties, leaving; /* the policies'; the workers' */
@@ -59,6 +60,10 @@ struct smoe_sim_fleet {
 
 /* Who leaves and who returns; visits of those who left go to another replica. */
 void smoe_sim_fleet_churn(struct smoe_sim_fleet *f);
+/* Gives the visits that wait at a worker which is away to live replicas, as far as there are some. */
+void smoe_sim_fleet_hand_over(struct smoe_sim_fleet *f, uint32_t j);
+/* The next slot of the tape: its fleet is the fleet from now on; returns its tokens. */
+uint32_t smoe_sim_fleet_follow(struct smoe_sim_fleet *f);
 /* Sets seen_queue and seen_debt from reports of D slots ago, and what was given out since. */
 void smoe_sim_fleet_look(struct smoe_sim_fleet *f, uint64_t slot);
 /* Keeps what this slot's look will need D slots from now; before the slot's work changes it. */

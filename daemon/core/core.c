@@ -358,6 +358,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
         core->now_ns = event->now_ns;
     core->n_actions = core->n_records = 0;
     core->lists_used = 0;
+    core->trace_bytes = 0;
     bury_zombies(core);
     dispatch(core, event);
     for (uint32_t t = 0; core->grants_due && t < core->options.limits.trainers_max; t++)

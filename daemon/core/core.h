@@ -19,7 +19,8 @@
 #include "daemon/core/fleet.h"
 #include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
-#include "daemon/core/policy.h"
+#include "daemon/core/policy_plan.h"
+#include "proto/trace.h"
 #include "proto/wire.h"
 
 struct smoe_core;
@@ -31,19 +32,6 @@ struct smoe_core_limits {
     uint32_t batches_max;     /* uncommitted batches of all trainers */
     uint32_t parcels_max;     /* parcels in flight */
     uint32_t slot_tokens_max; /* tokens one solve may hold; more wait for the next */
-};
-
-/* The time tau that a decision is planned for: work beyond what a worker can do in it is backlog and
- * has a price (MODEL.md, "Slot length"). */
-#define SMOE_PLAN_MAP(X)                                                            \
-    X(WORK, "work")       /* what all workers need together for the work at hand */ \
-    X(SHORTER, "shorter") /* that, or the slot if it is shorter */                  \
-    X(SLOT, "slot")       /* the slot: for open streams of tokens, as in the paper */
-
-enum smoe_plan {
-#define X(symbol, name) SMOE_PLAN_##symbol,
-    SMOE_PLAN_MAP(X)
-#undef X
 };
 
 /* May change while running (SMOE_EVENT_CONFIGURE). */
@@ -78,6 +66,9 @@ struct smoe_core_options {
     /* The owner journals what SMOE_ACT_JOURNAL says and reports it with SMOE_EVENT_JOURNALLED; without,
      * a step is committed as soon as it is staged everywhere. */
     bool journal;
+    /* Every decision is also told with SMOE_ACT_TRACE: room for so many bytes of them an update; 0: they
+     * are not. */
+    size_t trace_bytes_max;
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
@@ -132,6 +123,7 @@ enum smoe_action_type {
     SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
     SMOE_ACT_DRAINED,     /* shutting down: nothing is in flight any more */
     SMOE_ACT_JOURNAL,     /* write `record` after those before it */
+    SMOE_ACT_TRACE,       /* `trace` was decided, or there was no room to tell what was (LOST) */
 };
 
 struct smoe_action {
@@ -142,7 +134,8 @@ struct smoe_action {
     const uint32_t
         *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
     uint32_t n_parcels;
-    const struct smoe_record *record; /* core's memory, until the next step */
+    const struct smoe_record *record;     /* core's memory, until the next step */
+    const struct smoe_trace_entry *trace; /* core's memory, until the next step */
     struct smoe_message message;
 };
 

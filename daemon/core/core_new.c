@@ -59,6 +59,7 @@ static size_t most_actions(const struct smoe_core_limits *l)
            + least(t * w, p) + 3 * per_parcel   /* Forget; Decision, Backprop */
            + 3 * t * SMOE_LAYERS_MAX            /* LayerReady; Error and close for lost layers */
            + least(SMOE_LAYERS_MAX * w, hosted) /* Host */
+           + b + 1                              /* traced groups, each of other batches */
            + 2 * b + 4 * w + 6 * t + SMOE_LAYERS_MAX + 64;
 }
 
@@ -76,7 +77,8 @@ static bool allocate(struct smoe_core *c)
     c->actions_max = most_actions(l);
     c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
                    (size_t)(w + 1) * SMOE_LAYERS_MAX * 32 + /* gradients for followers */
-                   SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20);
+                   SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20) +
+                   c->options.trace_bytes_max;
     c->records_max = most_records(l);
     c->records = calloc(c->records_max, sizeof *c->records);
     c->standings = calloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX, sizeof *c->standings);
@@ -103,6 +105,7 @@ static bool allocate(struct smoe_core *c)
     c->considered = calloc(w / 64 + 1, sizeof *c->considered);
     c->nodes = calloc(w, sizeof *c->nodes);
     c->debts = calloc(w, sizeof *c->debts);
+    c->known = calloc(w, sizeof *c->known);
     c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
     c->replica_node = calloc(SMOE_EXPERTS_MAX, sizeof *c->replica_node);
     c->actions = calloc(c->actions_max, sizeof *c->actions);
@@ -112,7 +115,8 @@ static bool allocate(struct smoe_core *c)
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&
                c->chosen_expert && c->chosen_node && c->arrivals && c->served && c->followed &&
                c->new_bytes && c->considered && c->nodes && c->records && c->standings &&
-               c->debts && c->replica_first && c->replica_node && c->actions && c->lists;
+               c->debts && c->known && c->replica_first && c->replica_node && c->actions &&
+               c->lists;
     for (uint32_t t = 0; all && t < l->trainers_max; t++) {
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
@@ -187,7 +191,7 @@ void smoe_core_free(struct smoe_core *c)
         c->gather,       c->chosen_expert, c->chosen_node,    c->arrivals,   c->nodes,
         c->debts,        c->replica_first, c->replica_node,   c->actions,    c->lists,
         c->batch_zombie, c->parcel_zombie, c->group_batches,  c->new_bytes,  c->served,
-        c->followed,     c->records,       c->standings,      c->considered};
+        c->followed,     c->records,       c->standings,      c->considered, c->known};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);

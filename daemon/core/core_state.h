@@ -217,6 +217,10 @@ struct smoe_core {
     uint64_t *considered;        /* bit w: worker w may be due a Decision */
     struct smoe_node *nodes;
     double *debts;
+    struct smoe_plan_worker *known; /* [workers_max] what the decision in hand knows of them */
+    size_t trace_bytes;             /* of this update, in lists */
+    struct smoe_trace_worker *traced_workers; /* [n_traced] frequencies of this slot, in lists */
+    uint32_t n_traced;
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
     uint32_t *replica_node;
 
@@ -411,10 +415,8 @@ void smoe_parcel_output(struct smoe_core *core, uint32_t worker, uint64_t id);
 void smoe_parcel_gradient(struct smoe_core *core, uint32_t worker, uint64_t id);
 uint64_t smoe_parcel_wire_id(const struct smoe_core *core, uint32_t parcel);
 
-/* ---- slot.c, slot_route.c ---- */
+/* ---- slot.c, slot_route.c (and slot_state.h) ---- */
 bool smoe_batch_routable(const struct smoe_core *core, const struct smoe_batch *batch);
-/* Routes what waits, as far as caps and parcels allow; the parcels are on the worker_new lists. */
-void smoe_slot_route(struct smoe_core *core);
 /* Closes the slot if its deadline has come or if it may close early. */
 void smoe_slot_advance(struct smoe_core *core);
 /* At the end of this slot the worker may be due a Decision: it has new parcels, or something has changed

@@ -44,6 +44,53 @@ enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy)
     return policy == SMOE_POLICY_LYAPUNOV_LINEAR ? SMOE_COST_LINEAR : SMOE_COST_EXACT;
 }
 
+bool smoe_policy_draws(enum smoe_policy policy)
+{
+    return policy != SMOE_POLICY_BASE && strncmp(smoe_policy_name(policy), "lyapunov", 8) != 0;
+}
+
+/* ---- what a solve remembers ---- */
+
+/* Where the policy keeps its prices, and how many there are; NULL if it keeps none. */
+static double *memory_of(enum smoe_policy policy, const struct smoe_route_scratch *scratch,
+                         uint32_t *ret_n)
+{
+    *ret_n = 0;
+    if (policy == SMOE_POLICY_LYAPUNOV || policy == SMOE_POLICY_LYAPUNOV_LINEAR) {
+        *ret_n = scratch->warm_nodes;
+        return scratch->warm_price;
+    }
+    if (policy == SMOE_POLICY_BASE) {
+        *ret_n = scratch->base_warm;
+        return scratch->base_price;
+    }
+    return NULL;
+}
+
+const double *smoe_policy_prices(enum smoe_policy policy, const struct smoe_route_scratch *scratch,
+                                 uint32_t *ret_n)
+{
+    return memory_of(policy, scratch, ret_n);
+}
+
+void smoe_policy_set_prices(enum smoe_policy policy, struct smoe_route_scratch *scratch,
+                            const double *prices, uint32_t n)
+{
+    uint32_t had;
+    double *memory = memory_of(policy, scratch, &had);
+    if (!memory)
+        return;
+    smoe_assert(n <= (policy == SMOE_POLICY_BASE ? scratch->experts_max : scratch->nodes_max));
+    if (n)
+        memcpy(memory, prices, n * sizeof *memory);
+    if (policy == SMOE_POLICY_BASE)
+        scratch->base_warm = n;
+    else
+        scratch->warm_nodes = n;
+}
+
+/* ---- routing ---- */
+
 /* The exact solve, started from the prices of the last one where the nodes are as many. */
 static void route_exact(const struct smoe_route_problem *problem,
                         struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)

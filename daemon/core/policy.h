@@ -53,4 +53,14 @@ void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem 
                        const double *debts, struct smoe_rng *rng,
                        struct smoe_route_scratch *scratch, struct smoe_route_answer *answer);
 
+/* The prices that the policy's next solve starts from, kept from the last one: with problem, debts and rng
+ * they are all that its answer is a function of. [*ret_n], the scratch's own; 0: none. */
+const double *smoe_policy_prices(enum smoe_policy policy, const struct smoe_route_scratch *scratch,
+                                 uint32_t *ret_n);
+/* Makes it start from these: n of an earlier smoe_policy_prices, or 0. */
+void smoe_policy_set_prices(enum smoe_policy policy, struct smoe_route_scratch *scratch,
+                            const double *prices, uint32_t n);
+/* True if `rng` is drawn from. */
+bool smoe_policy_draws(enum smoe_policy policy);
+
 #endif

@@ -10,7 +10,7 @@
 #include <math.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/slot_state.h"
 
 #define FREQ_STEP 0.005 /* a smaller change of frequency is not worth a message */
 
@@ -49,27 +49,39 @@ static bool may_close_early(const struct smoe_core *c)
 
 /* ---- decisions ---- */
 
-/* f_j for what the worker now has to do within tau; 0 while it has no ceiling to speak of. Where energy
- * is free that is a matter of what it reported alone, not of its queue or the time. */
-static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_free)
+struct smoe_plan_law smoe_slot_law(const struct smoe_core *c)
 {
+    const struct smoe_core_settings *s = &c->options.settings;
+    return (struct smoe_plan_law){s->policy, s->plan, s->slot_ns, s->v, s->mu};
+}
+
+struct smoe_plan_worker smoe_slot_know(const struct smoe_core *c, const struct smoe_worker *w,
+                                       uint64_t forward_flops, bool training)
+{
+    struct smoe_plan_worker known = {
+        .serves = true,
+        .physics = smoe_worker_freq_node(w, forward_flops, training),
+        .debt_j = w->debt_j,
+        .carry = w->service_carry,
+    };
+    known.backlog = smoe_worker_backlog(w, forward_flops, training, c->now_ns, &known.executable);
+    return known;
+}
+
+/* f_j for what the worker now has to do within tau, of one lane; 0 while it has no ceiling to speak of.
+ * Where energy is free that is a matter of what it reported alone, not of its queue or the time. */
+static uint64_t decide_freq(struct smoe_core *c, uint32_t worker, bool *ret_free)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
     *ret_free = true;
     if (!w->reference_flops)
         return 0;
-    struct smoe_freq_node f = smoe_worker_freq_node(w, w->reference_flops, true);
-    double price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
-    double hz = smoe_freq_ceiling(&f);
-    if (price > 0) {
-        double served, unused = 0;
-        *ret_free = false;
-        struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
-        node.backlog =
-            smoe_worker_backlog(w, w->reference_flops, true, c->now_ns, &node.executable);
-        node.service_max = smoe_freq_service_max(&f, c->tau_s, &unused);
-        smoe_cost(&node, smoe_policy_cost_mode(c->options.settings.policy), 0, &served);
-        hz = smoe_freq_decide(&f, served, c->tau_s, price);
-    }
-    return (uint64_t)(hz / (w->lanes * smoe_worker_efficiency(w)) / 1000); /* of one lane */
+    struct smoe_plan_law law = smoe_slot_law(c);
+    struct smoe_plan_worker known = smoe_slot_know(c, w, w->reference_flops, true);
+    double units = w->lanes * smoe_worker_efficiency(w);
+    uint64_t khz = smoe_plan_lane_khz(smoe_plan_frequency(&law, c->tau_s, &known, ret_free), units);
+    smoe_tracing_frequency(c, worker, &known, units, khz);
+    return khz;
 }
 
 static bool differs(const struct smoe_worker *w, uint64_t khz)
@@ -81,10 +93,11 @@ static bool differs(const struct smoe_worker *w, uint64_t khz)
 
 /* Whether the worker is to be told of another frequency now: at most once a slot. `*ret_settled`: it need
  * not be asked again before something changes. */
-static bool change_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_settled)
+static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
 {
+    struct smoe_worker *w = &c->fleet.workers[worker];
     bool energy_is_free;
-    uint64_t khz = decide_freq(c, w, &energy_is_free);
+    uint64_t khz = decide_freq(c, worker, &energy_is_free);
     bool wanted = differs(w, khz);
     bool change = wanted && (!w->freq_khz_sent ||
                              c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
@@ -139,7 +152,7 @@ static bool decide_for(struct smoe_core *c, uint32_t worker)
     bool settled;
     if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
         return false;
-    bool change = change_freq(c, w, &settled);
+    bool change = change_freq(c, worker, &settled);
     while (change || !smoe_list_empty(&c->worker_new[worker])) {
         send_decision(c, worker, w->freq_khz_sent);
         change = false;
@@ -156,6 +169,7 @@ static void decide(struct smoe_core *c)
             if (decide_for(c, i * 64 + bit))
                 c->considered[i] &= ~(UINT64_C(1) << bit);
         }
+    smoe_tracing_slot_ends(c);
 }
 
 /* ---- closing ---- */

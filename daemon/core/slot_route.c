@@ -16,24 +16,13 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
-
-#define TAU_MAX_S 3600.0
+#include "daemon/core/slot_state.h"
 
 /* A solve may take about half a slot, a unit of its work 1 to 3 ns; but a few sweeps over the scores
  * always, without which the answer would be worse than a greedy one. */
 enum { WORK_UNITS_PER_SLOT_NS_SHIFT = 2, WORK_PASSES_MIN = 24 };
 
 /* ---- the problem ---- */
-
-/* Batches that one solve routes together. */
-struct group {
-    uint32_t layer, top_k;
-    bool training;
-    uint32_t n_tokens; /* of the batches in order, each from its waiting_first on */
-    uint32_t n_batches;
-    uint32_t *batches; /* [n_batches], core->group_batches */
-};
 
 /* Rows the worker can be given: what its inbox has room for, and no more in one slot than the raw part
  * of one Decision may have. */
@@ -50,45 +39,29 @@ static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struc
     return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
 }
 
-/* tau: the time the decision is planned for. By default the time the hosts need together for backlog
- * and arrivals, even if that is longer than the slot: capped, what exceeds a slot would be spread over
- * the workers as equal backlogs, not by their speed. */
-static double plan_horizon(const struct smoe_core *c, const struct group *g)
+/* What is known of the workers, in visits of the group's layer; tau and the solver's nodes from it. Returns
+ * the record of it, NULL if none is kept. */
+static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot_group *g,
+                                     const float *scores)
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
-    double slot_s = (double)c->options.settings.slot_ns * 1e-9;
-    double work = (double)g->n_tokens * g->top_k, rate = 0, executable;
-    if (c->options.settings.plan == SMOE_PLAN_SLOT)
-        return slot_s;
-    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+    struct smoe_plan_law law = smoe_slot_law(c);
+    uint32_t n = c->fleet.n_used;
+    for (uint32_t i = 0; i < n; i++) {
         const struct smoe_worker *w = &c->fleet.workers[i];
+        c->known[i] = (struct smoe_plan_worker){0};
         if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
             continue;
-        struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
-        work += smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns, &executable);
-        rate += smoe_freq_ceiling(&f) / f.cycles_per_visit;
+        c->known[i] = smoe_slot_know(c, w, layer->forward_flops, g->training);
+        c->known[i].arrivals_max = row_room(c, i, layer);
     }
-    bool capped = c->options.settings.plan == SMOE_PLAN_SHORTER || rate <= 0;
-    return smoe_freq_horizon(capped ? slot_s : TAU_MAX_S, work, rate);
-}
-
-static void fill_nodes(struct smoe_core *c, const struct group *g)
-{
-    const struct smoe_layer *layer = &c->layers[g->layer];
-    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
-        struct smoe_worker *w = &c->fleet.workers[i];
-        struct smoe_node *node = &c->nodes[i];
-        *node = (struct smoe_node){.penalty = c->options.settings.v};
-        c->debts[i] = w->debt_j;
-        if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
-            continue; /* a cap of 0 keeps it out */
-        struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
-        node->backlog =
-            smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns, &node->executable);
-        node->energy_price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
-        node->service_max = smoe_freq_service_max(&f, c->tau_s, &w->service_carry);
-        node->arrivals_max = row_room(c, i, layer);
-    }
+    c->tau_s = smoe_plan_horizon(&law, c->known, n, (double)g->n_tokens * g->top_k);
+    struct smoe_trace_route *trace = smoe_tracing_asked(c, g, scores);
+    smoe_plan_nodes(&law, c->tau_s, c->known, n, c->nodes, c->debts);
+    for (uint32_t i = 0; i < n; i++)
+        if (c->known[i].serves)
+            c->fleet.workers[i].service_carry = c->known[i].carry;
+    return trace;
 }
 
 /* Which live workers hold each expert. */
@@ -105,7 +78,7 @@ static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
 }
 
 /* The group's scores as one matrix: in place where they lie together, else gathered. */
-static const float *group_scores(struct smoe_core *c, const struct group *g)
+static const float *group_scores(struct smoe_core *c, const struct smoe_slot_group *g)
 {
     uint32_t width = c->layers[g->layer].shape.experts;
     const struct smoe_batch *b = &c->batches[g->batches[0]];
@@ -218,7 +191,7 @@ static void dispatch_batch(struct smoe_core *c, uint32_t batch, uint32_t n, cons
 /* ---- groups ---- */
 
 /* Parcels a group may make at most: one per expert, replica and batch, and one per full parcel. */
-static uint64_t parcels_at_most(const struct smoe_core *c, const struct group *g)
+static uint64_t parcels_at_most(const struct smoe_core *c, const struct smoe_slot_group *g)
 {
     uint64_t visits = (uint64_t)g->n_tokens * g->top_k;
     uint64_t places = c->replica_first[c->layers[g->layer].shape.experts];
@@ -230,7 +203,7 @@ static uint64_t parcels_at_most(const struct smoe_core *c, const struct group *g
 /* Cuts the group down to what the free parcels surely suffice for: to fewer batches, and where even the
  * first alone might need more than there are, it waits while workers are at work, since parcels then
  * come back; if none is, the free ones take as many tokens as can have one for each visit. */
-static void fit_parcels(const struct smoe_core *c, struct group *g)
+static void fit_parcels(const struct smoe_core *c, struct smoe_slot_group *g)
 {
     const uint64_t *now = c->total.now;
     uint32_t whole = 0; /* tokens of the batches, each in full: only the last may be cut */
@@ -247,7 +220,8 @@ static void fit_parcels(const struct smoe_core *c, struct group *g)
 }
 
 /* Sums up what the routing was worth, for status and bench. */
-static void account_quality(struct smoe_core *c, const struct group *g, const float *scores)
+static void account_quality(struct smoe_core *c, const struct smoe_slot_group *g,
+                            const float *scores)
 {
     uint32_t width = c->layers[g->layer].shape.experts;
     for (uint32_t t = 0; t < g->n_tokens; t++) {
@@ -290,12 +264,11 @@ static void account_proof(struct smoe_core *c, const struct smoe_route_problem *
         c->totals.gap_max = gap;
 }
 
-static void route_group(struct smoe_core *c, const struct group *g)
+static void route_group(struct smoe_core *c, const struct smoe_slot_group *g)
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
-    c->tau_s = plan_horizon(c, g);
-    fill_nodes(c, g);
     const float *scores = group_scores(c, g);
+    struct smoe_trace_route *trace = plan(c, g, scores);
     struct smoe_route_problem problem = {
         .n_tokens = g->n_tokens,
         .n_experts = layer->shape.experts,
@@ -310,8 +283,10 @@ static void route_group(struct smoe_core *c, const struct group *g)
     };
     struct smoe_route_answer answer = {
         .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
-    smoe_route_scratch_limit(c->scratch, work_limit(c, &problem));
+    uint64_t work_max = work_limit(c, &problem);
+    smoe_route_scratch_limit(c->scratch, work_max);
     smoe_policy_route(c->options.settings.policy, &problem, c->debts, &c->rng, c->scratch, &answer);
+    smoe_tracing_decided(c, trace, work_max, &answer);
     account_proof(c, &problem, &answer);
     account_quality(c, g, scores);
     uint32_t done = 0;
@@ -336,42 +311,43 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
                 : c->options.limits.slot_tokens_max;
     if (!n)
         return;
-    struct group g = {.layer = b->layer, .top_k = b->top_k, .training = b->training, .n_tokens = n};
-    c->tau_s = plan_horizon(c, &g);
-    fill_nodes(c, &g);
-    for (uint32_t i = 0; i < n * b->top_k; i++) {
-        uint32_t token = b->waiting[b->waiting_first + i / b->top_k];
-        uint32_t e = b->experts[(size_t)token * b->top_k + i % b->top_k];
-        uint32_t r = c->replica_first[e];
-        if (r == c->replica_first[e + 1] || !c->nodes[c->replica_node[r]].arrivals_max) {
-            n = i / b->top_k; /* tokens before this one fit */
-            break;
-        }
-        c->nodes[c->replica_node[r]].arrivals_max--;
-        c->chosen_expert[i] = (uint16_t)e;
-        c->chosen_node[i] = c->replica_node[r];
-    }
+    for (uint32_t i = 0; i < n * b->top_k; i++)
+        c->chosen_expert[i] =
+            b->experts[(size_t)b->waiting[b->waiting_first + i / b->top_k] * b->top_k +
+                       i % b->top_k];
+    struct smoe_slot_group g = {.layer = b->layer,
+                                .top_k = b->top_k,
+                                .training = b->training,
+                                .n_tokens = n,
+                                .n_batches = 1,
+                                .batches = &batch};
+    struct smoe_trace_route *trace = plan(c, &g, NULL);
+    n = smoe_plan_given(c->nodes, c->replica_first, c->replica_node, n, b->top_k, c->chosen_expert,
+                        c->chosen_node);
+    smoe_tracing_decided(c, trace, 0, &(struct smoe_route_answer){.n_routed = n});
     if (n)
         dispatch_batch(c, batch, n, c->chosen_expert, c->chosen_node);
     c->totals.tokens_routed += n;
 }
 
 /* Collects what can be routed together with batch `first`, within the limits of one solve. */
-static struct group collect_group(struct smoe_core *c, const struct smoe_batch *first)
+static struct smoe_slot_group collect_group(struct smoe_core *c, const struct smoe_batch *first)
 {
     uint32_t width = c->layers[first->layer].shape.experts;
-    struct group g = {.layer = first->layer, .top_k = first->top_k, .training = first->training};
+    struct smoe_slot_group g = {
+        .layer = first->layer, .top_k = first->top_k, .training = first->training};
     uint64_t most = c->gather_floats / width;
     if (most > c->options.limits.slot_tokens_max)
         most = c->options.limits.slot_tokens_max;
-    g.batches = c->group_batches;
+    uint32_t *batches = c->group_batches;
+    g.batches = batches;
     for (const struct smoe_list *it = &first->pending_link; it != &c->pending; it = it->next) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (b->layer != g.layer || b->top_k != g.top_k || b->training != g.training || b->routed ||
             !smoe_batch_routable(c, b) || g.n_tokens == most)
             continue;
         uint64_t room = most - g.n_tokens;
-        g.batches[g.n_batches++] = (uint32_t)(b - c->batches);
+        batches[g.n_batches++] = (uint32_t)(b - c->batches);
         g.n_tokens += b->n_waiting < room ? b->n_waiting : (uint32_t)room;
         b->slot_seen = c->totals.slots;
     }
@@ -454,7 +430,7 @@ static void route_pending(struct smoe_core *c)
                 route_replay(c, (uint32_t)(b - c->batches));
                 break;
             }
-            struct group g = collect_group(c, b);
+            struct smoe_slot_group g = collect_group(c, b);
             fit_parcels(c, &g);
             if (g.n_tokens)
                 route_group(c, &g);

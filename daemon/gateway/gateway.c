@@ -39,6 +39,8 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     if (rc)
         smoe_fail(why, rc, "gateway: out of memory");
     gw->options.core.journal = options->journal != NULL;
+    if (!options->trace)
+        gw->options.core.trace_bytes_max = 0;
     if (!rc)
         rc = smoe_core_new(&gw->options.core, &gw->core, why);
     gw->options.core.restored = NULL;
@@ -162,6 +164,9 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
         break;
     case SMOE_ACT_JOURNAL:
         gw->options.journal(gw->options.journal_context, a->record, smoe_core_epoch(gw->core));
+        break;
+    case SMOE_ACT_TRACE:
+        gw->options.trace(gw->options.trace_context, a->trace);
         break;
     }
 }

@@ -29,6 +29,9 @@ struct smoe_gateway_options {
      * smoe_gateway_journalled. NULL: nothing outlives this gateway. */
     void (*journal)(void *context, const struct smoe_record *record, uint64_t epoch);
     void *journal_context;
+    /* Takes in (copies) what was decided, if core.trace_bytes_max is set. */
+    void (*trace)(void *context, const struct smoe_trace_entry *entry);
+    void *trace_context;
 };
 
 int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gateway **ret,

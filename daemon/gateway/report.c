@@ -223,6 +223,17 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "evictions", t->evictions);
 }
 
+static cJSON *trace_json(const struct smoe_report_trace *t)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "file", t->file);
+    add_u64(o, "bytes", t->bytes);
+    add_u64(o, "records", t->records);
+    add_u64(o, "lost", t->lost);
+    cJSON_AddStringToObject(o, "trouble", t->trouble);
+    return o;
+}
+
 static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_report_context *c)
 {
     const struct smoe_core *core = smoe_gateway_core(gateway);
@@ -242,6 +253,8 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t);
+    if (c->trace)
+        cJSON_AddItemToObject(o, "trace", trace_json(c->trace));
     cJSON_AddItemToObject(o, "workers", workers_json(core, c->now_ns));
     cJSON_AddItemToObject(o, "layers", layers_json(core));
     cJSON_AddItemToObject(o, "trainers", trainers_json(core));

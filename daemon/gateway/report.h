@@ -14,11 +14,20 @@ enum smoe_report {
     SMOE_REPORT_EXPERTS,
 };
 
+/* The recording of a trace. */
+struct smoe_report_trace {
+    const char *file;
+    uint64_t bytes, records; /* in the file */
+    uint64_t lost;           /* records that are not */
+    const char *trouble;     /* why it is not being written now, or "" */
+};
+
 /* What only the shell knows. */
 struct smoe_report_context {
     const char *version;
     uint64_t now_ns, started_ns;
-    const char *listen; /* address trainers and workers connect to */
+    const char *listen;                    /* address trainers and workers connect to */
+    const struct smoe_report_trace *trace; /* NULL: none is recorded */
 };
 
 /* One line of JSON without a newline, or NULL when memory is out. The caller frees it with free(). */

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/gateway/report.h"
-
 struct command {
     const char *name;
     const char *argument; /* its name, or NULL if it takes none */
@@ -59,7 +57,9 @@ static char *done_json(int rc, const struct smoe_why *why)
 
 static char *report(struct smoe_commands *c, enum smoe_report what)
 {
-    struct smoe_report_context context = {c->version, c->now_ns(), c->started_ns, c->listen};
+    struct smoe_report_trace trace;
+    struct smoe_report_context context = {c->version, c->now_ns(), c->started_ns, c->listen,
+                                          c->trace(c->context, &trace) ? &trace : NULL};
     return with_newline(smoe_report_json(c->gateway, what, &context));
 }
 

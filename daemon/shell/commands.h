@@ -7,7 +7,7 @@
 #ifndef SMOE_DAEMON_COMMANDS_H
 #define SMOE_DAEMON_COMMANDS_H
 
-#include "daemon/gateway/gateway.h"
+#include "daemon/gateway/report.h"
 
 struct smoe_commands {
     struct smoe_gateway *gateway;
@@ -15,6 +15,8 @@ struct smoe_commands {
     const char *listen;
     uint64_t started_ns;
     uint64_t (*now_ns)(void);
+    /* What is being recorded; false: nothing is. */
+    bool (*trace)(void *context, struct smoe_report_trace *ret);
     /* The shell's part of what administrators may do; each returns 0 or a code with a sentence. */
     void *context;
     int (*reload)(void *context, struct smoe_why *why);

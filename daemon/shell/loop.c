@@ -5,7 +5,7 @@
  * what workers are computing has been relayed (at most DRAIN_MS), say Bye, close, exit 0. A second
  * SIGTERM does not wait.
  *
- * Closing is a chain of callbacks, peers -> admin -> status -> journal -> signals and timers -> the loop
+ * Closing is a chain of callbacks, peers -> admin -> status -> trace -> journal -> signals and timers -> the loop
  * runs empty; nothing is freed before its handles are closed.
  */
 #include "daemon/shell/loop.h"
@@ -25,6 +25,7 @@
 #include "daemon/shell/commands.h"
 #include "daemon/shell/lines.h"
 #include "daemon/shell/peers.h"
+#include "daemon/shell/recorder.h"
 #include "daemon/shell/store.h"
 
 #define DRAIN_MS  4000
@@ -44,6 +45,7 @@ struct daemon {
     struct smoe_statedir state;
     struct smoe_store *store;
     bool store_started, store_in_trouble;
+    struct smoe_recorder *recorder; /* NULL: no trace */
     struct smoe_gateway *gateway;
     struct smoe_peers *peers;
     struct smoe_lines *status, *admin;
@@ -71,13 +73,22 @@ static void on_store_closed(void *context)
     signal(SIGHUP, SIG_IGN);
 }
 
-static void on_lines_closed(void *context)
+static void on_trace_closed(void *context)
 {
     struct daemon *d = context;
     if (d->store_started)
         smoe_store_stop(d->store, on_store_closed, d);
     else
         on_store_closed(d);
+}
+
+static void on_lines_closed(void *context)
+{
+    struct daemon *d = context;
+    if (d->recorder)
+        smoe_recorder_stop(d->recorder, smoe_clock_monotonic_ns(), on_trace_closed, d);
+    else
+        on_trace_closed(d);
 }
 
 static void on_admin_closed(void *context)
@@ -274,6 +285,48 @@ static void on_written(void *context, uint64_t sequence, int status)
         smoe_peers_flush(d->peers);
 }
 
+/* ---- the trace ---- */
+
+static void on_decided(void *context, const struct smoe_trace_entry *entry)
+{
+    struct daemon *d = context;
+    smoe_recorder_append(d->recorder, entry);
+}
+
+static bool tell_trace(void *context, struct smoe_report_trace *ret)
+{
+    return smoe_recorder_tell(((struct daemon *)context)->recorder, ret);
+}
+
+static void on_trace_trouble(void *context, const struct smoe_report_trace *now)
+{
+    struct daemon *d = context;
+    bool begins = *now->trouble != 0;
+    smoe_log(&d->log, begins ? SMOE_LOG_WARNING : SMOE_LOG_NOTICE,
+             smoe_msg(begins ? "the trace is not being written" : "the trace is written again"),
+             smoe_text_field("file", now->file),
+             smoe_text_field("why", begins ? now->trouble : NULL),
+             smoe_u64_field("lost", now->lost));
+}
+
+static int start_recorder(struct daemon *d, const char *software, struct smoe_why *why)
+{
+    const struct smoe_daemon_settings *s = &d->settings;
+    if (!*s->trace_file)
+        return 0;
+    struct smoe_recorder_options o = {.path = s->trace_file,
+                                      .bytes_max = s->trace_bytes_max,
+                                      .buffer_bytes = s->trace_buffer_bytes / 2,
+                                      .scores_top = (uint32_t)s->trace_scores_top,
+                                      .software = software,
+                                      .now_ns = d->started_ns,
+                                      .wall_ms = smoe_clock_wall_ms(),
+                                      .trouble = on_trace_trouble,
+                                      .context = d};
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
+    return smoe_recorder_start(&o, &d->loop, &d->recorder, why);
+}
+
 /* ---- the beginning ---- */
 
 static int make_gateway(struct daemon *d, struct smoe_why *why)
@@ -306,10 +359,15 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
         .hello_timeout_ns = s->hello_timeout_ns,
         .journal = on_record,
         .journal_context = d,
+        .trace = *s->trace_file ? on_decided : NULL,
+        .trace_context = d,
     };
+    o.core.trace_bytes_max = s->trace_buffer_bytes / 2;
     snprintf(o.core.software, sizeof o.core.software, "stablemoed %s", d->start->version);
     rc = smoe_store_start(d->store, &d->loop, on_written, d);
     d->store_started = rc == 0;
+    if (rc == 0)
+        rc = start_recorder(d, o.core.software, why);
     if (rc == 0)
         rc = smoe_gateway_new(&o, &d->gateway, why);
     if (rc == 0 && restored.n_layers)
@@ -327,6 +385,7 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .gateway = d->gateway,
         .version = d->start->version,
         .listen = d->listen_text,
+        .trace = tell_trace,
         .started_ns = d->started_ns,
         .now_ns = smoe_clock_monotonic_ns,
         .context = d,
@@ -431,6 +490,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
             smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("stopped"));
     }
     smoe_gateway_free(d->gateway);
+    smoe_recorder_free(d->recorder);
     smoe_store_close(d->store);
     smoe_statedir_release(&d->state);
     smoe_notify_release(&d->notify);

@@ -101,6 +101,18 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(outbox_bytes_max),
      .help = "bytes waiting for one peer to read them; one that lets more pile up is disconnected"},
 
+    {"trace", "file", SMOE_STRING, .standard = "", AT(trace_file),
+     .help = "record decisions, and what they were made from, to this file (an older one becomes "
+             "FILE.old); empty: none"},
+    {"trace", "bytes_max", SMOE_BYTES, .standard = "1GiB", .min = 65536, .max = 0x1p50,
+     AT(trace_bytes_max), .help = "what the file may grow to; then recording ends"},
+    {"trace", "buffer", SMOE_BYTES, .standard = "16MiB", .min = 65536, .max = 0x1p28,
+     AT(trace_buffer_bytes),
+     .help = "memory for records that wait for the disk; what finds no room is lost and counted"},
+    {"trace", "scores_top", SMOE_U64, .standard = "0", .max = SMOE_EXPERTS_MAX, .unit = "experts",
+     AT(trace_scores_top),
+     .help = "record only the largest scores of each token, so many; 0: all of them"},
+
     {"log", "level", SMOE_ENUM, .standard = "info", .choices = smoe_log_levels, AT(log_level),
      .reloadable = true, .help = "least severe messages to log"},
 };

@@ -32,6 +32,9 @@ struct smoe_daemon_settings {
     /* limits */
     uint64_t batches_max, parcels_max, slot_tokens_max;
     uint64_t tensor_bytes_max, tensors_bytes_max, outbox_bytes_max;
+    /* trace */
+    char trace_file[256];
+    uint64_t trace_bytes_max, trace_buffer_bytes, trace_scores_top;
     /* log */
     unsigned log_level; /* enum smoe_log_level */
 };

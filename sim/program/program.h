@@ -22,11 +22,19 @@ struct smoe_sim_arguments {
     unsigned freq_rule;
     double load; /* 0: the scenario's */
     uint64_t slots, seed;
-    bool json, trace, timings, train;
+    char trace[256]; /* file that the daemon recorded; "": none */
+    char layer[64];  /* of its layers; "": the only one */
+    bool json, messages, timings, train;
 };
+
+#define SMOE_SIM_SLOTS 1000 /* where nobody says how many */
 
 int smoe_sim_tell_stories(const char *name, const struct smoe_sim_arguments *a);
 int smoe_sim_run(const struct smoe_sim_arguments *a);
+/* Makes the decisions of a trace again and says whether they are the same: exit code 1 if not. */
+int smoe_sim_replay(const struct smoe_sim_arguments *a);
+/* What is in a trace. */
+int smoe_sim_summarise(const char *path, const struct smoe_sim_arguments *a);
 int smoe_sim_plot(const struct smoe_sim_arguments *a);
 
 /* Policies asked for: one, or all; returns how many, 0 if there is none of that name. */

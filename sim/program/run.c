@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * `run`: every policy that was asked for on one scenario; with --train, for every seed, with a model that
- * learns.
+ * learns; with --trace, on what a daemon recorded.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "sim/print_training.h"
 #include "sim/program/images.h"
 #include "sim/program/program.h"
+#include "sim/recorded.h"
 
 #define SEEDS_MAX 100
 
@@ -53,6 +54,67 @@ static int run_synthetic(const struct smoe_print_job *job, const enum smoe_polic
     for (size_t i = 0; i < n; i++)
         smoe_slotted_release(&runs[i].result);
     return SMOE_EXIT_OK;
+}
+
+/* ---- run --trace ---- */
+
+static int check_recorded(const struct smoe_sim_arguments *a, struct smoe_why *why)
+{
+    if (a->train)
+        return smoe_fail(why, SMOE_ECONFIG, "--trace with --train: its tokens have no images");
+    if (a->load > 0)
+        return smoe_fail(why, SMOE_ECONFIG, "--trace with --load: its load is what was recorded");
+    return 0;
+}
+
+/* The same table, of a fleet and tokens that were recorded. */
+static int run_recorded(const struct smoe_sim_arguments *a, struct smoe_recorded *recorded,
+                        const enum smoe_policy *policies, size_t n, struct smoe_why *why)
+{
+    struct smoe_print_run runs[SMOE_POLICY_COUNT] = {{0}};
+    struct smoe_scenario scenario;
+    int rc = smoe_recorded_scenario(recorded, &scenario, why);
+    if (rc)
+        return rc;
+    struct smoe_print_job job = {.scenario = &scenario,
+                                 .freq_rule = (enum smoe_sim_freq_rule)a->freq_rule,
+                                 .slots = a->slots && a->slots < recorded->slots ? a->slots
+                                                                                 : recorded->slots,
+                                 .seed = a->seed,
+                                 .timings = a->timings};
+    for (size_t i = 0; i < n; i++) {
+        struct smoe_slotted_options o = options_of(&job, policies[i]);
+        o.tape = &recorded->tape;
+        runs[i].policy = policies[i];
+        smoe_recorded_rewind(recorded);
+        smoe_slotted_run(&scenario, &o, &runs[i].result);
+    }
+    if ((rc = recorded->rc))
+        *why = recorded->why;
+    else
+        (a->json ? smoe_print_runs_json : smoe_print_runs)(&job, runs, n, stdout);
+    for (size_t i = 0; i < n; i++)
+        smoe_slotted_release(&runs[i].result);
+    smoe_scenario_release(&scenario);
+    return rc;
+}
+
+static int run_trace(const struct smoe_sim_arguments *a, const enum smoe_policy *policies, size_t n)
+{
+    struct smoe_recorded recorded = {0};
+    struct smoe_why why;
+    int rc = check_recorded(a, &why);
+    if (rc == 0)
+        rc = smoe_recorded_open(&recorded, a->trace, a->layer, &why);
+    if (rc == 0 && recorded.scores_kept < recorded.experts)
+        fprintf(stderr,
+                SMOE_SIM_PROGRAM ": %s: only the %u largest of %u scores a token were recorded; "
+                                 "the others count as 0\n",
+                a->trace, recorded.scores_kept, recorded.experts);
+    if (rc == 0)
+        rc = run_recorded(a, &recorded, policies, n, &why);
+    smoe_recorded_close(&recorded);
+    return rc ? fail(SMOE_EXIT_USAGE, &why) : SMOE_EXIT_OK;
 }
 
 /* ---- run --train ---- */
@@ -107,6 +169,8 @@ int smoe_sim_run(const struct smoe_sim_arguments *a)
     struct smoe_why why;
     size_t n = smoe_sim_read_policies(a->policy, policies);
     int rc = n ? 0 : smoe_fail(&why, SMOE_ECONFIG, "--policy %s: no such policy", a->policy);
+    if (rc == 0 && *a->trace)
+        return run_trace(a, policies, n);
     if (rc == 0)
         rc = smoe_sim_asked_scenario(a, &scenario, &why);
     if (rc)

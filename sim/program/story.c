@@ -33,7 +33,7 @@ static int list_stories(void)
 static bool tell(const struct smoe_story *story, uint64_t seed, const struct smoe_sim_arguments *a)
 {
     struct smoe_story_end end;
-    smoe_story_tell(story, seed, a->trace, &end);
+    smoe_story_tell(story, seed, a->messages, &end);
     if (a->json)
         smoe_print_story_json(story, seed, &end, stdout);
     else

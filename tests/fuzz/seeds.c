@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "tests/unit/proto/messages.h"
+#include "tests/unit/proto/traces.h"
 
 static const char *root;
 
@@ -35,6 +36,32 @@ static void write_seed(const char *target, const char *name, const void *bytes, 
         const uint8_t tape[] = {__VA_ARGS__};        \
         write_seed(target, name, tape, sizeof tape); \
     } while (0)
+
+/* ---- trace: random entries ---- */
+
+static void trace_seeds(void)
+{
+    static struct traces_room room;
+    static uint8_t bytes[1 << 16];
+    struct smoe_trace_codec *codec;
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 1, 0);
+    if (smoe_trace_codec_new(sizeof bytes, &codec))
+        exit(1);
+    for (int made = 0; made < 60;) {
+        struct smoe_trace_entry e;
+        char name[32];
+        size_t n;
+        traces_random(&rng, &room, &e);
+        if (smoe_trace_encode(codec, &e, (uint32_t)made % 3, bytes, sizeof bytes, &n) || n > 1200)
+            continue; /* long lists teach nothing more */
+        snprintf(name, sizeof name, "%d-%d", e.type, made++);
+        bytes[SMOE_TRACE_FRAME_BYTES - 1] = (uint8_t)e.type;
+        write_seed("trace", name, bytes + SMOE_TRACE_FRAME_BYTES - 1,
+                   n - SMOE_TRACE_FRAME_BYTES + 1);
+    }
+    smoe_trace_codec_free(codec);
+}
 
 /* ---- wire, flat: two random messages of every type ---- */
 
@@ -382,6 +409,7 @@ int main(int argc, char **argv)
     root = argv[1];
     mkdir(root, 0777);
     wire_seeds();
+    trace_seeds();
     inbox_seeds();
     channel_seeds();
     agent_seeds();

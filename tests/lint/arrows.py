@@ -72,8 +72,9 @@ SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
 # A header behind a door: who may include it.
 DOORS = {
     "uv.h": SHELLS,
-    "*.pb-c.h": ["proto/wire*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
-    "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "tests/unit/proto/*", "tests/fuzz/*"],
+    "*.pb-c.h": ["proto/wire*", "proto/trace_*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
+    "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "proto/trace_*", "tests/unit/proto/*",
+                     "tests/fuzz/*"],
     "cjson/cJSON.h": ["proto/safetensors*", "daemon/gateway/report*", "daemon/shell/status*",
                       "daemon/shell/admin*", "client/train/*", "client/ctl/*", "sim/*", "bench/*",
                       "tests/*"],
@@ -88,12 +89,12 @@ DOORS = {
     "stdatomic.h": ["client/worker/agent/task.h", "client/worker/shell/lanes.c", "tests/*"],
     # Vector minima by name; everything else of the hot pass is the compilers' vector extension.
     "immintrin.h": ["daemon/core/route_pick_tile.c"],
-    "zlib.h": ["proto/frame.c", "client/train/data/*", "tests/*"],
+    "zlib.h": ["proto/frame.c", "proto/trace_frame.c", "client/train/data/*", "tests/*"],
     # exp and log of libm differ between CPUs, and a trace must not: detmath has ours. sqrt, floor,
     # isfinite and the like are exact everywhere, so the mathematics may have them; the daemon's
-    # settings turn "no budget" into INFINITY.
+    # settings turn "no budget" into INFINITY, which traces know too.
     "math.h": ["common/base/detmath.c", "common/base/rng.c", "common/base/text.c",
-               "common/kernels/*", "daemon/core/*", "daemon/shell/settings.c", "client/train/*",
+               "common/kernels/*", "daemon/core/*", "proto/trace_*", "daemon/shell/settings.c", "client/train/*",
                "sim/*", "bench/*", "tests/*"],
 }
 # Calls behind a door, in code without strings and comments.

@@ -47,7 +47,8 @@ Test(program, says_what_it_is)
 Test(program, a_mistake_is_one_line_and_exit_2)
 {
     check_refused("dance",
-                  "stablemoe-sim: dance: not a command: story NAME|all|list, run or plot\n");
+                  "stablemoe-sim: dance: not a command: story NAME|all|list, run, plot, replay or "
+                  "trace FILE\n");
     check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
                                   "`stablemoe-sim story list`\n");
     check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
@@ -61,7 +62,17 @@ Test(program, a_mistake_is_one_line_and_exit_2)
     check_refused("run --train --data-dir /nowhere --slots 1",
                   "stablemoe-sim: /nowhere/train-images-idx3-ubyte: no such file, nor with .gz "
                   "(Debian package dataset-fashion-mnist)\n");
-    check_refused("run --slots 0", "stablemoe-sim: --slots: \"0\" lies outside 1 .. 100000000\n");
+    check_refused("run --slots 100000001",
+                  "stablemoe-sim: --slots: \"100000001\" lies outside 0 .. 100000000\n");
+    check_refused("replay", "stablemoe-sim: replay: --trace FILE is missing\n");
+    check_refused("replay --trace /nowhere",
+                  "stablemoe-sim: /nowhere: No such file or directory\n");
+    check_refused("trace /bin/sh", "stablemoe-sim: /bin/sh: not a trace of stablemoed\n");
+    check_refused("run --trace /dev/null", "stablemoe-sim: /dev/null: too short for a trace\n");
+    check_refused("run --trace /dev/null --load 1",
+                  "stablemoe-sim: --trace with --load: its load is what was recorded\n");
+    check_refused("run --trace /dev/null --train",
+                  "stablemoe-sim: --trace with --train: its tokens have no images\n");
 }
 
 Test(program, a_plot_without_gnuplot_is_one_line)
@@ -107,8 +118,8 @@ Test(program, the_same_seed_gives_the_same_bytes)
     cr_assert_eq(run("run --policy all --slots 20 --seed 4 --json", other), 0);
     cr_assert_str_eq(first, second);
     cr_assert_str_neq(first, other);
-    cr_assert_eq(run("story random --seeds 3..4 --trace", first), 0);
-    cr_assert_eq(run("story random --seeds 3..4 --trace", second), 0);
+    cr_assert_eq(run("story random --seeds 3..4 --messages", first), 0);
+    cr_assert_eq(run("story random --seeds 3..4 --messages", second), 0);
     cr_assert_gt(strlen(first), 1000);
     cr_assert_str_eq(first, second);
 }

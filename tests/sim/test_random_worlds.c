@@ -20,7 +20,7 @@ Test(random_worlds, two_hundred_worlds_finish_and_count_every_visit_once)
     for (uint64_t seed = 1; seed <= WORLDS; seed++) {
         struct smoe_story_end end;
         smoe_story_tell(story, seed, false, &end);
-        cr_assert_eq(end.code, 0, "stablemoe-sim story random --seeds %" PRIu64 " --trace: %s",
+        cr_assert_eq(end.code, 0, "stablemoe-sim story random --seeds %" PRIu64 " --messages: %s",
                      seed, end.why.text);
         losses += end.losses;
     }

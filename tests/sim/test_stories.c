@@ -18,7 +18,7 @@ static void tell(const char *name)
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         struct smoe_story_end end;
         smoe_story_tell(story, seed, false, &end);
-        cr_assert_eq(end.code, 0, "stablemoe-sim story %s --seeds %" PRIu64 " --trace: %s", name,
+        cr_assert_eq(end.code, 0, "stablemoe-sim story %s --seeds %" PRIu64 " --messages: %s", name,
                      seed, end.why.text);
         cr_assert_eq(end.losses, 0, "%s, seed %" PRIu64 ": a layer is lost", name, seed);
     }

@@ -141,6 +141,11 @@ static void carry_out(struct scene *s, const struct smoe_action *a)
     case SMOE_ACT_JOURNAL:
         journal_add(&s->journal, a->record);
         break;
+    case SMOE_ACT_TRACE:
+        s->traced++;
+        if (s->on_trace)
+            s->on_trace(a->trace);
+        break;
     case SMOE_ACT_DRAINED:
         s->drained = true;
         break;

@@ -36,7 +36,9 @@ struct scene {
     uint32_t inputs_freed, batches_freed;
     bool drained;
     struct journal journal; /* records so far; what is durable of them the test says */
-    double square_norm;     /* every expert's gradient has it, as the workers say */
+    uint32_t traced;        /* decisions that were told */
+    void (*on_trace)(const struct smoe_trace_entry *entry);
+    double square_norm; /* every expert's gradient has it, as the workers say */
 };
 
 /* Small and quick: slots of 20 ms, 16 workers, V 50, mu 1, lyapunov. */

@@ -664,7 +664,7 @@ Test(gateway, says_bye_to_everybody_when_it_goes, .init = begin, .fini = end)
 
 Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
 {
-    struct smoe_report_context context = {"1.2.3", 5000 * MS, 1000 * MS, "127.0.0.1:7700"};
+    struct smoe_report_context context = {"1.2.3", 5000 * MS, 1000 * MS, "127.0.0.1:7700", NULL};
     static const char *const parts[] = {"\"submitted\":10", "\"settled\":10",      "\"w0\"",
                                         "\"w1\"",           "\"policy\":\"topk\"", "1.2.3"};
     declare();
