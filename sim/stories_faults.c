@@ -156,7 +156,7 @@ void smoe_story_cut_off(struct smoe_world *w)
 void smoe_story_slow_reader(struct smoe_world *w)
 {
     struct smoe_sim_gateway_options gateway = {.path = {.buffer_bytes = 4096},
-                                               .outbox_bytes_max = 64 << 10};
+                                               .outbox_bytes_max = sizeof(smoe_real) << 14};
     struct smoe_cast c = smoe_story_cast(w, &gateway,
                                          &(struct smoe_sim_trainer_options){
                                              .shape = {.experts = 4,

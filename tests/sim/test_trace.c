@@ -10,6 +10,12 @@
 
 #include "sim/story.h"
 
+#ifdef STABLEMOE_FLOAT64
+#define CREDIT "67109248"
+#else
+#define CREDIT "67109120"
+#endif
+
 static const char *const FIRST_STEP =
     "       0.000 gateway starts\n"
     "       0.000 fast starts\n"
@@ -41,7 +47,7 @@ static const char *const FIRST_STEP =
     "      32.001 gateway  -> trainer  RESULT batch 1 expert 1: 3 rows\n"
     "      32.001 gateway  -> trainer  RESULT batch 1 expert 2: 6 rows\n"
     "      32.002 gateway  -> trainer  RESULT batch 1 expert 3: 1 row\n"
-    "      32.002 gateway  -> trainer  CREDIT 67109120 bytes, 1000016 visits\n"
+    "      32.002 gateway  -> trainer  CREDIT " CREDIT " bytes, 1000016 visits\n"
     "      33.002 trainer  -> gateway  GRADIENT batch 1\n"
     "      34.002 gateway  -> fast     BACKPROP 2: 2 parcels\n"
     "      34.002 gateway  -> slow     BACKPROP 2: 2 parcels\n"

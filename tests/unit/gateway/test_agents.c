@@ -20,7 +20,7 @@ enum { WORKERS = 3, EXPERTS = 2, D = 64, H = 16, TOKENS = 2048, BATCHES_MAX = 32
 #define X_BYTES   (TOKENS * ROW_BYTES)
 #define SCORES    (TOKENS * EXPERTS * sizeof(float))
 #define PLENTY    (64u << 20)
-#define INBOX     (1u << 20) /* the least there is */
+#define INBOX     (sizeof(smoe_real) << 18) /* the least there is, with float32 */
 
 struct worker {
     struct smoe_agent *agent;
