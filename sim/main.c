@@ -165,6 +165,63 @@ static const struct smoe_cli cli = {
     .options_len = sizeof options / sizeof *options,
 };
 
+static int story(const char *name, const struct smoe_sim_arguments *a)
+{
+    return smoe_sim_tell_stories(name, a);
+}
+
+static int run(const char *operand, const struct smoe_sim_arguments *a)
+{
+    (void)operand;
+    return smoe_sim_run(a);
+}
+
+static int plot(const char *operand, const struct smoe_sim_arguments *a)
+{
+    (void)operand;
+    return smoe_sim_plot(a);
+}
+
+static int replay(const char *operand, const struct smoe_sim_arguments *a)
+{
+    (void)operand;
+    return smoe_sim_replay(a);
+}
+
+static int summarise(const char *file, const struct smoe_sim_arguments *a)
+{
+    return smoe_sim_summarise(file, a);
+}
+
+static const struct command {
+    const char *name;
+    const char *operand; /* what it must be given, or NULL */
+    int (*run)(const char *operand, const struct smoe_sim_arguments *a);
+} commands[] = {{"story", "NAME, all or list", story},
+                {"run", NULL, run},
+                {"plot", NULL, plot},
+                {"replay", NULL, replay},
+                {"trace", "FILE", summarise}};
+
+static const struct command *find_command(const struct smoe_cli_rest *rest, struct smoe_why *why)
+{
+    const char *name = rest->operands[0];
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        const struct command *c = &commands[i];
+        if (strcmp(c->name, name) != 0)
+            continue;
+        if (rest->len == 1 && c->operand)
+            smoe_why_set(why, "%s: missing: %s", name, c->operand);
+        else if (rest->len == 2 && !c->operand)
+            smoe_why_set(why, "%s: one too many: %s", name, rest->operands[1]);
+        else
+            return c;
+        return NULL;
+    }
+    smoe_why_set(why, "%s: no such command: story, run, plot, replay or trace", name);
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     struct smoe_sim_arguments a;
@@ -174,22 +231,11 @@ int main(int argc, char **argv)
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;
-    const char *command = rest.operands[0];
+    const struct command *command = find_command(&rest, &why);
+    if (!command)
+        return smoe_cli_fail(SMOE_SIM_PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
     if (!a.slots && !*a.trace)
         a.slots = SMOE_SIM_SLOTS;
-    if (strcmp(command, "story") == 0 && rest.len == 2)
-        done = smoe_sim_tell_stories(rest.operands[1], &a);
-    else if (strcmp(command, "run") == 0 && rest.len == 1)
-        done = smoe_sim_run(&a);
-    else if (strcmp(command, "plot") == 0 && rest.len == 1)
-        done = smoe_sim_plot(&a);
-    else if (strcmp(command, "replay") == 0 && rest.len == 1)
-        done = smoe_sim_replay(&a);
-    else if (strcmp(command, "trace") == 0 && rest.len == 2)
-        done = smoe_sim_summarise(rest.operands[1], &a);
-    if (done >= 0)
-        return fflush(stdout) ? SMOE_EXIT_FAILED : done;
-    smoe_why_set(&why, "%s: not a command: story NAME|all|list, run, plot, replay or trace FILE",
-                 command);
-    return smoe_cli_fail(SMOE_SIM_PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
+    done = command->run(rest.len > 1 ? rest.operands[1] : NULL, &a);
+    return fflush(stdout) ? SMOE_EXIT_FAILED : done;
 }

@@ -29,6 +29,15 @@ const char *smoe_policy_help(enum smoe_policy policy)
     return POLICIES[policy].help;
 }
 
+const char *smoe_policy_list(void)
+{
+#define X(symbol, name, help) name ", "
+    static char list[] = SMOE_POLICY_MAP(X);
+#undef X
+    list[sizeof list - 3] = 0;
+    return list;
+}
+
 bool smoe_policy_parse(const char *name, enum smoe_policy *ret)
 {
     for (int p = 0; p < SMOE_POLICY_COUNT; p++)

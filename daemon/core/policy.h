@@ -39,6 +39,8 @@ enum smoe_policy {
 
 const char *smoe_policy_name(enum smoe_policy policy);
 const char *smoe_policy_help(enum smoe_policy policy);
+/* All names, in one line. */
+const char *smoe_policy_list(void);
 /* False if there is no policy of that name. */
 bool smoe_policy_parse(const char *name, enum smoe_policy *ret);
 
@@ -47,8 +49,8 @@ enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy);
 
 /* Routes one slot. `debts` [J] are the energy debts Z_j in J (only `energy` reads them, others may get
  * NULL). `rng` breaks the baselines' ties: one draw a token whatever happens; `base` and the lyapunov
- * policies leave it alone. `lyapunov`, `lyapunov-linear` and `base` keep their prices in the scratch from one call to the
- * next, so that a recorded run replays bit for bit if all its calls are made again. */
+ * policies leave it alone. `lyapunov`, `lyapunov-linear` and `base` keep their prices in the scratch from one
+ * call to the next, so that a recorded run replays bit for bit if all its calls are made again. */
 void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem *problem,
                        const double *debts, struct smoe_rng *rng,
                        struct smoe_route_scratch *scratch, struct smoe_route_answer *answer);

@@ -182,8 +182,7 @@ static int set_policy(void *context, const char *name, struct smoe_why *why)
     struct daemon *d = context;
     enum smoe_policy policy;
     if (!smoe_policy_parse(name, &policy))
-        return smoe_fail(why, SMOE_EUNKNOWN,
-                         "no policy \"%.40s\": lyapunov, topk, random, queue, energy", name);
+        return smoe_fail(why, SMOE_EUNKNOWN, "no policy \"%.40s\": %s", name, smoe_policy_list());
     d->settings.policy = (unsigned)policy;
     apply_settings(d);
     smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("policy changed"), smoe_text_field("policy", name));

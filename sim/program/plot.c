@@ -192,7 +192,7 @@ int smoe_sim_plot(const struct smoe_sim_arguments *a)
     struct plot p = {.a = a, .scenario = &scenario};
     struct smoe_why why;
     p.n = smoe_sim_read_policies(a->policy, p.policies);
-    int rc = p.n ? 0 : smoe_fail(&why, SMOE_ECONFIG, "--policy %s: no such policy", a->policy);
+    int rc = p.n ? 0 : smoe_sim_no_policy(a->policy, &why);
     if (rc == 0)
         rc = smoe_sim_asked_scenario(a, &scenario, &why);
     if (rc)

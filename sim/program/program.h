@@ -39,6 +39,8 @@ int smoe_sim_plot(const struct smoe_sim_arguments *a);
 
 /* Policies asked for: one, or all; returns how many, 0 if there is none of that name. */
 size_t smoe_sim_read_policies(const char *name, enum smoe_policy ret[SMOE_POLICY_COUNT]);
+/* SMOE_ECONFIG and the sentence for that. */
+int smoe_sim_no_policy(const char *name, struct smoe_why *why);
 
 /* `A..B` or `A`. SMOE_ECONFIG and a sentence. */
 int smoe_sim_read_seeds(const char *text, uint64_t *ret_first, uint64_t *ret_last,

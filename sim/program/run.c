@@ -29,6 +29,12 @@ size_t smoe_sim_read_policies(const char *name, enum smoe_policy ret[SMOE_POLICY
     return n;
 }
 
+int smoe_sim_no_policy(const char *name, struct smoe_why *why)
+{
+    return smoe_fail(why, SMOE_ECONFIG, "--policy %s: not one of all, %s", name,
+                     smoe_policy_list());
+}
+
 static struct smoe_slotted_options options_of(const struct smoe_print_job *job,
                                               enum smoe_policy policy)
 {
@@ -168,7 +174,7 @@ int smoe_sim_run(const struct smoe_sim_arguments *a)
     struct smoe_scenario scenario;
     struct smoe_why why;
     size_t n = smoe_sim_read_policies(a->policy, policies);
-    int rc = n ? 0 : smoe_fail(&why, SMOE_ECONFIG, "--policy %s: no such policy", a->policy);
+    int rc = n ? 0 : smoe_sim_no_policy(a->policy, &why);
     if (rc == 0 && *a->trace)
         return run_trace(a, policies, n);
     if (rc == 0)

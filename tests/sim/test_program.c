@@ -47,13 +47,17 @@ Test(program, says_what_it_is)
 Test(program, a_mistake_is_one_line_and_exit_2)
 {
     check_refused("dance",
-                  "stablemoe-sim: dance: not a command: story NAME|all|list, run, plot, replay or "
-                  "trace FILE\n");
+                  "stablemoe-sim: dance: no such command: story, run, plot, replay or trace\n");
     check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
                                   "`stablemoe-sim story list`\n");
     check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
                                              "nor A..B with A at most B\n");
-    check_refused("run --policy best", "stablemoe-sim: --policy best: no such policy\n");
+    check_refused("run twice", "stablemoe-sim: run: one too many: twice\n");
+    check_refused("trace", "stablemoe-sim: trace: missing: FILE\n");
+    check_refused("run --policy best",
+                  "stablemoe-sim: --policy best: not one of all, lyapunov, topk, random, queue, "
+                  "energy, queue-jsq, "
+                  "lyapunov-greedy, lyapunov-linear, lyapunov-separable, base\n");
     check_refused("run --scenario moon", "stablemoe-sim: --scenario moon: no such scenario (paper, "
                                          "demo, unlike or random:N), nor a file\n");
     check_refused("run --scenario demo --load 0.5",
