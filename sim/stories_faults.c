@@ -215,6 +215,79 @@ void smoe_story_gateway_restart(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
 
+/* Are both copies of all experts with workers that are there? */
+static bool has_both_copies(const struct smoe_world *w, uint32_t gateway)
+{
+    const struct smoe_core *core = smoe_gateway_core(smoe_world_gateway(w, gateway));
+    const struct smoe_fleet *fleet = smoe_core_fleet(core);
+    struct smoe_layer_view layer = smoe_core_layer(core, 0);
+    for (uint32_t e = 0; e < layer.shape.experts; e++) {
+        const struct smoe_expert_view *x = &layer.experts[e];
+        if (x->worker == SMOE_NO_WORKER || x->follower == SMOE_NO_WORKER ||
+            !smoe_worker_live(&fleet->workers[x->worker]) ||
+            !smoe_worker_live(&fleet->workers[x->follower]))
+            return false;
+    }
+    return layer.state == SMOE_LAYER_READY;
+}
+
+static void run_to_both_copies(struct smoe_world *w, uint32_t gateway)
+{
+    while (!has_both_copies(w, gateway) && smoe_world_step(w))
+        ;
+}
+
+void smoe_story_worker_dies_expected(struct smoe_world *w)
+{
+    struct smoe_cast c =
+        smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 60, .tokens = 32});
+    uint32_t third = smoe_world_add_worker(
+        w, &(struct smoe_sim_worker_options){.name = "third", .gateway = c.gateway});
+    uint32_t workers[] = {c.fast, c.slow, third};
+    smoe_world_start(w, third);
+    for (uint64_t round = 0; round < 9; round++) {
+        uint32_t victim = workers[round % 3];
+        smoe_story_run_to_step(w, c.trainer, 5 * round + 1, 100 * SEC);
+        run_to_both_copies(w, c.gateway);
+        smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
+        smoe_world_run(w, smoe_world_now(w) + 50 * MS);
+        smoe_world_start(w, c.gateway);
+        run_to_both_copies(w, c.gateway);
+        smoe_world_run(w, smoe_world_now(w) + round * 3 * MS);
+        smoe_world_act(w, SMOE_SIM_CRASH, victim);
+        smoe_world_plan(w, smoe_world_now(w) + 70 * MS, SMOE_SIM_START, victim);
+    }
+    smoe_story_finish(w, 200 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
+/* The first trainer's layer is in the journal, so that the gateway waits for the two workers. The victim
+ * has the new layer's first steps and dies before the gateway has stopped waiting for one of them. */
+void smoe_story_new_layer_expected(struct smoe_world *w)
+{
+    struct smoe_cast c = smoe_story_cast(w, NULL, NULL);
+    uint32_t third = smoe_world_add_worker(
+        w, &(struct smoe_sim_worker_options){.name = "third", .gateway = c.gateway});
+    uint32_t heir = smoe_world_add_trainer(
+        w, &(struct smoe_sim_trainer_options){
+               .name = "heir", .gateway = c.gateway, .layer_name = "new", .steps = 20});
+    smoe_world_run_trainers(w, 10 * SEC);
+    smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
+    smoe_world_act(w, SMOE_SIM_CUT, c.slow);
+    smoe_world_start(w, c.gateway);
+    smoe_world_start(w, third);
+    uint64_t until = smoe_world_now(w) + 900 * MS;
+    while (smoe_story_worker(w, c.gateway, c.fast).state != SMOE_WORKER_READY && smoe_world_step(w))
+        ;
+    smoe_world_start(w, heir);
+    smoe_story_run_to_step(w, heir, 2, until);
+    smoe_world_act(w, SMOE_SIM_CRASH, third);
+    smoe_world_start(w, third);
+    smoe_world_act(w, SMOE_SIM_HEAL, c.slow);
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, heir, 0);
+}
+
 /* The trainer's connection breaks between the commit and StepDone. */
 void smoe_story_commit_unheard(struct smoe_world *w)
 {

@@ -99,6 +99,10 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
     X(gateway_restart, EXACT, "a new gateway learns all from workers and trainers and goes on")    \
+    X(worker_dies_expected, EXACT,                                                                 \
+      "a worker that a new gateway waited for may come, die and return with nothing")              \
+    X(new_layer_expected, EXACT,                                                                   \
+      "experts declared while a new gateway waits for its workers have second copies at once")     \
     X(commit_unheard, EXACT, "a commit whose answer was lost is not made twice")                   \
     X(workers_behind, EXACT, "workers that missed a commit learn of it from a new gateway")        \
     X(first_step_unheard, EXACT, "a first step that a dead gateway committed is not made twice")   \

@@ -104,6 +104,7 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
             return;
         }
         smoe_worker_move(w, SMOE_WORKER_READY);
+        smoe_fleet_returned(&c->fleet, index);
         smoe_layer_inventory(c, index, &m->inventory);
         break;
     case SMOE_MSG_HOSTED:
@@ -320,10 +321,10 @@ static void expire_workers(struct smoe_core *c)
     c->expiry_ns = next;
 }
 
-/* Workers that were expected after a restart and have not come are lost now. */
+/* After a restart, once all workers that the journal names have come; those that are late are lost. */
 static void settle(struct smoe_core *c)
 {
-    if (!c->settle_ns || c->now_ns < c->settle_ns)
+    if (!c->settle_ns || (c->fleet.n_expected && c->now_ns < c->settle_ns))
         return;
     c->settle_ns = 0;
     smoe_layers_advance(c);

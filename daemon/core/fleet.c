@@ -113,10 +113,18 @@ uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t no
     *w = (struct smoe_worker){.budget_w = (double)INFINITY,
                               .cap_w = (double)INFINITY,
                               .session = SMOE_NO_SESSION,
-                              .lost_ns = now_ns};
+                              .lost_ns = now_ns,
+                              .expected = true};
+    fleet->n_expected++;
     snprintf(w->id, sizeof w->id, "%s", id);
     smoe_worker_move(w, SMOE_WORKER_LOST);
     return i;
+}
+
+void smoe_fleet_returned(struct smoe_fleet *fleet, uint32_t index)
+{
+    fleet->n_expected -= fleet->workers[index].expected;
+    fleet->workers[index].expected = false;
 }
 
 int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,

@@ -108,6 +108,7 @@ struct smoe_worker {
     struct smoe_estimate steps; /* cycles of optimizer steps per cycle of backward passes */
     uint64_t gradient_bytes;    /* of Backprops whose results have not come */
     uint32_t backward_due;      /* parcels whose gradients wait for room here */
+    bool expected;              /* the journal names it, and it has not yet said what it holds */
     bool leaving; /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */
@@ -121,6 +122,7 @@ struct smoe_fleet {
         *workers; /* [n_max], owned; an index stays a worker's while it is not FREE */
     uint32_t n_max;
     uint32_t n_used; /* indices from here on were never used */
+    uint32_t n_expected;
 };
 
 int smoe_fleet_init(struct smoe_fleet *fleet, uint32_t workers_max);
@@ -139,8 +141,11 @@ bool smoe_fleet_find(const struct smoe_fleet *fleet, const char *id, uint32_t *r
 int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,
                     uint64_t now_ns, uint32_t *ret_index, struct smoe_why *why);
 
-/* A worker that is not here but known from before: -> LOST. SMOE_NO_WORKER if the fleet is full. */
+/* A worker that is not here but known from before: -> LOST, and expected. SMOE_NO_WORKER if the fleet is
+ * full. */
 uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t now_ns);
+/* The worker has said what it holds: it is no longer expected. */
+void smoe_fleet_returned(struct smoe_fleet *fleet, uint32_t index);
 
 /* The connection is gone: -> LOST, work on the books forgotten (the core has failed the visits). */
 void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns);

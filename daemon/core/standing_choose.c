@@ -153,14 +153,19 @@ static bool placed_any(const struct smoe_layer *layer)
     return false;
 }
 
+/* A new daemon gives it time to return with what it holds. */
+static bool is_expected(const struct smoe_core *c, uint32_t worker)
+{
+    return c->settle_ns && worker != SMOE_NONE && c->fleet.workers[worker].expected;
+}
+
 /* Experts whose host is gone come up on their followers. Before the first step the seed is as good. */
 static void promote(struct smoe_core *c, uint32_t l)
 {
     struct smoe_layer *layer = &c->layers[l];
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         struct smoe_expert_view *x = &layer->experts[e];
-        bool expected = x->worker != SMOE_NONE && c->now_ns < c->settle_ns;
-        if (smoe_standing_usable(c, x->worker) || expected)
+        if (smoe_standing_usable(c, x->worker) || is_expected(c, x->worker))
             continue;
         uint32_t to = SMOE_NONE;
         if (smoe_standing_usable(c, x->follower))
@@ -260,13 +265,14 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
         promote(c, l);
     if (between_steps(c, l))
         balance_hosts(c, l);
-    if (c->now_ns >= c->settle_ns && placed_any(layer)) {
-        if (smoe_standing_complete(c, l))
-            smoe_standing_leave_absent(c, l);
+    if (!c->settle_ns && smoe_standing_complete(c, l)) {
+        smoe_standing_leave_absent(c, l);
         count_loads(c, l);
-        follow(c, l);
-        balance_followers(c, l);
     }
+    if (placed_any(layer))
+        follow(c, l);
+    if (!c->settle_ns && placed_any(layer))
+        balance_followers(c, l);
     smoe_standing_tell(c, l);
     return true;
 }

@@ -87,9 +87,10 @@ class Survival(harness.FleetTest):
         return layers[-1] if layers else None
 
     def has_both_copies(self):
-        layer = self.layer()
-        return layer and layer["state"] == "ready" and all(
+        layers = self.fleet.status("experts")["layers"]
+        return layers and all(layer["state"] == "ready" and all(
             e["worker"] and e["copy"] and not e["copying"] for e in layer["experts"])
+            for layer in layers)
 
     def assertLawful(self):
         status = self.fleet.status()
@@ -170,11 +171,12 @@ class Runs(Survival):
 @harness.need_data
 class WholeRuns(Survival):
     daemon_args = ("--set", "routing.policy=topk")  # routes that do not depend on time
+    EPOCHS = 30  # of 20 steps: long enough to be killed a few times in each
 
     def run_once(self, name):
         path = self.fleet.path(name)
         trainer = self.fleet.start_trainer(
-            *train_args(2000, epochs=6, checkpoint=path, layer=name), name=name)
+            *train_args(2000, epochs=self.EPOCHS, checkpoint=path, layer=name), name=name)
         return trainer, path
 
     def test_a_run_in_which_everybody_died_equals_the_undisturbed_one(self):
@@ -194,7 +196,7 @@ class WholeRuns(Survival):
         self.assertEqual(sorted(want), sorted(got))
         self.assertGreater(len(want), 10)
         worst = max(distance(got[name], want[name]) for name in want)
-        print(f"{kills} kills in 120 steps; the final state differs by {worst:.2g}")
+        print(f"{kills} kills in {20 * self.EPOCHS} steps; the final state differs by {worst:.2g}")
         self.assertLess(worst, TOLERANCE)
 
 
