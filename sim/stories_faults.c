@@ -261,6 +261,30 @@ void smoe_story_worker_dies_expected(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
 
+/* As tests/integration/test_survival.py does it, in virtual time. */
+void smoe_story_storm(struct smoe_world *w)
+{
+    struct smoe_rng rng;
+    struct smoe_cast c =
+        smoe_story_cast(w, NULL, &(struct smoe_sim_trainer_options){.steps = 400, .tokens = 32});
+    uint32_t third = smoe_world_add_worker(
+        w, &(struct smoe_sim_worker_options){.name = "third", .gateway = c.gateway});
+    uint32_t victims[] = {c.fast, c.slow, third, c.gateway};
+    smoe_rng_init(&rng, w->options.seed, UINT64_C(0x5702));
+    smoe_world_start(w, third);
+    smoe_story_run_to_step(w, c.trainer, 1, 10 * SEC);
+    for (int round = 0; round < 40 && !smoe_world_trainer(w, c.trainer).done; round++) {
+        uint32_t victim = victims[smoe_rng_below(&rng, 4)];
+        run_to_both_copies(w, c.gateway);
+        smoe_world_run(w, smoe_world_now(w) + smoe_rng_below(&rng, 50 * MS));
+        smoe_world_act(w, SMOE_SIM_CRASH, victim);
+        smoe_world_run(w, smoe_world_now(w) + smoe_rng_below(&rng, 100 * MS));
+        smoe_world_start(w, victim);
+    }
+    smoe_story_finish(w, 400 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
 /* The first trainer's layer is in the journal, so that the gateway waits for the two workers. The victim
  * has the new layer's first steps and dies before the gateway has stopped waiting for one of them. */
 void smoe_story_new_layer_expected(struct smoe_world *w)

@@ -103,6 +103,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
       "a worker that a new gateway waited for may come, die and return with nothing")              \
     X(new_layer_expected, EXACT,                                                                   \
       "experts declared while a new gateway waits for its workers have second copies at once")     \
+    X(storm, EXACT, "whoever dies, one at a time and when both copies are there, nothing is lost") \
     X(commit_unheard, EXACT, "a commit whose answer was lost is not made twice")                   \
     X(workers_behind, EXACT, "workers that missed a commit learn of it from a new gateway")        \
     X(first_step_unheard, EXACT, "a first step that a dead gateway committed is not made twice")   \

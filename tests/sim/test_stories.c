@@ -56,6 +56,7 @@ STORY(a_dead_trainers_layer_is_kept_for_a_lease, trainer_lease)
 STORY(a_new_gateway_learns_all_from_workers_and_trainers, gateway_restart)
 STORY(a_worker_that_came_back_dies_while_the_gateway_waits, worker_dies_expected)
 STORY(a_new_layer_has_second_copies_while_the_gateway_waits, new_layer_expected)
+STORY(whoever_dies_one_at_a_time_nothing_is_lost, storm)
 STORY(a_commit_whose_answer_was_lost_is_not_made_twice, commit_unheard)
 STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behind)
 STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
@@ -65,5 +66,5 @@ STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 32);
+    cr_assert_eq(smoe_stories_len, 33);
 }
