@@ -321,10 +321,11 @@ static void expire_workers(struct smoe_core *c)
     c->expiry_ns = next;
 }
 
-/* After a restart, once all workers that the journal names have come; those that are late are lost. */
+/* Workers that were expected after a restart and have not come are lost now, and what nobody has brought
+ * is. */
 static void settle(struct smoe_core *c)
 {
-    if (!c->settle_ns || (c->fleet.n_expected && c->now_ns < c->settle_ns))
+    if (!c->settle_ns || c->now_ns < c->settle_ns)
         return;
     c->settle_ns = 0;
     smoe_layers_advance(c);

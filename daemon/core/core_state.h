@@ -163,7 +163,7 @@ struct smoe_core {
     uint64_t epoch;
     bool draining, drained_told;
     uint64_t attempts;  /* given so far: unique over all trainers and all lives of the daemon */
-    uint64_t settle_ns; /* after a restart, workers are expected back until then; 0: no longer */
+    uint64_t settle_ns; /* after a restart, workers may come back until then; 0: no longer */
     uint32_t n_committing, n_leaving, n_copying;
     uint64_t journal_due; /* bit l: layer l has changed since its last record */
     uint64_t journal_sequence;

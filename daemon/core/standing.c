@@ -270,8 +270,11 @@ void smoe_standing_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
             smoe_standing_change(c, l, &x->follower, SMOE_NONE);
         if (!has || !layer->learned || x->worker == worker || x->follower == worker)
             continue;
+        bool is_here = smoe_standing_usable(c, x->worker) || smoe_standing_usable(c, x->follower);
         if (x->worker == SMOE_NONE) {
             smoe_standing_change(c, l, &x->worker, worker);
+        } else if (!is_here) { /* those who shall have it may come without it */
+            smoe_standing_change(c, l, &x->follower, worker);
         } else if (layer->copies > 1 && x->follower == SMOE_NONE && smoe_standing_quiet(c, layer)) {
             smoe_standing_change(c, l, &x->follower, worker);
             smoe_standing_change(c, l, &x->filling, SMOE_NONE);

@@ -10,7 +10,8 @@
  *                       -> the two change roles, between steps
  *     worker drains, or follows more for its speed than another would with one more
  *                       -> that one is filled and then follows in its place, one expert at a time
- *     nobody has it     -> the layer is lost, in words; a checkpoint is needed
+ *     nobody has it     -> the layer is lost, in words; a checkpoint is needed. A new daemon gives workers
+ *                          time to come: they may hold what its journal did not yet know of
  *
  * A follower is chosen, and roles change, only while no step of the layer is between its norms and its
  * commit (`quiet`): a Host that reaches a worker inside a step would cancel its part of it. Loads are
@@ -248,7 +249,7 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
     struct smoe_layer *layer = &c->layers[l];
     struct smoe_why why;
     uint32_t expert;
-    if (nobody_has(layer, &expert)) {
+    if (!c->settle_ns && nobody_has(layer, &expert)) {
         smoe_fail(&why, SMOE_ELOST,
                   "layer %s: no worker has expert %u of step %llu any more: resume from a "
                   "checkpoint",
@@ -265,13 +266,14 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
         promote(c, l);
     if (between_steps(c, l))
         balance_hosts(c, l);
-    if (!c->settle_ns && smoe_standing_complete(c, l)) {
+    bool awaits_some = c->settle_ns && c->fleet.n_expected;
+    if (!awaits_some && smoe_standing_complete(c, l)) {
         smoe_standing_leave_absent(c, l);
         count_loads(c, l);
     }
     if (placed_any(layer))
         follow(c, l);
-    if (!c->settle_ns && placed_any(layer))
+    if (!awaits_some && placed_any(layer))
         balance_followers(c, l);
     smoe_standing_tell(c, l);
     return true;
