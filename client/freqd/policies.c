@@ -111,19 +111,15 @@ static int add(struct smoe_policies *p, const struct smoe_policy *it)
     return 0;
 }
 
-/* One line of the file; a line that is none is skipped: it cannot have been a whole one. */
+/* One line of the file; a line that is none is skipped: it cannot have been a whole one. The core need
+ * not be running now: its policy is restored when it is. */
 static void take_over(struct smoe_policies *p, const char *line)
 {
     struct smoe_policy it = {.changed = true};
-    unsigned long hardware_min, hardware_max;
-    if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64, &it.cpu, &it.found_min, &it.found_max) !=
-            3 ||
-        it.cpu > SMOE_FREQ_CPU_MAX || it.found_min > it.found_max ||
-        cpufreq_get_hardware_limits(it.cpu, &hardware_min, &hardware_max))
-        return;
-    it.lowest = hardware_min;
-    it.highest = hardware_max;
-    (void)add(p, &it);
+    if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64, &it.cpu, &it.found_min, &it.found_max) ==
+            3 &&
+        it.cpu <= SMOE_FREQ_CPU_MAX && it.found_min && it.found_min <= it.found_max)
+        (void)add(p, &it);
 }
 
 static int load(struct smoe_policies *p)
@@ -198,27 +194,44 @@ static int first_core(uint32_t cpu, uint32_t *ret)
     return 0;
 }
 
+static struct smoe_policy *known(struct smoe_policies *p, uint32_t cpu)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->policies[i].cpu == cpu)
+            return &p->policies[i];
+    return NULL;
+}
+
+static int read_hardware(struct smoe_policy *it)
+{
+    unsigned long min, max;
+    if (cpufreq_get_hardware_limits(it->cpu, &min, &max) || max == 0)
+        return -ENODEV;
+    it->lowest = min;
+    it->highest = max;
+    return 0;
+}
+
 int smoe_policies_find(struct smoe_policies *p, uint32_t cpu, struct smoe_policy **ret)
 {
     struct smoe_policy it = {0};
-    unsigned long hardware_min, hardware_max;
     if (cpu > SMOE_FREQ_CPU_MAX)
         return -EINVAL;
     int rc = first_core(cpu, &it.cpu);
+    if (rc == 0)
+        rc = read_hardware(&it);
     if (rc)
         return rc;
-    for (uint32_t i = 0; i < p->n; i++)
-        if (p->policies[i].cpu == it.cpu) {
-            *ret = &p->policies[i];
-            return 0;
-        }
-    if (cpufreq_get_hardware_limits(it.cpu, &hardware_min, &hardware_max) || hardware_max == 0)
-        return -ENODEV;
-    it.lowest = hardware_min;
-    it.highest = hardware_max;
-    rc = add(p, &it);
+    struct smoe_policy *there = known(p, it.cpu);
+    if (!there) {
+        rc = add(p, &it);
+        there = &p->policies[p->n - 1];
+    } else if (!there->highest) { /* taken over from the file */
+        there->lowest = it.lowest;
+        there->highest = it.highest;
+    }
     if (rc == 0)
-        *ret = &p->policies[p->n - 1];
+        *ret = there;
     return rc;
 }
 

@@ -15,7 +15,7 @@ struct smoe_policy {
     uint32_t cpu;                  /* first of its cores, which names it */
     bool changed;                  /* its found values are on file, and it must be restored */
     uint64_t found_min, found_max; /* [kHz] as they were before the first change */
-    uint64_t lowest, highest;      /* [kHz] the hardware's */
+    uint64_t lowest, highest;      /* [kHz] the hardware's; 0: not read yet */
 };
 
 struct smoe_policies {

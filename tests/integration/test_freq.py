@@ -427,6 +427,26 @@ class Frequency(Machine):
         self.assertEqual(code, 1)
         self.assertOneLine(err, self.found)
 
+    def test_what_cannot_be_restored_now_stays_on_file(self):
+        write(self.found, "99 800000 2800000\n")  # a core that is switched off, say
+        helper = self.start_helper()
+        helper.expected = {1}
+        with self.connect() as s:
+            self.assertEqual(self.ask(s, LIMIT, 0, khz=1_000_000)["error"], 0)
+            self.assertEqual(read(self.found), "99 800000 2800000\n0 800000 2800000\n")
+        wait_for("the other one", lambda: read(self.found) == "99 800000 2800000\n")
+        self.assertEqual(self.tree(), self.before)
+        self.assertEqual(helper.end(), 1)
+        self.assertOneLine(helper.err().splitlines()[-1] + "\n", "could not be restored")
+
+    def test_a_file_of_nonsense_changes_nothing(self):
+        write(self.found, "\n-1 5\n0 9 8\n0 0 0\n99999999 1 2\nx y z\n" + "7" * 100_000)
+        helper = self.start_helper()
+        with self.connect() as s:
+            self.assertEqual(self.ask(s, RELEASE, 0)["error"], 0)
+        self.assertEqual(helper.end(), 0)
+        self.assertEqual(read(os.path.join(self.control, "log")), "")
+
     def test_it_takes_its_socket_from_systemd(self):
         self.fleet.start("freqd", [
             sys.executable, "-c", "import os, socket, sys\n"
