@@ -328,6 +328,8 @@ struct smoe_msg_report {
     uint64_t freq_khz;
     double freq_max_hz, temperature_c;
     uint64_t kept_bytes, cycles;
+    uint64_t freq_requested_khz, freq_achieved_khz;
+    char driver_note[160];
 };
 
 struct smoe_layer_experts {

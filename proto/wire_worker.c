@@ -313,6 +313,9 @@ int smoe_fill_report(struct smoe_arena *arena, const struct smoe_msg_report *m,
     p->temperature_c = m->temperature_c;
     p->kept_bytes = m->kept_bytes;
     p->cycles = m->cycles;
+    p->freq_requested_khz = m->freq_requested_khz;
+    p->freq_achieved_khz = m->freq_achieved_khz;
+    p->driver_note = smoe_unconst(m->driver_note);
     return 0;
 }
 
@@ -323,7 +326,9 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     if ((rc = smoe_check_double(r, "joules", p->joules, 0, 1e15)) ||
         (rc = smoe_check_double(r, "freq_max_hz", p->freq_max_hz, 1, 1e12)) ||
         (rc = smoe_check_double(r, "temperature_c", p->temperature_c, -273.15, 1000)) ||
-        (rc = smoe_check_range(r, "freq_khz", p->freq_khz, 0, 1000000000)))
+        (rc = smoe_check_range(r, "freq_khz", p->freq_khz, 0, 1000000000)) ||
+        (rc = smoe_check_range(r, "freq_requested_khz", p->freq_requested_khz, 0, 1000000000)) ||
+        (rc = smoe_check_range(r, "freq_achieved_khz", p->freq_achieved_khz, 0, 1000000000)))
         return rc;
     m->sequence = p->sequence;
     m->queue_forward_flops = p->queue_forward_flops;
@@ -343,6 +348,9 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     m->temperature_c = p->temperature_c;
     m->kept_bytes = p->kept_bytes;
     m->cycles = p->cycles;
+    m->freq_requested_khz = p->freq_requested_khz;
+    m->freq_achieved_khz = p->freq_achieved_khz;
+    smoe_read_text(p->driver_note, m->driver_note, sizeof m->driver_note);
     return 0;
 }
 

@@ -22,12 +22,16 @@ build      libinih-dev             syntax of the configuration files
 build      libopenblas-serial-dev  matrix products (the serial build: threads are ours)
 build      libsqlite3-dev          journal of the daemon
 build      zlib1g-dev              reads gzipped data sets
+build      libcpupower-dev         cpufreq limits (stablemoe-freqd only: it is GPL-2.0-only)
+build      libpowercap-dev         energy counters of the processor (RAPL)
+build      libsensors-dev          power and temperature sensors
 run        dataset-fashion-mnist   60,000 labelled images: what the demo trains on
 run        netcat-openbsd          nc, to ask the status port
 run        python3                 the table of the demo; lint and integration tests
 test       libcriterion-dev        unit tests
 test       gnuplot-nox             figures of the simulator
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
+test       python3-fusepy          a /sys that rounds, refuses and lies, for the frequency tests
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources
 lint       shellcheck              mistakes in shell scripts

@@ -86,7 +86,11 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     add_double(o, "freq_max_hz", w->freq_max_hz);
     add_u64(o, "freq_decided_khz", w->freq_khz_sent);
     add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
+    add_u64(o, "freq_requested_khz", w->has_report ? w->report.freq_requested_khz : 0);
+    add_u64(o, "freq_achieved_khz", w->has_report ? w->report.freq_achieved_khz : 0);
     cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
+    cJSON_AddStringToObject(o, "driver_note", w->has_report ? w->report.driver_note : "");
+    add_double(o, "temperature_c", w->has_report ? w->report.temperature_c : 0);
     add_double(o, "efficiency", smoe_worker_efficiency(w));
     add_double(o, "cycles_per_visit",
                w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);

@@ -53,7 +53,7 @@ CASES = [
     ("arrows", "daemon/shell/loop.c", "void f(void)\n{\n    uv_hrtime();\n}\n", "reads a clock"),
     ("arrows", "daemon/shell/loop.c", "/* time() */ // clock()\nconst char *s = \"time()\";\n", None),
     ("arrows", "daemon/shell/loop.c", 'const char *s = "/sys/class/thermal";\n', "touches /sys"),
-    ("arrows", "client/worker/shell/energy_rapl.c", 'const char *s = "/sys/class/powercap";\n', None),
+    ("arrows", "client/worker/shell/meter_rapl.c", 'const char *s = "/sys/class/powercap";\n', None),
     ("arrows", "common/base/text.c", 'void f(void)\n{\n    printf("x");\n}\n', "printf() prints"),
     ("arrows", "daemon/attic/x.c", "int x;\n", "belongs to no room"),
     ("style", "common/base/x.c", FITS, None),

@@ -51,8 +51,11 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
         a->parcel_free[i] = a->parcels_max - 1 - i;
     a->n_parcel_free = a->parcels_max;
     smoe_agent_set_freq(a, (uint64_t)(options->freq_max_hz / 1000), options->freq_max_hz);
+    a->cycles_hz = options->freq_nominal_hz;
     snprintf(a->counters.energy_source, sizeof a->counters.energy_source, "%s",
-             options->busy_watts > 0 ? "model" : "none");
+             *options->energy_source   ? options->energy_source
+             : options->busy_watts > 0 ? "model"
+                                       : "none");
     *ret = a;
     return 0;
 }
@@ -343,10 +346,11 @@ struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
 
 static void count_cpu(struct smoe_agent *a, const struct smoe_task *task, uint64_t cpu_ns)
 {
-    uint64_t cycles = (uint64_t)((double)cpu_ns * 1e-9 * a->options.freq_nominal_hz);
+    uint64_t cycles = (uint64_t)((double)cpu_ns * 1e-9 * a->cycles_hz);
     a->counters.busy_ns += cpu_ns;
     a->counters.cycles += cycles;
-    a->counters.joules += (double)cpu_ns * 1e-9 * a->options.busy_watts / a->options.lanes;
+    if (!*a->options.energy_source)
+        a->counters.joules += (double)cpu_ns * 1e-9 * a->options.busy_watts / a->options.lanes;
     if (task->kind == SMOE_TASK_FORWARD)
         a->counters.forward_cycles += cycles;
     else if (task->kind == SMOE_TASK_BACKWARD)
@@ -387,6 +391,25 @@ void smoe_agent_set_freq(struct smoe_agent *a, uint64_t in_force_khz, double max
 {
     a->counters.freq_khz = in_force_khz;
     a->counters.freq_max_hz = max_hz;
+}
+
+void smoe_agent_set_cycles_hz(struct smoe_agent *a, double hz)
+{
+    a->cycles_hz = hz;
+}
+
+void smoe_agent_set_driver(struct smoe_agent *a, uint64_t requested_khz, uint64_t achieved_khz,
+                           const char *note)
+{
+    a->counters.freq_requested_khz = requested_khz;
+    a->counters.freq_achieved_khz = achieved_khz;
+    snprintf(a->counters.driver_note, sizeof a->counters.driver_note, "%s", note);
+}
+
+void smoe_agent_set_joules(struct smoe_agent *a, double joules)
+{
+    smoe_assert(joules >= a->counters.joules);
+    a->counters.joules = joules;
 }
 
 void smoe_agent_set_temperature(struct smoe_agent *a, double celsius)

@@ -32,6 +32,7 @@ struct smoe_agent_options {
     double freq_nominal_hz; /* cycles a second of CPU time: what cycles are counted in */
     double freq_max_hz;     /* highest frequency in force: nominal x speed cap */
     double busy_watts;      /* power of the compute lanes running without pause, 0: unknown */
+    char energy_source[16]; /* the meter that smoe_agent_set_joules is told from; "": busy_watts */
     smoe_name freq_driver;
     uint64_t experts_bytes_max; /* memory of expert states */
     uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
@@ -83,6 +84,13 @@ size_t smoe_agent_scratch_elements(const struct smoe_agent *agent);
 uint64_t smoe_agent_freq_wanted_khz(const struct smoe_agent *agent);
 /* What the driver made of it, for the report. */
 void smoe_agent_set_freq(struct smoe_agent *agent, uint64_t in_force_khz, double max_hz);
+/* Cycles that a second of a lane's CPU time counts from now on; freq_nominal_hz until told. */
+void smoe_agent_set_cycles_hz(struct smoe_agent *agent, double hz);
+/* For the report: what the driver was asked for and what was measured, 0 if unknown, and its note. */
+void smoe_agent_set_driver(struct smoe_agent *agent, uint64_t requested_khz, uint64_t achieved_khz,
+                           const char *note);
+/* What the meter named in the options has counted since the beginning; never falls. */
+void smoe_agent_set_joules(struct smoe_agent *agent, double joules);
 void smoe_agent_set_temperature(struct smoe_agent *agent, double celsius);
 
 /* Time passed: sends the report when it is due. */

@@ -94,6 +94,7 @@ struct smoe_agent {
     bool *lane_used;
 
     uint64_t freq_wanted_khz;
+    double cycles_hz;                /* of a lane's CPU time, now */
     struct smoe_msg_report counters; /* cumulative; queue and time fields are filled in on demand */
     uint64_t active_since_ns;        /* 0: nothing executable */
 };

@@ -204,6 +204,11 @@ void smoe_lanes_set_duty(struct smoe_lanes *l, double duty)
     atomic_store_explicit(&l->duty, duty, memory_order_relaxed);
 }
 
+bool smoe_lanes_busy(const struct smoe_lanes *l)
+{
+    return !all_idle(l);
+}
+
 /* ---- beginning and end ---- */
 
 static int start_threads(struct smoe_lanes *l)

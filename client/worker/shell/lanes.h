@@ -25,6 +25,9 @@ void smoe_lanes_feed(struct smoe_lanes *lanes);
 /* Share of the time a lane may compute, (0, 1]; takes effect with the next slice. */
 void smoe_lanes_set_duty(struct smoe_lanes *lanes, double duty);
 
+/* Does any lane compute just now? */
+bool smoe_lanes_busy(const struct smoe_lanes *lanes);
+
 /* Ends the threads, after their present slice; unfinished tasks are given back to nobody. `closed`
  * follows when everything is freed. */
 void smoe_lanes_close(struct smoe_lanes *lanes, void (*closed)(void *context), void *context);

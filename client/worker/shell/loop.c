@@ -3,6 +3,10 @@
  * Everything that happens (bytes came, a task is done, time passed) ends in `settle`: obey the
  * frequency the gateway wants, feed idle lanes, send what the agent has to say, set the clock.
  *
+ * Twice a second it looks after the machine: the frequency limit is renewed and read back, energy and
+ * temperature are read, and a worker that is too hot lowers its own ceiling. Without a gateway there is
+ * no decision to obey, and the machine is as it was found.
+ *
  * SIGTERM: say Bye, let it be written, stop the lanes after their slice, exit 0.
  */
 #include "client/worker/shell/loop.h"
@@ -16,6 +20,8 @@
 #include "client/worker/shell/freqctl.h"
 #include "client/worker/shell/lanes.h"
 #include "client/worker/shell/link.h"
+#include "client/worker/shell/meter.h"
+#include "client/worker/shell/thermal.h"
 #include "common/io/clock.h"
 #include "common/io/file.h"
 #include "common/io/log.h"
@@ -36,9 +42,12 @@ struct worker {
     struct smoe_link *link;
     struct smoe_lanes *lanes;
     struct smoe_freqctl freqctl;
-    uint64_t freq_obeyed_khz;
+    struct smoe_meter meter;
+    uint64_t freq_obeyed_khz; /* the last request to the driver; 0: none in particular */
+    double thermal_share;     /* of the highest frequency, below 1 while it is too hot */
+    enum smoe_freq_verdict verdict_said;
     double duty;
-    uv_timer_t clock;
+    uv_timer_t clock, care;
     uv_signal_t terminate, interrupt;
     bool stopping;
 };
@@ -47,13 +56,57 @@ struct worker {
 
 static void on_clock(uv_timer_t *timer);
 
+/* Tells the agent how things stand, and the log when the machine begins to obey otherwise. */
+static void tell_frequency(struct worker *w)
+{
+    const struct smoe_freqctl *c = &w->freqctl;
+    char note[160];
+    snprintf(note, sizeof note, "%.120s%srequests are %s", c->note, *c->note ? "; " : "",
+             smoe_freq_verdicts[c->verdict]);
+    smoe_agent_set_freq(w->agent, c->in_force_khz, c->max_hz * w->thermal_share);
+    smoe_agent_set_cycles_hz(w->agent, smoe_freqctl_cycles_hz(c));
+    smoe_agent_set_driver(w->agent, c->requested_khz, c->achieved_khz, note);
+    if (c->verdict == w->verdict_said)
+        return;
+    w->verdict_said = c->verdict;
+    smoe_log(&w->log, c->verdict == SMOE_FREQ_OBEYED ? SMOE_LOG_NOTICE : SMOE_LOG_WARNING,
+             smoe_msg("frequency requests"), smoe_text_field("are", smoe_freq_verdicts[c->verdict]),
+             smoe_text_field("freq_driver", c->driver->name),
+             smoe_u64_field("requested_khz", c->requested_khz),
+             smoe_u64_field("in_force_khz", c->in_force_khz),
+             smoe_u64_field("achieved_khz", c->achieved_khz));
+}
+
+/* What the gateway decided, below the worker's own ceiling; nothing in particular without either. */
 static void obey_frequency(struct worker *w)
 {
-    uint64_t wanted = smoe_agent_freq_wanted_khz(w->agent);
-    if (!wanted || wanted == w->freq_obeyed_khz)
+    uint64_t wanted = smoe_agent_welcomed(w->agent) ? smoe_agent_freq_wanted_khz(w->agent) : 0;
+    uint64_t ceiling = (uint64_t)(w->freqctl.max_hz * w->thermal_share / 1000);
+    if (w->thermal_share < 1 && (!wanted || wanted > ceiling))
+        wanted = ceiling;
+    if (wanted == w->freq_obeyed_khz)
         return;
     w->freq_obeyed_khz = wanted;
-    smoe_agent_set_freq(w->agent, smoe_freqctl_set(&w->freqctl, wanted), w->freqctl.max_hz);
+    (void)smoe_freqctl_set(&w->freqctl, wanted);
+    tell_frequency(w);
+}
+
+static void on_care(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    double celsius = smoe_meter_celsius(), share = w->thermal_share;
+    (void)smoe_freqctl_poll(&w->freqctl, smoe_lanes_busy(w->lanes));
+    w->thermal_share = smoe_thermal_share(share, celsius, w->settings.temp_max_c);
+    if ((share < 1) != (w->thermal_share < 1))
+        smoe_log(&w->log, SMOE_LOG_WARNING,
+                 smoe_msg(share < 1 ? "cool again" : "too hot: slowing down"),
+                 smoe_double_field("temperature_c", celsius),
+                 smoe_double_field("temp_max_c", w->settings.temp_max_c));
+    smoe_agent_set_temperature(w->agent, celsius);
+    if (*smoe_meter_source(&w->meter))
+        smoe_agent_set_joules(w->agent, smoe_meter_read(&w->meter, smoe_clock_monotonic_ns()));
+    tell_frequency(w);
+    obey_frequency(w);
 }
 
 static void set_clock(struct worker *w)
@@ -103,6 +156,7 @@ static void on_lanes_closed(void *context)
 {
     struct worker *w = context;
     uv_close((uv_handle_t *)&w->clock, NULL);
+    uv_close((uv_handle_t *)&w->care, NULL);
     uv_close((uv_handle_t *)&w->terminate, NULL);
     uv_close((uv_handle_t *)&w->interrupt, NULL);
     /* libuv gives them back the default action, and nobody should die of a signal said twice */
@@ -114,6 +168,7 @@ static void on_link_closed(void *context)
 {
     struct worker *w = context;
     w->link = NULL;
+    uv_timer_stop(&w->care);
     smoe_lanes_close(w->lanes, on_lanes_closed, w);
 }
 
@@ -177,6 +232,7 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
     };
     snprintf(o.id, sizeof o.id, "%s", s->id);
     snprintf(o.software, sizeof o.software, "stablemoe-worker %s", STABLEMOE_VERSION);
+    snprintf(o.energy_source, sizeof o.energy_source, "%s", smoe_meter_source(&w->meter));
     snprintf(o.freq_driver, sizeof o.freq_driver, "%s", w->freqctl.driver->name);
     return smoe_agent_new(&o, &w->agent, why);
 }
@@ -184,12 +240,29 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
 static void start_handles(struct worker *w)
 {
     uv_timer_init(&w->loop, &w->clock);
+    uv_timer_init(&w->loop, &w->care);
     uv_signal_init(&w->loop, &w->terminate);
     uv_signal_init(&w->loop, &w->interrupt);
-    w->clock.data = w->terminate.data = w->interrupt.data = w;
+    w->clock.data = w->care.data = w->terminate.data = w->interrupt.data = w;
     uv_signal_start(&w->terminate, on_signal, SIGTERM);
     uv_signal_start(&w->interrupt, on_signal, SIGINT);
     signal(SIGPIPE, SIG_IGN);
+}
+
+static int choose_drivers(struct worker *w, struct smoe_why *why)
+{
+    const struct smoe_worker_settings *s = &w->settings;
+    struct smoe_freqctl_options o = {
+        .kind = (enum smoe_freqctl_kind)s->freq_driver,
+        .nominal_hz = s->freq_nominal_hz,
+        .speed = s->speed,
+        .helper = s->freqd,
+        .set_duty = set_duty,
+        .context = w,
+    };
+    int rc = smoe_freqctl_init(&w->freqctl, &o, why);
+    return rc ? rc
+              : smoe_meter_init(&w->meter, (enum smoe_meter_kind)s->energy_meter, s->freqd, why);
 }
 
 static int bring_up(struct worker *w, struct smoe_why *why)
@@ -199,16 +272,19 @@ static int bring_up(struct worker *w, struct smoe_why *why)
     int rc = uv_random(NULL, NULL, random, sizeof random, 0, NULL);
     if (rc)
         return smoe_fail(why, rc, "random numbers: %s", uv_strerror(rc));
-    uint64_t khz = smoe_freqctl_init(&w->freqctl, (enum smoe_freqctl_kind)s->freq_driver,
-                                     s->freq_nominal_hz, s->speed, set_duty, w);
+    w->thermal_share = 1;
+    rc = choose_drivers(w, why);
+    if (rc)
+        return rc;
     rc = make_agent(w, random[0] | 1, why);
     if (rc)
         return rc;
-    smoe_agent_set_freq(w->agent, khz, w->freqctl.max_hz);
+    tell_frequency(w);
     rc = smoe_lanes_start(&w->loop, (uint32_t)s->lanes, w->agent, on_changed, w, &w->lanes);
     if (rc)
         return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
     smoe_lanes_set_duty(w->lanes, w->duty);
+    uv_timer_start(&w->care, on_care, SMOE_FREQCTL_POLL_MS, SMOE_FREQCTL_POLL_MS);
     return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
                            &w->link, why);
 }
@@ -216,12 +292,17 @@ static int bring_up(struct worker *w, struct smoe_why *why)
 static void say_started(struct worker *w, const char *blas)
 {
     const struct smoe_worker_settings *s = &w->settings;
+    const char *source = smoe_meter_source(&w->meter);
     smoe_log(&w->log, SMOE_LOG_NOTICE, smoe_msg("started"), smoe_text_field("id", s->id),
              smoe_text_field("gateway", s->gateway), smoe_double_field("speed", s->speed),
              smoe_u64_field("lanes", s->lanes), smoe_u64_field("memory", s->memory_bytes),
              smoe_double_field("freq_hz", s->freq_nominal_hz),
              smoe_text_field("freq_driver", w->freqctl.driver->name),
-             smoe_text_field("blas", blas));
+             smoe_text_field("freq_note", w->freqctl.note),
+             smoe_text_field("energy_source", *source        ? source
+                                              : s->watts > 0 ? "model"
+                                                             : "none"),
+             smoe_text_field("energy_note", w->meter.note), smoe_text_field("blas", blas));
     (void)smoe_notify_ready(&w->notify);
 }
 
@@ -250,6 +331,8 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
         uv_run(&w->loop, UV_RUN_DEFAULT);
         uv_loop_close(&w->loop);
     }
+    smoe_freqctl_release(&w->freqctl);
+    smoe_meter_release(&w->meter);
     smoe_agent_free(w->agent);
     smoe_statedir_release(&w->state);
     smoe_notify_release(&w->notify);

@@ -5,6 +5,8 @@
 
 #include "client/worker/agent/agent.h"
 #include "client/worker/shell/freqctl.h"
+#include "client/worker/shell/meter.h"
+#include "common/io/freqmsg.h"
 #include "common/io/log.h"
 #include "stablemoe/version.h"
 
@@ -72,12 +74,40 @@ static const struct smoe_cli_option options[] = {
      false},
     {{.key = "freq-driver",
       .type = SMOE_ENUM,
-      .standard = "duty",
+      .standard = "auto",
       .choices = smoe_freqctl_names,
       AT(freq_driver),
-      .help = "what obeys the frequency the gateway decides"},
+      .help = "what obeys the frequency the gateway decides; auto: the first that is permitted"},
      0,
      "NAME",
+     false},
+    {{.key = "freqd",
+      .type = SMOE_STRING,
+      .standard = SMOE_FREQ_SOCKET,
+      AT(freqd),
+      .help = "socket of stablemoe-freqd, which cpufreq and RAPL counters need"},
+     0,
+     "PATH",
+     false},
+    {{.key = "energy-meter",
+      .type = SMOE_ENUM,
+      .standard = "auto",
+      .choices = smoe_meter_names,
+      AT(energy_meter),
+      .help = "where joules come from; auto: the first that is there; model: --watts"},
+     0,
+     "NAME",
+     false},
+    {{.key = "temp-max",
+      .type = SMOE_DOUBLE,
+      .standard = "0",
+      .min = 0,
+      .max = 150,
+      .unit = "C",
+      AT(temp_max_c),
+      .help = "temperature above which it slows itself down; 0: none"},
+     0,
+     "C",
      false},
     {{.key = "watts",
       .type = SMOE_DOUBLE,

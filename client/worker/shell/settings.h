@@ -18,6 +18,9 @@ struct smoe_worker_settings {
     double freq_nominal_hz; /* 0: ask the machine */
     double watts;           /* 0: unknown */
     unsigned freq_driver;   /* enum smoe_freqctl_kind */
+    unsigned energy_meter;  /* enum smoe_meter_kind */
+    char freqd[108];        /* path of the helper's socket */
+    double temp_max_c;      /* 0: no limit */
     unsigned log_level;
 };
 

@@ -715,6 +715,21 @@ Test(agent, reports_what_is_queued_and_what_is_done_in_flops, .init = begin, .fi
     cr_assert_eq(r.cycles, 2 * MS, "at 1 GHz nominal");
 }
 
+Test(agent, counts_cycles_at_the_frequency_that_was_in_force, .init = begin, .fini = end)
+{
+    struct smoe_msg_report r;
+    smoe_agent_set_cycles_hz(d.agent, 0.25e9);
+    smoe_agent_set_driver(d.agent, 250000, 240000, "rounds");
+    decide(1, 0, 5, true);
+    run_all();
+    smoe_agent_counters(d.agent, d.now_ns, &r);
+    cr_assert_eq(r.busy_ns, MS);
+    cr_assert_eq(r.cycles, MS / 4);
+    cr_assert_eq(r.freq_requested_khz, 250000);
+    cr_assert_eq(r.freq_achieved_khz, 240000);
+    cr_assert_str_eq(r.driver_note, "rounds");
+}
+
 Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = begin, .fini = end)
 {
     smoe_agent_tick(d.agent, d.now_ns);

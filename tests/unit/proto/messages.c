@@ -182,6 +182,9 @@ const struct messages_field messages_fields[] = {
     F64(REPORT, report.temperature_c, -273.15, 1000),
     U64(REPORT, report.kept_bytes, 0, U64_MAX),
     U64(REPORT, report.cycles, 0, U64_MAX),
+    U64(REPORT, report.freq_requested_khz, 0, 1000000000),
+    U64(REPORT, report.freq_achieved_khz, 0, 1000000000),
+    TEXT(REPORT, report.driver_note, 159),
 
     STEP(STEP_PREPARE, step_prepare),
     OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),
