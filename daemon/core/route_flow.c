@@ -364,7 +364,7 @@ static bool keep_decided(struct smoe_route_run *run)
             s->expert_load[run->answer->expert[v]]--;
             run->answer->expert[v] = SMOE_ROUTE_NONE;
         }
-    if (!smoe_route_split(run, false))
+    if (!smoe_route_split(run))
         return false;
     clear_lists(run);
     link_kept(run, false);
