@@ -397,6 +397,7 @@ static uint32_t carry_tokens(struct smoe_route_graph *graph, uint32_t from, uint
         }
         visit = next;
     }
+    run->mass -= cost * n;
     return n;
 }
 

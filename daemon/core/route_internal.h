@@ -127,7 +127,7 @@ struct smoe_route_run {
     double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
-    double mass;        /* sum of w x over the routed tokens */
+    double mass;        /* sum of w x over the routed tokens, kept up as cycles move them */
     double spare;  /* what the answer may lose against the bound less what it does; > 0: enough */
     bool shuffled; /* an augmenting path has moved tokens that were already placed */
     double widest; /* widest finite margin of the last pass */
@@ -177,6 +177,8 @@ void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_pri
 void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
 /* Sets n_routed and primal from the experts and arrivals of the answer; `mass` of the run. */
 void smoe_route_finish(struct smoe_route_run *run);
+/* Sets primal alone: the mass has been kept up since. */
+void smoe_route_value(struct smoe_route_run *run);
 /* The dual value of node_price, MODEL.md (18), after smoe_route_finish: looks only at tokens that may hold
  * something else than their K cheapest, where margins tell. */
 double smoe_route_bound(struct smoe_route_run *run);
