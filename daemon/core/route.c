@@ -258,13 +258,21 @@ void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen)
     run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
 }
 
+void smoe_route_value(struct smoe_route_run *run)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    struct smoe_route_answer *answer = run->answer;
+    double cost = 0;
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
+    answer->primal = cost - run->mass;
+}
+
 void smoe_route_finish(struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_answer *answer = run->answer;
-    double cost = 0, mass = 0;
-    for (uint32_t j = 0; j < problem->n_nodes; j++)
-        cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
+    double mass = 0;
     answer->n_routed = 0;
     for (uint32_t i = 0; i < problem->n_tokens; i++) {
         const uint16_t *experts = answer->expert + (size_t)i * problem->top_k;
@@ -274,8 +282,8 @@ void smoe_route_finish(struct smoe_route_run *run)
         for (uint32_t k = 0; k < problem->top_k; k++)
             mass += smoe_route_weight(problem, i, experts[k]);
     }
-    answer->primal = cost - mass;
     run->mass = mass;
+    smoe_route_value(run);
 }
 
 /* min over n of Phi(n) - p n, for n up to all visits: MODEL.md (18), second sum. */

@@ -31,6 +31,7 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     if (!options)
         options = &DEFAULTS;
     smoe_assert(options->prices || !options->warm);
+    bool early = options->gap_max > 0; /* may end before the optimum */
     smoe_route_begin(&run, problem, scratch, answer);
     if (options->work_max)
         run.work_max = options->work_max;
@@ -39,15 +40,21 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
         smoe_route_assign(&run, scratch->dirty);
     }
     if (run.n_tokens > 0) {
-        smoe_route_finish(&run);
-        answer->bound = options->gap_max > 0 ? smoe_route_bound(&run) : -(double)INFINITY;
-        run.spare = options->gap_max + answer->bound - answer->primal;
+        run.spare = -(double)INFINITY;
+        if (early) {
+            smoe_route_finish(&run);
+            answer->bound = smoe_route_bound(&run);
+            run.spare = options->gap_max + answer->bound - answer->primal;
+        }
         answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)
             hand_out_prices(&run, options->prices);
     }
-    smoe_route_finish(&run);
+    if (early && run.n_tokens > 0) /* looking up what every token holds takes half a pass */
+        smoe_route_value(&run);
+    else
+        smoe_route_finish(&run);
     if (run.n_tokens == 0)
         answer->bound = answer->primal;
     else if (answer->exact || isinf(answer->bound))

@@ -364,7 +364,7 @@ static bool keep_decided(struct smoe_route_run *run)
             s->expert_load[run->answer->expert[v]]--;
             run->answer->expert[v] = SMOE_ROUTE_NONE;
         }
-    if (!smoe_route_split(run, false))
+    if (!smoe_route_split(run))
         return false;
     clear_lists(run);
     link_kept(run, false);
@@ -389,6 +389,7 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
         place_all_in_order(run);
     if (!fits || run->shuffled) { /* tokens hold what prices alone would not give them */
         memset(ret_dirty, 1, run->problem->n_experts);
+        memset(run->scratch->margin, 0, run->n_tokens * sizeof *run->scratch->margin);
         run->horizon = (double)INFINITY;
     }
 }

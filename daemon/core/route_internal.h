@@ -127,7 +127,7 @@ struct smoe_route_run {
     double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
-    double mass;        /* sum of w x over the routed tokens */
+    double mass;        /* sum of w x over the routed tokens, kept up as cycles move them */
     double spare;  /* what the answer may lose against the bound less what it does; > 0: enough */
     bool shuffled; /* an augmenting path has moved tokens that were already placed */
     double widest; /* widest finite margin of the last pass */
@@ -177,6 +177,8 @@ void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_pri
 void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
 /* Sets n_routed and primal from the experts and arrivals of the answer; `mass` of the run. */
 void smoe_route_finish(struct smoe_route_run *run);
+/* Sets primal alone: the mass has been kept up since. */
+void smoe_route_value(struct smoe_route_run *run);
 /* The dual value of node_price, MODEL.md (18), after smoe_route_finish: looks only at tokens that may hold
  * something else than their K cheapest, where margins tell. */
 double smoe_route_bound(struct smoe_route_run *run);
@@ -195,15 +197,16 @@ uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, doub
 bool smoe_route_level_fits(const struct smoe_route_run *run, const double *prices);
 /* Shifts the prices of all markets by one amount so that supply meets the visits. */
 void smoe_route_shift_prices(struct smoe_route_run *run);
-/* Splits every expert's load over its replicas by their marginals; `mixed_only`: leaves out markets that
- * share no node. False if a cap was exceeded. */
-bool smoe_route_split(struct smoe_route_run *run, bool mixed_only);
+/* Shares every expert's load out over its replicas by the marginals there. False if a cap was exceeded. */
+bool smoe_route_split(struct smoe_route_run *run);
 
 /* route_market.c */
 void smoe_route_market_begin(struct smoe_route_run *run);
 /* From the prices of markets to those of nodes and experts, or back and forth. */
 void smoe_route_market_prices(struct smoe_route_run *run);
 void smoe_route_market_from_nodes(struct smoe_route_run *run);
+/* The highest price of the other markets on the node: below it the node has nothing to spare; -inf: no other. */
+double smoe_route_rival(const struct smoe_route_run *run, uint32_t node, uint32_t market);
 /* The highest price, at most this one, at which a node of the market offers one more visit; -inf if none. */
 double smoe_route_market_step(const struct smoe_route_run *run, uint32_t market, double price);
 /* Compares the loads of the last pass with supply; returns the visits that are in the wrong place. */

@@ -6,7 +6,8 @@
  *     shift   all nodes, base = their prices: the one amount by which all prices must move so that the
  *             nodes together supply the visits there are. From base 0 this is the water-fill itself.
  *     pour    the replicas of one expert, above what they carry already: the expert's load is shared
- *             so that its next visit would cost about the same everywhere.
+ *             so that its next visit would cost about the same everywhere. A node that it shares with
+ *             a dearer market offers nothing below that one's price: there it would be in the way.
  *
  * A level is found by galloping from a guess and halving. It need not be exact: prices are improved by
  * sweeps and loads by cycles, later.
@@ -17,6 +18,7 @@
 #include "daemon/core/route_internal.h"
 
 static const double LEVEL_STEP = 0.25;         /* first stride of the search for a level [visit] */
+enum { ROUNDS = 2 };                           /* of pouring experts that share nodes */
 static const double LEVEL_PRECISION = 0x1p-16; /* of what a stride left open */
 
 /* No node can get more than every token once for each expert it holds. */
@@ -34,12 +36,15 @@ uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, doub
                             smoe_route_limit(run, node));
 }
 
+#define NO_MARKET UINT32_MAX
+
 /* Nodes that share a level: node k is nodes[k], or k itself where nodes is NULL. */
 struct crowd {
     const uint32_t *nodes;
     uint32_t count;
     const double *base;    /* price of node j at level 0, by node; NULL: 0 */
     const uint32_t *taken; /* visits it has already, by node; NULL: 0 */
+    uint32_t market;       /* for whom: a node offers nothing below a rival's price; NO_MARKET */
 };
 
 static uint32_t member(const struct crowd *crowd, uint32_t k)
@@ -56,6 +61,8 @@ static double member_price(const struct crowd *crowd, uint32_t node, double leve
 static uint32_t offers(const struct smoe_route_run *run, const struct crowd *crowd, uint32_t node,
                        double level)
 {
+    if (crowd->market != NO_MARKET && level < smoe_route_rival(run, node, crowd->market))
+        return 0;
     uint32_t n = smoe_route_supply(run, node, member_price(crowd, node, level));
     uint32_t taken = crowd->taken ? crowd->taken[node] : 0;
     return n > taken ? n - taken : 0;
@@ -127,7 +134,8 @@ void smoe_route_shift_prices(struct smoe_route_run *run)
 {
     struct smoe_route_scratch *s = run->scratch;
     double low, high;
-    struct crowd crowd = {.count = run->problem->n_nodes, .base = s->node_price};
+    struct crowd crowd = {
+        .count = run->problem->n_nodes, .base = s->node_price, .market = NO_MARKET};
     bracket_level(run, &crowd, run->n_visits, 0, &low, &high);
     for (uint32_t m = 0; m < run->problem->n_experts; m++) {
         if (s->market[m] != m)
@@ -193,16 +201,17 @@ static void share_out(const struct smoe_route_run *run, const struct crowd *crow
     }
 }
 
-/* Pours `load` visits of one expert over its replicas, level by level of their marginals. False if
- * they do not fit. */
-static bool pour(struct smoe_route_run *run, uint32_t expert, uint32_t load)
+/* Pours `load` visits of one expert over its replicas, level by level of their marginals. */
+static void pour(struct smoe_route_run *run, uint32_t expert, uint32_t load)
 {
     const struct smoe_route_problem *problem = run->problem;
     uint32_t first = problem->replica_first[expert];
     uint32_t count = problem->replica_first[expert + 1] - first;
     uint32_t *flow = run->scratch->flow + first, *arrivals = run->answer->arrivals;
-    struct crowd crowd = {
-        .nodes = problem->replica_node + first, .count = count, .taken = arrivals};
+    struct crowd crowd = {.nodes = problem->replica_node + first,
+                          .count = count,
+                          .taken = arrivals,
+                          .market = run->scratch->market[expert]};
     uint64_t room = 0;
     for (uint32_t k = 0; k < count; k++) {
         uint32_t limit = smoe_route_limit(run, crowd.nodes[k]), has = arrivals[crowd.nodes[k]];
@@ -218,7 +227,6 @@ static bool pour(struct smoe_route_run *run, uint32_t expert, uint32_t load)
         share_out(run, &crowd, flow, load, run->scratch->expert_price[expert]);
     for (uint32_t k = 0; k < count; k++)
         arrivals[crowd.nodes[k]] += flow[k];
-    return room >= load;
 }
 
 static void lift(struct smoe_route_run *run, uint32_t expert)
@@ -228,27 +236,32 @@ static void lift(struct smoe_route_run *run, uint32_t expert)
         run->answer->arrivals[problem->replica_node[r]] -= run->scratch->flow[r];
 }
 
-/* Experts with one replica have no choice and come first; the others follow the levels they leave, and
- * once more, where they share nodes, when all have moved. */
-bool smoe_route_split(struct smoe_route_run *run, bool mixed_only)
+/* Pours every expert once more, given where the others are: those with one replica have no choice and come
+ * first. Markets that share no node need no second round. */
+static void pour_round(struct smoe_route_run *run, bool mixed_only)
 {
     const struct smoe_route_problem *problem = run->problem;
-    const struct smoe_route_scratch *s = run->scratch;
-    const uint32_t *first = problem->replica_first, *load = s->expert_load;
+    const uint32_t *first = problem->replica_first;
+    for (int choice = 0; choice < 2; choice++)
+        for (uint32_t e = 0; e < problem->n_experts; e++) {
+            if ((first[e + 1] - first[e] > 1) != choice || (mixed_only && run->scratch->apart[e]))
+                continue;
+            lift(run, e);
+            pour(run, e, run->scratch->expert_load[e]);
+        }
+}
+
+bool smoe_route_split(struct smoe_route_run *run)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    uint32_t n_replicas = problem->replica_first[problem->n_experts];
     bool fits = true;
     memset(run->answer->arrivals, 0, problem->n_nodes * sizeof *run->answer->arrivals);
-    for (uint32_t e = 0; e < problem->n_experts; e++)
-        if (first[e + 1] - first[e] == 1 && !(mixed_only && s->apart[e]))
-            fits &= pour(run, e, load[e]);
-    for (uint32_t round = 0; round < (mixed_only ? 1u : 2u); round++)
-        for (uint32_t e = 0; e < problem->n_experts; e++) {
-            if (first[e + 1] - first[e] < 2 || (s->apart[e] && (mixed_only || round > 0)))
-                continue;
-            if (round > 0)
-                lift(run, e);
-            bool poured = pour(run, e, load[e]);
-            if (round > 0 || s->apart[e])
-                fits &= poured;
-        }
+    memset(run->scratch->flow, 0, n_replicas * sizeof *run->scratch->flow);
+    pour_round(run, false);
+    for (uint32_t round = 1; run->mixed && round < ROUNDS; round++)
+        pour_round(run, true);
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        fits &= run->answer->arrivals[j] <= problem->nodes[j].arrivals_max;
     return fits;
 }

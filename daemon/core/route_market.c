@@ -7,8 +7,10 @@
  *     price of a node    the highest of the markets on it: the dual (18) wants it as low as it may be
  *     price of an expert the lowest of its nodes
  *
- * A market clears where the visits that tokens bring are those that its nodes supply. Supply is known:
- * the marginals of its nodes, less what other markets have there. Demand is estimated from the last pass:
+ * A market clears where the visits that tokens bring are those that its nodes supply. Supply is known, by
+ * the marginals of its nodes. At the optimum a node that several markets share serves the dearest of them only:
+ * a cheaper one has cheaper nodes, or it would not be cheaper. So its whole supply is the dearest's, of equals
+ * each one's, and a market that outbids the others on a node gets all of it at once. Demand is estimated from the last pass:
  * every token's last choice and its runner-up differ by a margin, so it is known how many tokens would
  * leave or join if the price moved by so much. Margins are counted in half octaves, fine near zero where a
  * converging sweep looks. Where a price clears a market for a range of loads (a plateau: a node that
@@ -101,27 +103,29 @@ void smoe_route_market_from_nodes(struct smoe_route_run *run)
 
 /* ---- supply ---- */
 
-/* Visits that one replica of the market offers at a price, less what other markets have on the node. */
-static uint32_t replica_supply(const struct smoe_route_run *run, uint32_t replica, uint32_t own,
-                               bool apart, double price)
+double smoe_route_rival(const struct smoe_route_run *run, uint32_t node, uint32_t market)
 {
-    uint32_t node = run->problem->replica_node[replica];
-    uint32_t n = smoe_route_supply(run, node, price);
-    uint32_t others = apart ? 0 : run->answer->arrivals[node] - own;
-    return n > others ? n - others : 0;
+    const struct smoe_route_scratch *s = run->scratch;
+    double highest = -(double)INFINITY;
+    if (s->apart[market])
+        return highest;
+    for (uint32_t h = s->node_first[node]; h < s->node_first[node + 1]; h++) {
+        uint32_t other = s->market[s->replica_expert[s->node_replica[h]]];
+        if (other != market && s->market_price[other] > highest)
+            highest = s->market_price[other];
+    }
+    return highest;
 }
 
 static uint64_t supply(const struct smoe_route_run *run, uint32_t market, double price)
 {
     const struct smoe_route_problem *problem = run->problem;
-    const struct smoe_route_scratch *s = run->scratch;
-    uint32_t first = problem->replica_first[market], end = problem->replica_first[market + 1];
-    bool apart = s->apart[market];
-    if (end - first == 1)
-        return replica_supply(run, first, s->market_load[market], apart, price);
     uint64_t sum = 0;
-    for (uint32_t r = first; r < end; r++)
-        sum += replica_supply(run, r, s->flow[r], apart, price);
+    for (uint32_t r = problem->replica_first[market]; r < problem->replica_first[market + 1]; r++) {
+        uint32_t node = problem->replica_node[r];
+        if (price >= smoe_route_rival(run, node, market))
+            sum += smoe_route_supply(run, node, price);
+    }
     return sum;
 }
 

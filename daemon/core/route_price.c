@@ -27,8 +27,8 @@ static const double LAST_STEP =
     1.01; /* when few visits are misplaced: just past the token's margin */
 
 /* Times in units of the hot pass, a score: of one unit of repair, which jumps about; of clearing the
- * market of one node; of this and sharing out what markets have in common. */
-static const double REPAIR_UNIT = 48, CLEAR_UNIT = 800, SPLIT_UNIT = 4000;
+ * market of one node. */
+static const double REPAIR_UNIT = 48, CLEAR_UNIT = 800;
 
 enum {
     IN_SIGHT = 24,   /* one in so many tokens is looked at first when cycles are sought */
@@ -94,8 +94,6 @@ static void step_prices(struct smoe_route_run *run, double damping, uint64_t now
 static uint64_t sweep(struct smoe_route_run *run)
 {
     smoe_route_look(run);
-    if (run->mixed)
-        smoe_route_split(run, true);
     run->answer->sweeps++;
     return smoe_route_market_excess(run);
 }
@@ -106,7 +104,7 @@ static bool sweep_pays(const struct smoe_route_run *run, uint64_t now, uint64_t 
 {
     struct smoe_route_view view = smoe_route_view(run);
     double cost = (double)view.n_tokens * run->problem->n_experts;
-    cost += (run->mixed ? SPLIT_UNIT : CLEAR_UNIT) * run->problem->n_nodes;
+    cost += CLEAR_UNIT * run->problem->n_nodes;
     return repair_work(run, now) > 2 * cost &&
            (now >= before || repair_work(run, before - now) > cost);
 }
