@@ -389,7 +389,6 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
         place_all_in_order(run);
     if (!fits || run->shuffled) { /* tokens hold what prices alone would not give them */
         memset(ret_dirty, 1, run->problem->n_experts);
-        memset(run->scratch->margin, 0, run->n_tokens * sizeof *run->scratch->margin);
         run->horizon = (double)INFINITY;
     }
 }

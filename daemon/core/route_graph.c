@@ -29,7 +29,6 @@
 enum { LANES = 4, UNKNOWN = UINT8_MAX };
 typedef float two_floats __attribute__((vector_size(8)));
 typedef double two_doubles __attribute__((vector_size(16)));
-typedef uint16_t all_options __attribute__((vector_size(2 * SMOE_ROUTE_OPTIONS)));
 typedef int64_t two_longs __attribute__((vector_size(16)));
 
 void smoe_route_enqueue(struct smoe_route_graph *graph, uint32_t vertex)
@@ -51,7 +50,7 @@ uint32_t smoe_route_dequeue(struct smoe_route_graph *graph)
     return vertex;
 }
 
-static const double WIDEN = 1.5; /* farther than asked for, so that rows are not made too often */
+static const double WIDEN = 1.25; /* farther than asked for, so that rows are not made too often */
 
 static uint32_t *row_visits(const struct smoe_route_graph *graph, uint32_t from)
 {
@@ -219,45 +218,19 @@ static bool stale(const struct smoe_route_graph *graph, uint32_t from, uint32_t 
            smoe_route_holds(graph->run, visit / graph->run->problem->top_k, to);
 }
 
-/* The widest margin that a token's can be whose arc has this cost: at the sweeps' prices its slack. A little
- * more, for rounding. */
-static double margin_within(const struct smoe_route_graph *graph, uint32_t from, uint32_t to,
-                            double cost)
-{
-    const double *price = graph->run->scratch->expert_price;
-    double slack = cost - (price[from] - price[to]);
-    return (slack > 0 ? slack : 0) + graph->run->tolerance;
-}
-
-/* Might a token, by its list, have an arc to this expert in sight? What lies behind the list, or of tokens that
- * have moved since, is as good. */
-static bool may_come(const struct smoe_route_graph *graph, uint32_t token, uint32_t to)
-{
-    const struct smoe_route_scratch *s = graph->run->scratch;
-    if (s->n_options[token] > SMOE_ROUTE_OPTIONS) /* or not known */
-        return true;
-    all_options option;
-    memcpy(&option, s->option + (size_t)token * SMOE_ROUTE_OPTIONS, sizeof option);
-    two_longs same = (two_longs)(option == (uint16_t)to);
-    return (same[0] | same[1]) != 0;
-}
-
 static void renew_arc(struct smoe_route_graph *graph, uint32_t from, uint32_t to)
 {
     struct smoe_route_run *run = graph->run;
     const struct smoe_route_scratch *s = run->scratch;
-    double best = out_of_sight(graph, from, to), widest = graph->horizon;
+    double best = out_of_sight(graph, from, to);
     row_visits(graph, from)[to] = SMOE_ROUTE_NO_VISIT;
     uint32_t v = next_in_sight(graph, s->visit_head[from]);
     for (; v != SMOE_ROUTE_NO_VISIT; v = next_in_sight(graph, s->visit_next[v])) {
         uint32_t token = v / run->problem->top_k;
-        if (s->margin[token] > widest || !may_come(graph, token, to))
-            continue; /* cannot be better: its scores, far away in memory, need not be looked at */
         double cost = smoe_route_weight(run->problem, token, from) -
                       smoe_route_weight(run->problem, token, to);
         if (cost < best && !smoe_route_holds(run, token, to)) {
             best = cost;
-            widest = margin_within(graph, from, to, cost);
             row_visits(graph, from)[to] = v;
         }
     }
@@ -338,17 +311,15 @@ static bool ties(const struct smoe_route_run *run, uint32_t visit, uint32_t from
 static uint32_t ties_around(const struct smoe_route_graph *graph, uint32_t start, uint32_t most)
 {
     const struct smoe_route_scratch *s = graph->run->scratch;
-    uint32_t v = start, top_k = graph->run->problem->top_k;
+    uint32_t v = start;
     do {
         uint32_t u = s->parent[v];
         if (smoe_route_is_expert(graph, u) && smoe_route_is_expert(graph, v)) {
             uint32_t found = 0;
-            double cost = smoe_route_row(graph, u)[v], widest = margin_within(graph, u, v, cost);
             for (uint32_t visit = next_in_sight(graph, s->visit_head[u]);
                  visit != SMOE_ROUTE_NO_VISIT && found < most;
                  visit = next_in_sight(graph, s->visit_next[visit]))
-                found += s->margin[visit / top_k] <= widest && may_come(graph, visit / top_k, v) &&
-                         ties(graph->run, visit, u, v, cost);
+                found += ties(graph->run, visit, u, v, smoe_route_row(graph, u)[v]);
             graph->run->answer->work += s->expert_load[u];
             most = found;
         }
@@ -369,6 +340,7 @@ static uint32_t cycle_amount(const struct smoe_route_graph *graph, uint32_t star
         most = run->answer->arrivals[cycle->from];
     if (most <= 1 || !(smoe_route_unit_cost(run, cycle, 2) < -run->tolerance))
         return 1;
+    most = ties_around(graph, start, most);
     uint32_t low = 1, high = most + 1;
     while (high - low > 1) {
         uint32_t m = low + (high - low) / 2;
@@ -377,7 +349,7 @@ static uint32_t cycle_amount(const struct smoe_route_graph *graph, uint32_t star
         else
             high = m;
     }
-    return ties_around(graph, start, low);
+    return low;
 }
 
 /* Moves equal tokens from one expert to another, the arc's own first. Returns how many: `amount`. */
