@@ -401,7 +401,7 @@ void smoe_route_deal(struct smoe_route_run *run)
     for (uint32_t v = 0; v < run->n_visits; v++) {
         uint32_t expert = run->answer->expert[v];
         while (!run->scratch->flow[cursor[expert]])
-            cursor[expert]++;
+            smoe_assert(++cursor[expert] < problem->replica_first[expert + 1]);
         run->scratch->flow[cursor[expert]]--;
         run->answer->node[v] = problem->replica_node[cursor[expert]];
     }

@@ -148,7 +148,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     l->resolving = false;
     if (status || l->closing) {
         uv_freeaddrinfo(result);
-        try_later(l, uv_strerror(status));
+        try_later(l, status ? uv_strerror(status) : ""); /* of 0 it makes a text, and keeps it */
         return;
     }
     struct smoe_addr address = {0};
