@@ -199,7 +199,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     t->arriving_bytes = t->arriving_visits = 0;
     struct smoe_verdict v = smoe_batch_expect_submit(c, t, m, &why); /* the raw part took time */
     if (v.kind != SMOE_TAKE) {
-        t->grant_due = c->grants_due = true;
+        smoe_trainer_owe(c, t);
         if (v.kind == SMOE_REFUSE)
             smoe_core_refuse(c, t->session, v.code, why.text, false, m->batch, 0);
         return;
@@ -212,7 +212,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     else if (!m->routed && !all_finite(event->scores, (size_t)m->tokens * experts))
         rc = smoe_fail(&why, SMOE_ENOTFINITE, "SUBMIT: a score is not a finite number");
     if (rc) {
-        t->grant_due = c->grants_due = true;
+        smoe_trainer_owe(c, t);
         smoe_core_refuse(c, t->session, rc, why.text, false, m->batch, 0);
         return;
     }
@@ -266,12 +266,6 @@ static void send_forget(struct smoe_core *c, uint32_t worker, const uint64_t *id
     }
 }
 
-static bool can_be_told(const struct smoe_core *c, uint32_t worker)
-{
-    const struct smoe_worker *w = &c->fleet.workers[worker];
-    return smoe_worker_live(w) && w->session != SMOE_NO_SESSION;
-}
-
 /* Ids of the batch's unfinished parcels at the worker, at most all of the batch's. */
 static size_t list_unfinished(struct smoe_core *c, uint32_t batch, uint32_t worker,
                               const uint64_t **ret_ids)
@@ -293,7 +287,7 @@ void smoe_batch_forget(struct smoe_core *c, uint32_t batch)
 {
     const uint64_t *ids;
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (can_be_told(c, w)) {
+        if (smoe_standing_usable(c, w)) {
             size_t n = list_unfinished(c, batch, w, &ids);
             send_forget(c, w, ids, n);
         }
@@ -304,7 +298,7 @@ void smoe_batches_forget_evaluations(struct smoe_core *c, uint32_t trainer)
 {
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         const struct smoe_list *parcels = &c->worker_parcels[w];
-        if (!can_be_told(c, w) || smoe_list_empty(parcels))
+        if (!smoe_standing_usable(c, w) || smoe_list_empty(parcels))
             continue;
         uint64_t *ids = smoe_core_list(c, smoe_list_count(parcels, UINT32_MAX) * sizeof *ids);
         size_t n = 0;

@@ -402,7 +402,7 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
             m->submit.batch, 0);
     v = smoe_batch_expect_submit(c, t, &m->submit, why);
     if (v.kind != SMOE_TAKE)
-        t->grant_due = c->grants_due = true;
+        smoe_trainer_owe(c, t);
     t->arriving_bytes = v.kind == SMOE_TAKE ? tensor_bytes : 0;
     t->arriving_visits = v.kind == SMOE_TAKE ? (uint64_t)m->submit.tokens * m->submit.top_k : 0;
     return v;

@@ -358,6 +358,7 @@ void smoe_trainer_closed(struct smoe_core *core, uint32_t trainer);
 /* Drops everything uncommitted and asks for it again (a new attempt). */
 void smoe_trainer_reset(struct smoe_core *core, uint32_t trainer, const char *reason);
 void smoe_trainer_grant(struct smoe_core *core, uint32_t trainer);
+void smoe_trainer_owe(struct smoe_core *core, struct smoe_trainer *trainer); /* grant later */
 void smoe_trainers_expire(struct smoe_core *core);
 /* A number that no attempt has had. */
 uint64_t smoe_trainer_new_attempt(struct smoe_core *core);

@@ -164,6 +164,11 @@ bool smoe_worker_live(const struct smoe_worker *worker)
     return worker->state == SMOE_WORKER_READY || worker->state == SMOE_WORKER_DRAINING;
 }
 
+bool smoe_worker_here(const struct smoe_worker *worker)
+{
+    return smoe_worker_live(worker) && worker->session != SMOE_NO_SESSION;
+}
+
 void smoe_worker_progressed(struct smoe_worker *worker, uint64_t now_ns)
 {
     worker->progress_ns = now_ns;

@@ -152,6 +152,8 @@ void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns);
 
 /* READY or DRAINING: it may be counted on. */
 bool smoe_worker_live(const struct smoe_worker *worker);
+/* Live, and it can be told something. */
+bool smoe_worker_here(const struct smoe_worker *worker);
 
 /* Books work that is sent under the next sequence number, and returns that number. */
 uint64_t smoe_worker_assign(struct smoe_worker *worker, const uint64_t flops[SMOE_PHASES],

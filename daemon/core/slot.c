@@ -150,7 +150,7 @@ static bool decide_for(struct smoe_core *c, uint32_t worker)
 {
     struct smoe_worker *w = &c->fleet.workers[worker];
     bool settled;
-    if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
+    if (!smoe_worker_here(w))
         return false;
     bool change = change_freq(c, worker, &settled);
     while (change || !smoe_list_empty(&c->worker_new[worker])) {

@@ -29,10 +29,8 @@ enum { WORK_UNITS_PER_SLOT_NS_SHIFT = 2, WORK_PASSES_MIN = 24 };
 static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struct smoe_layer *layer)
 {
     const struct smoe_worker *w = &c->fleet.workers[worker];
-    if (w->session == SMOE_NO_SESSION)
-        return 0; /* about to be lost */
     if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
-        return 0;
+        return 0; /* draining, or about to be lost */
     uint64_t bytes = w->inbox_bytes_max - w->inbox_bytes;
     uint64_t frame = c->options.tensor_bytes_max - c->new_bytes[worker];
     uint64_t rows = (bytes < frame ? bytes : frame) / smoe_row_bytes(layer);
@@ -384,7 +382,7 @@ static void refuse_stuck(struct smoe_core *c, uint32_t batch)
                   "batch %llu: the visits of one token do not fit the inbox of a worker",
                   (unsigned long long)b->id);
     smoe_core_refuse(c, t->session, SMOE_ELIMIT, why.text, false, b->id, 0);
-    t->grant_due = c->grants_due = true;
+    smoe_trainer_owe(c, t);
     smoe_batch_forget(c, batch);
     c->solve_useful = true; /* others may have waited for its parcels */
 }

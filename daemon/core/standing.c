@@ -14,8 +14,7 @@
 
 bool smoe_standing_usable(const struct smoe_core *c, uint32_t worker)
 {
-    return worker != SMOE_NONE && smoe_worker_live(&c->fleet.workers[worker]) &&
-           c->fleet.workers[worker].session != SMOE_NO_SESSION;
+    return worker != SMOE_NONE && smoe_worker_here(&c->fleet.workers[worker]);
 }
 
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)

@@ -142,7 +142,7 @@ static void reset_workers(struct smoe_core *c, uint32_t trainer)
     uint64_t owned = smoe_layers_owned(c, trainer);
     for (uint32_t w = 0; owned && w < c->fleet.n_used; w++) {
         const struct smoe_worker *worker = &c->fleet.workers[w];
-        if (!smoe_worker_live(worker) || worker->session == SMOE_NO_SESSION)
+        if (!smoe_worker_here(worker))
             continue;
         const uint32_t *layers;
         size_t n = smoe_layers_on_worker(c, owned, w, &layers);
@@ -232,6 +232,11 @@ bool smoe_trainer_spend(struct smoe_trainer *t, uint64_t bytes, uint64_t visits)
     t->sent_bytes += bytes;
     t->sent_visits += visits;
     return t->sent_bytes <= t->granted_bytes && t->sent_visits <= t->granted_visits;
+}
+
+void smoe_trainer_owe(struct smoe_core *c, struct smoe_trainer *t)
+{
+    t->grant_due = c->grants_due = true;
 }
 
 void smoe_trainer_grant(struct smoe_core *c, uint32_t trainer)

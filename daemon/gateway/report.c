@@ -117,12 +117,6 @@ static cJSON *workers_json(const struct smoe_core *core, uint64_t now_ns)
     return list;
 }
 
-static bool is_here(const struct smoe_fleet *fleet, uint32_t worker)
-{
-    return worker != SMOE_NO_WORKER && smoe_worker_live(&fleet->workers[worker]) &&
-           fleet->workers[worker].session != SMOE_NO_SESSION;
-}
-
 static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_view *layer)
 {
     const struct smoe_fleet *fleet = smoe_core_fleet(core);
@@ -145,7 +139,8 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
             cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
         else
             cJSON_AddNullToObject(x, "worker");
-        if (is_here(fleet, expert->follower)) /* not one that is only expected */
+        if (expert->follower != SMOE_NO_WORKER && /* not one that is only expected */
+            smoe_worker_here(&fleet->workers[expert->follower]))
             cJSON_AddStringToObject(x, "copy", fleet->workers[expert->follower].id);
         else
             cJSON_AddNullToObject(x, "copy");
