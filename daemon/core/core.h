@@ -38,7 +38,7 @@ struct smoe_core_limits {
 #define SMOE_PLAN_MAP(X)                                                            \
     X(WORK, "work")       /* what all workers need together for the work at hand */ \
     X(SHORTER, "shorter") /* that, or the slot if it is shorter */                  \
-    X(SLOT, "slot")       /* the slot: for open streams of tokens, as in the paper */
+    X(SLOT, "slot") /* the slot, which then never ends early: for open streams, as in the paper */
 
 enum smoe_plan {
 #define X(symbol, name) SMOE_PLAN_##symbol,

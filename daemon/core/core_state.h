@@ -202,6 +202,8 @@ struct smoe_core {
 
     /* The slot */
     uint64_t slot_deadline_ns;
+    uint64_t
+        slot_closed_ns; /* the present slot: at its deadline, however late that was noticed, or now */
     bool solve_useful; /* something changed since the last solve that could let tokens move */
     double tau_s;      /* planned length of the present slot */
     struct smoe_rng rng;

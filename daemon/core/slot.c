@@ -3,8 +3,8 @@
  * The slot: arrivals and queues in, routes and frequencies out, one Decision per worker.
  *
  * A slot ends at its absolute deadline, or early when tokens wait and an eligible worker has nothing to
- * do, so that a synchronous trainer never waits for the clock. At its end the pending tokens are
- * routed (slot_route.c) and each worker with new parcels, or whose frequency must change, gets a
+ * do, so that a synchronous trainer never waits for the clock; a slot that was planned as a whole one
+ * (SMOE_PLAN_SLOT) is one. At its end the pending tokens are routed (slot_route.c) and each worker with new parcels, or whose frequency must change, gets a
  * Decision.
  */
 #include <math.h>
@@ -32,10 +32,12 @@ static uint64_t pending_layers(const struct smoe_core *c)
     return layers;
 }
 
-/* Tokens wait, something changed since they could not move, and a worker that could serve them idles. */
+/* Tokens wait, something changed since they could not move, and a worker that could serve them idles.
+ * What is planned for a slot must last one: an open stream's slots never close early. */
 static bool may_close_early(const struct smoe_core *c)
 {
-    if (!c->solve_useful || smoe_list_empty(&c->pending))
+    if (!c->solve_useful || smoe_list_empty(&c->pending) ||
+        c->options.settings.plan == SMOE_PLAN_SLOT)
         return false;
     uint64_t layers = pending_layers(c);
     for (uint32_t i = 0; layers && i < c->fleet.n_used; i++) {
@@ -49,27 +51,70 @@ static bool may_close_early(const struct smoe_core *c)
 
 /* ---- decisions ---- */
 
+/* Work of the parcels that go out with this Decision. [cycle] */
+struct new_work {
+    double forward, backward; /* the backward share is owed already (smoe_parcel_move) */
+};
+
+static struct new_work new_work_of(const struct smoe_core *c, uint32_t worker)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
+    uint64_t forward = 0, backward = 0;
+    smoe_list_for_each (it, &c->worker_new[worker]) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, new_link);
+        uint64_t flops = p->rows * c->layers[p->layer].forward_flops;
+        forward += flops;
+        backward += c->batches[p->batch].training ? 2 * flops : 0;
+    }
+    return (struct new_work){(double)forward * smoe_worker_cycles_per_flop(w, SMOE_FORWARD),
+                             (double)backward * smoe_worker_cycles_per_flop(w, SMOE_BACKWARD)};
+}
+
+/* What the worker is best to finish within tau, the new parcels included: the solve's own D where one
+ * layer is served. False while there is not a visit that it could finish. [visit] */
+static bool decide_service(const struct smoe_core *c, uint32_t worker, bool training,
+                           const struct smoe_freq_node *f, double price, double *ret_served)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
+    struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
+    struct new_work new = new_work_of(c, worker);
+    double carry = 0, visits = floor((new.forward + new.backward) / f->cycles_per_visit + 0.5);
+    double backlog =
+        smoe_worker_backlog(w, w->reference_flops, training, c->now_ns, &node.executable);
+    node.backlog = fmax(backlog - new.backward / f->cycles_per_visit, 0);
+    node.service_max = smoe_freq_service_max(f, c->tau_s, &carry);
+    double bound = node.executable + visits; /* all there is, and all that can be done */
+    if (bound < 1)
+        return false;
+    bound = fmin(bound, c->tau_s * smoe_freq_ceiling(f) / f->cycles_per_visit);
+    smoe_cost(&node, smoe_policy_cost_mode(c->options.settings.policy), (uint32_t)visits,
+              ret_served);
+    if (*ret_served + 1 > bound) /* the solve counts whole visits; the worker may not lose parts */
+        *ret_served = bound;
+    return true;
+}
+
 /* f_j for what the worker now has to do within tau; 0 while it has no ceiling to speak of. Where energy
  * is free that is a matter of what it reported alone, not of its queue or the time. */
-static uint64_t decide_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_free)
+static uint64_t decide_freq(struct smoe_core *c, uint32_t worker, bool *ret_free)
 {
+    const struct smoe_worker *w = &c->fleet.workers[worker];
     *ret_free = true;
     if (!w->reference_flops)
         return 0;
-    struct smoe_freq_node f = smoe_worker_freq_node(w, w->reference_flops, true);
-    double price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
+    bool training = w->owed_flops > 0; /* in the visits that the solve counted */
+    struct smoe_freq_node f = smoe_worker_freq_node(w, w->reference_flops, training);
+    double price = smoe_freq_energy_price(&f, smoe_worker_debt(w, c->now_ns), c->tau_s);
     double hz = smoe_freq_ceiling(&f);
     if (price > 0) {
-        double served, unused = 0;
+        double served;
         *ret_free = false;
-        struct smoe_node node = {.penalty = c->options.settings.v, .energy_price = price};
-        node.backlog =
-            smoe_worker_backlog(w, w->reference_flops, true, c->now_ns, &node.executable);
-        node.service_max = smoe_freq_service_max(&f, c->tau_s, &unused);
-        smoe_cost(&node, smoe_policy_cost_mode(c->options.settings.policy), 0, &served);
+        if (!decide_service(c, worker, training, &f, price, &served))
+            return w->freq_khz_sent; /* what comes before the next slot is not to crawl */
         hz = smoe_freq_decide(&f, served, c->tau_s, price);
     }
-    return (uint64_t)(hz / (w->lanes * smoe_worker_efficiency(w)) / 1000); /* of one lane */
+    uint64_t khz = (uint64_t)(hz / (w->lanes * smoe_worker_efficiency(w)) / 1000); /* of one lane */
+    return khz ? khz : 1; /* nothing is worth serving: the lowest its driver has */
 }
 
 static bool differs(const struct smoe_worker *w, uint64_t khz)
@@ -81,17 +126,18 @@ static bool differs(const struct smoe_worker *w, uint64_t khz)
 
 /* Whether the worker is to be told of another frequency now: at most once a slot. `*ret_settled`: it need
  * not be asked again before something changes. */
-static bool change_freq(struct smoe_core *c, struct smoe_worker *w, bool *ret_settled)
+static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
 {
+    struct smoe_worker *w = &c->fleet.workers[worker];
     bool energy_is_free;
-    uint64_t khz = decide_freq(c, w, &energy_is_free);
+    uint64_t khz = decide_freq(c, worker, &energy_is_free);
     bool wanted = differs(w, khz);
     bool change = wanted && (!w->freq_khz_sent ||
-                             c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
+                             c->slot_closed_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
     *ret_settled = energy_is_free && wanted == change;
     if (change) {
         w->freq_khz_sent = khz;
-        w->freq_changed_ns = c->now_ns;
+        w->freq_changed_ns = c->slot_closed_ns;
     }
     return change;
 }
@@ -139,7 +185,7 @@ static bool decide_for(struct smoe_core *c, uint32_t worker)
     bool settled;
     if (!smoe_worker_live(w) || w->session == SMOE_NO_SESSION)
         return false;
-    bool change = change_freq(c, w, &settled);
+    bool change = change_freq(c, worker, &settled);
     while (change || !smoe_list_empty(&c->worker_new[worker])) {
         send_decision(c, worker, w->freq_khz_sent);
         change = false;
@@ -177,10 +223,12 @@ void smoe_slot_advance(struct smoe_core *c)
         smoe_hist_add(&c->totals.lateness, late_ns);
         c->totals.slots_missed += late_ns / slot_ns;
         c->slot_deadline_ns += (late_ns / slot_ns + 1) * slot_ns;
+        c->slot_closed_ns = c->slot_deadline_ns - slot_ns;
         c->tau_s = (double)slot_ns * 1e-9;
         close_slot(c);
     } else if (may_close_early(c) && !c->draining) {
         c->totals.slots_early++;
+        c->slot_closed_ns = c->now_ns;
         close_slot(c);
     }
 }

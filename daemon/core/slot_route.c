@@ -79,13 +79,13 @@ static void fill_nodes(struct smoe_core *c, const struct group *g)
         struct smoe_worker *w = &c->fleet.workers[i];
         struct smoe_node *node = &c->nodes[i];
         *node = (struct smoe_node){.penalty = c->options.settings.v};
-        c->debts[i] = w->debt_j;
+        c->debts[i] = smoe_worker_debt(w, c->now_ns);
         if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
             continue; /* a cap of 0 keeps it out */
         struct smoe_freq_node f = smoe_worker_freq_node(w, layer->forward_flops, g->training);
         node->backlog =
             smoe_worker_backlog(w, layer->forward_flops, g->training, c->now_ns, &node->executable);
-        node->energy_price = smoe_freq_energy_price(&f, w->debt_j, c->tau_s);
+        node->energy_price = smoe_freq_energy_price(&f, c->debts[i], c->tau_s);
         node->service_max = smoe_freq_service_max(&f, c->tau_s, &w->service_carry);
         node->arrivals_max = row_room(c, i, layer);
     }

@@ -171,6 +171,8 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
         .freq_nominal_hz = s->freq_nominal_hz,
         .freq_max_hz = w->freqctl.max_hz,
         .busy_watts = s->watts,
+        .budget_watts = s->budget,
+        .cap_watts = s->cap,
         .experts_bytes_max = s->memory_bytes / 2,
         .tensors_bytes_max = s->memory_bytes / 2,
         .inbox_bytes_max = s->memory_bytes / 16 > (1u << 20) ? s->memory_bytes / 16 : 1u << 20,

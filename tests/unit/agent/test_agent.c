@@ -701,18 +701,31 @@ Test(agent, reports_what_is_queued_and_what_is_done_in_flops, .init = begin, .fi
     cr_assert_eq(visit, 2 * 2 * D * H);
     decide(1, 0, 5, true);
     decide(2, 1, 3, true);
-    smoe_agent_counters(d.agent, d.now_ns, &r);
+    smoe_agent_counters(d.agent, &r);
     cr_assert_eq(r.queue_forward_flops, 8 * visit);
     cr_assert_eq(r.sequence, d.sequence);
     run_all();
     backprop(1, 5);
-    smoe_agent_counters(d.agent, d.now_ns, &r);
+    smoe_agent_counters(d.agent, &r);
     cr_assert_eq(r.queue_forward_flops, 0);
     cr_assert_eq(r.queue_backward_flops, 2 * 5 * visit);
     cr_assert_eq(r.forward_flops, 8 * visit);
     cr_assert_eq(r.forward_visits, 8);
     cr_assert_eq(r.busy_ns, 2 * MS);
     cr_assert_eq(r.cycles, 2 * MS, "at 1 GHz nominal");
+}
+
+Test(agent, reports_when_another_frequency_comes_into_force, .init = begin, .fini = end)
+{
+    smoe_agent_tick(d.agent, d.now_ns);
+    read_all();
+    size_t before = count(SMOE_MSG_REPORT);
+    smoe_agent_set_freq(d.agent, 400000, 1e9);
+    smoe_agent_tick(d.agent, d.now_ns);
+    smoe_agent_set_freq(d.agent, 400000, 1e9); /* no other one */
+    smoe_agent_tick(d.agent, d.now_ns);
+    read_all();
+    cr_assert_eq(count(SMOE_MSG_REPORT), before + 1);
 }
 
 Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = begin, .fini = end)
