@@ -22,7 +22,7 @@ struct smoe_sim_arguments {
     unsigned freq_rule;
     double load; /* 0: the scenario's */
     uint64_t slots, seed;
-    bool json, trace, timings, train;
+    bool json, trace, timings, train, whole;
 };
 
 int smoe_sim_tell_stories(const char *name, const struct smoe_sim_arguments *a);

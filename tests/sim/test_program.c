@@ -61,6 +61,9 @@ Test(program, a_mistake_is_one_line_and_exit_2)
     check_refused("run --train --data-dir /nowhere --slots 1",
                   "stablemoe-sim: /nowhere/train-images-idx3-ubyte: no such file, nor with .gz "
                   "(Debian package dataset-fashion-mnist)\n");
+    check_refused("run --whole --train", "stablemoe-sim: --whole: not with --train\n");
+    check_refused("run --whole --scenario demo",
+                  "stablemoe-sim: --whole: tokens.source: only an open source runs whole\n");
     check_refused("run --slots 0", "stablemoe-sim: --slots: \"0\" lies outside 1 .. 100000000\n");
 }
 
@@ -107,6 +110,11 @@ Test(program, the_same_seed_gives_the_same_bytes)
     cr_assert_eq(run("run --policy all --slots 20 --seed 4 --json", other), 0);
     cr_assert_str_eq(first, second);
     cr_assert_str_neq(first, other);
+    cr_assert_eq(run("run --whole --policy lyapunov --slots 9 --seed 3 --json", first), 0);
+    cr_assert_eq(run("run --whole --policy lyapunov --slots 9 --seed 3 --json", second), 0);
+    cr_assert_not_null(strstr(first, "\"whole\":true"));
+    cr_assert_not_null(strstr(first, "\"slots_held\":0"));
+    cr_assert_str_eq(first, second);
     cr_assert_eq(run("story random --seeds 3..4 --trace", first), 0);
     cr_assert_eq(run("story random --seeds 3..4 --trace", second), 0);
     cr_assert_gt(strlen(first), 1000);
