@@ -57,8 +57,10 @@ struct smoe_trace_worker {
     uint32_t arrivals_max; /* ROUTE */
     double backlog, executable, debt_j, carry;
     double cycles, freq_max_hz, kappa, cap_w, budget_w;
-    double units;      /* FREQUENCY: lanes times what they achieve of a frequency, > 0 */
-    uint64_t freq_khz; /* FREQUENCY: decided, of one lane */
+    double units;        /* FREQUENCY: lanes times what they achieve of a frequency, > 0 */
+    uint32_t arrivals;   /* FREQUENCY: visits that leave with it */
+    uint64_t before_khz; /* FREQUENCY: decided before, of one lane; 0: never */
+    uint64_t freq_khz;   /* FREQUENCY: decided, of one lane */
 };
 
 struct smoe_trace_batch {

@@ -53,6 +53,7 @@ static int check_worker(struct smoe_reader *r, const struct smoe_trace_worker *w
     rc = rc ? rc : smoe_check_double(r, "workers.cycles", w->cycles, 1e-6, NUMBER_MAX);
     rc = rc ? rc : smoe_check_double(r, "workers.freq_max", w->freq_max_hz, 1e-6, FREQ_MAX_HZ);
     rc = rc ? rc : smoe_check_double(r, "workers.kappa", w->kappa, 0, 1);
+    rc = rc ? rc : smoe_check_range(r, "workers.arrivals", w->arrivals, 0, (uint64_t)VISITS_MAX);
     rc = rc ? rc : smoe_check_double(r, "workers.units", w->units, 1e-3, NUMBER_MAX);
     rc = rc ? rc : check_watts(r, "workers.cap", w->cap_w);
     return rc ? rc : check_watts(r, "workers.budget", w->budget_w);
@@ -66,22 +67,23 @@ static int read_workers(struct smoe_reader *r, Workers *p, uint32_t nodes, uint3
     struct smoe_trace_worker *w = take(r, n, sizeof *w, &rc);
     if (rc == 0)
         rc = smoe_check_rising(r, "workers.worker", n, p->worker, nodes);
-    if (rc == 0 && p->n_arrivals_max)
-        rc = check_count(r, "workers.arrivals_max", p->n_arrivals_max, n);
-    if (rc == 0 && p->n_freq_khz)
-        rc = check_count(r, "workers.freq_khz", p->n_freq_khz, n);
+#define X(field)                 \
+    if (rc == 0 && p->n_##field) \
+        rc = check_count(r, "workers." #field, p->n_##field, n);
+    SMOE_TRACE_COUNT_MAP(X)
+#undef X
 #define X(field, member, absent) \
     if (rc == 0 && p->n_##field) \
         rc = check_count(r, "workers." #field, p->n_##field, n);
     SMOE_TRACE_COLUMN_MAP(X)
 #undef X
     for (size_t i = 0; i < n && rc == 0; i++) {
-#define X(field, member, absent) .member = p->n_##field ? p->field[i] : (absent),
-        w[i] =
-            (struct smoe_trace_worker){.worker = p->worker[i],
-                                       .arrivals_max = p->n_arrivals_max ? p->arrivals_max[i] : 0,
-                                       .freq_khz = p->n_freq_khz ? p->freq_khz[i] : 0,
-                                       SMOE_TRACE_COLUMN_MAP(X)};
+        w[i] = (struct smoe_trace_worker){.worker = p->worker[i]};
+#define X(field, member, absent) w[i].member = p->n_##field ? p->field[i] : (absent);
+        SMOE_TRACE_COLUMN_MAP(X)
+#undef X
+#define X(field) w[i].field = p->n_##field ? p->field[i] : 0;
+        SMOE_TRACE_COUNT_MAP(X)
 #undef X
         rc = check_worker(r, &w[i]);
     }

@@ -53,18 +53,19 @@ static int fill_workers(struct smoe_arena *arena, const struct smoe_trace_worker
     int rc = 0;
     stablemoe__trace__v1__workers__init(p);
     p->worker = take(arena, n, sizeof *p->worker);
-    p->arrivals_max = take(arena, n, sizeof *p->arrivals_max);
-    p->freq_khz = take(arena, n, sizeof *p->freq_khz);
-    if (!p->worker || !p->arrivals_max || !p->freq_khz)
-        return SMOE_ETOOBIG;
+    rc = p->worker ? 0 : SMOE_ETOOBIG;
     p->n_worker = n;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n && rc == 0; i++)
         p->worker[i] = w[i].worker;
-        p->arrivals_max[i] = w[i].arrivals_max;
-        p->freq_khz[i] = w[i].freq_khz;
-        p->n_arrivals_max = w[i].arrivals_max ? n : p->n_arrivals_max;
-        p->n_freq_khz = w[i].freq_khz ? n : p->n_freq_khz;
+#define X(field)                                                   \
+    if (rc == 0 && !(p->field = take(arena, n, sizeof *p->field))) \
+        rc = SMOE_ETOOBIG;                                         \
+    for (uint32_t i = 0; i < n && rc == 0; i++) {                  \
+        p->field[i] = w[i].field;                                  \
+        p->n_##field = w[i].field ? n : p->n_##field;              \
     }
+    SMOE_TRACE_COUNT_MAP(X)
+#undef X
 #define X(field, member, absent)                                                                  \
     if (rc == 0)                                                                                  \
         rc = column(arena, w, n, offsetof(struct smoe_trace_worker, member), (absent), &p->field, \

@@ -19,7 +19,6 @@ struct smoe_trace_codec {
 void smoe_trace_write_frame(uint32_t type, size_t bytes, uint8_t *record);
 
 /* The columns of Workers that are doubles, with what one that is left out means. */
-
 #define SMOE_TRACE_COLUMN_MAP(X)          \
     X(backlog, backlog, 0)                \
     X(executable, executable, 0)          \
@@ -31,5 +30,8 @@ void smoe_trace_write_frame(uint32_t type, size_t bytes, uint8_t *record);
     X(cap, cap_w, (double)INFINITY)       \
     X(budget, budget_w, (double)INFINITY) \
     X(units, units, 1)
+
+/* ... and those that are counts; 0 where they are left out. */
+#define SMOE_TRACE_COUNT_MAP(X) X(arrivals_max) X(freq_khz) X(arrivals) X(before_khz)
 
 #endif

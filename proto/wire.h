@@ -102,6 +102,7 @@ struct smoe_msg_hello {
     uint64_t inbox_bytes_max;
     uint32_t lanes; /* 1..256 */
     double busy_watts;
+    double budget_watts, cap_watts; /* mean and highest power it may draw; 0: any */
     smoe_name freq_driver;
 };
 

@@ -26,6 +26,8 @@ int smoe_fill_hello(struct smoe_arena *arena, const struct smoe_msg_hello *m,
     caps->inbox_bytes_max = m->inbox_bytes_max;
     caps->lanes = m->lanes;
     caps->busy_watts = m->busy_watts;
+    caps->budget_watts = m->budget_watts;
+    caps->cap_watts = m->cap_watts;
     caps->freq_driver = TEXT_OF(m->freq_driver);
     p->worker = caps;
     return 0;
@@ -42,12 +44,16 @@ static int read_caps(struct smoe_reader *r, const Stablemoe__V1__WorkerCaps *p,
                                UINT64_C(1) << 50)) ||
         (rc = smoe_check_range(r, "worker.lanes", p->lanes, 1, 256)) ||
         (rc = smoe_check_double(r, "worker.busy_watts", p->busy_watts, 0, 1e6)) ||
+        (rc = smoe_check_double(r, "worker.budget_watts", p->budget_watts, 0, 1e6)) ||
+        (rc = smoe_check_double(r, "worker.cap_watts", p->cap_watts, 0, 1e6)) ||
         (rc = smoe_read_name(r, "worker.freq_driver", p->freq_driver, m->freq_driver)))
         return rc;
     m->freq_max_hz = p->freq_max_hz;
     m->inbox_bytes_max = p->inbox_bytes_max;
     m->lanes = p->lanes;
     m->busy_watts = p->busy_watts;
+    m->budget_watts = p->budget_watts;
+    m->cap_watts = p->cap_watts;
     return 0;
 }
 

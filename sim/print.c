@@ -49,6 +49,20 @@ static void print_shares(const struct smoe_print_job *job, const struct smoe_pri
     fputc('\n', out);
 }
 
+/* Whether the trainer could submit as the scenario has it. */
+static void print_held(const struct smoe_print_job *job, const struct smoe_print_run *runs,
+                       size_t n, FILE *out)
+{
+    fputs("\nthe whole daemon, its workers and a trainer\n", out);
+    for (size_t i = 0; i < n; i++)
+        if (runs[i].result.slots_held)
+            fprintf(out,
+                    "%-19s the trainer was held back in %" PRIu64 " of %" PRIu64
+                    " slots, by up to %" PRIu64 " tokens\n",
+                    smoe_policy_name(runs[i].policy), runs[i].result.slots_held, job->slots,
+                    runs[i].result.tokens_held);
+}
+
 void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_run *runs, size_t n,
                      FILE *out)
 {
@@ -58,17 +72,19 @@ void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_r
         fprintf(out, ", load %.3f", runs[0].result.load);
     fprintf(out, "\n\n%-19s %-11s %9s %9s %9s %10s %10s %9s %8s %8s%s\n", "policy", "frequency",
             "visits", "visits/s", "tokens/s", "backlog", "max", "debt [J]", "gate", "top-K",
-            job->timings ? "  ns/token" : "");
+            job->timings && !job->whole ? "  ns/token" : "");
     for (size_t i = 0; i < n; i++) {
         const struct smoe_slotted_result *r = &runs[i].result;
         fprintf(out, "%-19s %-11s %9" PRIu64 " %9.0f %9.0f %10.1f %10.0f %9.3f %8.3f %8.3f",
                 smoe_policy_name(runs[i].policy), freq_rule_of(job, runs[i].policy), r->visits,
                 per_s(r->visits, r->seconds), per_s(r->complete, r->seconds), r->backlog_mean,
                 r->backlog_max, r->debt_mean, consistency(r), r->agreement);
-        if (job->timings)
+        if (job->timings && !job->whole)
             fprintf(out, " %9.1f", (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
         fputc('\n', out);
     }
+    if (job->whole)
+        print_held(job, runs, n, out);
     print_shares(job, runs, n, out);
 }
 
@@ -133,9 +149,14 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
         snprintf(text, sizeof text, "%.9g", r->share[j]);
         cJSON_AddItemToArray(shares, cJSON_CreateRaw(text));
     }
-    if (job->timings) {
+    if (job->whole) {
+        add_u64(o, "slots_held", r->slots_held);
+        add_u64(o, "tokens_held_max", r->tokens_held);
+    }
+    if (job->timings && !job->whole) /* the daemon is not timed from inside */
         add_number(o, "solve_ns_per_token",
                    (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
+    if (job->timings) {
         add_number(o, "wall_seconds", (double)r->run_ns * 1e-9);
         add_number(o, "slots_per_wall_second", per_s(job->slots, (double)r->run_ns * 1e-9));
     }
@@ -158,6 +179,7 @@ void smoe_print_runs_json(const struct smoe_print_job *job, const struct smoe_pr
     add_u64(root, "workers", job->scenario->spec.workers);
     add_u64(root, "slots", job->slots);
     add_u64(root, "seed", job->seed);
+    cJSON_AddBoolToObject(root, "whole", job->whole);
     cJSON *policies = cJSON_AddArrayToObject(root, "policies");
     for (size_t i = 0; i < n; i++)
         cJSON_AddItemToArray(policies, run_json(job, &runs[i]));

@@ -23,6 +23,7 @@ struct smoe_print_job {
     enum smoe_sim_freq_rule freq_rule;
     uint64_t slots, seed;
     bool timings; /* the only numbers that differ from machine to machine */
+    bool whole;   /* by smoe_whole_run */
 };
 
 void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_run *runs, size_t n,

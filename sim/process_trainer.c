@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A trainer as a process: stands in for the loop in client/libstablemoe/shell/client.c and for the
- * program that calls it, which is the script.
+ * program that calls it, which is the script or what the world's owner puts in its place.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,11 +35,36 @@ static uint64_t now_of(const struct trainer_process *t)
     return t->process.world->clock.now_ns;
 }
 
+/* ---- what it runs: its program, or the script ---- */
+
+static void advance(struct trainer_process *t)
+{
+    const struct smoe_sim_program *program = t->options.program;
+    if (program)
+        program->advance(t->options.program_context, now_of(t));
+    else
+        smoe_script_advance(&t->script);
+}
+
+/* As client.c calls back. */
+static void tell_done(struct trainer_process *t)
+{
+    struct smoe_uplink_ticket *ticket;
+    while ((ticket = smoe_uplink_next_done(t->uplink)))
+        ticket->on_done(ticket->context, ticket, ticket->code);
+}
+
+static uint64_t wake_ns(const struct trainer_process *t)
+{
+    const struct smoe_sim_program *program = t->options.program;
+    return program ? program->wake_ns(t->options.program_context) : smoe_script_wake_ns(&t->script);
+}
+
 /* ---- the loop ---- */
 
 static uint64_t patience_ends_ns(const struct trainer_process *t)
 {
-    return t->away_since_ns && !smoe_script_over(&t->script)
+    return t->away_since_ns && !t->options.program && !smoe_script_over(&t->script)
                ? t->away_since_ns + t->options.patience_ns
                : SMOE_SIM_NEVER;
 }
@@ -50,11 +75,10 @@ static void settle(struct trainer_process *t)
         return;
     if (now_of(t) >= patience_ends_ns(t))
         smoe_script_give_up(&t->script, SMOE_ETIMEOUT, "the gateway is away");
-    smoe_script_advance(&t->script);
-    while (smoe_uplink_next_done(t->uplink))
-        ; /* nobody asked to be told: the script looks for itself */
+    tell_done(t);
+    advance(t);
     smoe_sim_link_flush(&t->link);
-    uint64_t wake = smoe_script_wake_ns(&t->script), patience = patience_ends_ns(t);
+    uint64_t wake = wake_ns(t), patience = patience_ends_ns(t);
     smoe_process_set(&t->process, &t->wake, wake < patience ? wake : patience);
 }
 
@@ -143,6 +167,8 @@ static void trainer_start(struct smoe_sim_process *p)
     if (p->starts > 1)
         smoe_script_release(&t->script);
     smoe_script_init(&t->script, p, t->uplink, &t->options);
+    if (t->options.program)
+        t->options.program->start(t->options.program_context, t->uplink);
     smoe_sim_link_open(&t->link, p, &link_machine, t, PAUSE_MIN_MS, PAUSE_MAX_MS);
     settle(t);
 }
@@ -153,6 +179,8 @@ static void trainer_kill(struct smoe_sim_process *p)
     struct trainer_process *t = self_of(p);
     smoe_sim_link_forget(&t->link);
     smoe_process_cancel(p, &t->wake);
+    if (t->options.program)
+        t->options.program->end(t->options.program_context);
     smoe_uplink_free(t->uplink);
     t->uplink = NULL;
 }

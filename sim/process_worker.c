@@ -6,6 +6,9 @@
  *
  *     CPU time  = flops * cycles_per_flop / nominal frequency
  *     wall time = CPU time * nominal frequency / frequency in force  * (1 + jitter * U)
+ *
+ * A duty cycle changes with the next slice, as in lanes.c; where the voltage follows, the slice under way
+ * goes on at the new frequency.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +17,7 @@
 #include "sim/link.h"
 
 #define LANES_MAX    16
+#define LOWEST       0.01 /* frequency of the driver, of the nominal one (freqctl.c) */
 #define PAUSE_MIN_MS 50
 #define PAUSE_MAX_MS 2000
 
@@ -23,6 +27,8 @@ struct lane {
     struct worker_process *worker;
     struct smoe_task *task; /* NULL: idle */
     uint64_t cpu_ns;        /* of the present task, by its slices so far and the one under way */
+    double cycles_left;     /* of the slice, at since_ns */
+    uint64_t since_ns;
     struct smoe_sim_event due;
     smoe_real *scratch; /* owned; [scratch_elements] */
     size_t scratch_elements;
@@ -63,7 +69,24 @@ static void begin_slice(struct lane *lane)
     if (o->jitter > 0)
         wall_ns *= 1 + o->jitter * smoe_rng_unit(&w->process.rng);
     lane->cpu_ns += (uint64_t)cpu_ns;
+    lane->cycles_left = cycles;
+    lane->since_ns = now_of(w);
     smoe_process_set(&w->process, &lane->due, now_of(w) + 1 + (uint64_t)wall_ns);
+}
+
+/* Slices under way go on at another frequency. */
+static void change_pace(struct worker_process *w, double hz)
+{
+    for (uint32_t i = 0; i < w->options.lanes; i++) {
+        struct lane *lane = &w->lanes[i];
+        double done = (double)(now_of(w) - lane->since_ns) * 1e-9 * w->freq_hz;
+        if (!lane->task)
+            continue;
+        lane->cycles_left = done < lane->cycles_left ? lane->cycles_left - done : 0;
+        lane->since_ns = now_of(w);
+        smoe_process_set(&w->process, &lane->due,
+                         now_of(w) + 1 + (uint64_t)(lane->cycles_left * 1e9 / hz));
+    }
 }
 
 static void feed_lanes(struct worker_process *w)
@@ -92,10 +115,16 @@ static void obey_frequency(struct worker_process *w)
 {
     uint64_t wanted = smoe_agent_freq_wanted_khz(w->agent);
     double max_hz = w->options.nominal_hz * w->options.speed;
+    double min_hz =
+        w->options.nominal_hz * LOWEST < max_hz ? w->options.nominal_hz * LOWEST : max_hz;
+    double hz = (double)wanted * 1000;
     if (!wanted || wanted == w->freq_obeyed_khz)
         return;
     w->freq_obeyed_khz = wanted;
-    w->freq_hz = (double)wanted * 1000 < max_hz ? (double)wanted * 1000 : max_hz;
+    hz = hz > max_hz ? max_hz : hz < min_hz ? min_hz : hz;
+    if (w->options.voltage_follows)
+        change_pace(w, hz);
+    w->freq_hz = hz;
     smoe_agent_set_freq(w->agent, (uint64_t)(w->freq_hz / 1000), max_hz);
 }
 
@@ -204,6 +233,9 @@ static void worker_start(struct smoe_sim_process *p)
         .freq_nominal_hz = o->nominal_hz,
         .freq_max_hz = o->nominal_hz * o->speed,
         .busy_watts = o->busy_watts,
+        .budget_watts = o->budget_watts,
+        .cap_watts = o->cap_watts,
+        .voltage_follows = o->voltage_follows,
         .freq_driver = "duty",
         .experts_bytes_max = o->memory_bytes / 2,
         .tensors_bytes_max = o->memory_bytes / 2,
@@ -211,6 +243,8 @@ static void worker_start(struct smoe_sim_process *p)
         .parcels_max = o->parcels_max,
     };
     snprintf(a.id, sizeof a.id, "%s", p->name);
+    if (o->voltage_follows)
+        snprintf(a.freq_driver, sizeof a.freq_driver, "cpufreq");
     smoe_assert(smoe_agent_new(&a, &w->agent, &why) == 0);
     w->freq_hz = a.freq_max_hz;
     w->freq_obeyed_khz = 0;

@@ -67,6 +67,9 @@ struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *w)
         .debt_j = w->debt_j,
         .carry = w->carry,
         .arrivals_max = w->arrivals_max,
+        .arrivals = w->arrivals,
+        .units = w->units,
+        .before_khz = w->before_khz,
     };
 }
 
@@ -249,7 +252,6 @@ static int replay_route(struct smoe_replay *r, const struct smoe_trace_route *t,
 static int replay_frequency(const struct smoe_trace_frequency *t, struct smoe_why *why)
 {
     struct smoe_plan_law law = {.v = t->v};
-    bool unused;
     if (!smoe_policy_parse(t->policy, &law.policy))
         return smoe_fail(why, SMOE_EUNKNOWN, "FREQUENCY.policy: %s is not known here", t->policy);
     for (uint32_t i = 0; i < t->n_workers; i++) {
@@ -260,8 +262,7 @@ static int replay_frequency(const struct smoe_trace_frequency *t, struct smoe_wh
         if (!(visits <= SERVICE_MAX) || !isfinite(price))
             return smoe_fail(why, SMOE_EFIELD, "FREQUENCY.workers: %u serves %g visits at %g each",
                              w->worker, visits, price);
-        uint64_t khz =
-            smoe_plan_lane_khz(smoe_plan_frequency(&law, t->tau_s, &known, &unused), w->units);
+        uint64_t khz = smoe_plan_frequency(&law, t->tau_s, &known);
         if (khz != w->freq_khz)
             return smoe_fail(why, SMOE_EDATA,
                              "worker %u runs at %" PRIu64 " kHz, recorded %" PRIu64, w->worker, khz,

@@ -80,12 +80,16 @@ struct smoe_slotted_result {
     double gap_max;                   /* of a slot's solve, relative; -1: the policy proves none */
     double *share;                    /* [workers] of visits done, owned */
     struct smoe_slotted_series series;
-    uint64_t solve_ns; /* with a clock, as is run_ns */
+    uint64_t slots_held;  /* smoe_whole_run: at whose end tokens that had come were not routed */
+    uint64_t tokens_held; /* the most of them at the end of a slot */
+    uint64_t solve_ns;    /* with a clock, as is run_ns */
     uint64_t run_ns;
 };
 
 void smoe_slotted_run(const struct smoe_scenario *scenario,
                       const struct smoe_slotted_options *options, struct smoe_slotted_result *ret);
+/* Least squares over the last half of y[n]. [1/slot] */
+double smoe_sim_slope(const double *y, uint64_t n);
 void smoe_slotted_release(struct smoe_slotted_result *result);
 
 /* True for the policies that decide frequencies with the slot, whatever the rule. */

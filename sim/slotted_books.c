@@ -111,8 +111,7 @@ void smoe_sim_fleet_close_slot(struct smoe_sim_fleet *f, uint64_t slot, double s
 
 /* ---- the run ---- */
 
-/* Least squares over the last half. [visit/slot] */
-static double slope(const double *y, uint64_t n)
+double smoe_sim_slope(const double *y, uint64_t n)
 {
     uint64_t first = n / 2, m = n - first;
     double mean_x = (double)(m - 1) / 2, mean_y = 0, xy = 0, xx = 0;
@@ -143,7 +142,7 @@ void smoe_sim_fleet_sum_up(struct smoe_sim_fleet *f)
     double slots = (double)f->o->slots, tokens = (double)(r->tokens ? r->tokens : 1);
     r->backlog_mean /= slots;
     r->backlog_last = f->backlogs[f->o->slots - 1];
-    r->backlog_slope = slope(f->backlogs, f->o->slots);
+    r->backlog_slope = smoe_sim_slope(f->backlogs, f->o->slots);
     r->debt_mean /= slots;
     r->gate_mass /= tokens;
     r->gate_mass_best /= tokens;

@@ -304,7 +304,8 @@ bool smoe_world_step(struct smoe_world *w)
     w->touched = NULL;
     if (w->verdict || !smoe_sim_fire(&w->clock))
         return false;
-    if (w->touched && w->touched->up)
+    if (w->touched && w->touched->up &&
+        (!w->options.check_every || w->clock.fired % w->options.check_every == 0))
         w->touched->ops->check(w->touched);
     return w->verdict == 0;
 }

@@ -32,7 +32,8 @@ struct smoe_world;
 struct smoe_world_options {
     uint64_t seed;
     enum smoe_sim_arithmetic arithmetic;
-    bool keep_trace; /* its text; the digest is always kept */
+    bool keep_trace;      /* its text; the digest is always kept */
+    uint64_t check_every; /* events between walks of a machine's invariants; 0: after each */
 };
 
 struct smoe_world *smoe_world_new(const struct smoe_world_options *options);
@@ -54,21 +55,34 @@ struct smoe_sim_gateway_options {
 };
 
 struct smoe_sim_worker_options {
-    smoe_name name;               /* "worker" */
-    uint32_t gateway;             /* whom it connects to */
-    struct smoe_sim_profile path; /* 1 ms, 256 KiB of buffers */
-    double speed;                 /* of nominal_hz, 1 */
-    double nominal_hz;            /* 1e9 */
-    double cycles_per_flop;       /* 1 */
-    double jitter;                /* a slice takes up to this share longer, 0 */
-    uint32_t lanes;               /* 1 */
-    double busy_watts;            /* 0 */
-    uint64_t memory_bytes;        /* 64 MiB, divided as stablemoe-worker does */
-    uint64_t inbox_bytes_max;     /* 1/16 of it, at least 1 MiB */
-    uint32_t parcels_max;         /* 4096 */
+    smoe_name name;                 /* "worker" */
+    uint32_t gateway;               /* whom it connects to */
+    struct smoe_sim_profile path;   /* 1 ms, 256 KiB of buffers */
+    double speed;                   /* of nominal_hz, 1 */
+    double nominal_hz;              /* 1e9 */
+    double cycles_per_flop;         /* 1 */
+    double jitter;                  /* a slice takes up to this share longer, 0 */
+    uint32_t lanes;                 /* 1 */
+    double busy_watts;              /* 0 */
+    double budget_watts, cap_watts; /* 0 */
+    /* Its frequency is one of voltage too: power is its cube, and a new one is in force at once. False: a
+     * duty cycle, which changes with the next slice. */
+    bool voltage_follows;
+    uint64_t memory_bytes;    /* 64 MiB, divided as stablemoe-worker does */
+    uint64_t inbox_bytes_max; /* 1/16 of it, at least 1 MiB */
+    uint32_t parcels_max;     /* 4096 */
 };
 
 #define SMOE_SIM_LAYERS_MAX 4
+
+/* A program of its own in the place of the script below. Its functions are called by the trainer's
+ * process only. */
+struct smoe_sim_program {
+    void (*start)(void *context, struct smoe_uplink *uplink);
+    void (*advance)(void *context, uint64_t now_ns); /* something may have changed */
+    uint64_t (*wake_ns)(const void *context);        /* to be advanced then in any case */
+    void (*end)(void *context);                      /* before the uplink is freed */
+};
 
 /* A trainer is a script: declare; then, `steps` times: submit `batches` batches, at most `in_flight`
  * of them without their gradient; when a batch's results are in, think, give the gradient; when all
@@ -97,6 +111,8 @@ struct smoe_sim_trainer_options {
     double dense_square_norm;
     uint64_t poison_step; /* its first gradient holds a NaN the first time; 0: none does */
     uint64_t patience_ns; /* 60 s without the gateway, then it gives up */
+    const struct smoe_sim_program *program; /* borrowed; NULL: the script */
+    void *program_context;
 };
 
 uint32_t smoe_world_add_gateway(struct smoe_world *world, const struct smoe_sim_gateway_options *o);

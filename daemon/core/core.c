@@ -235,8 +235,7 @@ static void on_configure(struct smoe_core *c, const struct smoe_core_settings *s
     if (new_length)
         c->slot_deadline_ns = c->now_ns + settings->slot_ns;
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
-        c->fleet.workers[i].budget_w = settings->worker_budget_w;
-        c->fleet.workers[i].cap_w = settings->worker_cap_w;
+        smoe_worker_limit(&c->fleet.workers[i], settings->worker_budget_w, settings->worker_cap_w);
         smoe_slot_consider(c, i);
     }
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)

@@ -193,17 +193,17 @@ struct smoe_core {
     uint32_t parcels_promised; /* of these, to batches that wait to be routed */
     uint32_t *parcel_zombie;   /* as batch_zombie */
     uint32_t n_parcel_zombie;
-    struct smoe_list
-        *worker_parcels;          /* [workers_max] all parcels at a worker, uncommitted included */
-    struct smoe_list *worker_new; /* [workers_max] made by the present slot */
+    struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
+    struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
     struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
     uint64_t relay_serial;     /* requests so far */
 
     /* The slot */
     uint64_t slot_deadline_ns;
-    bool solve_useful; /* something changed since the last solve that could let tokens move */
-    double tau_s;      /* planned length of the present slot */
+    uint64_t slot_closed_ns; /* the present one: at its deadline, however late noticed, or now */
+    bool solve_useful;       /* something changed since the last solve that could let tokens move */
+    double tau_s;            /* planned length of the present slot */
     struct smoe_rng rng;
     struct smoe_route_scratch *scratch;
     uint32_t *group_batches; /* [batches_max] */

@@ -91,6 +91,8 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     memcpy(w->freq_driver, hello->freq_driver, sizeof w->freq_driver);
     w->lanes = hello->lanes;
     w->busy_watts = hello->busy_watts;
+    w->own_budget_w = hello->budget_watts > 0 ? hello->budget_watts : (double)INFINITY;
+    w->own_cap_w = hello->cap_watts > 0 ? hello->cap_watts : (double)INFINITY;
     w->freq_max_hz = hello->freq_max_hz;
     w->inbox_bytes_max = hello->inbox_bytes_max;
     w->sequence = 0;
@@ -112,6 +114,8 @@ uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t no
     struct smoe_worker *w = &fleet->workers[i];
     *w = (struct smoe_worker){.budget_w = (double)INFINITY,
                               .cap_w = (double)INFINITY,
+                              .own_budget_w = (double)INFINITY,
+                              .own_cap_w = (double)INFINITY,
                               .session = SMOE_NO_SESSION,
                               .lost_ns = now_ns,
                               .expected = true};
@@ -145,6 +149,12 @@ int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smo
     smoe_worker_move(&fleet->workers[i], SMOE_WORKER_JOINING);
     *ret_index = i;
     return 0;
+}
+
+void smoe_worker_limit(struct smoe_worker *worker, double budget_w, double cap_w)
+{
+    worker->budget_w = fmin(budget_w, worker->own_budget_w);
+    worker->cap_w = fmin(cap_w, worker->own_cap_w);
 }
 
 void smoe_worker_leave(struct smoe_worker *worker, uint64_t now_ns)
@@ -234,6 +244,24 @@ static uint64_t grown(uint64_t now, uint64_t before)
     return now > before ? now - before : 0;
 }
 
+/* Frequency of all lanes in force since the last report; the highest while there is none. [Hz] */
+static double in_force_hz(const struct smoe_worker *w)
+{
+    bool known = w->has_report && w->report.freq_khz;
+    return (known ? (double)w->report.freq_khz * 1000 : w->freq_max_hz) * w->lanes;
+}
+
+/* Of work that was metered since the last report: energy per cycle is kappa f^2. */
+static void learn_power(struct smoe_worker *w, uint64_t cycles, double joules)
+{
+    double hz = in_force_hz(w) * smoe_worker_efficiency(w);
+    if (!cycles || !(joules > 0) || !(hz > 0))
+        return;
+    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)cycles);
+    w->power_j = w->power_j * keep + joules;
+    w->power_work = w->power_work * keep + (double)cycles * hz * hz;
+}
+
 /* Cycles of steps per cycle of backward passes; evaluations, which have neither, teach nothing. */
 static void learn_steps(struct smoe_estimate *e, const struct smoe_msg_report *now,
                         const struct smoe_msg_report *before)
@@ -272,11 +300,13 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
               (double)grown(report->forward_flops, last->forward_flops));
         learn(&w->cost[SMOE_BACKWARD], grown(report->backward_cycles, last->backward_cycles),
               (double)grown(report->backward_flops, last->backward_flops));
-        learn(&w->speed, grown(report->cycles, last->cycles),
-              (double)grown(report->active_ns, last->active_ns) * 1e-9);
+        uint64_t cycles = grown(report->cycles, last->cycles);
+        learn(&w->speed, cycles,
+              (double)grown(report->active_ns, last->active_ns) * 1e-9 * in_force_hz(w));
         learn_steps(&w->steps, report, last);
         double joules = report->joules > last->joules ? report->joules - last->joules : 0;
         w->joules += joules;
+        learn_power(w, cycles, joules);
         smoe_worker_charge(w, joules, now_ns);
     }
     w->drift_flops += drift_of(w, report, SMOE_FORWARD, report->queue_forward_flops) +
@@ -308,10 +338,9 @@ double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase 
 
 double smoe_worker_efficiency(const struct smoe_worker *w)
 {
-    double in_force = (double)w->report.freq_khz * 1000 * w->lanes;
-    if (!w->has_report || w->speed.per <= 0 || in_force <= 0)
+    if (w->speed.per <= 0)
         return 1;
-    double share = w->speed.cycles / w->speed.per / in_force;
+    double share = w->speed.cycles / w->speed.per;
     return share > 1 ? 1 : share < SMOE_EFFICIENCY_MIN ? SMOE_EFFICIENCY_MIN : share;
 }
 
@@ -329,7 +358,7 @@ static double worked_off(const struct smoe_worker *w, uint64_t now_ns, double ex
 {
     if (now_ns <= w->progress_ns)
         return 0;
-    double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
+    double hz = in_force_hz(w) * smoe_worker_efficiency(w); /* a throttled worker is slower */
     double cycles = hz * (double)(now_ns - w->progress_ns) * 1e-9;
     return cycles < executable_cycles ? cycles : executable_cycles;
 }
@@ -349,13 +378,47 @@ double smoe_worker_backlog(const struct smoe_worker *w, uint64_t forward_flops, 
     return (executable + (double)not_yet * cost[SMOE_BACKWARD]) / visit;
 }
 
+/* Cycles of queued work that is done, or must be, since the last report. */
+static double done_since_report(const struct smoe_worker *w, uint64_t now_ns)
+{
+    const uint64_t queued[SMOE_PHASES] = {w->report.queue_forward_flops,
+                                          w->report.queue_backward_flops};
+    double done = 0, executable = 0;
+    for (enum smoe_phase p = SMOE_FORWARD; p < SMOE_PHASES; p++) {
+        double cost = smoe_worker_cycles_per_flop(w, p);
+        uint64_t after;
+        if (!given_after(w, w->report.sequence, p, &after))
+            return 0;
+        done += (double)grown(queued[p] + after, w->pending_flops[p]) * cost;
+        executable += (double)smoe_worker_executable(w, p) * cost;
+    }
+    return done + worked_off(w, now_ns, executable);
+}
+
+double smoe_worker_debt(const struct smoe_worker *w, uint64_t now_ns)
+{
+    double hz = in_force_hz(w) * smoe_worker_efficiency(w);
+    double joules = 0, wall_s = now_ns > w->debt_ns ? (double)(now_ns - w->debt_ns) * 1e-9 : 0;
+    if (w->has_report)
+        joules = smoe_worker_kappa(w) * hz * hz * done_since_report(w, now_ns);
+    return smoe_freq_debt(w->debt_j, joules, w->budget_w, wall_s);
+}
+
+double smoe_worker_kappa(const struct smoe_worker *w)
+{
+    if (w->power_work > 0)
+        return w->power_j / w->power_work;
+    double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
+    return hz > 0 ? w->busy_watts / (hz * hz * hz) : 0;
+}
+
 struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_t forward_flops,
                                             bool training)
 {
     return (struct smoe_freq_node){
         .cycles_per_visit = smoe_worker_cycles_per_visit(w, forward_flops, training),
         .freq_max_hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w),
-        .kappa = w->kappa,
+        .kappa = smoe_worker_kappa(w),
         .energy_max_w = w->cap_w,
         .energy_mean_w = w->budget_w,
     };

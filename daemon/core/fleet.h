@@ -38,11 +38,11 @@ enum smoe_worker_state {
 enum smoe_phase { SMOE_FORWARD, SMOE_BACKWARD, SMOE_PHASES };
 
 /* A ratio learned from reports, as two sums that forget: after SMOE_ESTIMATE_CYCLES more of work half
- * of either is from that work. Cycles over flops: what a flop of a phase costs. Cycles over seconds:
- * the speed achieved. */
+ * of either is from that work. Cycles over flops: what a flop of a phase costs. Cycles over those that the
+ * frequency in force offered while there was work: the share that is achieved. */
 struct smoe_estimate {
     double cycles;
-    double per; /* flops, or seconds */
+    double per; /* flops, or cycles */
 };
 
 /* What was given up to a sequence number, to tell which of it a report already counts. */
@@ -82,16 +82,18 @@ struct smoe_worker {
 
     /* Z and power */
     double debt_j;
-    double budget_w;  /* Eavg / slot; +inf: none */
-    double cap_w;     /* Emax / slot; +inf: none */
-    double joules;    /* metered so far */
-    uint64_t debt_ns; /* Z is charged up to here */
+    double budget_w;                /* Eavg / slot; +inf: none */
+    double cap_w;                   /* Emax / slot; +inf: none */
+    double own_budget_w, own_cap_w; /* of these, what the node itself sets */
+    double joules;                  /* metered so far */
+    uint64_t debt_ns;               /* Z is charged up to here */
 
     /* Learned */
     double freq_max_hz; /* present ceiling, a speed cap included */
-    double kappa;       /* 0: no energy model */
     struct smoe_estimate cost[SMOE_PHASES];
-    struct smoe_estimate speed; /* cycles a second of work present, all lanes */
+    struct smoe_estimate speed; /* cycles done of those offered, all lanes */
+    double power_j;             /* joules of metered work, forgotten as smoe_estimate does, */
+    double power_work;          /* and its cycles x frequency squared, of all lanes [cycle^3/s^2] */
 
     /* Last report, and what was seen of it */
     struct smoe_msg_report report;
@@ -190,6 +192,17 @@ double smoe_worker_cycles_per_visit(const struct smoe_worker *worker, uint64_t f
  * done since then, at the speed it achieves, is taken off. */
 double smoe_worker_backlog(const struct smoe_worker *worker, uint64_t forward_flops, bool training,
                            uint64_t now_ns, double *ret_executable);
+
+/* Sets budget and cap to the smaller of the operator's, these, and the node's own. [W] */
+void smoe_worker_limit(struct smoe_worker *worker, double budget_w, double cap_w);
+
+/* kappa, so that power is kappa f^3 with f of all lanes as achieved: from metered work, before there is
+ * any from busy_watts at freq_max_hz; 0: no energy model. A machine whose power is no cube (a duty cycle's
+ * is a line) is met at the frequencies that it runs at. [J s^2 / cycle^3] */
+double smoe_worker_kappa(const struct smoe_worker *worker);
+
+/* Z_j at `now_ns`: as charged with the last report, and what the work done since then must have cost. [J] */
+double smoe_worker_debt(const struct smoe_worker *worker, uint64_t now_ns);
 
 /* The physical terms for freq.h; frequencies are those of all lanes together, as achieved. */
 struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *worker,

@@ -65,26 +65,49 @@ void smoe_plan_nodes(const struct smoe_plan_law *law, double tau_s,
     }
 }
 
-double smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
-                           const struct smoe_plan_worker *w, bool *ret_free)
+static double energy_price(const struct smoe_plan_worker *w, double tau_s)
 {
-    double price = smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
-    double served, unused = 0;
-    *ret_free = !(price > 0);
-    if (*ret_free)
-        return smoe_freq_ceiling(&w->physics);
+    return smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
+}
+
+bool smoe_plan_energy_is_free(const struct smoe_plan_worker *w, double tau_s)
+{
+    return !(energy_price(w, tau_s) > 0);
+}
+
+/* What the worker is best to finish within tau: the solve's own D where one layer is served. The solve
+ * counts whole visits; where D is all there is, or all that can be done, the worker may not lose parts of
+ * one. False while there is not a visit that it could finish. [visit] */
+static bool plan_service(const struct smoe_plan_law *law, double tau_s,
+                         const struct smoe_plan_worker *w, double *ret_served)
+{
+    double carry = 0, most = w->executable + w->arrivals;
     struct smoe_node node = {.backlog = w->backlog,
                              .executable = w->executable,
                              .penalty = law->v,
-                             .energy_price = price,
-                             .service_max = smoe_freq_service_max(&w->physics, tau_s, &unused)};
-    smoe_cost(&node, smoe_policy_cost_mode(law->policy), 0, &served);
-    return smoe_freq_decide(&w->physics, served, tau_s, price);
+                             .energy_price = energy_price(w, tau_s),
+                             .service_max = smoe_freq_service_max(&w->physics, tau_s, &carry)};
+    if (most < 1)
+        return false;
+    double capacity = tau_s * smoe_freq_ceiling(&w->physics) / w->physics.cycles_per_visit;
+    most = most < capacity ? most : capacity;
+    smoe_cost(&node, smoe_policy_cost_mode(law->policy), w->arrivals, ret_served);
+    if (*ret_served + 1 > most)
+        *ret_served = most;
+    return true;
 }
 
-uint64_t smoe_plan_lane_khz(double hz, double units)
+uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
+                             const struct smoe_plan_worker *w)
 {
-    return (uint64_t)(hz / units / 1000);
+    double served, hz = smoe_freq_ceiling(&w->physics);
+    bool is_free = smoe_plan_energy_is_free(w, tau_s);
+    if (!is_free && !plan_service(law, tau_s, w, &served))
+        return w->before_khz;
+    if (!is_free)
+        hz = smoe_freq_decide(&w->physics, served, tau_s, energy_price(w, tau_s));
+    uint64_t khz = (uint64_t)(hz / w->units / 1000);
+    return khz || is_free ? khz : 1;
 }
 
 uint32_t smoe_plan_given(struct smoe_node *nodes, const uint32_t *replica_first,

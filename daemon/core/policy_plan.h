@@ -19,7 +19,7 @@
 #define SMOE_PLAN_MAP(X)                                                            \
     X(WORK, "work")       /* what all workers need together for the work at hand */ \
     X(SHORTER, "shorter") /* that, or the slot if it is shorter */                  \
-    X(SLOT, "slot")       /* the slot: for open streams of tokens, as in the paper */
+    X(SLOT, "slot") /* the slot, which then never ends early: for open streams, as in the paper */
 
 enum smoe_plan {
 #define X(symbol, name) SMOE_PLAN_##symbol,
@@ -49,6 +49,11 @@ struct smoe_plan_worker {
     double debt_j;                 /* Z */
     double carry; /* fraction of a visit its last slot left over; smoe_plan_nodes: this one's */
     uint32_t arrivals_max; /* visits it has room for */
+
+    /* Of a frequency alone: */
+    uint32_t arrivals;   /* visits that leave with the decision; no part of backlog [visit] */
+    double units;        /* lanes times the share of a frequency that they achieve, > 0 */
+    uint64_t before_khz; /* decided last, of one lane; 0: never */
 };
 
 /* tau for `visits` new visits on workers[n]. By default the time that the workers which serve need
@@ -62,14 +67,15 @@ void smoe_plan_nodes(const struct smoe_plan_law *law, double tau_s,
                      struct smoe_plan_worker *workers, uint32_t n, struct smoe_node *nodes,
                      double *debts);
 
-/* f_j for what the worker has to do within tau, of all its lanes. `*ret_free`: energy has no price, so it
- * is its ceiling whatever its queue. [Hz] */
-double smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
-                           const struct smoe_plan_worker *worker, bool *ret_free);
+/* Whether energy has no price for it: it runs at its ceiling then, whatever its queue. */
+bool smoe_plan_energy_is_free(const struct smoe_plan_worker *worker, double tau_s);
 
-/* The same as what one lane is set to: `units` is lanes times the share of a frequency that they
- * achieve. [kHz] */
-uint64_t smoe_plan_lane_khz(double hz, double units);
+/* f_j for what the worker has to do within tau, its new visits included (MODEL.md (3)), as what one lane is
+ * set to. Where nothing is worth serving it is 1 kHz: the lowest that its driver has. Where there is not a
+ * visit that it could finish it is what it was: what comes before the next slot is not to crawl. 0: it has
+ * no ceiling to speak of. [kHz] */
+uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
+                             const struct smoe_plan_worker *worker);
 
 /* Visits whose experts are given, experts[n, top_k]: each goes to the first replica, tokens in order up
  * to the first that finds no room. Takes the room from the nodes' caps, writes ret_nodes[.., top_k] and

@@ -93,8 +93,7 @@ static void welcome_worker(struct smoe_core *c, uint32_t session, uint32_t worke
 {
     c->sessions[session] = (struct smoe_session){SMOE_SESSION_WORKER, worker};
     struct smoe_worker *w = &c->fleet.workers[worker];
-    w->budget_w = c->options.settings.worker_budget_w;
-    w->cap_w = c->options.settings.worker_cap_w;
+    smoe_worker_limit(w, c->options.settings.worker_budget_w, c->options.settings.worker_cap_w);
     smoe_slot_consider(c, worker);
     struct smoe_msg_welcome *out = &smoe_core_send(c, session, SMOE_MSG_WELCOME)->welcome;
     out->protocol = protocol;

@@ -3,9 +3,9 @@
  * The slot: arrivals and queues in, routes and frequencies out, one Decision per worker.
  *
  * A slot ends at its absolute deadline, or early when tokens wait and an eligible worker has nothing to
- * do, so that a synchronous trainer never waits for the clock. At its end the pending tokens are
- * routed (slot_route.c) and each worker with new parcels, or whose frequency must change, gets a
- * Decision.
+ * do, so that a synchronous trainer never waits for the clock; a slot that was planned as a whole one
+ * (SMOE_PLAN_SLOT) is one. At its end the pending tokens are routed (slot_route.c) and each worker with new
+ * parcels, or whose frequency must change, gets a Decision.
  */
 #include <math.h>
 
@@ -32,10 +32,12 @@ static uint64_t pending_layers(const struct smoe_core *c)
     return layers;
 }
 
-/* Tokens wait, something changed since they could not move, and a worker that could serve them idles. */
+/* Tokens wait, something changed since they could not move, and a worker that could serve them idles.
+ * What is planned for a slot must last one: an open stream's slots never close early. */
 static bool may_close_early(const struct smoe_core *c)
 {
-    if (!c->solve_useful || smoe_list_empty(&c->pending))
+    if (!c->solve_useful || smoe_list_empty(&c->pending) ||
+        c->options.settings.plan == SMOE_PLAN_SLOT)
         return false;
     uint64_t layers = pending_layers(c);
     for (uint32_t i = 0; layers && i < c->fleet.n_used; i++) {
@@ -58,14 +60,40 @@ struct smoe_plan_law smoe_slot_law(const struct smoe_core *c)
 struct smoe_plan_worker smoe_slot_know(const struct smoe_core *c, const struct smoe_worker *w,
                                        uint64_t forward_flops, bool training)
 {
-    struct smoe_plan_worker known = {
+    return (struct smoe_plan_worker){
         .serves = true,
         .physics = smoe_worker_freq_node(w, forward_flops, training),
-        .debt_j = w->debt_j,
+        .debt_j = smoe_worker_debt(w, c->now_ns),
         .carry = w->service_carry,
+        .units = w->lanes * smoe_worker_efficiency(w),
+        .before_khz = w->freq_khz_sent,
     };
-    known.backlog = smoe_worker_backlog(w, forward_flops, training, c->now_ns, &known.executable);
-    return known;
+}
+
+void smoe_slot_know_queue(const struct smoe_core *c, const struct smoe_worker *w,
+                          uint64_t forward_flops, bool training, struct smoe_plan_worker *known)
+{
+    known->backlog = smoe_worker_backlog(w, forward_flops, training, c->now_ns, &known->executable);
+}
+
+/* The parcels that go out with this Decision. Their backward share is owed already (smoe_parcel_move): it
+ * moves from the backlog to what arrives. */
+static void know_arrivals(const struct smoe_core *c, uint32_t worker,
+                          struct smoe_plan_worker *known)
+{
+    const struct smoe_worker *w = &c->fleet.workers[worker];
+    double forward = 0, backward = 0; /* [flop] */
+    smoe_list_for_each (it, &c->worker_new[worker]) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, new_link);
+        double flops = (double)(p->rows * c->layers[p->layer].forward_flops);
+        forward += flops;
+        backward += c->batches[p->batch].training ? 2 * flops : 0;
+    }
+    forward *= smoe_worker_cycles_per_flop(w, SMOE_FORWARD) / known->physics.cycles_per_visit;
+    backward *= smoe_worker_cycles_per_flop(w, SMOE_BACKWARD) / known->physics.cycles_per_visit;
+    known->arrivals = (uint32_t)(forward + backward + 0.5);
+    known->backlog = fmax(known->backlog - backward, 0);
+    known->executable = fmin(known->executable, known->backlog);
 }
 
 /* f_j for what the worker now has to do within tau, of one lane; 0 while it has no ceiling to speak of.
@@ -77,10 +105,15 @@ static uint64_t decide_freq(struct smoe_core *c, uint32_t worker, bool *ret_free
     if (!w->reference_flops)
         return 0;
     struct smoe_plan_law law = smoe_slot_law(c);
-    struct smoe_plan_worker known = smoe_slot_know(c, w, w->reference_flops, true);
-    double units = w->lanes * smoe_worker_efficiency(w);
-    uint64_t khz = smoe_plan_lane_khz(smoe_plan_frequency(&law, c->tau_s, &known, ret_free), units);
-    smoe_tracing_frequency(c, worker, &known, units, khz);
+    bool training = w->owed_flops > 0; /* in the visits that the solve counted */
+    struct smoe_plan_worker known = smoe_slot_know(c, w, w->reference_flops, training);
+    *ret_free = smoe_plan_energy_is_free(&known, c->tau_s);
+    if (!*ret_free) {
+        smoe_slot_know_queue(c, w, w->reference_flops, training, &known);
+        know_arrivals(c, worker, &known);
+    }
+    uint64_t khz = smoe_plan_frequency(&law, c->tau_s, &known);
+    smoe_tracing_frequency(c, worker, &known, khz);
     return khz;
 }
 
@@ -100,11 +133,11 @@ static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
     uint64_t khz = decide_freq(c, worker, &energy_is_free);
     bool wanted = differs(w, khz);
     bool change = wanted && (!w->freq_khz_sent ||
-                             c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
+                             c->slot_closed_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
     *ret_settled = energy_is_free && wanted == change;
     if (change) {
         w->freq_khz_sent = khz;
-        w->freq_changed_ns = c->now_ns;
+        w->freq_changed_ns = c->slot_closed_ns;
     }
     return change;
 }
@@ -191,10 +224,12 @@ void smoe_slot_advance(struct smoe_core *c)
         smoe_hist_add(&c->totals.lateness, late_ns);
         c->totals.slots_missed += late_ns / slot_ns;
         c->slot_deadline_ns += (late_ns / slot_ns + 1) * slot_ns;
+        c->slot_closed_ns = c->slot_deadline_ns - slot_ns;
         c->tau_s = (double)slot_ns * 1e-9;
         close_slot(c);
     } else if (may_close_early(c) && !c->draining) {
         c->totals.slots_early++;
+        c->slot_closed_ns = c->now_ns;
         close_slot(c);
     }
 }

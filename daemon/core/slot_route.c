@@ -51,6 +51,7 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
         if (!smoe_worker_live(w) || !(w->hosted_layers >> g->layer & 1))
             continue;
         c->known[i] = smoe_slot_know(c, w, layer->forward_flops, g->training);
+        smoe_slot_know_queue(c, w, layer->forward_flops, g->training, &c->known[i]);
         c->known[i].arrivals_max = row_room(c, i, layer);
     }
     c->tau_s = smoe_plan_horizon(&law, c->known, n, (double)g->n_tokens * g->top_k);

@@ -20,10 +20,14 @@ struct smoe_slot_group {
 /* ---- slot.c ---- */
 /* The settings as the laws take them. */
 struct smoe_plan_law smoe_slot_law(const struct smoe_core *core);
-/* What is known of the worker now, in visits of that many forward flops; its cap is the caller's. */
+/* What is known of the worker now, in visits of that many forward flops: all but its queue, and its cap,
+ * which is the caller's. */
 struct smoe_plan_worker smoe_slot_know(const struct smoe_core *core,
                                        const struct smoe_worker *worker, uint64_t forward_flops,
                                        bool training);
+/* ... and its queue. */
+void smoe_slot_know_queue(const struct smoe_core *core, const struct smoe_worker *worker,
+                          uint64_t forward_flops, bool training, struct smoe_plan_worker *known);
 
 /* ---- slot_route.c ---- */
 /* Routes what waits, as far as caps and parcels allow; the parcels are on the worker_new lists. */
@@ -41,7 +45,7 @@ void smoe_tracing_decided(struct smoe_core *core, struct smoe_trace_route *trace
                           const struct smoe_route_answer *answer);
 /* A frequency was decided, from this; `smoe_tracing_slot_ends` tells them together. */
 void smoe_tracing_frequency(struct smoe_core *core, uint32_t worker,
-                            const struct smoe_plan_worker *known, double units, uint64_t khz);
+                            const struct smoe_plan_worker *known, uint64_t khz);
 void smoe_tracing_slot_ends(struct smoe_core *core);
 
 #endif

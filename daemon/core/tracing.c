@@ -192,7 +192,7 @@ void smoe_tracing_decided(struct smoe_core *c, struct smoe_trace_route *t, uint6
 /* ---- frequencies ---- */
 
 void smoe_tracing_frequency(struct smoe_core *c, uint32_t index,
-                            const struct smoe_plan_worker *known, double units, uint64_t khz)
+                            const struct smoe_plan_worker *known, uint64_t khz)
 {
     if (!c->options.trace_bytes_max)
         return;
@@ -201,7 +201,9 @@ void smoe_tracing_frequency(struct smoe_core *c, uint32_t index,
     if (c->traced_workers) {
         struct smoe_trace_worker *w = &c->traced_workers[c->n_traced];
         *w = worker_of(index, known);
-        w->units = units;
+        w->arrivals = known->arrivals;
+        w->units = known->units;
+        w->before_khz = known->before_khz;
         w->freq_khz = khz;
     }
     c->n_traced++;

@@ -47,7 +47,8 @@ const struct smoe_option smoe_daemon_options[] = {
              "both"},
     {"routing", "slot", SMOE_DURATION, .standard = "20ms", .min = 1e6, .max = 6e10, AT(slot_ns),
      .reloadable = true,
-     .help = "length of a slot; it ends early when tokens wait and a worker idles"},
+     .help = "length of a slot; it ends early when tokens wait and a worker idles, unless "
+             "it is planned as a whole"},
 
     {"fleet", "workers_min", SMOE_U64, .standard = "1", .min = 1, .max = SMOE_WORKERS_MAX,
      .unit = "workers", AT(workers_min), .reloadable = true,
@@ -68,9 +69,11 @@ const struct smoe_option smoe_daemon_options[] = {
 
     {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
      AT(budget_w), .reloadable = true,
-     .help = "mean power each worker may draw over time; 0: no budget"},
+     .help = "mean power each worker may draw over time, if it sets itself no smaller one; 0: no "
+             "budget"},
     {"energy", "cap", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W", AT(cap_w),
-     .reloadable = true, .help = "power a worker may draw at any time; 0: no cap"},
+     .reloadable = true,
+     .help = "power a worker may draw at any time, if it sets itself no smaller one; 0: no cap"},
 
     {"trainers", "max", SMOE_U64, .standard = "16", .min = 1, .max = SMOE_TRAINERS_MAX,
      .unit = "trainers", AT(trainers_max), .help = "trainers that may be known at a time"},

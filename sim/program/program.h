@@ -24,7 +24,7 @@ struct smoe_sim_arguments {
     uint64_t slots, seed;
     char trace[256]; /* file that the daemon recorded; "": none */
     char layer[64];  /* of its layers; "": the only one */
-    bool json, messages, timings, train;
+    bool json, messages, timings, train, whole;
 };
 
 #define SMOE_SIM_SLOTS 1000 /* where nobody says how many */

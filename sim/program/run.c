@@ -11,6 +11,7 @@
 #include "sim/program/images.h"
 #include "sim/program/program.h"
 #include "sim/recorded.h"
+#include "sim/whole.h"
 
 #define SEEDS_MAX 100
 
@@ -47,19 +48,39 @@ static struct smoe_slotted_options options_of(const struct smoe_print_job *job,
 
 /* ---- run ---- */
 
+/* What was asked for can be run, all of it: a mistake is found before the first policy has run. */
+static int check_whole(const struct smoe_print_job *job, const enum smoe_policy *policies, size_t n,
+                       struct smoe_why *why)
+{
+    int rc = 0;
+    for (size_t i = 0; i < n && !rc; i++) {
+        struct smoe_slotted_options o = options_of(job, policies[i]);
+        rc = smoe_whole_check(job->scenario, &o, why);
+    }
+    return rc ? smoe_fail_at(why, rc, "--whole") : 0;
+}
+
 static int run_synthetic(const struct smoe_print_job *job, const enum smoe_policy *policies,
                          size_t n, bool json)
 {
     struct smoe_print_run runs[SMOE_POLICY_COUNT] = {{0}};
+    struct smoe_why why;
+    int rc = job->whole ? check_whole(job, policies, n, &why) : 0;
+    if (rc)
+        return fail(SMOE_EXIT_USAGE, &why);
     for (size_t i = 0; i < n; i++) {
         struct smoe_slotted_options o = options_of(job, policies[i]);
         runs[i].policy = policies[i];
-        smoe_slotted_run(job->scenario, &o, &runs[i].result);
+        if (!job->whole)
+            smoe_slotted_run(job->scenario, &o, &runs[i].result);
+        else if (rc == 0)
+            rc = smoe_whole_run(job->scenario, &o, &runs[i].result, &why);
     }
-    (json ? smoe_print_runs_json : smoe_print_runs)(job, runs, n, stdout);
+    if (rc == 0)
+        (json ? smoe_print_runs_json : smoe_print_runs)(job, runs, n, stdout);
     for (size_t i = 0; i < n; i++)
         smoe_slotted_release(&runs[i].result);
-    return SMOE_EXIT_OK;
+    return rc ? fail(SMOE_EXIT_FAILED, &why) : SMOE_EXIT_OK;
 }
 
 /* ---- run --trace ---- */
@@ -175,6 +196,8 @@ int smoe_sim_run(const struct smoe_sim_arguments *a)
     struct smoe_why why;
     size_t n = smoe_sim_read_policies(a->policy, policies);
     int rc = n ? 0 : smoe_sim_no_policy(a->policy, &why);
+    if (rc == 0 && a->whole && (a->train || *a->trace))
+        rc = smoe_fail(&why, SMOE_ECONFIG, "--whole: not with --%s", a->train ? "train" : "trace");
     if (rc == 0 && *a->trace)
         return run_trace(a, policies, n);
     if (rc == 0)
@@ -185,7 +208,8 @@ int smoe_sim_run(const struct smoe_sim_arguments *a)
                                  .freq_rule = (enum smoe_sim_freq_rule)a->freq_rule,
                                  .slots = a->slots,
                                  .seed = a->seed,
-                                 .timings = a->timings};
+                                 .timings = a->timings,
+                                 .whole = a->whole};
     int code =
         a->train ? run_training(&job, policies, n, a) : run_synthetic(&job, policies, n, a->json);
     smoe_scenario_release(&scenario);

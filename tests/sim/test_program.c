@@ -77,6 +77,10 @@ Test(program, a_mistake_is_one_line_and_exit_2)
                   "stablemoe-sim: --trace with --load: its load is what was recorded\n");
     check_refused("run --trace /dev/null --train",
                   "stablemoe-sim: --trace with --train: its tokens have no images\n");
+    check_refused("run --whole --train", "stablemoe-sim: --whole: not with --train\n");
+    check_refused("run --whole --trace /dev/null", "stablemoe-sim: --whole: not with --trace\n");
+    check_refused("run --whole --scenario demo",
+                  "stablemoe-sim: --whole: tokens.source: only an open source runs whole\n");
 }
 
 Test(program, a_plot_without_gnuplot_is_one_line)
@@ -122,6 +126,11 @@ Test(program, the_same_seed_gives_the_same_bytes)
     cr_assert_eq(run("run --policy all --slots 20 --seed 4 --json", other), 0);
     cr_assert_str_eq(first, second);
     cr_assert_str_neq(first, other);
+    cr_assert_eq(run("run --whole --policy lyapunov --slots 9 --seed 3 --json", first), 0);
+    cr_assert_eq(run("run --whole --policy lyapunov --slots 9 --seed 3 --json", second), 0);
+    cr_assert_not_null(strstr(first, "\"whole\":true"));
+    cr_assert_not_null(strstr(first, "\"slots_held\":0"));
+    cr_assert_str_eq(first, second);
     cr_assert_eq(run("story random --seeds 3..4 --messages", first), 0);
     cr_assert_eq(run("story random --seeds 3..4 --messages", second), 0);
     cr_assert_gt(strlen(first), 1000);

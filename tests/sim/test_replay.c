@@ -238,6 +238,8 @@ static struct smoe_trace_worker priced_worker(uint32_t i)
                                       .kappa = 2e-27,
                                       .cap_w = i % 3 ? 9 : (double)INFINITY,
                                       .budget_w = 1.5 + i,
+                                      .arrivals = i % 5,
+                                      .before_khz = i % 4 ? 0 : 123456,
                                       .units = 1 + i % 2};
 }
 
@@ -247,13 +249,12 @@ Test(replay, decides_priced_frequencies_by_the_same_laws)
     struct smoe_trace_worker w[12];
     uint32_t below = 0;
     struct smoe_why why = {""};
-    bool unused;
     for (uint32_t i = 0; i < 12; i++) {
         w[i] = priced_worker(i);
         struct smoe_plan_worker known = smoe_replay_worker(&w[i]);
-        double hz = smoe_plan_frequency(&law, 0.25, &known, &unused);
-        below += hz < smoe_freq_ceiling(&known.physics);
-        w[i].freq_khz = smoe_plan_lane_khz(hz, w[i].units);
+        w[i].freq_khz = smoe_plan_frequency(&law, 0.25, &known);
+        double hz = (double)w[i].freq_khz * 1000 * w[i].units;
+        below += hz < 0.999 * smoe_freq_ceiling(&known.physics);
     }
     struct smoe_trace_entry e = {
         .type = SMOE_TRACE_FREQUENCY,

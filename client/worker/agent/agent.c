@@ -116,6 +116,8 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
         .inbox_bytes_max = a->options.inbox_bytes_max,
         .lanes = a->options.lanes,
         .busy_watts = a->options.busy_watts,
+        .budget_watts = a->options.budget_watts,
+        .cap_watts = a->options.cap_watts,
     };
     memcpy(m.hello.name, a->options.id, sizeof m.hello.name);
     memcpy(m.hello.software, a->options.software, sizeof m.hello.software);
@@ -344,13 +346,25 @@ struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
     return task;
 }
 
+/* The model meter: energy of that much CPU time of one lane at the frequency in force. [J] */
+static double energy_of(const struct smoe_agent *a, double cpu_s)
+{
+    const struct smoe_agent_options *o = &a->options;
+    double watts = o->busy_watts / o->lanes;
+    if (!o->voltage_follows)
+        return cpu_s * watts;
+    double cycles = cpu_s * a->cycles_hz,
+           part = (double)a->counters.freq_khz * 1000 / o->freq_max_hz;
+    return cycles / o->freq_max_hz * watts * part * part;
+}
+
 static void count_cpu(struct smoe_agent *a, const struct smoe_task *task, uint64_t cpu_ns)
 {
     uint64_t cycles = (uint64_t)((double)cpu_ns * 1e-9 * a->cycles_hz);
     a->counters.busy_ns += cpu_ns;
     a->counters.cycles += cycles;
     if (!*a->options.energy_source)
-        a->counters.joules += (double)cpu_ns * 1e-9 * a->options.busy_watts / a->options.lanes;
+        a->counters.joules += energy_of(a, (double)cpu_ns * 1e-9);
     if (task->kind == SMOE_TASK_FORWARD)
         a->counters.forward_cycles += cycles;
     else if (task->kind == SMOE_TASK_BACKWARD)
@@ -369,10 +383,9 @@ void smoe_agent_task_done(struct smoe_agent *a, struct smoe_task *task, uint64_t
     else
         smoe_agent_finish_step(a, task);
     smoe_agent_run_deferred(a, expert);
-    if (!smoe_agent_has_work(a) && a->active_since_ns) {
+    if (a->active_since_ns) /* up to here, as the cycles: what is achieved is one over the other */
         a->counters.active_ns += now_ns - a->active_since_ns;
-        a->active_since_ns = 0;
-    }
+    a->active_since_ns = smoe_agent_has_work(a) ? now_ns : 0;
 }
 
 size_t smoe_agent_scratch_elements(const struct smoe_agent *a)
@@ -389,6 +402,7 @@ uint64_t smoe_agent_freq_wanted_khz(const struct smoe_agent *a)
 
 void smoe_agent_set_freq(struct smoe_agent *a, uint64_t in_force_khz, double max_hz)
 {
+    a->report_due |= in_force_khz != a->counters.freq_khz;
     a->counters.freq_khz = in_force_khz;
     a->counters.freq_max_hz = max_hz;
 }
@@ -417,13 +431,11 @@ void smoe_agent_set_temperature(struct smoe_agent *a, double celsius)
     a->counters.temperature_c = celsius;
 }
 
-void smoe_agent_counters(const struct smoe_agent *a, uint64_t now_ns, struct smoe_msg_report *ret)
+void smoe_agent_counters(const struct smoe_agent *a, struct smoe_msg_report *ret)
 {
     *ret = a->counters;
     smoe_agent_queued(a, &ret->queue_forward_flops, &ret->queue_backward_flops);
     ret->kept_bytes = smoe_agent_kept_bytes(a);
-    if (a->active_since_ns && now_ns > a->active_since_ns)
-        ret->active_ns += now_ns - a->active_since_ns;
 }
 
 void smoe_agent_tick(struct smoe_agent *a, uint64_t now_ns)
@@ -431,8 +443,9 @@ void smoe_agent_tick(struct smoe_agent *a, uint64_t now_ns)
     if (a->link != SMOE_LINK_UP || now_ns < smoe_agent_wake_ns(a))
         return;
     struct smoe_message m = {.type = SMOE_MSG_REPORT};
-    smoe_agent_counters(a, now_ns, &m.report);
+    smoe_agent_counters(a, &m.report);
     a->reported_ns = now_ns;
+    a->report_due = false;
     smoe_agent_send(a, &m, NULL, 0);
 }
 
@@ -440,6 +453,8 @@ uint64_t smoe_agent_wake_ns(const struct smoe_agent *a)
 {
     if (a->link != SMOE_LINK_UP)
         return UINT64_MAX;
+    if (a->report_due)
+        return 0;
     uint64_t idle = a->silence_ns / 4;
     uint64_t busy = a->slot_ns < idle ? a->slot_ns : idle;
     return a->reported_ns + (a->active_since_ns ? busy : idle);

@@ -33,6 +33,10 @@ struct smoe_agent_options {
     double freq_max_hz;     /* highest frequency in force: nominal x speed cap */
     double busy_watts;      /* power of the compute lanes running without pause, 0: unknown */
     char energy_source[16]; /* the meter that smoe_agent_set_joules is told from; "": busy_watts */
+    double budget_watts, cap_watts; /* mean and highest power the node may draw, 0: any */
+    /* The driver lowers the voltage with the frequency: power falls with the cube of it from busy_watts at
+     * freq_max_hz. False: a duty cycle, a cycle costs the same at any frequency. */
+    bool voltage_follows;
     smoe_name freq_driver;
     uint64_t experts_bytes_max; /* memory of expert states */
     uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
@@ -100,8 +104,8 @@ uint64_t smoe_agent_wake_ns(const struct smoe_agent *agent);
 /* ---- views ---- */
 
 const struct smoe_experts *smoe_agent_experts(const struct smoe_agent *agent);
-void smoe_agent_counters(const struct smoe_agent *agent, uint64_t now_ns,
-                         struct smoe_msg_report *ret);
+/* Times and cycles are those of the tasks that have ended. */
+void smoe_agent_counters(const struct smoe_agent *agent, struct smoe_msg_report *ret);
 void smoe_agent_check(const struct smoe_agent *agent);
 
 #endif

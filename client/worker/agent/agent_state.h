@@ -78,6 +78,7 @@ struct smoe_agent {
     uint64_t epoch; /* highest seen */
     uint64_t silence_ns, slot_ns;
     uint64_t heard_ns, reported_ns;
+    bool report_due; /* another frequency came into force */
 
     struct smoe_experts experts;
     size_t scratch_elements;

@@ -226,6 +226,8 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
         .freq_nominal_hz = s->freq_nominal_hz,
         .freq_max_hz = w->freqctl.max_hz,
         .busy_watts = s->watts,
+        .budget_watts = s->budget,
+        .cap_watts = s->cap,
         .experts_bytes_max = s->memory_bytes / 2,
         .tensors_bytes_max = s->memory_bytes / 2,
         .inbox_bytes_max = s->memory_bytes / 16 > (1u << 20) ? s->memory_bytes / 16 : 1u << 20,
@@ -234,6 +236,7 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
     snprintf(o.software, sizeof o.software, "stablemoe-worker %s", STABLEMOE_VERSION);
     snprintf(o.energy_source, sizeof o.energy_source, "%s", smoe_meter_source(&w->meter));
     snprintf(o.freq_driver, sizeof o.freq_driver, "%s", w->freqctl.driver->name);
+    o.voltage_follows = w->freqctl.driver == &smoe_freqctl_cpufreq;
     return smoe_agent_new(&o, &w->agent, why);
 }
 

@@ -17,6 +17,7 @@ struct smoe_worker_settings {
     uint64_t memory_bytes;  /* 0: half of this machine's */
     double freq_nominal_hz; /* 0: ask the machine */
     double watts;           /* 0: unknown */
+    double budget, cap;     /* [W] 0: any */
     unsigned freq_driver;   /* enum smoe_freqctl_kind */
     unsigned energy_meter;  /* enum smoe_meter_kind */
     char freqd[108];        /* path of the helper's socket */

@@ -701,12 +701,12 @@ Test(agent, reports_what_is_queued_and_what_is_done_in_flops, .init = begin, .fi
     cr_assert_eq(visit, 2 * 2 * D * H);
     decide(1, 0, 5, true);
     decide(2, 1, 3, true);
-    smoe_agent_counters(d.agent, d.now_ns, &r);
+    smoe_agent_counters(d.agent, &r);
     cr_assert_eq(r.queue_forward_flops, 8 * visit);
     cr_assert_eq(r.sequence, d.sequence);
     run_all();
     backprop(1, 5);
-    smoe_agent_counters(d.agent, d.now_ns, &r);
+    smoe_agent_counters(d.agent, &r);
     cr_assert_eq(r.queue_forward_flops, 0);
     cr_assert_eq(r.queue_backward_flops, 2 * 5 * visit);
     cr_assert_eq(r.forward_flops, 8 * visit);
@@ -722,12 +722,25 @@ Test(agent, counts_cycles_at_the_frequency_that_was_in_force, .init = begin, .fi
     smoe_agent_set_driver(d.agent, 250000, 240000, "rounds");
     decide(1, 0, 5, true);
     run_all();
-    smoe_agent_counters(d.agent, d.now_ns, &r);
+    smoe_agent_counters(d.agent, &r);
     cr_assert_eq(r.busy_ns, MS);
     cr_assert_eq(r.cycles, MS / 4);
     cr_assert_eq(r.freq_requested_khz, 250000);
     cr_assert_eq(r.freq_achieved_khz, 240000);
     cr_assert_str_eq(r.driver_note, "rounds");
+}
+
+Test(agent, reports_when_another_frequency_comes_into_force, .init = begin, .fini = end)
+{
+    smoe_agent_tick(d.agent, d.now_ns);
+    read_all();
+    size_t before = count(SMOE_MSG_REPORT);
+    smoe_agent_set_freq(d.agent, 400000, 1e9);
+    smoe_agent_tick(d.agent, d.now_ns);
+    smoe_agent_set_freq(d.agent, 400000, 1e9); /* no other one */
+    smoe_agent_tick(d.agent, d.now_ns);
+    read_all();
+    cr_assert_eq(count(SMOE_MSG_REPORT), before + 1);
 }
 
 Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = begin, .fini = end)

@@ -273,3 +273,106 @@ Test(fleet, without_a_budget_there_is_no_debt)
     smoe_worker_charge(&w, 1e6, SECOND);
     cr_assert_eq(w.debt_j, 0);
 }
+
+Test(fleet, a_node_keeps_to_the_smaller_of_its_own_limits_and_the_operators)
+{
+    struct smoe_fleet fleet;
+    struct smoe_msg_hello m = hello_of("a");
+    struct smoe_why why;
+    uint32_t i;
+    m.budget_watts = 3;
+    cr_assert_eq(smoe_fleet_init(&fleet, 1), 0);
+    cr_assert_eq(smoe_fleet_join(&fleet, 5, &m, 1, &i, &why), 0);
+    struct smoe_worker *w = &fleet.workers[i];
+    smoe_worker_limit(w, (double)INFINITY, 7);
+    cr_assert_eq(w->budget_w, 3);
+    cr_assert_eq(w->cap_w, 7, "it sets no cap");
+    smoe_worker_limit(w, 2, (double)INFINITY);
+    cr_assert_eq(w->budget_w, 2);
+    cr_assert(isinf(w->cap_w));
+    smoe_fleet_release(&fleet);
+}
+
+/* 4e-27 (1e9)^3 = 4 W while it computes at its highest, on two lanes. */
+static struct smoe_worker powered(void)
+{
+    return (struct smoe_worker){.state = SMOE_WORKER_READY,
+                                .lanes = 2,
+                                .freq_max_hz = 5e8,
+                                .busy_watts = 4,
+                                .budget_w = 1,
+                                .cap_w = (double)INFINITY,
+                                .debt_ns = SECOND};
+}
+
+/* `cycles` more were done without a pause, for `joules` more; from here on a lane runs at khz. */
+static void report_power(struct smoe_worker *w, uint64_t now_ns, uint64_t cycles, double joules,
+                         uint64_t khz)
+{
+    struct smoe_msg_report m = w->report;
+    m.sequence = w->sequence;
+    m.active_ns += w->report.freq_khz ? cycles * 1000000 / (w->report.freq_khz * 2) : 0;
+    m.cycles += cycles;
+    m.joules += joules;
+    m.freq_khz = khz;
+    m.freq_max_hz = 5e8;
+    smoe_worker_reported(w, &m, now_ns);
+}
+
+Test(fleet, what_its_work_draws_is_taken_from_its_hello_until_meters_teach_it)
+{
+    struct smoe_worker w = powered();
+    cr_assert_float_eq(smoe_worker_kappa(&w) * 1e27, 4, 1e-9);
+    report_power(&w, SECOND, 0, 0, 500000);
+    for (uint64_t i = 0; i < 20; i++) /* a second each: 2 W */
+        report_power(&w, (2 + i) * SECOND, 1000000000, 2, 500000);
+    cr_assert_float_eq(smoe_worker_kappa(&w) * 1e27, 2, 1e-9);
+    w.busy_watts = w.power_work = 0;
+    cr_assert_eq(smoe_worker_kappa(&w), 0, "neither said nor metered: no model");
+}
+
+/* The work between two reports is compared with the frequency that was in force meanwhile: a worker that
+ * is told another every slot is not a slow one, nor does its power seem to change. */
+Test(fleet, a_changing_frequency_is_not_mistaken_for_a_worker_that_lags)
+{
+    struct smoe_worker w = powered();
+    report_power(&w, SECOND, 0, 0, 250000);
+    for (uint64_t i = 0; i < 20; i++) { /* a second at 1/2 W, half a second at 4 W, .. */
+        bool slow = i % 2 == 0;
+        report_power(&w, (2 + i) * SECOND, 500000000, slow ? 0.5 : 2, slow ? 500000 : 250000);
+        cr_assert_float_eq(smoe_worker_efficiency(&w), 1, 1e-9);
+        cr_assert_float_eq(smoe_worker_kappa(&w) * 1e27, 4, 1e-9);
+    }
+}
+
+Test(fleet, a_throttled_worker_is_not_believed_to_work_at_its_highest_frequency)
+{
+    struct smoe_worker w = powered();
+    double executable;
+    uint64_t flops = (uint64_t)(1e9 / SMOE_COST_PRIOR); /* a second's work at 1 GHz */
+    smoe_worker_assign(&w, (uint64_t[]){flops, 0}, SECOND);
+    report_power(&w, SECOND, 0, 0, 125000); /* a quarter of it */
+    w.report.queue_forward_flops = flops;
+    smoe_worker_backlog(&w, flops / 100, false, 2 * SECOND, &executable);
+    cr_assert_float_eq(executable, 75, 1e-6);
+}
+
+Test(fleet, the_debt_has_what_was_worked_off_since_the_last_report)
+{
+    struct smoe_worker w = powered();
+    uint64_t flops = (uint64_t)(1e9 / SMOE_COST_PRIOR);
+    smoe_worker_assign(&w, (uint64_t[]){flops, 0}, SECOND);
+    report_power(&w, SECOND, 0, 0, 500000);
+    w.report.queue_forward_flops = flops;
+    w.debt_j = 10;
+    cr_assert_float_eq(smoe_worker_debt(&w, SECOND), 10, 1e-9);
+    cr_assert_float_eq(smoe_worker_debt(&w, SECOND + SECOND / 2), 10 + 2 - 0.5, 1e-6,
+                       "half a second of 4 W, and a budget of 1 W");
+    cr_assert_float_eq(smoe_worker_debt(&w, 3 * SECOND), 10 + 4 - 2, 1e-6,
+                       "there was no more than a second's work");
+    w.pending_flops[SMOE_FORWARD] = flops / 2; /* a result came: half of it is done for sure */
+    w.progress_ns = SECOND + SECOND / 2;
+    cr_assert_float_eq(smoe_worker_debt(&w, SECOND + SECOND / 2), 10 + 2 - 0.5, 1e-6);
+    w.budget_w = (double)INFINITY;
+    cr_assert_eq(smoe_worker_debt(&w, 3 * SECOND), 0);
+}

@@ -115,6 +115,126 @@ Test(slot, sends_a_worker_one_decision_however_many_batches_it_serves, .init = b
     cr_assert_eq(scene_visits(&s, a) + scene_visits(&s, b), 64 + 160);
 }
 
+Test(slot, planned_as_a_whole_slot_lasts_one_even_if_a_worker_idles, .fini = end)
+{
+    struct smoe_core_options o = scene_options();
+    o.settings.plan = SMOE_PLAN_SLOT;
+    begin_with(&o);
+    submit(1, 32, 2);
+    cr_assert_eq(scene_visits(&s, a) + scene_visits(&s, b), 0);
+    scene_tick_at(&s, s.wake_ns);
+    cr_assert_eq(scene_visits(&s, a) + scene_visits(&s, b), 64);
+    cr_assert_eq(scene_totals(&s).slots_early, 0);
+}
+
+/* ---- how fast ---- */
+
+enum { VISIT_FLOPS = 2 * 2 * 4 * 8 }; /* of scene_shape */
+
+static struct smoe_message metered; /* a's last Report */
+
+static const struct smoe_msg_decision *told_a(void)
+{
+    return &mail_last(&s.mail, a, SMOE_MSG_DECISION)->m.decision;
+}
+
+/* Worker a has done so many more evaluations of a million cycles, and obeys. */
+static void report_of_a(uint64_t visits)
+{
+    struct smoe_msg_report *m = &metered.report;
+    bool told = mail_count(&s.mail, a, SMOE_MSG_DECISION) > 0;
+    uint64_t cycles = visits * 1000000;
+    metered.type = SMOE_MSG_REPORT;
+    m->active_ns += m->freq_khz ? cycles * 1000000 / m->freq_khz : 0;
+    m->forward_flops += visits * VISIT_FLOPS;
+    m->forward_cycles += cycles;
+    m->cycles += cycles;
+    m->joules += (double)visits * 8e-3 * ((double)m->freq_khz / 1e6) * ((double)m->freq_khz / 1e6);
+    m->freq_max_hz = 1e9;
+    m->freq_khz = told ? told_a()->freq_khz : 1000000;
+    m->sequence = told ? told_a()->sequence : 0;
+    scene_say(&s, a, &metered);
+}
+
+/* Worker a draws 8 W at 1 GHz and may draw 1 W on average, which is 500 MHz. */
+static void begin_with_power(double cap_watts)
+{
+    struct smoe_layer_shape shape = scene_shape(4);
+    struct smoe_core_options o = scene_options();
+    struct smoe_message inventory = {.type = SMOE_MSG_INVENTORY};
+    struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_WORKER, "a");
+    o.settings.plan = SMOE_PLAN_SLOT;
+    o.settings.v = 50;
+    o.settings.silence_ns = 60000 * MS;
+    hello.busy_watts = 8;
+    hello.budget_watts = 1;
+    hello.cap_watts = cap_watts;
+    scene_begin(&s, &o);
+    a = scene_join(&s, &hello);
+    scene_say(&s, a, &inventory);
+    b = scene_worker(&s, "b");
+    t = scene_trainer(&s, "t");
+    layer = scene_layer(&s, t, "moe", &shape);
+    scene_tick_at(&s, s.wake_ns);
+    report_of_a(0);
+    report_of_a(1000); /* a second's work at full speed, 8 J, in no time */
+}
+
+/* What a is told, at the end of a slot that brings it so many evaluations. [MHz] */
+static double mhz_for(uint64_t batch, uint32_t visits)
+{
+    load_a(batch, visits);
+    scene_tick_at(&s, s.wake_ns);
+    return (double)told_a()->freq_khz / 1000;
+}
+
+Test(frequency, a_cap_on_power_binds, .fini = end)
+{
+    begin_with_power(1);
+    scene_tick(&s, 20000 * MS); /* the debt is paid off */
+    report_of_a(0);
+    double mhz = mhz_for(1, 4);
+    cr_assert_float_eq(mhz, 500, 1, "1 W of 8 W is half the frequency, not %g MHz", mhz);
+}
+
+/* Slots of 20 ms are 20 visits at 1 GHz. */
+Test(frequency, a_worker_in_debt_runs_as_fast_as_its_new_work_is_worth, .fini = end)
+{
+    begin_with_power(0);
+    scene_tick(&s, 7780 * MS); /* at the next deadline 0.2 J of the debt are left */
+    report_of_a(0);
+    double few = mhz_for(1, 3);
+    cr_assert_float_eq(few, 150, 1, "three visits in a slot, not %g MHz", few);
+    report_of_a(0);
+    double many = mhz_for(2, 200);
+    cr_assert_gt(many, few);
+    cr_assert_lt(many, 1000, "as many as are worth their energy, not all that it could");
+}
+
+Test(frequency, deep_in_debt_it_is_the_lowest, .fini = end)
+{
+    begin_with_power(0);
+    report_of_a(1000000);
+    double mhz = mhz_for(1, 4);
+    cr_assert_float_eq(mhz, 0.001, 1e-9, "%g MHz", mhz);
+}
+
+Test(frequency, a_deadline_that_is_noticed_late_does_not_cost_a_change, .fini = end)
+{
+    begin_with_power(0);
+    scene_tick(&s, 7700 * MS);
+    uint64_t deadline = s.wake_ns;
+    for (uint32_t i = 0; i < 6; i++, deadline += 20 * MS) {
+        uint32_t visits = i % 2 ? 1 : 3;
+        report_of_a(0);
+        load_a(1 + i, visits);
+        scene_tick_at(&s, deadline + (i % 2 ? 0 : 5 * MS)); /* 15 ms and 25 ms apart */
+        cr_assert_float_eq((double)told_a()->freq_khz / 1000, visits * 50, 1, "slot %u: %g MHz", i,
+                           (double)told_a()->freq_khz / 1000);
+        scene_work(&s, a);
+    }
+}
+
 /* ---- who: each policy keeps its promise ---- */
 
 static void begin_policy(enum smoe_policy policy)

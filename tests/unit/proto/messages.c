@@ -59,6 +59,8 @@ const struct messages_field messages_fields[] = {
     U64(HELLO, hello.inbox_bytes_max, 1u << 20, UINT64_C(1) << 50),
     U32(HELLO, hello.lanes, 1, 256),
     F64(HELLO, hello.busy_watts, 0, 1e6),
+    F64(HELLO, hello.budget_watts, 0, 1e6),
+    F64(HELLO, hello.cap_watts, 0, 1e6),
     NAME(HELLO, hello.freq_driver),
 
     U32(WELCOME, welcome.protocol, 1, 1),

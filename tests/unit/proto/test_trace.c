@@ -257,4 +257,5 @@ Test(trace_format, what_was_known_of_a_worker_has_limits)
     REFUSED(SMOE_EFIELD, "workers.cap", w->cap_w = 0);
     REFUSED(SMOE_ENOTFINITE, "workers.budget", w->budget_w = (double)NAN);
     REFUSED(SMOE_EFIELD, "workers.units", w->units = 0);
+    REFUSED(SMOE_EFIELD, "workers.arrivals", w->arrivals = 2000000000);
 }

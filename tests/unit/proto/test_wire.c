@@ -283,7 +283,9 @@ Test(wire, a_hello_at_its_maxima_fits_the_kilobyte_before_hello)
                                       .freq_max_hz = 1e12,
                                       .inbox_bytes_max = UINT64_C(1) << 50,
                                       .lanes = 256,
-                                      .busy_watts = 1e6};
+                                      .busy_watts = 1e6,
+                                      .budget_watts = 1e6,
+                                      .cap_watts = 1e6};
     fill_name(m.hello.name);
     fill_name(m.hello.software);
     fill_name(m.hello.freq_driver);

@@ -32,6 +32,8 @@ static struct smoe_trace_worker random_worker(struct smoe_rng *rng, uint32_t ind
         .cap_w = plain ? (double)INFINITY : 3 + smoe_rng_unit(rng),
         .budget_w = plain || chance(rng) ? (double)INFINITY : 1 + smoe_rng_unit(rng),
         .units = plain ? 1 : 0.5 + smoe_rng_unit(rng),
+        .arrivals = plain ? 0 : below(rng, 50),
+        .before_khz = plain ? 0 : smoe_rng_below(rng, 3000000),
         .freq_khz = plain ? 0 : smoe_rng_below(rng, 3000000),
     };
 }
@@ -203,6 +205,8 @@ static const char *workers_difference(const struct smoe_trace_worker *x, uint32_
         FIELD(cap_w);
         FIELD(budget_w);
         FIELD(units);
+        FIELD(arrivals);
+        FIELD(before_khz);
         FIELD(freq_khz);
     }
     return NULL;

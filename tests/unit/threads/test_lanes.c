@@ -65,7 +65,7 @@ static void on_pulse(uv_timer_t *timer)
 {
     struct smoe_msg_report report;
     (void)timer;
-    smoe_agent_counters(b.agent, b.now_ns, &report);
+    smoe_agent_counters(b.agent, &report);
     smoe_lanes_set_duty(b.lanes, b.pulses++ % 2 ? 1 : 0.5);
     if (b.stop_early && b.pulses == 2)
         uv_stop(&b.loop);
