@@ -232,6 +232,7 @@ static void on_configure(struct smoe_core *c, const struct smoe_core_settings *s
 {
     bool new_length = settings->slot_ns != c->options.settings.slot_ns;
     c->options.settings = *settings;
+    c->fleet.priors = settings->priors;
     if (new_length)
         c->slot_deadline_ns = c->now_ns + settings->slot_ns;
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {

@@ -50,9 +50,10 @@ struct smoe_core_settings {
     uint64_t window_visits;
     uint64_t iteration_bytes_max; /* raw bytes a trainer may hold uncommitted */
     uint64_t
-        gradient_bytes_max; /* that the gradients of all uncommitted batches may have; 0: any */
-    double worker_budget_w; /* Eavg / slot of every worker; +inf: none */
-    double worker_cap_w;    /* Emax / slot of every worker; +inf: none */
+        gradient_bytes_max;    /* that the gradients of all uncommitted batches may have; 0: any */
+    double worker_budget_w;    /* Eavg / slot of every worker; +inf: none */
+    double worker_cap_w;       /* Emax / slot of every worker; +inf: none */
+    struct smoe_priors priors; /* of workers that are not known yet */
 };
 
 struct smoe_core_options {

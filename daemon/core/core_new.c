@@ -167,6 +167,7 @@ int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **re
         return smoe_fail(why, SMOE_ENOMEMORY, "core: out of memory for %u workers, %u parcels",
                          options->limits.workers_max, options->limits.parcels_max);
     }
+    c->fleet.priors = options->settings.priors;
     link_free_lists(c);
     c->attempts = c->epoch << 32;
     if (options->restored)

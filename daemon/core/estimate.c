@@ -41,6 +41,10 @@ struct scaled {
     double u[SMOE_ESTIMATE_TERMS]; /* over the scale */
     double surprise;               /* y less what was expected, over the scale */
     double weight;
+    double ratio;    /* y over what was expected */
+    double distance; /* its logarithm */
+    double variance; /* of the distance, times noise */
+    bool ignorant;   /* less is known of what to expect than this observation says */
 };
 
 /* ---- 2 x 2 ---- */
@@ -181,6 +185,15 @@ static void restart(struct smoe_estimate *e)
     e->restarts++;
 }
 
+/* The prior was of another size: what is known keeps its relative errors. */
+static void rescale(struct smoe_estimate *e, double ratio)
+{
+    for (uint32_t i = 0; i < e->n; i++) {
+        e->value[i] = clamp(e->value[i] * ratio, e->terms[i].low, e->terms[i].high);
+        e->information[2 * i] /= ratio * ratio;
+    }
+}
+
 static enum smoe_estimate_verdict put_aside(struct smoe_estimate *e, double ratio)
 {
     e->rejected++;
@@ -200,25 +213,46 @@ static bool usable(const double u[2], double y, double weight)
            u[0] + u[1] > 0 && y > 0 && weight > 0 && weight <= 1;
 }
 
+/* False if it is of a size that doubles have no room for. */
+static bool look(const struct smoe_estimate *e, const double u[2], double y, double weight,
+                 struct scaled *ret)
+{
+    double guess = expected(e, u);
+    bool ignorant = !(guess > 0) || ignorance(e->information, u) * weight > guess * guess;
+    double scale = ignorant ? y : guess; /* a wrong guess would weigh it wrongly */
+    *ret = (struct scaled){
+        {u[0] / scale, u[1] / scale}, (y - guess) / scale, weight, 1, 0, 0, ignorant};
+    if (guess > 0) {
+        ret->ratio = y / guess;
+        ret->distance = smoe_log(ret->ratio);
+    }
+    double unknown = ignorance(e->information, ret->u);
+    ret->variance = 1 / weight + unknown;
+    return unknown > 0 && isfinite(ret->variance) && isfinite(ret->distance);
+}
+
+static bool strange(const struct smoe_estimate *e, const struct scaled *o)
+{
+    return o->distance * o->distance > GATE * GATE * e->noise * o->variance;
+}
+
 enum smoe_estimate_verdict smoe_estimate_observe(struct smoe_estimate *e, const double *given,
                                                  double y, double weight)
 {
     double u[2] = {given[0], e->n > 1 ? given[1] : 0};
-    if (!usable(u, y, weight))
+    struct scaled o;
+    if (!usable(u, y, weight) || !look(e, u, y, weight, &o))
         return SMOE_ESTIMATE_UNUSABLE;
-    double guess = expected(e, u);
-    bool ignorant = !(guess > 0) || ignorance(e->information, u) * weight > guess * guess;
-    double scale = ignorant ? y : guess; /* a wrong guess would weigh it wrongly */
-    struct scaled o = {{u[0] / scale, u[1] / scale}, (y - guess) / scale, weight};
-    double unknown = ignorance(e->information, o.u), variance = 1 / weight + unknown;
-    if (!isfinite(variance) || !(unknown > 0))
-        return SMOE_ESTIMATE_UNUSABLE; /* of a size that doubles have no room for */
-    double far = guess > 0 ? smoe_log(y / guess) : 0;
-    bool strange = far * far > GATE * GATE * e->noise * variance;
-    if (!ignorant)
-        learn_noise(e, far * far / variance);
-    if (strange)
-        return put_aside(e, y / guess);
+    bool aside = strange(e, &o);
+    if (!o.ignorant)
+        learn_noise(e, o.distance * o.distance / o.variance);
+    if (aside && e->taken)
+        return put_aside(e, o.ratio);
+    if (aside) { /* a prior is not to be believed rather than the machine */
+        rescale(e, o.ratio);
+        if (!look(e, u, y, weight, &o))
+            return SMOE_ESTIMATE_UNUSABLE;
+    }
     take(e, &o);
     return SMOE_ESTIMATE_TAKEN;
 }

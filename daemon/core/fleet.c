@@ -19,8 +19,7 @@
 
 #include "common/base/assert.h"
 
-#define SMOE_EFFICIENCY_MIN 0.05 /* a worker that is starved of work is not a slow one */
-#define SMOE_OVERHEAD_MAX   4    /* nor one that has little to do between its steps */
+#define BUDGET_SHARE_MIN 0.01 /* of a budget, left for work however much is drawn without any */
 
 #define BIT(state) (1u << SMOE_WORKER_##state)
 
@@ -83,6 +82,17 @@ static bool find_free(struct smoe_fleet *fleet, uint32_t *ret_index)
     return false;
 }
 
+static struct smoe_worker nobody(const struct smoe_fleet *fleet)
+{
+    struct smoe_worker w = {.budget_w = (double)INFINITY,
+                            .cap_w = (double)INFINITY,
+                            .own_budget_w = (double)INFINITY,
+                            .own_cap_w = (double)INFINITY,
+                            .session = SMOE_NO_SESSION};
+    smoe_learned_init(&w.learned, &fleet->priors, SMOE_POWER_LINE);
+    return w;
+}
+
 static void start_connection(struct smoe_worker *w, uint32_t session,
                              const struct smoe_msg_hello *hello, uint64_t now_ns)
 {
@@ -90,7 +100,6 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->incarnation = hello->incarnation;
     memcpy(w->freq_driver, hello->freq_driver, sizeof w->freq_driver);
     w->lanes = hello->lanes;
-    w->busy_watts = hello->busy_watts;
     w->own_budget_w = hello->budget_watts > 0 ? hello->budget_watts : (double)INFINITY;
     w->own_cap_w = hello->cap_watts > 0 ? hello->cap_watts : (double)INFINITY;
     w->freq_max_hz = hello->freq_max_hz;
@@ -102,6 +111,9 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->freq_khz_sent = 0;
     w->heard_ns = w->debt_ns = now_ns;
     w->hosted_layers = w->host_due = w->refused_copies = 0;
+    bool voltage_follows = strcmp(w->freq_driver, "cpufreq") == 0;
+    smoe_learned_resume(&w->learned, voltage_follows ? SMOE_POWER_CUBE : SMOE_POWER_LINE,
+                        hello->busy_watts);
 }
 
 uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t now_ns)
@@ -112,13 +124,9 @@ uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t no
     if (!find_free(fleet, &i))
         return SMOE_NO_WORKER;
     struct smoe_worker *w = &fleet->workers[i];
-    *w = (struct smoe_worker){.budget_w = (double)INFINITY,
-                              .cap_w = (double)INFINITY,
-                              .own_budget_w = (double)INFINITY,
-                              .own_cap_w = (double)INFINITY,
-                              .session = SMOE_NO_SESSION,
-                              .lost_ns = now_ns,
-                              .expected = true};
+    *w = nobody(fleet);
+    w->lost_ns = now_ns;
+    w->expected = true;
     fleet->n_expected++;
     snprintf(w->id, sizeof w->id, "%s", id);
     smoe_worker_move(w, SMOE_WORKER_LOST);
@@ -141,8 +149,7 @@ int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smo
     } else {
         if (!find_free(fleet, &i))
             return smoe_fail(why, SMOE_ELIMIT, "fleet is full: %u workers", fleet->n_max);
-        fleet->workers[i] =
-            (struct smoe_worker){.budget_w = (double)INFINITY, .cap_w = (double)INFINITY};
+        fleet->workers[i] = nobody(fleet);
         memcpy(fleet->workers[i].id, hello->name, sizeof hello->name);
     }
     start_connection(&fleet->workers[i], session, hello, now_ns);
@@ -228,17 +235,6 @@ uint64_t smoe_worker_executable(const struct smoe_worker *w, enum smoe_phase pha
     return queued + after;
 }
 
-/* Learns from the work finished between two reports. Counters of one incarnation only grow; a fresh
- * connection starts from its first report. */
-static void learn(struct smoe_estimate *estimate, uint64_t cycles, double per)
-{
-    if (per <= 0 || !cycles)
-        return;
-    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)cycles);
-    estimate->cycles = estimate->cycles * keep + (double)cycles;
-    estimate->per = estimate->per * keep + per;
-}
-
 static uint64_t grown(uint64_t now, uint64_t before)
 {
     return now > before ? now - before : 0;
@@ -249,28 +245,6 @@ static double in_force_hz(const struct smoe_worker *w)
 {
     bool known = w->has_report && w->report.freq_khz;
     return (known ? (double)w->report.freq_khz * 1000 : w->freq_max_hz) * w->lanes;
-}
-
-/* Of work that was metered since the last report: energy per cycle is kappa f^2. */
-static void learn_power(struct smoe_worker *w, uint64_t cycles, double joules)
-{
-    double hz = in_force_hz(w) * smoe_worker_efficiency(w);
-    if (!cycles || !(joules > 0) || !(hz > 0))
-        return;
-    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)cycles);
-    w->power_j = w->power_j * keep + joules;
-    w->power_work = w->power_work * keep + (double)cycles * hz * hz;
-}
-
-/* Cycles of steps per cycle of backward passes; evaluations, which have neither, teach nothing. */
-static void learn_steps(struct smoe_estimate *e, const struct smoe_msg_report *now,
-                        const struct smoe_msg_report *before)
-{
-    uint64_t backward = grown(now->backward_cycles, before->backward_cycles);
-    uint64_t visits = backward + grown(now->forward_cycles, before->forward_cycles);
-    double keep = SMOE_ESTIMATE_CYCLES / (SMOE_ESTIMATE_CYCLES + (double)backward);
-    e->cycles = e->cycles * keep + (double)grown(grown(now->cycles, before->cycles), visits);
-    e->per = e->per * keep + (double)backward;
 }
 
 void smoe_worker_charge(struct smoe_worker *w, double new_joules, uint64_t now_ns)
@@ -291,22 +265,35 @@ static uint64_t drift_of(const struct smoe_worker *w, const struct smoe_msg_repo
     return queued > books ? queued - books : 0; /* less than the books is progress, not drift */
 }
 
+/* What moved since the last report. Counters of one incarnation only grow; a fresh connection starts from
+ * its first report. */
+static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, double joules,
+                  uint64_t now_ns)
+{
+    const struct smoe_msg_report *last = &w->report;
+    double hz = in_force_hz(w);
+    struct smoe_observed o = {
+        .flops = {(double)grown(now->forward_flops, last->forward_flops),
+                  (double)grown(now->backward_flops, last->backward_flops)},
+        .cycles = {(double)grown(now->forward_cycles, last->forward_cycles),
+                   (double)grown(now->backward_cycles, last->backward_cycles)},
+        .all_cycles = (double)grown(now->cycles, last->cycles),
+        .offered_cycles = (double)grown(now->active_ns, last->active_ns) * 1e-9 * hz,
+        .wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9,
+        .joules = joules,
+        .hz = hz,
+    };
+    smoe_learned_observe(&w->learned, &o, w->freq_max_hz * w->lanes);
+}
+
 void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *report,
                           uint64_t now_ns)
 {
     const struct smoe_msg_report *last = &w->report;
     if (w->has_report) {
-        learn(&w->cost[SMOE_FORWARD], grown(report->forward_cycles, last->forward_cycles),
-              (double)grown(report->forward_flops, last->forward_flops));
-        learn(&w->cost[SMOE_BACKWARD], grown(report->backward_cycles, last->backward_cycles),
-              (double)grown(report->backward_flops, last->backward_flops));
-        uint64_t cycles = grown(report->cycles, last->cycles);
-        learn(&w->speed, cycles,
-              (double)grown(report->active_ns, last->active_ns) * 1e-9 * in_force_hz(w));
-        learn_steps(&w->steps, report, last);
         double joules = report->joules > last->joules ? report->joules - last->joules : 0;
+        learn(w, report, joules, now_ns);
         w->joules += joules;
-        learn_power(w, cycles, joules);
         smoe_worker_charge(w, joules, now_ns);
     }
     w->drift_flops += drift_of(w, report, SMOE_FORWARD, report->queue_forward_flops) +
@@ -321,27 +308,17 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
  * serves makes each of its training visits dearer. */
 static double overhead(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    if (phase == SMOE_FORWARD || w->steps.per <= 0)
-        return 1;
-    double steps = w->steps.cycles / w->steps.per;
-    return 1 + (steps > SMOE_OVERHEAD_MAX ? SMOE_OVERHEAD_MAX : steps);
+    return phase == SMOE_FORWARD ? 1 : smoe_learned_overhead(&w->learned);
 }
 
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    const struct smoe_estimate *own = &w->cost[phase];
-    const struct smoe_estimate *other = &w->cost[!phase];
-    if (own->per > 0)
-        return overhead(w, phase) * own->cycles / own->per;
-    return other->per > 0 ? overhead(w, phase) * other->cycles / other->per : SMOE_COST_PRIOR;
+    return overhead(w, phase) * smoe_learned_cost(&w->learned, phase)->value[0];
 }
 
 double smoe_worker_efficiency(const struct smoe_worker *w)
 {
-    if (w->speed.per <= 0)
-        return 1;
-    double share = w->speed.cycles / w->speed.per;
-    return share > 1 ? 1 : share < SMOE_EFFICIENCY_MIN ? SMOE_EFFICIENCY_MIN : share;
+    return w->learned.share.value[0];
 }
 
 double smoe_worker_cycles_per_visit(const struct smoe_worker *w, uint64_t forward_flops,
@@ -398,18 +375,42 @@ static double done_since_report(const struct smoe_worker *w, uint64_t now_ns)
 double smoe_worker_debt(const struct smoe_worker *w, uint64_t now_ns)
 {
     double hz = in_force_hz(w) * smoe_worker_efficiency(w);
-    double joules = 0, wall_s = now_ns > w->debt_ns ? (double)(now_ns - w->debt_ns) * 1e-9 : 0;
+    double unused, joules = 0, wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9;
     if (w->has_report)
-        joules = smoe_worker_kappa(w) * hz * hz * done_since_report(w, now_ns);
+        joules = smoe_worker_kappa(w) * hz * hz * done_since_report(w, now_ns) +
+                 smoe_learned_static_w(&w->learned, &unused) * wall_s;
     return smoe_freq_debt(w->debt_j, joules, w->budget_w, wall_s);
 }
 
 double smoe_worker_kappa(const struct smoe_worker *w)
 {
-    if (w->power_work > 0)
-        return w->power_j / w->power_work;
+    double unused;
+    if (w->learned.power.n)
+        return smoe_learned_kappa(&w->learned, in_force_hz(w) * smoe_worker_efficiency(w), &unused);
     double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
-    return hz > 0 ? w->busy_watts / (hz * hz * hz) : 0;
+    double of_work = fmax(w->learned.priors.busy_w - w->learned.priors.static_w, 0);
+    return hz > 0 ? of_work / (hz * hz * hz) : 0;
+}
+
+struct smoe_worker_doubts smoe_worker_doubts(const struct smoe_worker *w, uint64_t forward_flops,
+                                             bool training)
+{
+    struct smoe_worker_doubts d;
+    double f = (double)forward_flops;
+    double forward = f * smoe_estimate_error(smoe_learned_cost(&w->learned, SMOE_FORWARD), 0);
+    double backward = 2 * f * smoe_estimate_error(smoe_learned_cost(&w->learned, SMOE_BACKWARD), 0);
+    backward *= training ? overhead(w, SMOE_BACKWARD) : 0;
+    d.cycles_per_visit = sqrt(forward * forward + backward * backward);
+    smoe_learned_kappa(&w->learned, in_force_hz(w) * smoe_worker_efficiency(w), &d.kappa);
+    smoe_learned_static_w(&w->learned, &d.static_w);
+    return d;
+}
+
+/* What static power leaves of a limit. */
+static double for_work(const struct smoe_worker *w, double watts)
+{
+    double unused;
+    return fmax(watts - smoe_learned_static_w(&w->learned, &unused), BUDGET_SHARE_MIN * watts);
 }
 
 struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_t forward_flops,
@@ -419,8 +420,8 @@ struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_
         .cycles_per_visit = smoe_worker_cycles_per_visit(w, forward_flops, training),
         .freq_max_hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w),
         .kappa = smoe_worker_kappa(w),
-        .energy_max_w = w->cap_w,
-        .energy_mean_w = w->budget_w,
+        .energy_max_w = for_work(w, w->cap_w),
+        .energy_mean_w = for_work(w, w->budget_w),
     };
 }
 

@@ -23,6 +23,7 @@
 
 #include "common/base/err.h"
 #include "daemon/core/freq.h"
+#include "daemon/core/learning.h"
 #include "daemon/core/ledger.h"
 #include "proto/wire.h"
 
@@ -35,16 +36,6 @@ enum smoe_worker_state {
     SMOE_WORKER_STATES,
 };
 
-enum smoe_phase { SMOE_FORWARD, SMOE_BACKWARD, SMOE_PHASES };
-
-/* A ratio learned from reports, as two sums that forget: after SMOE_ESTIMATE_CYCLES more of work half
- * of either is from that work. Cycles over flops: what a flop of a phase costs. Cycles over those that the
- * frequency in force offered while there was work: the share that is achieved. */
-struct smoe_estimate {
-    double cycles;
-    double per; /* flops, or cycles */
-};
-
 /* What was given up to a sequence number, to tell which of it a report already counts. */
 struct smoe_assignment {
     uint64_t sequence;
@@ -52,8 +43,6 @@ struct smoe_assignment {
 };
 
 #define SMOE_ASSIGNMENTS_KEPT 64
-#define SMOE_ESTIMATE_CYCLES  2e8
-#define SMOE_COST_PRIOR       0.125 /* cycles a flop before anything is known */
 
 struct smoe_worker {
     enum smoe_worker_state state;
@@ -62,7 +51,6 @@ struct smoe_worker {
     uint64_t incarnation;
     smoe_name freq_driver;
     uint32_t lanes;
-    double busy_watts;
 
     /* Decisions */
     uint64_t sequence;                                         /* last sent on this connection */
@@ -88,12 +76,8 @@ struct smoe_worker {
     double joules;                  /* metered so far */
     uint64_t debt_ns;               /* Z is charged up to here */
 
-    /* Learned */
     double freq_max_hz; /* present ceiling, a speed cap included */
-    struct smoe_estimate cost[SMOE_PHASES];
-    struct smoe_estimate speed; /* cycles done of those offered, all lanes */
-    double power_j;             /* joules of metered work, forgotten as smoe_estimate does, */
-    double power_work;          /* and its cycles x frequency squared, of all lanes [cycle^3/s^2] */
+    struct smoe_learned learned;
 
     /* Last report, and what was seen of it */
     struct smoe_msg_report report;
@@ -106,12 +90,11 @@ struct smoe_worker {
     struct smoe_account account;
     uint64_t hosted_layers; /* bit l: Hosted came for layer l on this connection */
     uint64_t host_due;      /* bit l: what it is to hold of layer l changed, it has not been told */
-    uint64_t refused_copies;    /* bit l: it had no room for copies of layer l */
-    struct smoe_estimate steps; /* cycles of optimizer steps per cycle of backward passes */
-    uint64_t gradient_bytes;    /* of Backprops whose results have not come */
-    uint32_t backward_due;      /* parcels whose gradients wait for room here */
-    bool expected;              /* the journal names it, and it has not yet said what it holds */
-    bool leaving; /* its connection is gone; lost when the commit under way is written */
+    uint64_t refused_copies; /* bit l: it had no room for copies of layer l */
+    uint64_t gradient_bytes; /* of Backprops whose results have not come */
+    uint32_t backward_due;   /* parcels whose gradients wait for room here */
+    bool expected;           /* the journal names it, and it has not yet said what it holds */
+    bool leaving;            /* its connection is gone; lost when the commit under way is written */
     uint64_t
         reference_flops; /* a visit of the layer it hosts, forward: to print cycles per visit */
 };
@@ -125,6 +108,7 @@ struct smoe_fleet {
     uint32_t n_max;
     uint32_t n_used; /* indices from here on were never used */
     uint32_t n_expected;
+    struct smoe_priors priors; /* of workers that are not known yet */
 };
 
 int smoe_fleet_init(struct smoe_fleet *fleet, uint32_t workers_max);
@@ -196,10 +180,17 @@ double smoe_worker_backlog(const struct smoe_worker *worker, uint64_t forward_fl
 /* Sets budget and cap to the smaller of the operator's, these, and the node's own. [W] */
 void smoe_worker_limit(struct smoe_worker *worker, double budget_w, double cap_w);
 
-/* kappa, so that power is kappa f^3 with f of all lanes as achieved: from metered work, before there is
- * any from busy_watts at freq_max_hz; 0: no energy model. A machine whose power is no cube (a duty cycle's
- * is a line) is met at the frequencies that it runs at. [J s^2 / cycle^3] */
+/* kappa, so that dynamic power is kappa f^3 with f of all lanes as achieved: as metered; before that from
+ * the busy power it said or the prior, at freq_max_hz; 0: no energy model. A duty cycle, whose power is a
+ * line, is met at the frequency that it runs at. [J s^2 / cycle^3] */
 double smoe_worker_kappa(const struct smoe_worker *worker);
+
+/* Standard errors of what is learned, for people: of cycles_per_visit, kappa and static power. */
+struct smoe_worker_doubts {
+    double cycles_per_visit, kappa, static_w;
+};
+struct smoe_worker_doubts smoe_worker_doubts(const struct smoe_worker *worker,
+                                             uint64_t forward_flops, bool training);
 
 /* Z_j at `now_ns`: as charged with the last report, and what the work done since then must have cost. [J] */
 double smoe_worker_debt(const struct smoe_worker *worker, uint64_t now_ns);

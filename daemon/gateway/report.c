@@ -27,6 +27,15 @@ static void add_double(cJSON *to, const char *key, double value)
     cJSON_AddRawToObject(to, key, text);
 }
 
+/* Null where it is not known. */
+static void add_known(cJSON *to, const char *key, bool known, double value)
+{
+    if (known)
+        add_double(to, key, value);
+    else
+        cJSON_AddNullToObject(to, key);
+}
+
 static void add_hex(cJSON *to, const char *key, uint64_t value)
 {
     char text[24];
@@ -69,6 +78,26 @@ static double measured_rate(const struct smoe_worker *w)
     return flops / (3.0 * (double)w->reference_flops) / ((double)r->active_ns * 1e-9);
 }
 
+/* What its reports taught, each with its standard error; power and its errors are null before joules came. */
+static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t reference)
+{
+    const struct smoe_estimate *power = &w->learned.power;
+    struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
+    double unused;
+    add_double(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
+    add_double(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
+    add_double(o, "kappa", smoe_worker_kappa(w));
+    add_known(o, "kappa_error", power->n, d.kappa);
+    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, &unused));
+    add_known(o, "static_w_error", power->n, d.static_w);
+    add_u64(o, "observations_rejected",
+            w->learned.cost[SMOE_FORWARD].rejected + w->learned.cost[SMOE_BACKWARD].rejected +
+                w->learned.share.rejected + power->rejected);
+    add_u64(o, "changes_noticed",
+            w->learned.cost[SMOE_FORWARD].restarts + w->learned.cost[SMOE_BACKWARD].restarts +
+                w->learned.share.restarts + power->restarts);
+}
+
 static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t now_ns)
 {
     const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
@@ -81,6 +110,8 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     add_double(o, "backlog_executable_visits", executable);
     add_double(o, "energy_debt_j", w->debt_j);
     add_double(o, "energy_budget_w", w->budget_w);
+    add_double(o, "energy_cap_w", w->cap_w);
+    add_double(o, "watts", w->learned.watts);
     add_double(o, "joules", w->joules);
     cJSON_AddStringToObject(o, "energy_source", w->has_report ? w->report.energy_source : "none");
     add_double(o, "freq_max_hz", w->freq_max_hz);
@@ -94,6 +125,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     add_double(o, "efficiency", smoe_worker_efficiency(w));
     add_double(o, "cycles_per_visit",
                w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
+    add_learned(o, w, reference);
     add_double(o, "visits_per_second", measured_rate(w));
     add_u64(o, "visits_done", w->account.settled);
     add_u64(o, "visits_routed", w->account.submitted);

@@ -75,6 +75,16 @@ const struct smoe_option smoe_daemon_options[] = {
      .reloadable = true,
      .help = "power a worker may draw at any time, if it sets itself no smaller one; 0: no cap"},
 
+    {"priors", "cycles_per_flop", SMOE_DOUBLE, .standard = "0.125", .min = 1e-6, .max = 1e6,
+     .unit = "cycles", AT(prior_cycles_per_flop), .reloadable = true,
+     .help = "what a flop costs on a worker before it has worked; then that is measured"},
+    {"priors", "watts", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
+     AT(prior_busy_w), .reloadable = true,
+     .help = "what a worker draws while it computes at its highest frequency, before its meter has "
+             "told; 0: unknown, so that budget and cap wait for the meter"},
+    {"priors", "static_watts", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
+     AT(prior_static_w), .reloadable = true, .help = "of these, what it draws whatever it does"},
+
     {"trainers", "max", SMOE_U64, .standard = "16", .min = 1, .max = SMOE_TRAINERS_MAX,
      .unit = "trainers", AT(trainers_max), .help = "trainers that may be known at a time"},
     {"trainers", "lease", SMOE_DURATION, .standard = "30s", .min = 1e8, .max = 3.6e12,
@@ -159,5 +169,6 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .gradient_bytes_max = s->tensors_bytes_max / 2,
         .worker_budget_w = s->budget_w > 0 ? s->budget_w : (double)INFINITY,
         .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
+        .priors = {s->prior_cycles_per_flop, s->prior_busy_w, s->prior_static_w},
     };
 }

@@ -25,6 +25,7 @@ struct smoe_daemon_settings {
     uint64_t silence_ns, worker_lease_ns;
     /* energy */
     double budget_w, cap_w;
+    double prior_cycles_per_flop, prior_busy_w, prior_static_w;
     /* trainers */
     uint64_t trainers_max;
     uint64_t trainer_lease_ns;

@@ -23,6 +23,14 @@ static struct smoe_msg_hello hello_of(const char *name)
     return m;
 }
 
+/* One lane of 1 GHz. */
+static struct smoe_worker ready(void)
+{
+    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    smoe_learned_init(&w.learned, &(struct smoe_priors){0}, SMOE_POWER_LINE);
+    return w;
+}
+
 static struct smoe_worker *join(struct smoe_fleet *fleet, const char *name)
 {
     struct smoe_msg_hello m = hello_of(name);
@@ -145,7 +153,7 @@ static void report(struct smoe_worker *w, uint64_t sequence, uint64_t queued)
 
 Test(fleet, a_late_report_never_erases_what_was_given_after_it)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     cr_assert_eq(smoe_worker_assign(&w, (uint64_t[]){100, 0}, 1), 1);
     cr_assert_eq(smoe_worker_assign(&w, (uint64_t[]){40, 0}, 1), 2);
     report(&w, 1, 30); /* it had not seen the second decision when it wrote this */
@@ -156,7 +164,7 @@ Test(fleet, a_late_report_never_erases_what_was_given_after_it)
 
 Test(fleet, a_report_cannot_claim_more_than_the_books_have)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     smoe_worker_assign(&w, (uint64_t[]){100, 0}, 1);
     report(&w, 1, 101);
     cr_assert_eq(smoe_worker_executable(&w, SMOE_FORWARD), 100);
@@ -167,7 +175,7 @@ Test(fleet, a_report_cannot_claim_more_than_the_books_have)
 
 Test(fleet, a_report_that_names_a_sequence_too_old_to_remember_is_not_used)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     for (int i = 0; i < SMOE_ASSIGNMENTS_KEPT; i++)
         smoe_worker_assign(&w, (uint64_t[]){10, 0}, 1);
     report(&w, 1, 0);
@@ -180,7 +188,7 @@ Test(fleet, a_report_that_names_a_sequence_too_old_to_remember_is_not_used)
  * what was given after the report. */
 Test(fleet, whatever_is_reported_the_books_bound_it)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     struct smoe_rng rng;
     smoe_rng_init(&rng, 3, 0);
     uint64_t after = 0; /* given after the sequence that the last report names */
@@ -206,7 +214,7 @@ Test(fleet, whatever_is_reported_the_books_bound_it)
 
 Test(fleet, the_cost_of_work_is_learned_from_what_reports_say_and_old_work_fades)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     struct smoe_msg_report m = {.freq_max_hz = 1e9, .freq_khz = 1000000};
     cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_FORWARD), SMOE_COST_PRIOR, 1e-12);
     smoe_worker_reported(&w, &m, SECOND);
@@ -215,20 +223,21 @@ Test(fleet, the_cost_of_work_is_learned_from_what_reports_say_and_old_work_fades
         m.forward_cycles += 100000000;
         smoe_worker_reported(&w, &m, SECOND);
     }
-    cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_FORWARD), 0.5, 1e-9);
-    cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_BACKWARD), 0.5, 1e-9,
-                       "one phase stands in for the other while that is unknown");
+    cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_FORWARD), 0.5, 1e-3);
+    cr_assert_eq(smoe_worker_cycles_per_flop(&w, SMOE_BACKWARD),
+                 smoe_worker_cycles_per_flop(&w, SMOE_FORWARD),
+                 "one phase stands in for the other while that is unknown");
     for (int i = 0; i < 50; i++) { /* it gets hot: 2 cycles a flop */
         m.forward_flops += 50000000;
         m.forward_cycles += 100000000;
         smoe_worker_reported(&w, &m, SECOND);
     }
-    cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_FORWARD), 2, 1e-6);
+    cr_assert_float_eq(smoe_worker_cycles_per_flop(&w, SMOE_FORWARD), 2, 1e-3);
 }
 
 Test(fleet, a_queue_in_visits_counts_the_backward_pass_that_is_still_owed)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     double executable;
     /* 6 visits of 100 flops forward, 200 backward: forward to do, backward owed */
     smoe_worker_assign(&w, (uint64_t[]){600, 0}, 1);
@@ -241,7 +250,7 @@ Test(fleet, a_queue_in_visits_counts_the_backward_pass_that_is_still_owed)
 
 Test(fleet, what_a_worker_must_have_done_since_the_last_news_is_taken_off)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .freq_max_hz = 1e9};
+    struct smoe_worker w = ready();
     double executable;
     uint64_t flops = (uint64_t)(1e9 / SMOE_COST_PRIOR); /* a second's work */
     smoe_worker_assign(&w, (uint64_t[]){flops, 0}, SECOND);
@@ -257,7 +266,8 @@ Test(fleet, what_a_worker_must_have_done_since_the_last_news_is_taken_off)
 
 Test(fleet, joules_over_the_budget_are_a_debt_that_time_pays_off)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .budget_w = 2};
+    struct smoe_worker w = ready();
+    w.budget_w = 2;
     w.debt_ns = SECOND;
     smoe_worker_charge(&w, 10, 2 * SECOND);
     cr_assert_float_eq(w.debt_j, 8, 1e-9);
@@ -269,7 +279,8 @@ Test(fleet, joules_over_the_budget_are_a_debt_that_time_pays_off)
 
 Test(fleet, without_a_budget_there_is_no_debt)
 {
-    struct smoe_worker w = {.state = SMOE_WORKER_READY, .lanes = 1, .budget_w = (double)INFINITY};
+    struct smoe_worker w = ready();
+    w.budget_w = (double)INFINITY;
     smoe_worker_charge(&w, 1e6, SECOND);
     cr_assert_eq(w.debt_j, 0);
 }
@@ -296,13 +307,14 @@ Test(fleet, a_node_keeps_to_the_smaller_of_its_own_limits_and_the_operators)
 /* 4e-27 (1e9)^3 = 4 W while it computes at its highest, on two lanes. */
 static struct smoe_worker powered(void)
 {
-    return (struct smoe_worker){.state = SMOE_WORKER_READY,
-                                .lanes = 2,
-                                .freq_max_hz = 5e8,
-                                .busy_watts = 4,
-                                .budget_w = 1,
-                                .cap_w = (double)INFINITY,
-                                .debt_ns = SECOND};
+    struct smoe_worker w = {.state = SMOE_WORKER_READY,
+                            .lanes = 2,
+                            .freq_max_hz = 5e8,
+                            .budget_w = 1,
+                            .cap_w = (double)INFINITY,
+                            .debt_ns = SECOND};
+    smoe_learned_init(&w.learned, &(struct smoe_priors){.busy_w = 4}, SMOE_POWER_CUBE);
+    return w;
 }
 
 /* `cycles` more were done without a pause, for `joules` more; from here on a lane runs at khz. */
@@ -326,8 +338,9 @@ Test(fleet, what_its_work_draws_is_taken_from_its_hello_until_meters_teach_it)
     report_power(&w, SECOND, 0, 0, 500000);
     for (uint64_t i = 0; i < 20; i++) /* a second each: 2 W */
         report_power(&w, (2 + i) * SECOND, 1000000000, 2, 500000);
-    cr_assert_float_eq(smoe_worker_kappa(&w) * 1e27, 2, 1e-9);
-    w.busy_watts = w.power_work = 0;
+    cr_assert_float_eq(smoe_worker_kappa(&w) * 1e27, 2, 0.02);
+    w.learned.power.n = 0;
+    w.learned.priors.busy_w = 0;
     cr_assert_eq(smoe_worker_kappa(&w), 0, "neither said nor metered: no model");
 }
 

@@ -166,6 +166,7 @@ static void begin_with_power(double cap_watts)
     o.settings.plan = SMOE_PLAN_SLOT;
     o.settings.v = 50;
     o.settings.silence_ns = 60000 * MS;
+    strcpy(hello.freq_driver, "cpufreq");
     hello.busy_watts = 8;
     hello.budget_watts = 1;
     hello.cap_watts = cap_watts;

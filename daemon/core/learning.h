@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the daemon learns of one worker from the differences between its reports: what a flop costs, which
+ * share of a frequency it achieves, what it draws. Estimates of estimate.h, and which observation goes to
+ * which of them (MODEL.md, "What the daemon learns"). Pure.
+ */
+#ifndef SMOE_CORE_LEARNING_H
+#define SMOE_CORE_LEARNING_H
+
+#include "daemon/core/estimate.h"
+
+enum smoe_phase { SMOE_FORWARD, SMOE_BACKWARD, SMOE_PHASES };
+
+/* What an operator believes of a worker before it has worked; 0: nothing. */
+struct smoe_priors {
+    double cycles_per_flop;
+    double busy_w;   /* drawn while computing at its highest frequency */
+    double static_w; /* of that, drawn whatever it does */
+};
+
+#define SMOE_COST_PRIOR 0.125 /* cycles a flop, if nobody knows better */
+
+/* How the energy of a cycle depends on the frequency. */
+enum smoe_power_law {
+    SMOE_POWER_LINE, /* not: a duty cycle rests for the remaining time. [J/cycle] */
+    SMOE_POWER_CUBE, /* by its square: the voltage follows. kappa [J s^2 / cycle^3] */
+};
+
+/* Between two reports. Frequencies are of all lanes together. */
+struct smoe_observed {
+    double flops[SMOE_PHASES], cycles[SMOE_PHASES];
+    double all_cycles;     /* steps included */
+    double offered_cycles; /* those that the frequency in force had for the time with work */
+    double wall_s;
+    double joules; /* metered; 0 while the meter has not moved */
+    double hz;     /* in force throughout */
+};
+
+/* A ratio of bursts, as two sums that forget: there is no noise about it that could be tested. */
+struct smoe_ratio {
+    double of, per;
+};
+
+struct smoe_learned {
+    struct smoe_priors priors;
+    struct smoe_estimate cost[SMOE_PHASES]; /* [cycle/flop] */
+    struct smoe_estimate share;             /* cycles done of those offered, (0, 1] */
+    struct smoe_estimate power; /* static [W], and that of work by `law`; n = 0: nothing metered */
+    enum smoe_power_law law;
+    struct smoe_ratio steps;            /* cycles of optimizer steps per cycle of backward passes */
+    double full[SMOE_PHASES + 1];       /* cycles of a full observation: the largest of late */
+    double unmetered_s, unmetered_work; /* since the meter moved; [cycle], or [cycle Hz^2] */
+    double watts;                       /* mean power of late */
+};
+
+/* Nothing is learned yet. */
+void smoe_learned_init(struct smoe_learned *learned, const struct smoe_priors *priors,
+                       enum smoe_power_law law);
+
+/* A connection begins: the law of the driver that it has now, and its own word for busy power, if any. What
+ * was learned of another law's power is forgotten. */
+void smoe_learned_resume(struct smoe_learned *learned, enum smoe_power_law law, double busy_w);
+
+/* `top_hz`: the highest frequency of all lanes, which is what the prior of busy power belongs to. */
+void smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observed *observed,
+                          double top_hz);
+
+/* Cost of a phase without its share of the steps: its own, that of the other while that is all that is
+ * known, or the prior. [cycle/flop] */
+const struct smoe_estimate *smoe_learned_cost(const struct smoe_learned *learned,
+                                              enum smoe_phase phase);
+
+/* What a backward pass costs more for the optimizer steps that it will cause, >= 1. */
+double smoe_learned_overhead(const struct smoe_learned *learned);
+
+/* kappa, and its standard error: of the cube that meets the machine's power at hz, where the law is a line.
+ * 0 while nothing is metered. [J s^2 / cycle^3] */
+double smoe_learned_kappa(const struct smoe_learned *learned, double hz, double *ret_error);
+
+/* Static power; 0 while nothing is metered. [W] */
+double smoe_learned_static_w(const struct smoe_learned *learned, double *ret_error);
+
+#endif

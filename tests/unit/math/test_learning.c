@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "common/base/rng.h"
+#include "daemon/core/learning.h"
+
+#define SLOT_S 0.02
+
+/* A worker of one lane as it is, and what its reports would say of it. */
+struct truth {
+    struct smoe_rng rng;
+    double cost[SMOE_PHASES]; /* [cycle/flop] */
+    double share;             /* achieved of a frequency */
+    double static_w, kappa;   /* cube */
+    double top_hz, noise;
+    uint32_t meter_every; /* reports between two movements of the meter */
+    uint32_t reports;
+    double kept_j; /* drawn, and not yet shown by the meter */
+};
+
+static struct truth truth_of(uint64_t seed)
+{
+    struct truth t = {.cost = {0.2, 0.3},
+                      .share = 0.9,
+                      .static_w = 1,
+                      .kappa = 4e-27,
+                      .top_hz = 1e9,
+                      .noise = 0.1,
+                      .meter_every = 1};
+    smoe_rng_init(&t.rng, seed, 0);
+    return t;
+}
+
+static double noisy(struct truth *t, double exact)
+{
+    return exact * fmax(0.01, 1 + t->noise * smoe_rng_normal(&t->rng));
+}
+
+/* A slot at hz, active for a part of it, a third of the work forward. */
+static void slot(struct smoe_learned *l, struct truth *t, double hz, double active)
+{
+    double cycles = hz * t->share * active * SLOT_S;
+    double busy_w = t->kappa * pow(hz * t->share, 3);
+    struct smoe_observed o = {.cycles = {cycles / 3, cycles * 2 / 3},
+                              .all_cycles = cycles,
+                              .offered_cycles = noisy(t, hz * active * SLOT_S),
+                              .wall_s = SLOT_S,
+                              .hz = hz};
+    for (int p = 0; p < SMOE_PHASES; p++)
+        o.flops[p] = noisy(t, o.cycles[p] / t->cost[p]);
+    t->kept_j += noisy(t, (t->static_w + busy_w * active) * SLOT_S);
+    if (++t->reports % t->meter_every == 0) {
+        o.joules = t->kept_j;
+        t->kept_j = 0;
+    }
+    smoe_learned_observe(l, &o, t->top_hz);
+}
+
+static void run(struct smoe_learned *l, struct truth *t, int slots)
+{
+    for (int i = 0; i < slots; i++)
+        slot(l, t, t->top_hz * (0.3 + 0.7 * smoe_rng_unit(&t->rng)),
+             0.2 + 0.8 * smoe_rng_unit(&t->rng));
+}
+
+static struct smoe_learned learned_of(const struct truth *t, double wrong_by)
+{
+    struct smoe_learned l;
+    struct smoe_priors p = {t->cost[0] * wrong_by,
+                            (t->static_w + t->kappa * pow(t->top_hz, 3)) * wrong_by,
+                            t->static_w * wrong_by};
+    smoe_learned_init(&l, &p, SMOE_POWER_CUBE);
+    return l;
+}
+
+#define NEAR(value, truth, tolerance)                                                   \
+    cr_assert(fabs((value) / (truth)-1) < (tolerance), "%s: %g of %g, seed %d", #value, \
+              (double)(value), (double)(truth), (int)seed)
+
+Test(learning, priors_wrong_by_four_times_are_within_five_percent_after_200_slots)
+{
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        struct truth t = truth_of(seed);
+        struct smoe_learned l = learned_of(&t, seed % 2 ? 4 : 0.25);
+        double error;
+        run(&l, &t, 200);
+        NEAR(smoe_learned_cost(&l, SMOE_FORWARD)->value[0], t.cost[SMOE_FORWARD], 0.05);
+        NEAR(smoe_learned_cost(&l, SMOE_BACKWARD)->value[0], t.cost[SMOE_BACKWARD], 0.05);
+        NEAR(l.share.value[0], t.share, 0.05);
+        NEAR(smoe_learned_kappa(&l, 1e9, &error), t.kappa, 0.15);
+        NEAR(smoe_learned_static_w(&l, &error), t.static_w, 0.15);
+    }
+}
+
+Test(learning, a_worker_slowed_to_a_quarter_is_followed)
+{
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct truth t = truth_of(seed);
+        struct smoe_learned l = learned_of(&t, 1);
+        run(&l, &t, 200);
+        t.share /= 4; /* somebody else computes there */
+        run(&l, &t, 20);
+        NEAR(l.share.value[0], t.share, 0.15);
+        t.cost[SMOE_BACKWARD] *= 4; /* its clock was set to a quarter behind its back */
+        run(&l, &t, 20);
+        NEAR(l.cost[SMOE_BACKWARD].value[0], t.cost[SMOE_BACKWARD], 0.15);
+        NEAR(l.cost[SMOE_FORWARD].value[0], t.cost[SMOE_FORWARD], 0.1);
+    }
+}
+
+Test(learning, a_meter_that_stands_still_between_reports_is_read_when_it_moves)
+{
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct truth t = truth_of(seed);
+        struct smoe_learned l = learned_of(&t, 4);
+        double error;
+        t.meter_every = 5;
+        run(&l, &t, 1000);
+        NEAR(smoe_learned_kappa(&l, 1e9, &error), t.kappa, 0.15);
+        NEAR(smoe_learned_static_w(&l, &error), t.static_w, 0.15);
+    }
+}
+
+/* The model meter counts work alone: idle time without joules, then joules, is no static power. */
+Test(learning, idle_time_without_joules_is_no_static_power)
+{
+    uint64_t seed = 1;
+    struct truth t = truth_of(seed);
+    t.static_w = 0;
+    struct smoe_learned l;
+    double error;
+    smoe_learned_init(&l, &(struct smoe_priors){.busy_w = 4, .static_w = 1}, SMOE_POWER_CUBE);
+    for (int i = 0; i < 200; i++) {
+        struct smoe_observed idle = {.wall_s = smoe_rng_unit(&t.rng), .hz = 1e9};
+        smoe_learned_observe(&l, &idle, t.top_hz);
+        slot(&l, &t, 1e9, 1);
+    }
+    cr_assert_lt(smoe_learned_static_w(&l, &error), 0.02, "%g W",
+                 smoe_learned_static_w(&l, &error));
+    NEAR(smoe_learned_kappa(&l, 1e9, &error), t.kappa, 0.05);
+}
+
+Test(learning, nothing_is_said_of_power_before_it_is_metered)
+{
+    struct truth t = truth_of(1);
+    struct smoe_learned l;
+    double error = 1;
+    smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_CUBE);
+    struct smoe_observed o = {.flops = {1e6}, .cycles = {2e5}, .all_cycles = 2e5, .wall_s = 1};
+    smoe_learned_observe(&l, &o, t.top_hz);
+    cr_assert_eq(smoe_learned_kappa(&l, 1e9, &error), 0);
+    cr_assert_eq(error, 0);
+    cr_assert_eq(smoe_learned_static_w(&l, &error), 0);
+}
+
+Test(learning, without_a_prior_power_is_learned_from_the_meter_alone)
+{
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct truth t = truth_of(seed);
+        struct smoe_learned l;
+        double error;
+        smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_CUBE);
+        run(&l, &t, 300);
+        NEAR(smoe_learned_kappa(&l, 1e9, &error), t.kappa, 0.15);
+        NEAR(smoe_learned_static_w(&l, &error), t.static_w, 0.15);
+    }
+}
+
+/* A duty cycle: a joule a Gcycle at any frequency. No cubic saving is seen in it: the cube that is told
+ * meets its power at the frequency it is asked for. */
+Test(learning, a_duty_cycle_saves_energy_linearly)
+{
+    struct smoe_learned l;
+    double error;
+    smoe_learned_init(&l, &(struct smoe_priors){.busy_w = 4}, SMOE_POWER_LINE);
+    for (int i = 0; i < 300; i++) {
+        double hz = i % 2 ? 1e9 : 2.5e8, cycles = hz * SLOT_S;
+        struct smoe_observed o = {.cycles = {cycles},
+                                  .flops = {cycles},
+                                  .all_cycles = cycles,
+                                  .offered_cycles = cycles,
+                                  .wall_s = SLOT_S,
+                                  .joules = cycles * 1e-9,
+                                  .hz = hz};
+        smoe_learned_observe(&l, &o, 1e9);
+    }
+    cr_assert_float_eq(smoe_learned_kappa(&l, 1e9, &error) * 1e27, 1, 0.01);
+    cr_assert_float_eq(smoe_learned_kappa(&l, 2.5e8, &error) * pow(2.5e8, 3), 0.25, 0.0025);
+    cr_assert_eq(l.power.restarts + l.power.rejected, 0);
+}
+
+Test(learning, another_driver_is_another_law_of_power_but_the_same_cost)
+{
+    uint64_t seed = 3;
+    struct truth t = truth_of(seed);
+    struct smoe_learned l = learned_of(&t, 1);
+    double error;
+    run(&l, &t, 200);
+    smoe_learned_resume(&l, SMOE_POWER_CUBE, 0);
+    NEAR(smoe_learned_kappa(&l, 1e9, &error), t.kappa, 0.15);
+    smoe_learned_resume(&l, SMOE_POWER_LINE, 7);
+    cr_assert_eq(smoe_learned_kappa(&l, 1e9, &error), 0);
+    cr_assert_eq(l.priors.busy_w, 7);
+    NEAR(smoe_learned_cost(&l, SMOE_FORWARD)->value[0], t.cost[SMOE_FORWARD], 0.05);
+}
+
+Test(learning, one_phase_stands_in_for_the_other_while_that_is_unknown)
+{
+    struct smoe_learned l;
+    smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_LINE);
+    cr_assert_eq(smoe_learned_cost(&l, SMOE_BACKWARD)->value[0], SMOE_COST_PRIOR);
+    struct smoe_observed o = {.flops = {1e6}, .cycles = {5e5}, .wall_s = 1};
+    smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_eq(smoe_learned_cost(&l, SMOE_BACKWARD), smoe_learned_cost(&l, SMOE_FORWARD));
+    o = (struct smoe_observed){.flops = {0, 1e6}, .cycles = {0, 2e6}, .wall_s = 1};
+    smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_neq(smoe_learned_cost(&l, SMOE_BACKWARD), smoe_learned_cost(&l, SMOE_FORWARD));
+}
+
+Test(learning, a_backward_pass_pays_for_its_steps_within_reason)
+{
+    struct smoe_learned l;
+    smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_LINE);
+    cr_assert_eq(smoe_learned_overhead(&l), 1);
+    struct smoe_observed o = {.cycles = {1e8, 2e8}, .flops = {1, 1}, .all_cycles = 4e8};
+    smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_float_eq(smoe_learned_overhead(&l), 1.5, 1e-9);
+    o.all_cycles = 1e12;
+    smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_eq(smoe_learned_overhead(&l), 5);
+}
+
+Test(learning, mean_power_of_late_is_what_was_drawn_of_late)
+{
+    struct smoe_learned l;
+    smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_LINE);
+    struct smoe_observed o = {.wall_s = 0.5, .joules = 1.5};
+    for (int i = 0; i < 200; i++)
+        smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_float_eq(l.watts, 3, 0.01);
+    o.joules = 0;
+    for (int i = 0; i < 200; i++)
+        smoe_learned_observe(&l, &o, 1e9);
+    cr_assert_lt(l.watts, 0.03);
+}
