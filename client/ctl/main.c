@@ -15,7 +15,8 @@
 #include "stablemoe/version.h"
 
 #define PROGRAM            "stablemoectl"
-#define ARGUMENT_MAX       200 /* bytes; the daemon takes a line of 256 */
+#define ARGUMENT_MAX       100 /* bytes; the daemon takes a line of 256 */
+#define LINE_MAX_BYTES     256
 #define STATE_DIR          "/var/lib/stablemoe"
 #define STATE_DIR_VARIABLE "STABLEMOE_STATE_DIR" /* as stablemoed itself reads it */
 
@@ -27,18 +28,23 @@ struct arguments {
 
 enum view { VIEW_JSON, VIEW_WORKERS, VIEW_DONE, VIEW_WATCH };
 
-/* name, its argument or NULL, the two together for --help, what to show, help */
-#define COMMANDS(X)                                                                              \
-    X("status", NULL, "status         ", VIEW_JSON, "everything the gateway tells, as JSON")     \
-    X("workers", NULL, "workers        ", VIEW_WORKERS, "the workers, as a table")               \
-    X("experts", NULL, "experts        ", VIEW_JSON, "the experts: host, visits, share")         \
-    X("ping", NULL, "ping           ", VIEW_JSON, "is the daemon alive")                         \
-    X("help", NULL, "help           ", VIEW_JSON, "the commands the daemon knows")               \
-    X("watch", NULL, "watch          ", VIEW_WATCH, "gateway and workers, drawn every interval") \
-    X("policy", "NAME", "policy NAME    ", VIEW_DONE, "route by this policy from now on")        \
-    X("drain", "WORKER", "drain WORKER   ", VIEW_DONE, "give this worker nothing new")           \
-    X("undrain", "WORKER", "undrain WORKER ", VIEW_DONE, "let it work again")                    \
-    X("reload", NULL, "reload         ", VIEW_DONE, "read the configuration again, as SIGHUP")
+/* name, the names of its operands or NULL, all that together for --help, what to show, help */
+#define COMMANDS(X)                                                                               \
+    X("status", NULL, "status                 ", VIEW_JSON,                                       \
+      "everything the gateway tells, as JSON")                                                    \
+    X("workers", NULL, "workers                ", VIEW_WORKERS, "the workers, as a table")        \
+    X("experts", NULL, "experts                ", VIEW_JSON, "the experts: host, visits, share")  \
+    X("ping", NULL, "ping                   ", VIEW_JSON, "is the daemon alive")                  \
+    X("help", NULL, "help                   ", VIEW_JSON, "the commands the daemon knows")        \
+    X("watch", NULL, "watch                  ", VIEW_WATCH,                                       \
+      "gateway and workers, drawn every interval")                                                \
+    X("policy", "NAME", "policy NAME            ", VIEW_DONE, "route by this policy from now on") \
+    X("set-budget", "WORKER WATTS", "set-budget WORKER WATTS", VIEW_DONE,                         \
+      "mean power of this worker; off: that set for all")                                         \
+    X("drain", "WORKER", "drain WORKER           ", VIEW_DONE, "give this worker nothing new")    \
+    X("undrain", "WORKER", "undrain WORKER         ", VIEW_DONE, "let it work again")             \
+    X("reload", NULL, "reload                 ", VIEW_DONE,                                       \
+      "read the configuration again, as SIGHUP")
 
 static const struct command {
     const char *name, *argument;
@@ -82,11 +88,11 @@ static const struct smoe_cli cli = {
     .program = PROGRAM,
     .version = STABLEMOE_VERSION,
     .summary = "Asks and administers the stablemoed of this machine",
-    .operands = "COMMAND [ARGUMENT]",
+    .operands = "COMMAND [ARGUMENT..]",
     .operands_min = 1,
-    .operands_max = 2,
+    .operands_max = 3,
     .more = "Commands:\n"
-#define X(name, argument, usage, view, help) "  " usage "           " help "\n"
+#define X(name, argument, usage, view, help) "  " usage "   " help "\n"
     COMMANDS(X)
 #undef X
         "\nwatch ends with Ctrl-C, or when its input ends.\n",
@@ -102,27 +108,47 @@ static const struct command *find(const char *name)
     return NULL;
 }
 
+/* How many operands the command of that name takes. */
+static size_t operands_of(const struct command *command)
+{
+    if (!command->argument)
+        return 0;
+    return strchr(command->argument, ' ') ? 2 : 1;
+}
+
+static int check_operand(const struct command *command, const char *operand, struct smoe_why *why)
+{
+    for (const char *c = operand; *c; c++)
+        if (*c <= ' ' || *c > '~')
+            return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has no blanks or control characters",
+                             command->name, command->argument);
+    if (!*operand || strlen(operand) > ARGUMENT_MAX)
+        return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has 1..%d bytes", command->name,
+                         command->argument, ARGUMENT_MAX);
+    return 0;
+}
+
 /* The line to send, or what is wrong with the operands. */
 static int make_line(const struct smoe_cli_rest *rest, const struct command **ret_command,
-                     char line[ARGUMENT_MAX + 40], struct smoe_why *why)
+                     char line[LINE_MAX_BYTES], struct smoe_why *why)
 {
-    const char *name = rest->operands[0], *argument = rest->len > 1 ? rest->operands[1] : NULL;
+    const char *name = rest->operands[0];
     const struct command *command = find(name);
     if (!command)
         return smoe_fail(why, SMOE_ECONFIG, "%.60s: unknown command; see --help", name);
-    if (command->argument && !argument)
+    size_t wanted = operands_of(command), given = (size_t)rest->len - 1;
+    if (given < wanted)
         return smoe_fail(why, SMOE_ECONFIG, "%s: needs a %s", name, command->argument);
-    if (!command->argument && argument)
-        return smoe_fail(why, SMOE_ECONFIG, "%s: takes no argument", name);
-    for (const char *c = argument; c && *c; c++)
-        if (*c <= ' ' || *c > '~')
-            return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has no blanks or control characters",
-                             name, command->argument);
-    if (argument && (!*argument || strlen(argument) > ARGUMENT_MAX))
-        return smoe_fail(why, SMOE_ECONFIG, "%s: a %s has 1..%d bytes", name, command->argument,
-                         ARGUMENT_MAX);
-    snprintf(line, ARGUMENT_MAX + 40, "%s%s%s", name, argument ? " " : "",
-             argument ? argument : "");
+    if (given > wanted)
+        return smoe_fail(why, SMOE_ECONFIG, "%s: takes %s", name,
+                         wanted ? command->argument : "no argument");
+    int n = snprintf(line, LINE_MAX_BYTES, "%s", name);
+    for (size_t i = 1; i <= given; i++) {
+        int rc = check_operand(command, rest->operands[i], why);
+        if (rc)
+            return rc;
+        n += snprintf(line + n, LINE_MAX_BYTES - (size_t)n, " %s", rest->operands[i]);
+    }
     *ret_command = command;
     return 0;
 }
@@ -180,7 +206,7 @@ int main(int argc, char **argv)
     struct smoe_cli_rest rest;
     struct smoe_why why = {""};
     const struct command *command;
-    char line[ARGUMENT_MAX + 40];
+    char line[LINE_MAX_BYTES];
     memset(&a, 0, sizeof a);
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)

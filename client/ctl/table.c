@@ -16,15 +16,34 @@
 #define CELL_BYTES    128 /* EXPERTS_SHOWN, one longest name more, and a count */
 #define EXPERTS_SHOWN 40  /* bytes of a list of experts before the rest is counted */
 
-enum { ID, STATE, SPEED, SHARE, BACKLOG, ENERGY, DEBT, FREQUENCY, EXPERTS, COLUMNS };
+enum {
+    ID,
+    STATE,
+    SPEED,
+    SHARE,
+    BACKLOG,
+    METER,
+    ENERGY,
+    WATTS,
+    BUDGET,
+    DEBT,
+    ASKED,
+    RUNS,
+    DRIVER,
+    HEAT,
+    EXPERTS,
+    COLUMNS
+};
 
 static const struct {
     const char *title;
     bool left; /* aligned to the left: texts; numbers go to the right */
 } columns[COLUMNS] = {
-    [ID] = {"worker", true},    [STATE] = {"state", true},      [SPEED] = {"visits/s", false},
-    [SHARE] = {"share", false}, [BACKLOG] = {"backlog", false}, [ENERGY] = {"energy", false},
-    [DEBT] = {"debt", false},   [FREQUENCY] = {"freq", false},  [EXPERTS] = {"experts", true},
+    [ID] = {"worker", true},      [STATE] = {"state", true},      [SPEED] = {"visits/s", false},
+    [SHARE] = {"share", false},   [BACKLOG] = {"backlog", false}, [METER] = {"meter", true},
+    [ENERGY] = {"energy", false}, [WATTS] = {"power", false},     [BUDGET] = {"budget", false},
+    [DEBT] = {"debt", false},     [ASKED] = {"asked", false},     [RUNS] = {"runs at", false},
+    [DRIVER] = {"driver", true},  [HEAT] = {"temp", false},       [EXPERTS] = {"experts", true},
 };
 
 struct row {
@@ -77,6 +96,21 @@ static void put_joules(char cell[CELL_BYTES], const cJSON *worker, const char *k
         put(cell, worker, metered ? key : "", joules < 100 ? 1 : 0, 1, " J");
 }
 
+/* Power as a meter saw it, "-" where there is none. */
+static void put_watts(char cell[CELL_BYTES], const cJSON *worker)
+{
+    bool metered = strcmp(text(worker, "energy_source"), "none") != 0;
+    put(cell, worker, metered ? "watts" : "", 2, 1, " W");
+}
+
+/* The first of these that is known. */
+static void put_frequency(char cell[CELL_BYTES], const cJSON *worker, const char *key,
+                          const char *otherwise)
+{
+    const char *known = number(worker, key) > 0 ? key : otherwise;
+    put(cell, worker, number(worker, known) > 0 ? known : "", 2, 1e-6, " GHz");
+}
+
 /* "moe/0 moe/3 moe/5" as "moe/0,3,5"; more than fit are counted: "moe/0,1,2 +61". */
 static void put_experts(char cell[CELL_BYTES], const cJSON *list)
 {
@@ -115,7 +149,14 @@ static void fill(struct row *row, const cJSON *worker, double all_visits)
     put(row->cells[BACKLOG], worker, "backlog_visits", 1, 1, "");
     put_joules(row->cells[ENERGY], worker, "joules");
     put_joules(row->cells[DEBT], worker, "energy_debt_j");
-    put(row->cells[FREQUENCY], worker, "freq_khz", 2, 1e-6, " GHz");
+    snprintf(row->cells[METER], CELL_BYTES, "%s", text(worker, "energy_source"));
+    put_watts(row->cells[WATTS], worker);
+    put(row->cells[BUDGET], worker, "energy_budget_w", 2, 1, " W");
+    put_frequency(row->cells[ASKED], worker, "freq_requested_khz", "freq_decided_khz");
+    put_frequency(row->cells[RUNS], worker, "freq_achieved_khz", "freq_khz");
+    snprintf(row->cells[DRIVER], CELL_BYTES, "%s", text(worker, "freq_driver"));
+    put(row->cells[HEAT], worker, number(worker, "temperature_c") > 0 ? "temperature_c" : "", 0, 1,
+        " C");
     put_experts(row->cells[EXPERTS], cJSON_GetObjectItemCaseSensitive(worker, "experts"));
 }
 

@@ -228,6 +228,18 @@ static void on_drain(struct smoe_core *c, const struct smoe_event *event)
         c); /* a layer may have waited for a worker that may be given work, or must move */
 }
 
+static void on_budget(struct smoe_core *c, const struct smoe_event *event)
+{
+    const struct smoe_core_settings *s = &c->options.settings;
+    uint32_t i;
+    smoe_fleet_set_budget(&c->fleet, event->worker_id, event->budget_w);
+    if (!smoe_fleet_find(&c->fleet, event->worker_id, &i))
+        return;
+    smoe_worker_limit(&c->fleet.workers[i], s->worker_budget_w, s->worker_cap_w);
+    smoe_slot_consider(c, i);
+    c->solve_useful = true;
+}
+
 static void on_configure(struct smoe_core *c, const struct smoe_core_settings *settings)
 {
     bool new_length = settings->slot_ns != c->options.settings.slot_ns;
@@ -266,6 +278,9 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         break;
     case SMOE_EVENT_DRAIN:
         on_drain(c, event);
+        break;
+    case SMOE_EVENT_BUDGET:
+        on_budget(c, event);
         break;
     case SMOE_EVENT_SHUTDOWN:
         c->draining = true;

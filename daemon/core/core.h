@@ -81,6 +81,7 @@ enum smoe_event_type {
     SMOE_EVENT_CLOSED,     /* the session's connection is gone */
     SMOE_EVENT_CONFIGURE,  /* new settings */
     SMOE_EVENT_DRAIN,      /* drain or undrain a worker */
+    SMOE_EVENT_BUDGET,     /* the mean power of one worker, here or not */
     SMOE_EVENT_SHUTDOWN,   /* take nothing new; finish what is out */
     SMOE_EVENT_JOURNALLED, /* records up to `sequence` are durable */
 };
@@ -96,9 +97,10 @@ struct smoe_event {
     uint32_t *room;          /* smoe_core_batch_room() numbers, uninitialised */
     /* CONFIGURE */
     const struct smoe_core_settings *settings;
-    /* DRAIN */
+    /* DRAIN, BUDGET */
     const char *worker_id;
     bool drain;
+    double budget_w; /* > 0; +inf: what is set for all. Not taken: workers_max others have one */
     /* JOURNALLED */
     uint64_t sequence;
 };

@@ -35,12 +35,14 @@ int smoe_fleet_init(struct smoe_fleet *fleet, uint32_t workers_max)
 {
     *fleet = (struct smoe_fleet){.n_max = workers_max};
     fleet->workers = calloc(workers_max, sizeof *fleet->workers);
-    return fleet->workers ? 0 : SMOE_ENOMEMORY;
+    fleet->budgets = calloc(workers_max, sizeof *fleet->budgets);
+    return fleet->workers && fleet->budgets ? 0 : SMOE_ENOMEMORY;
 }
 
 void smoe_fleet_release(struct smoe_fleet *fleet)
 {
     free(fleet->workers);
+    free(fleet->budgets);
     *fleet = (struct smoe_fleet){0};
 }
 
@@ -88,6 +90,7 @@ static struct smoe_worker nobody(const struct smoe_fleet *fleet)
                             .cap_w = (double)INFINITY,
                             .own_budget_w = (double)INFINITY,
                             .own_cap_w = (double)INFINITY,
+                            .set_budget_w = (double)INFINITY,
                             .session = SMOE_NO_SESSION};
     smoe_learned_init(&w.learned, &fleet->priors, SMOE_POWER_LINE);
     return w;
@@ -139,6 +142,14 @@ void smoe_fleet_returned(struct smoe_fleet *fleet, uint32_t index)
     fleet->workers[index].expected = false;
 }
 
+double smoe_fleet_budget(const struct smoe_fleet *fleet, const char *id)
+{
+    for (uint32_t i = 0; i < fleet->n_budgets; i++)
+        if (!strcmp(fleet->budgets[i].worker, id))
+            return fleet->budgets[i].watts;
+    return (double)INFINITY;
+}
+
 int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smoe_msg_hello *hello,
                     uint64_t now_ns, uint32_t *ret_index, struct smoe_why *why)
 {
@@ -152,14 +163,35 @@ int smoe_fleet_join(struct smoe_fleet *fleet, uint32_t session, const struct smo
         fleet->workers[i] = nobody(fleet);
         memcpy(fleet->workers[i].id, hello->name, sizeof hello->name);
     }
+    fleet->workers[i].set_budget_w = smoe_fleet_budget(fleet, hello->name);
     start_connection(&fleet->workers[i], session, hello, now_ns);
     smoe_worker_move(&fleet->workers[i], SMOE_WORKER_JOINING);
     *ret_index = i;
     return 0;
 }
 
+void smoe_fleet_set_budget(struct smoe_fleet *fleet, const char *id, double watts)
+{
+    uint32_t i = 0, worker;
+    while (i < fleet->n_budgets && strcmp(fleet->budgets[i].worker, id) != 0)
+        i++;
+    if (i == fleet->n_max)
+        return;
+    if (isinf(watts) && i < fleet->n_budgets) {
+        fleet->budgets[i] = fleet->budgets[--fleet->n_budgets];
+    } else if (!isinf(watts)) {
+        fleet->n_budgets += i == fleet->n_budgets;
+        snprintf(fleet->budgets[i].worker, sizeof fleet->budgets[i].worker, "%s", id);
+        fleet->budgets[i].watts = watts;
+    }
+    if (smoe_fleet_find(fleet, id, &worker))
+        fleet->workers[worker].set_budget_w = watts;
+}
+
 void smoe_worker_limit(struct smoe_worker *worker, double budget_w, double cap_w)
 {
+    if (!isinf(worker->set_budget_w))
+        budget_w = worker->set_budget_w;
     worker->budget_w = fmin(budget_w, worker->own_budget_w);
     worker->cap_w = fmin(cap_w, worker->own_cap_w);
 }

@@ -73,6 +73,7 @@ struct smoe_worker {
     double budget_w;                /* Eavg / slot; +inf: none */
     double cap_w;                   /* Emax / slot; +inf: none */
     double own_budget_w, own_cap_w; /* of these, what the node itself sets */
+    double set_budget_w;            /* what an operator set for it alone; +inf: nothing */
     double joules;                  /* metered so far */
     uint64_t debt_ns;               /* Z is charged up to here */
 
@@ -102,13 +103,20 @@ struct smoe_worker {
 #define SMOE_NO_SESSION UINT32_MAX
 #define SMOE_NO_WORKER  UINT32_MAX
 
+struct smoe_power_budget {
+    smoe_name worker;
+    double watts; /* > 0 */
+};
+
 struct smoe_fleet {
     struct smoe_worker
         *workers; /* [n_max], owned; an index stays a worker's while it is not FREE */
     uint32_t n_max;
     uint32_t n_used; /* indices from here on were never used */
     uint32_t n_expected;
-    struct smoe_priors priors; /* of workers that are not known yet */
+    struct smoe_priors priors;         /* of workers that are not known yet */
+    struct smoe_power_budget *budgets; /* [n_budgets] set for one worker each, here or not; owned */
+    uint32_t n_budgets;
 };
 
 int smoe_fleet_init(struct smoe_fleet *fleet, uint32_t workers_max);
@@ -177,7 +185,15 @@ double smoe_worker_cycles_per_visit(const struct smoe_worker *worker, uint64_t f
 double smoe_worker_backlog(const struct smoe_worker *worker, uint64_t forward_flops, bool training,
                            uint64_t now_ns, double *ret_executable);
 
-/* Sets budget and cap to the smaller of the operator's, these, and the node's own. [W] */
+/* Sets a budget for one worker, by name, in the place of the one for all; +inf: takes it back. It is kept
+ * whether the worker is here or not. Nothing happens when there are workers_max others. */
+void smoe_fleet_set_budget(struct smoe_fleet *fleet, const char *id, double watts);
+
+/* What is set for it alone; +inf: nothing. [W] */
+double smoe_fleet_budget(const struct smoe_fleet *fleet, const char *id);
+
+/* Sets budget and cap to the smaller of the operator's and the node's own. These are what the operator set
+ * for all; a budget for this one alone counts instead. [W] */
 void smoe_worker_limit(struct smoe_worker *worker, double budget_w, double cap_w);
 
 /* kappa, so that dynamic power is kappa f^3 with f of all lanes as achieved: as metered; before that from

@@ -453,6 +453,15 @@ int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drai
     return 0;
 }
 
+int smoe_gateway_set_budget(struct smoe_gateway *gw, const char *worker_id, double watts,
+                            uint64_t now_ns)
+{
+    struct smoe_event event = {
+        .type = SMOE_EVENT_BUDGET, .now_ns = now_ns, .worker_id = worker_id, .budget_w = watts};
+    step(gw, &event, NULL);
+    return smoe_fleet_budget(smoe_core_fleet(gw->core), worker_id) == watts ? 0 : SMOE_ELIMIT;
+}
+
 void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
 {
     struct smoe_event event = {.type = SMOE_EVENT_SHUTDOWN, .now_ns = now_ns};

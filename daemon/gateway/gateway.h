@@ -88,6 +88,10 @@ void smoe_gateway_configure(struct smoe_gateway *gateway, const struct smoe_core
 /* SMOE_EUNKNOWN if there is no such worker. */
 int smoe_gateway_drain(struct smoe_gateway *gateway, const char *worker_id, bool drain,
                        uint64_t now_ns);
+/* The mean power of one worker, known or not; +inf: what is set for all. SMOE_ELIMIT if as many others as
+ * there may be workers have one. */
+int smoe_gateway_set_budget(struct smoe_gateway *gateway, const char *worker_id, double watts,
+                            uint64_t now_ns);
 /* Take nothing new; smoe_gateway_drained tells when nothing is in flight any more. */
 void smoe_gateway_shutdown(struct smoe_gateway *gateway, uint64_t now_ns);
 bool smoe_gateway_drained(const struct smoe_gateway *gateway);

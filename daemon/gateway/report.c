@@ -110,6 +110,8 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     add_double(o, "backlog_executable_visits", executable);
     add_double(o, "energy_debt_j", w->debt_j);
     add_double(o, "energy_budget_w", w->budget_w);
+    add_double(o, "energy_budget_set_w", w->set_budget_w);
+    add_double(o, "energy_budget_own_w", w->own_budget_w);
     add_double(o, "energy_cap_w", w->cap_w);
     add_double(o, "watts", w->learned.watts);
     add_double(o, "joules", w->joules);

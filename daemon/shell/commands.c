@@ -7,7 +7,7 @@
 
 struct command {
     const char *name;
-    const char *argument; /* its name, or NULL if it takes none */
+    const char *argument; /* its name, or the names of two; NULL if it takes none */
     bool admin;
     char *(*run)(struct smoe_commands *c, const char *argument, const struct command *self);
     const char *help;
@@ -107,6 +107,20 @@ static char *run_drain(struct smoe_commands *c, const char *argument, const stru
     return done_json(c->drain(c->context, argument, drain, &why), &why);
 }
 
+/* `argument` is WORKER WATTS, one blank between them. */
+static char *run_set_budget(struct smoe_commands *c, const char *argument,
+                            const struct command *self)
+{
+    struct smoe_why why = {""};
+    char worker[SMOE_NAME_MAX + 1];
+    const char *blank = strchr(argument, ' ');
+    (void)self;
+    if ((size_t)(blank - argument) >= sizeof worker)
+        return error_json(SMOE_EUNKNOWN, "no worker has so long a name");
+    snprintf(worker, sizeof worker, "%.*s", (int)(blank - argument), argument);
+    return done_json(c->set_budget(c->context, worker, blank + 1, &why), &why);
+}
+
 static char *run_reload(struct smoe_commands *c, const char *argument, const struct command *self)
 {
     struct smoe_why why = {""};
@@ -124,6 +138,8 @@ static const struct command commands[] = {
     {"ping", NULL, false, run_ping, "is it alive"},
     {"help", NULL, false, run_help, "these commands"},
     {"policy", "NAME", true, run_policy, "route by this policy from now on"},
+    {"set-budget", "WORKER WATTS", true, run_set_budget,
+     "mean power of this worker; off: that of all"},
     {"drain", "WORKER", true, run_drain, "give this worker nothing new"},
     {"undrain", "WORKER", true, run_drain, "let it work again"},
     {"reload", NULL, true, run_reload, "read the configuration again (as SIGHUP)"},
@@ -158,6 +174,29 @@ static char *unknown(const char *line)
     return error_json(SMOE_EUNKNOWN, sentence);
 }
 
+/* Blanks in a row become one, in place; returns how many there are then. */
+static int squeeze(char *text)
+{
+    int blanks = 0;
+    char *to = text;
+    for (const char *from = text; *from; from++) {
+        bool blank = *from == ' ' || *from == '\t';
+        if (blank && to[-1] == ' ') /* `text` is an argument: it does not begin with one */
+            continue;
+        blanks += blank;
+        *to++ = blank ? ' ' : *from;
+    }
+    *to = 0;
+    return blanks;
+}
+
+static const char *how_many(const char *wanted)
+{
+    return !wanted               ? "no argument is taken"
+           : strchr(wanted, ' ') ? "two arguments are needed"
+                                 : "one argument is needed";
+}
+
 /* Splits `name argument`, in place; extra blanks are skipped. */
 static char *split(char *line)
 {
@@ -184,9 +223,10 @@ static char *answer(struct smoe_commands *c, const char *text, const char *probl
             continue;
         if (command->admin && !admin)
             return error_json(SMOE_EROLE, "the status port is read-only: use stablemoectl");
-        if (!command->argument != !argument || (argument && strpbrk(argument, " \t")))
-            return error_json(SMOE_EMALFORMED, command->argument ? "one argument is needed"
-                                                                 : "no argument is taken");
+        int blanks = argument ? squeeze(argument) : 0;
+        bool two = command->argument && strchr(command->argument, ' ');
+        if (!command->argument != !argument || blanks != two)
+            return error_json(SMOE_EMALFORMED, how_many(command->argument));
         return command->run(c, command->run == run_help && admin ? "" : argument, command);
     }
     return unknown(line);

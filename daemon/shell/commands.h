@@ -21,6 +21,9 @@ struct smoe_commands {
     void *context;
     int (*reload)(void *context, struct smoe_why *why);
     int (*set_policy)(void *context, const char *name, struct smoe_why *why);
+    /* `watts`: what was typed. */
+    int (*set_budget)(void *context, const char *worker_id, const char *watts,
+                      struct smoe_why *why);
     int (*drain)(void *context, const char *worker_id, bool drain, struct smoe_why *why);
 };
 

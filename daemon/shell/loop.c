@@ -15,13 +15,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <uv.h>
 
 #include "common/io/clock.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
 #include "common/io/statedir.h"
+#include "daemon/shell/budgets.h"
 #include "daemon/shell/commands.h"
 #include "daemon/shell/lines.h"
 #include "daemon/shell/peers.h"
@@ -199,6 +199,17 @@ static int drain_worker(void *context, const char *worker_id, bool drain, struct
     smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg(drain ? "worker drains" : "worker works again"),
              smoe_text_field("id", worker_id));
     return 0;
+}
+
+static int set_budget(void *context, const char *worker_id, const char *watts, struct smoe_why *why)
+{
+    struct daemon *d = context;
+    int rc = smoe_budgets_set(d->gateway, d->state.fd, worker_id, watts, why);
+    if (rc == 0)
+        smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("budget set"), smoe_text_field("id", worker_id),
+                 smoe_text_field("watts", watts));
+    smoe_peers_flush(d->peers);
+    return rc;
 }
 
 /* ---- signals and timers ---- */
@@ -390,6 +401,7 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .context = d,
         .reload = reload,
         .set_policy = set_policy,
+        .set_budget = set_budget,
         .drain = drain_worker,
     };
     snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
@@ -430,8 +442,8 @@ static void say_ready(struct daemon *d)
 static int bring_up(struct daemon *d, struct smoe_why *why)
 {
     int rc = make_gateway(d, why);
-    if (rc == 0)
-        rc = listen_all(d, why);
+    rc = rc ? rc : smoe_budgets_load(d->gateway, d->state.fd, why);
+    rc = rc ? rc : listen_all(d, why);
     if (rc == 0 && (rc = start_signals(d)))
         smoe_fail(why, rc, "signals: %s", uv_strerror(rc));
     return rc;
@@ -449,16 +461,6 @@ static void close_partly(struct daemon *d)
         on_peers_closed(d);
 }
 
-/* As many descriptors as it may have without asking: a soft limit of 1024 is for select(2). */
-static void raise_descriptors(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
 {
     struct daemon *d = calloc(1, sizeof *d);
@@ -469,7 +471,6 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     d->config = start->config;
     d->config.values = &d->settings;
     d->started_ns = smoe_clock_monotonic_ns();
-    raise_descriptors();
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
                   smoe_clock_wall_ms);
     int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/io/cli.h"
 #include "common/io/config.h"
@@ -119,6 +120,16 @@ static void keep_freed_pages(void)
     (void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
 }
 
+/* As many descriptors as it may have without asking: a soft limit of 1024 is for select(2). */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct arguments a;
@@ -150,6 +161,7 @@ int main(int argc, char **argv)
     if (rc == 0 && a.dump_config) {
         smoe_config_dump(&start.config, "stablemoed configuration", stdout);
     } else if (rc == 0 && !a.check_config) {
+        raise_descriptors();
         rc = smoe_daemon_run(&start, &why);
         bool usage = rc == -EADDRINUSE || rc == -EADDRNOTAVAIL; /* an address to be configured */
         exit_code = !rc ? SMOE_EXIT_OK : usage ? SMOE_EXIT_USAGE : SMOE_EXIT_FAILED;

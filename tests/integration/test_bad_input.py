@@ -53,7 +53,7 @@ class CommandLine(Wrong):
                 ("stablemoe-worker", [], "--gateway: is required"),
                 ("stablemoe-worker", ["--gateway", NOBODY], "--id: needed"),
                 ("stablemoe-train", ["--gateway", NOBODY], "--dataset: is required"),
-                ("stablemoectl", [], "COMMAND [ARGUMENT]: missing"),
+                ("stablemoectl", [], "COMMAND [ARGUMENT..]: missing"),
                 ("stablemoectl", ["policy"], "policy: needs a NAME")):
             code, out, err = self.fleet.run([os.path.join(harness.BIN, program), *args])
             self.assertEqual((code, out), (2, ""), err)
@@ -157,8 +157,24 @@ class Absent(Wrong):
 
     def test_ctl_says_what_the_daemon_refused(self):
         self.fleet.start_daemon()
-        for words, says in ((["policy", "best"], "best"), (["drain", "nobody"], "nobody")):
+        for words, says in ((["policy", "best"], "best"), (["drain", "nobody"], "nobody"),
+                            (["set-budget", "nobody", "5"], 'no worker "nobody"')):
             self.refused("stablemoectl", "--state-dir", self.fleet.state_dir, *words, code=1, says=says)
+        for watts in ("0", "-1", "1e7", "nan", "inf", "0x10", "5W", "1e400", "--", "1e-4", ""):
+            code = 2 if watts in ("", "--", "-1") else 1  # ctl's own refusal, or the daemon's
+            self.refused("stablemoectl", "--state-dir", self.fleet.state_dir, "set-budget", "w1", watts, code=code)
+        for words, says in ((["set-budget"], "needs a WORKER WATTS"), (["set-budget", "w1"], "needs a WORKER WATTS"),
+                            (["drain", "w1", "w2"], "takes WORKER"), (["status", "x"], "takes no argument")):
+            self.refused("stablemoectl", "--state-dir", self.fleet.state_dir, *words, says=says)
+
+    def test_a_file_of_budgets_that_is_not_ours_is_refused_by_its_line(self):
+        os.makedirs(self.fleet.state_dir, mode=0o700)
+        for text, says in (("w1 5\nw2\n", "budgets:2: expected"), ("w1 five\n", "budgets:1: expected"),
+                           ("w1 off\0", "budgets: is not text")):
+            with open(os.path.join(self.fleet.state_dir, "budgets"), "w", encoding="ascii") as f:
+                f.write(text)
+            self.refused("stablemoed", "--state-dir", self.fleet.state_dir, "--listen", "127.0.0.1:0", "--status",
+                         "127.0.0.1:0", code=1, says=says)
 
 
 @harness.need_data

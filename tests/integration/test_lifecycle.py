@@ -234,6 +234,34 @@ class Lifecycle(harness.FleetTest):
                          self.fleet.workers()["w2"]["visits_routed"] > routed)
         trainer.kill()
 
+    def test_a_budget_set_for_one_worker_outlives_worker_and_gateway(self):
+        def budget(name):
+            return self.fleet.workers()[name]["energy_budget_w"]
+
+        gateway = self.fleet.start_daemon("--set", "energy.budget=9")
+        self.fleet.start_worker("w1", "--budget", "7")
+        worker = self.fleet.start_worker("w2")
+        self.fleet.wait_ready(2)
+        self.assertEqual((budget("w1"), budget("w2")), (7, 9))
+        self.assertEqual(self.fleet.ctl("set-budget", "w2", "12.5"), (0, "", ""))
+        self.assertEqual((budget("w1"), budget("w2")), (7, 12.5))
+        self.assertEqual(self.fleet.ctl("set-budget", "w1", "8"), (0, "", ""))
+        self.assertEqual(budget("w1"), 7)  # the node's own is smaller
+        worker.kill()
+        gateway.kill()
+        self.fleet.start_daemon("--listen", self.fleet.gateway, "--set", "energy.budget=9")
+        self.fleet.start_worker("w2", "--budget", "20")
+        self.fleet.wait_ready(2)
+        self.assertEqual((budget("w1"), budget("w2")), (7, 12.5))
+        self.assertEqual(self.fleet.ctl("set-budget", "w2", "off"), (0, "", ""))
+        self.assertEqual(budget("w2"), 9)
+        with open(os.path.join(self.fleet.state_dir, "budgets"), encoding="ascii") as f:
+            self.assertEqual(f.read(), "w1 8\n")
+        code, table, _ = self.fleet.ctl("workers")
+        self.assertEqual(code, 0)
+        self.assertRegex(table, r"(?m)^worker +state .* meter .* power +budget +debt +asked +runs at +driver +temp")
+        self.assertRegex(table, r"(?m)^w2 .* 9\.00 W ")
+
     # ---- trainers ----
 
     def test_a_killed_trainer_leaves_no_visit_behind_and_its_layer_to_the_next_of_its_name(self):

@@ -130,7 +130,7 @@ class Status(harness.FleetTest):
 
     def test_it_can_change_nothing(self):
         self.fleet.start_daemon("--set", "routing.policy=topk")
-        for line in (b"policy random\n", b"drain w1\n", b"undrain w1\n", b"reload\n"):
+        for line in (b"policy random\n", b"drain w1\n", b"undrain w1\n", b"set-budget w1 5\n", b"reload\n"):
             self.assertError(self.ask(line), -1004, "read-only")
         self.assertEqual(self.fleet.status()["policy"], "topk")
 
@@ -193,6 +193,11 @@ class Status(harness.FleetTest):
         self.assertError(ask(path, b"policy best\n"), -1006, "best")
         self.assertError(ask(path, b"policy\n"), -1000, "one argument")
         self.assertError(ask(path, b"drain nobody\n"), -1006, "nobody")
+        self.assertError(ask(path, b"set-budget w1\n"), -1000, "two arguments")
+        self.assertError(ask(path, b"set-budget w1 5 6\n"), -1000, "two arguments")
+        self.assertError(ask(path, b"set-budget \t nobody  \t 5 \n"), -1006, "nobody")
+        self.assertError(ask(path, b"set-budget " + b"w" * 100 + b" 5\n"), -1006, "so long a name")
+        self.assertError(ask(path, b"status now\n"), -1000, "no argument")
 
 
 if __name__ == "__main__":

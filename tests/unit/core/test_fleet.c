@@ -304,6 +304,46 @@ Test(fleet, a_node_keeps_to_the_smaller_of_its_own_limits_and_the_operators)
     smoe_fleet_release(&fleet);
 }
 
+Test(fleet, a_budget_for_one_worker_counts_instead_of_that_for_all_and_outlives_its_absence)
+{
+    struct smoe_fleet fleet;
+    struct smoe_msg_hello m = hello_of("a");
+    struct smoe_why why;
+    uint32_t i;
+    m.budget_watts = 30;
+    cr_assert_eq(smoe_fleet_init(&fleet, 2), 0);
+    smoe_fleet_set_budget(&fleet, "a", 20); /* before it is known */
+    cr_assert_eq(smoe_fleet_join(&fleet, 5, &m, 1, &i, &why), 0);
+    struct smoe_worker *w = &fleet.workers[i];
+    smoe_worker_limit(w, 7, (double)INFINITY);
+    cr_assert_eq(w->budget_w, 20, "more than that for all");
+    smoe_fleet_set_budget(&fleet, "a", 40);
+    smoe_worker_limit(w, 7, (double)INFINITY);
+    cr_assert_eq(w->budget_w, 30, "the node's own still binds");
+    smoe_fleet_set_budget(&fleet, "a", (double)INFINITY);
+    smoe_worker_limit(w, 7, (double)INFINITY);
+    cr_assert_eq(w->budget_w, 7);
+    cr_assert_eq(fleet.n_budgets, 0);
+    smoe_fleet_release(&fleet);
+}
+
+Test(fleet, as_many_budgets_as_workers_are_kept_and_no_more)
+{
+    struct smoe_fleet fleet;
+    cr_assert_eq(smoe_fleet_init(&fleet, 2), 0);
+    smoe_fleet_set_budget(&fleet, "a", 1);
+    smoe_fleet_set_budget(&fleet, "b", 2);
+    smoe_fleet_set_budget(&fleet, "c", 3);
+    cr_assert(isinf(smoe_fleet_budget(&fleet, "c")));
+    smoe_fleet_set_budget(&fleet, "b", 4);
+    cr_assert_eq(smoe_fleet_budget(&fleet, "b"), 4, "one that has a budget may get another");
+    smoe_fleet_set_budget(&fleet, "a", (double)INFINITY);
+    smoe_fleet_set_budget(&fleet, "c", 3);
+    cr_assert_eq(smoe_fleet_budget(&fleet, "c"), 3);
+    cr_assert_eq(smoe_fleet_budget(&fleet, "b"), 4);
+    smoe_fleet_release(&fleet);
+}
+
 /* 4e-27 (1e9)^3 = 4 W while it computes at its highest, on two lanes. */
 static struct smoe_worker powered(void)
 {
