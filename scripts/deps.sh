@@ -32,6 +32,7 @@ test       libcriterion-dev        unit tests
 test       gnuplot-nox             figures of the simulator
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
 test       python3-fusepy          a /sys that rounds, refuses and lies, for the frequency tests
+test       systemd-container       boots the installed units under a real systemd
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources
 lint       shellcheck              mistakes in shell scripts

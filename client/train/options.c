@@ -243,7 +243,7 @@ static const struct smoe_cli_option options[] = {
 const struct smoe_cli smoe_train_cli = {
     .program = "stablemoe-train",
     .version = STABLEMOE_VERSION,
-    .summary = "Trains an image classifier whose expert layer lives on a stablemoe fleet.",
+    .summary = "Trains an image classifier whose expert layer lives on a stablemoe fleet",
     .options = options,
     .options_len = sizeof options / sizeof *options,
 };

@@ -406,6 +406,8 @@ static double done_since_report(const struct smoe_worker *w, uint64_t now_ns)
 
 double smoe_worker_debt(const struct smoe_worker *w, uint64_t now_ns)
 {
+    if (isinf(w->budget_w))
+        return 0;
     double hz = in_force_hz(w) * smoe_worker_efficiency(w);
     double unused, joules = 0, wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9;
     if (w->has_report)
