@@ -41,6 +41,7 @@ struct worker_process {
     struct smoe_sim_link link;
     struct lane lanes[LANES_MAX];
     struct smoe_sim_event clock;
+    double slowness; /* cycles_per_flop times this */
     uint64_t freq_obeyed_khz;
     double freq_hz; /* in force */
     bool stopping;
@@ -63,7 +64,7 @@ static void begin_slice(struct lane *lane)
 {
     struct worker_process *w = lane->worker;
     const struct smoe_sim_worker_options *o = &w->options;
-    double cycles = (double)smoe_sim_slice_flops(lane->task) * o->cycles_per_flop;
+    double cycles = (double)smoe_sim_slice_flops(lane->task) * o->cycles_per_flop * w->slowness;
     double cpu_ns = cycles * 1e9 / o->nominal_hz;
     double wall_ns = cycles * 1e9 / w->freq_hz;
     if (o->jitter > 0)
@@ -233,6 +234,7 @@ static void worker_start(struct smoe_sim_process *p)
         .freq_nominal_hz = o->nominal_hz,
         .freq_max_hz = o->nominal_hz * o->speed,
         .busy_watts = o->busy_watts,
+        .model_noise = o->meter_noise,
         .budget_watts = o->budget_watts,
         .cap_watts = o->cap_watts,
         .voltage_follows = o->voltage_follows,
@@ -334,12 +336,20 @@ uint32_t smoe_world_add_worker(struct smoe_world *world, const struct smoe_sim_w
     struct worker_process *w = self_of(p);
     p->gateway = o->gateway;
     w->options = options;
+    w->slowness = 1;
     w->clock.fire = on_clock;
     for (uint32_t i = 0; i < LANES_MAX; i++) {
         w->lanes[i].worker = w;
         w->lanes[i].due.fire = on_slice_over;
     }
     return p->number;
+}
+
+void smoe_world_slow_worker(struct smoe_world *world, uint32_t number, double times)
+{
+    struct worker_process *w = self_of(world->processes[number]);
+    smoe_assert(w->process.kind == SMOE_SIM_WORKER && times > 0);
+    w->slowness = times;
 }
 
 struct smoe_agent *smoe_sim_worker_machine(const struct smoe_sim_process *p)

@@ -43,6 +43,8 @@ struct smoe_slotted_tape {
     void (*next)(void *context, struct smoe_slotted_recorded *ret);
 };
 
+struct smoe_whole_fleet;
+
 struct smoe_slotted_options {
     enum smoe_policy policy;
     enum smoe_sim_freq_rule freq_rule;
@@ -52,6 +54,7 @@ struct smoe_slotted_options {
     const struct smoe_slotted_trainer *trainer; /* NULL: tokens as the scenario draws them */
     const struct smoe_slotted_tape *tape;       /* NULL: the scenario's own arrivals and fleet */
     bool keep_series;
+    const struct smoe_whole_fleet *whole; /* smoe_whole_run: what a scenario does not say; NULL */
 };
 
 /* Slot by slot, with keep_series; owned by the result. */

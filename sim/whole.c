@@ -35,6 +35,7 @@
 struct whole {
     const struct smoe_scenario *s;
     const struct smoe_slotted_options *o;
+    struct smoe_whole_fleet fleet;
     struct smoe_slotted_result *r;
     struct smoe_world *world;
     struct smoe_whole_stream stream;
@@ -82,6 +83,26 @@ static uint32_t experts_of_worker(const struct whole *w)
     return (uint32_t)((w->s->spec.experts + w->s->spec.workers - 1) / w->s->spec.workers);
 }
 
+static double busy_watts(const struct smoe_freq_node *p)
+{
+    return p->kappa * p->freq_max_hz * p->freq_max_hz * p->freq_max_hz;
+}
+
+static double cycles_per_flop(const struct whole *w, const struct smoe_freq_node *p)
+{
+    struct smoe_ffn_shape ffn = {w->stream.shape.d_model, w->stream.shape.d_ff, SMOE_RELU};
+    return p->cycles_per_visit / (double)smoe_task_forward_flops(&ffn);
+}
+
+/* The meters are models, and what they are made of is not told; an operator knows the kind of machine. */
+static struct smoe_priors priors_of(const struct whole *w)
+{
+    struct smoe_freq_node p = smoe_scenario_physics(w->s, 0);
+    double off = w->fleet.prior_off > 0 ? w->fleet.prior_off : 1;
+    return (struct smoe_priors){.cycles_per_flop = cycles_per_flop(w, &p) * off,
+                                .busy_w = busy_watts(&p) * off};
+}
+
 static void add_gateway(struct whole *w)
 {
     const struct smoe_scenario_spec *s = &w->s->spec;
@@ -108,7 +129,8 @@ static void add_gateway(struct whole *w)
                      .window_visits = PLENTY,
                      .iteration_bytes_max = PLENTY,
                      .worker_budget_w = (double)INFINITY,
-                     .worker_cap_w = (double)INFINITY},
+                     .worker_cap_w = (double)INFINITY,
+                     .priors = priors_of(w)},
         .tensor_bytes_max = SMOE_TENSOR_BYTES_MAX,
         .tensors_bytes_max = PLENTY,
         .outbox_bytes_max = PLENTY};
@@ -127,16 +149,16 @@ static uint32_t add_worker(struct whole *w, uint32_t j)
     if (!smoe_slotted_decides_frequency(w->o->policy))
         cap_w = fmin(cap_w, p.energy_mean_w);
     uint32_t parcels = SMOE_TICKETS_MAX * experts_of_worker(w);
-    struct smoe_ffn_shape ffn = {w->stream.shape.d_model, w->stream.shape.d_ff, SMOE_RELU};
     struct smoe_sim_worker_options o = {
         .gateway = w->gateway,
         .path = path_of(w),
         .nominal_hz = p.freq_max_hz,
-        .cycles_per_flop = p.cycles_per_visit / (double)smoe_task_forward_flops(&ffn),
-        .busy_watts = p.kappa * p.freq_max_hz * p.freq_max_hz * p.freq_max_hz,
+        .cycles_per_flop = cycles_per_flop(w, &p),
+        .busy_watts = busy_watts(&p),
+        .meter_noise = w->fleet.meter_noise,
         .budget_watts = finite_or_none(p.energy_mean_w),
         .cap_watts = finite_or_none(cap_w),
-        .voltage_follows = true,
+        .voltage_follows = !w->fleet.rests,
         .memory_bytes = PLENTY,
         .parcels_max = parcels < SMOE_AGENT_PARCELS_MAX ? parcels : SMOE_AGENT_PARCELS_MAX};
     snprintf(o.name, sizeof o.name, "node-%u", j);
@@ -178,6 +200,20 @@ static const struct smoe_core *core_of(const struct whole *w)
     return smoe_gateway_core(smoe_world_gateway(w->world, w->gateway));
 }
 
+uint32_t smoe_whole_worker(const struct smoe_core *core, uint32_t j)
+{
+    char name[SMOE_NAME_MAX + 1];
+    uint32_t index = SMOE_NO_WORKER;
+    snprintf(name, sizeof name, "node-%u", j);
+    (void)smoe_fleet_find(smoe_core_fleet(core), name, &index);
+    return index;
+}
+
+uint32_t smoe_whole_process(uint32_t j)
+{
+    return 1 + j; /* after the gateway */
+}
+
 /* ---- coming up ---- */
 
 /* Where every node has one expert, the scenario pairs ranks with budgets, and the daemon must have dealt them
@@ -187,10 +223,9 @@ static int find_workers(struct whole *w, struct smoe_why *why)
     const struct smoe_core *core = core_of(w);
     struct smoe_layer_view layer = smoe_core_layer(core, 0);
     for (uint32_t j = 0; j < w->s->spec.workers; j++) {
-        char name[SMOE_NAME_MAX + 1];
-        snprintf(name, sizeof name, "node-%u", j);
-        if (!smoe_fleet_find(smoe_core_fleet(core), name, &w->index[j]))
-            return smoe_fail(why, SMOE_ESTATE, "%s has not joined", name);
+        w->index[j] = smoe_whole_worker(core, j);
+        if (w->index[j] == SMOE_NO_WORKER)
+            return smoe_fail(why, SMOE_ESTATE, "node-%u has not joined", j);
     }
     for (uint32_t e = 0; e < layer.shape.experts && w->s->spec.experts == w->s->spec.workers; e++)
         if (layer.experts[e].worker != w->index[e])
@@ -301,6 +336,8 @@ static int run(struct whole *w, struct smoe_why *why)
             rc = smoe_fail(why, SMOE_ESTATE, "%s", w->stream.why.text);
         else
             read_slot(w, slot);
+        if (rc == 0 && w->fleet.watch)
+            w->fleet.watch(w->fleet.context, slot, core_of(w), w->world);
     }
     if (rc == 0)
         sum_up(w);
@@ -314,6 +351,8 @@ int smoe_whole_run(const struct smoe_scenario *scenario, const struct smoe_slott
     struct smoe_slotted_result r = {.gap_max = -1};
     struct whole w = {.s = scenario, .o = o, .r = &r};
     smoe_assert(!o->trainer && !o->keep_series);
+    if (o->whole)
+        w.fleet = *o->whole;
     r.share = smoe_sim_alloc(scenario->spec.workers, sizeof(double));
     init_world(&w);
     int rc = run(&w, why);

@@ -13,7 +13,24 @@
 #ifndef SMOE_SIM_WHOLE_H
 #define SMOE_SIM_WHOLE_H
 
+#include "daemon/core/core.h"
 #include "sim/slotted.h"
+#include "sim/world.h"
+
+/* What a scenario does not say of the nodes, and who looks on. */
+struct smoe_whole_fleet {
+    bool rests;         /* duty cycles: power is a line from 0 to kappa fmax^3, not the cube */
+    double meter_noise; /* of the model meters (agent.h) */
+    double prior_off;   /* the daemon's priors are the truth times this; 0: the truth */
+    /* The books of slot `slot` were read; core and worker numbers are valid meanwhile. NULL: nobody. */
+    void (*watch)(void *context, uint64_t slot, const struct smoe_core *core,
+                  struct smoe_world *world);
+    void *context;
+};
+
+/* Node j of the scenario in a watched run: in the core's fleet, and as a process of the world. */
+uint32_t smoe_whole_worker(const struct smoe_core *core, uint32_t j);
+uint32_t smoe_whole_process(uint32_t j);
 
 /* SMOE_ECONFIG and a sentence for what only the slotted loop can do: replicas, churn, a set age of reports,
  * a closed source, a solver's limit; and for the baselines the `full` rule, which no daemon has. */

@@ -64,6 +64,7 @@ struct smoe_sim_worker_options {
     double jitter;                  /* a slice takes up to this share longer, 0 */
     uint32_t lanes;                 /* 1 */
     double busy_watts;              /* 0 */
+    double meter_noise;             /* of its model meter (agent.h), 0 */
     double budget_watts, cap_watts; /* 0 */
     /* Its frequency is one of voltage too: power is its cube, and a new one is in force at once. False: a
      * duty cycle, which changes with the next slice. */
@@ -116,6 +117,10 @@ struct smoe_sim_trainer_options {
 };
 
 uint32_t smoe_world_add_gateway(struct smoe_world *world, const struct smoe_sim_gateway_options *o);
+/* A worker's visits take so many times the cycles of its options from its next slice on, and its counters
+ * do not say why. */
+void smoe_world_slow_worker(struct smoe_world *world, uint32_t number, double times);
+
 uint32_t smoe_world_add_worker(struct smoe_world *world, const struct smoe_sim_worker_options *o);
 uint32_t smoe_world_add_trainer(struct smoe_world *world, const struct smoe_sim_trainer_options *o);
 

@@ -19,6 +19,8 @@
 #include "client/worker/agent/agent_state.h"
 #include "common/base/assert.h"
 
+#define SQRT_3           1.7320508075688772 /* of uniform noise: its width over its deviation */
+#define MODEL_STREAM     3
 #define OUTBOX_BYTES_MAX (UINT64_C(1) << 40) /* results are bounded by the tensor budget */
 
 /* ---- memory ---- */
@@ -52,6 +54,7 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     a->n_parcel_free = a->parcels_max;
     smoe_agent_set_freq(a, (uint64_t)(options->freq_max_hz / 1000), options->freq_max_hz);
     a->cycles_hz = options->freq_nominal_hz;
+    smoe_rng_init(&a->model_rng, options->incarnation, MODEL_STREAM);
     snprintf(a->counters.energy_source, sizeof a->counters.energy_source, "%s",
              *options->energy_source   ? options->energy_source
              : options->busy_watts > 0 ? "model"
@@ -115,7 +118,7 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
         .freq_max_hz = a->counters.freq_max_hz,
         .inbox_bytes_max = a->options.inbox_bytes_max,
         .lanes = a->options.lanes,
-        .busy_watts = a->options.busy_watts,
+        .busy_watts = *a->options.energy_source ? a->options.busy_watts : 0,
         .budget_watts = a->options.budget_watts,
         .cap_watts = a->options.cap_watts,
     };
@@ -346,16 +349,17 @@ struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
     return task;
 }
 
-/* The model meter: energy of that much CPU time of one lane at the frequency in force. [J] */
-static double energy_of(const struct smoe_agent *a, double cpu_s)
+/* The model meter: energy of that much CPU time of one lane at the frequency in force, as inexact as a meter
+ * is (uniform noise). [J] */
+static double energy_of(struct smoe_agent *a, double cpu_s)
 {
     const struct smoe_agent_options *o = &a->options;
-    double watts = o->busy_watts / o->lanes;
+    double noise = o->model_noise * SQRT_3 * (2 * smoe_rng_unit(&a->model_rng) - 1);
+    double joules = cpu_s * o->busy_watts / o->lanes * (1 + noise);
     if (!o->voltage_follows)
-        return cpu_s * watts;
-    double cycles = cpu_s * a->cycles_hz,
-           part = (double)a->counters.freq_khz * 1000 / o->freq_max_hz;
-    return cycles / o->freq_max_hz * watts * part * part;
+        return joules;
+    double part = (double)a->counters.freq_khz * 1000 / o->freq_max_hz;
+    return joules * a->cycles_hz / o->freq_max_hz * part * part;
 }
 
 static void count_cpu(struct smoe_agent *a, const struct smoe_task *task, uint64_t cpu_ns)

@@ -32,7 +32,9 @@ struct smoe_agent_options {
     double freq_nominal_hz; /* cycles a second of CPU time: what cycles are counted in */
     double freq_max_hz;     /* highest frequency in force: nominal x speed cap */
     double busy_watts;      /* power of the compute lanes running without pause, 0: unknown */
-    char energy_source[16]; /* the meter that smoe_agent_set_joules is told from; "": busy_watts */
+    char energy_source[16]; /* the meter that smoe_agent_set_joules is told from; "": a model of
+                             * busy_watts, which is then not told to the gateway: it must learn */
+    double model_noise; /* standard deviation of what the model says of a task, of itself, 0..0.5 */
     double budget_watts, cap_watts; /* mean and highest power the node may draw, 0: any */
     /* The driver lowers the voltage with the frequency: power falls with the cube of it from busy_watts at
      * freq_max_hz. False: a duty cycle, a cycle costs the same at any frequency. */

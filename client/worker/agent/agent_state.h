@@ -9,6 +9,7 @@
 #include "client/worker/agent/agent.h"
 #include "common/base/list.h"
 #include "common/base/map.h"
+#include "common/base/rng.h"
 #include "proto/channel.h"
 
 #define SMOE_AGENT_STEPS_MAX \
@@ -78,7 +79,8 @@ struct smoe_agent {
     uint64_t epoch; /* highest seen */
     uint64_t silence_ns, slot_ns;
     uint64_t heard_ns, reported_ns;
-    bool report_due; /* another frequency came into force */
+    struct smoe_rng model_rng; /* of the model meter's noise */
+    bool report_due;           /* another frequency came into force */
 
     struct smoe_experts experts;
     size_t scratch_elements;

@@ -30,7 +30,8 @@
 #include "common/kernels/gemm.h"
 #include "stablemoe/version.h"
 
-#define ID_FILE "id"
+#define ID_FILE     "id"
+#define MODEL_NOISE 0.03 /* of the model meter: a reading is no parameter */
 
 struct worker {
     struct smoe_worker_settings settings;
@@ -226,6 +227,7 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
         .freq_nominal_hz = s->freq_nominal_hz,
         .freq_max_hz = w->freqctl.max_hz,
         .busy_watts = s->watts,
+        .model_noise = MODEL_NOISE,
         .budget_watts = s->budget,
         .cap_watts = s->cap,
         .experts_bytes_max = s->memory_bytes / 2,

@@ -730,6 +730,39 @@ Test(agent, counts_cycles_at_the_frequency_that_was_in_force, .init = begin, .fi
     cr_assert_str_eq(r.driver_note, "rounds");
 }
 
+/* The model stands in for a meter: the gateway is to learn from what it reads, not to be told. */
+Test(agent, a_model_meter_is_noisy_right_on_average_and_keeps_its_parameters_to_itself, .fini = end)
+{
+    struct smoe_agent_options o = options();
+    struct smoe_msg_report r;
+    double before = 0, squares = 0, each = 5e-3; /* 5 W for a millisecond a task */
+    o.busy_watts = 5;
+    o.model_noise = 0.1;
+    begin_with(&o);
+    cr_assert_eq(last(SMOE_MSG_HELLO)->m.hello.busy_watts, 0);
+    for (uint64_t i = 1; i <= 400; i++) {
+        decide(i, 0, 1, false);
+        run_all();
+        smoe_agent_counters(d.agent, &r);
+        double off = (r.joules - before) / each - 1;
+        cr_assert_lt(fabs(off), 0.18, "uniform noise is bounded: %g", off);
+        squares += off * off / 400;
+        before = r.joules;
+    }
+    cr_assert_str_eq(r.energy_source, "model");
+    cr_assert_float_eq(r.joules, 400 * each, 0.02 * 400 * each);
+    cr_assert_float_eq(sqrt(squares), 0.1, 0.01);
+}
+
+Test(agent, says_what_it_draws_where_a_real_meter_measures_it, .fini = end)
+{
+    struct smoe_agent_options o = options();
+    o.busy_watts = 5;
+    strcpy(o.energy_source, "rapl");
+    begin_with(&o);
+    cr_assert_eq(last(SMOE_MSG_HELLO)->m.hello.busy_watts, 5);
+}
+
 Test(agent, reports_when_another_frequency_comes_into_force, .init = begin, .fini = end)
 {
     smoe_agent_tick(d.agent, d.now_ns);
