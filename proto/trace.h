@@ -35,6 +35,7 @@
 #define SMOE_TRACE_HEADER_BYTES 16
 #define SMOE_TRACE_FRAME_BYTES  12
 #define SMOE_TRACE_PAYLOAD_MAX  (64u << 20)
+#define SMOE_TRACE_CURVE_MAX    32         /* points of a worker's curve */
 #define SMOE_TRACE_WAITS        UINT16_MAX /* in `expert`: the token was not routed */
 
 enum smoe_trace_type {
@@ -57,6 +58,10 @@ struct smoe_trace_worker {
     uint32_t arrivals_max; /* ROUTE */
     double backlog, executable, debt_j, carry;
     double cycles, freq_max_hz, kappa, cap_w, budget_w;
+    /* What it draws, if not kappa f^3: [curve_points] from 0 on, rising; 0 points: the cube. */
+    uint32_t curve_points;
+    bool stepless; /* every frequency on it can be had */
+    const double *curve_hz, *curve_watts;
     double units;        /* FREQUENCY: lanes times what they achieve of a frequency, > 0 */
     uint32_t arrivals;   /* FREQUENCY: visits that leave with it */
     uint64_t before_khz; /* FREQUENCY: decided before, of one lane; 0: never */

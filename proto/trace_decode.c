@@ -12,6 +12,7 @@
 
 #define NUMBER_MAX  1e15
 #define FREQ_MAX_HZ 1e15 /* of all lanes */
+#define HZ_APART    1e-3 /* points of a curve */
 #define VISITS_MAX  1e9  /* of backlogs: the solver counts them one by one */
 
 typedef const Stablemoe__Trace__V1__Workers Workers;
@@ -59,6 +60,44 @@ static int check_worker(struct smoe_reader *r, const struct smoe_trace_worker *w
     return rc ? rc : check_watts(r, "workers.budget", w->budget_w);
 }
 
+/* Rising from 0, by so much that slopes are numbers. */
+static int check_curve(struct smoe_reader *r, const struct smoe_trace_worker *w)
+{
+    int rc = 0;
+    for (uint32_t k = 0; k < w->curve_points && rc == 0; k++) {
+        double below = k ? w->curve_hz[k - 1] + HZ_APART : 0;
+        double most = k ? FREQ_MAX_HZ : 0;
+        rc = smoe_check_double(r, "workers.curve_hz", w->curve_hz[k], below, most);
+        below = k ? w->curve_watts[k - 1] : 0;
+        rc = rc ? rc
+                : smoe_check_double(r, "workers.curve_watts", w->curve_watts[k], below, NUMBER_MAX);
+    }
+    return rc;
+}
+
+static int read_curves(struct smoe_reader *r, const Workers *p, struct smoe_trace_worker *w,
+                       size_t n)
+{
+    size_t points = 0;
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        uint32_t least = w[i].curve_points ? 2 : 0;
+        rc = smoe_check_range(r, "workers.curve_points", w[i].curve_points, least,
+                              SMOE_TRACE_CURVE_MAX);
+        points += w[i].curve_points;
+    }
+    rc = rc ? rc : check_count(r, "workers.curve_hz", p->n_curve_hz, points);
+    rc = rc ? rc : check_count(r, "workers.curve_watts", p->n_curve_watts, points);
+    size_t at = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        w[i].curve_hz = w[i].curve_points ? p->curve_hz + at : NULL;
+        w[i].curve_watts = w[i].curve_points ? p->curve_watts + at : NULL;
+        at += w[i].curve_points;
+        rc = check_curve(r, &w[i]);
+    }
+    return rc;
+}
+
 static int read_workers(struct smoe_reader *r, Workers *p, uint32_t nodes, uint32_t *ret_n,
                         const struct smoe_trace_worker **ret)
 {
@@ -87,6 +126,7 @@ static int read_workers(struct smoe_reader *r, Workers *p, uint32_t nodes, uint3
 #undef X
         rc = check_worker(r, &w[i]);
     }
+    rc = rc ? rc : read_curves(r, p, w, n);
     *ret_n = (uint32_t)n;
     *ret = w;
     return rc;

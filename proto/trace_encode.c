@@ -47,6 +47,31 @@ static int column(struct smoe_arena *arena, const struct smoe_trace_worker *w, u
     return 0;
 }
 
+/* The points of all curves, worker by worker. */
+static int fill_curves(struct smoe_arena *arena, const struct smoe_trace_worker *w, uint32_t n,
+                       Workers *p)
+{
+    size_t points = 0, at = 0;
+    for (uint32_t i = 0; i < n; i++)
+        points += w[i].curve_points;
+    if (!points)
+        return 0;
+    p->curve_hz = take(arena, points, sizeof *p->curve_hz);
+    p->curve_watts = take(arena, points, sizeof *p->curve_watts);
+    if (!p->curve_hz || !p->curve_watts)
+        return SMOE_ETOOBIG;
+    for (uint32_t i = 0; i < n; i++) {
+        size_t bytes = w[i].curve_points * sizeof(double);
+        if (bytes) {
+            memcpy(p->curve_hz + at, w[i].curve_hz, bytes);
+            memcpy(p->curve_watts + at, w[i].curve_watts, bytes);
+        }
+        at += w[i].curve_points;
+    }
+    p->n_curve_hz = p->n_curve_watts = points;
+    return 0;
+}
+
 static int fill_workers(struct smoe_arena *arena, const struct smoe_trace_worker *w, uint32_t n,
                         Workers *p)
 {
@@ -72,7 +97,7 @@ static int fill_workers(struct smoe_arena *arena, const struct smoe_trace_worker
                     &p->n_##field);
     SMOE_TRACE_COLUMN_MAP(X)
 #undef X
-    return rc;
+    return rc ? rc : fill_curves(arena, w, n, p);
 }
 
 /* ---- scores ---- */

@@ -32,6 +32,7 @@ void smoe_trace_write_frame(uint32_t type, size_t bytes, uint8_t *record);
     X(units, units, 1)
 
 /* ... and those that are counts; 0 where they are left out. */
-#define SMOE_TRACE_COUNT_MAP(X) X(arrivals_max) X(freq_khz) X(arrivals) X(before_khz)
+#define SMOE_TRACE_COUNT_MAP(X) \
+    X(arrivals_max) X(freq_khz) X(arrivals) X(before_khz) X(curve_points) X(stepless)
 
 #endif

@@ -65,7 +65,7 @@ static void count_workers(struct smoe_recorded *r, const struct smoe_trace_route
         r->workers = t->nodes;
     }
     for (uint32_t i = 0; i < t->n_workers; i++) {
-        struct smoe_plan_worker w = smoe_replay_worker(&t->workers[i]);
+        struct smoe_plan_worker w = smoe_replay_worker(&t->workers[i], NULL);
         r->rate_sum[t->workers[i].worker] +=
             smoe_freq_ceiling(&w.physics) / w.physics.cycles_per_visit;
         r->seen[t->workers[i].worker]++;
@@ -187,7 +187,7 @@ static void take_fleet(struct smoe_recorded *r, const struct smoe_trace_route *t
     memset(r->known, 0, r->workers * sizeof *r->known);
     for (uint32_t i = 0; i < t->n_workers; i++)
         if (t->workers[i].worker < r->workers)
-            r->known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i]);
+            r->known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i], NULL);
     memcpy(r->replica_first, t->replica_first, (r->experts + 1u) * sizeof *r->replica_first);
     memcpy(r->replica_node, t->replica_node, replicas * sizeof *r->replica_node);
 }

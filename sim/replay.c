@@ -15,7 +15,8 @@
 
 void smoe_replay_release(struct smoe_replay *r)
 {
-    void *arrays[] = {r->known, r->nodes, r->debts, r->arrivals, r->expert, r->node, r->scores};
+    void *arrays[] = {r->known,    r->curves, r->nodes, r->debts,
+                      r->arrivals, r->expert, r->node,  r->scores};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     smoe_route_scratch_free(r->scratch);
@@ -41,6 +42,7 @@ static void make_room(struct smoe_replay *r, const struct smoe_trace_route *t)
     smoe_replay_release(r);
     *r = grown;
     r->known = smoe_sim_alloc(r->nodes_max, sizeof *r->known);
+    r->curves = smoe_sim_alloc(r->nodes_max, sizeof *r->curves);
     r->nodes = smoe_sim_alloc(r->nodes_max, sizeof *r->nodes);
     r->debts = smoe_sim_alloc(r->nodes_max, sizeof *r->debts);
     r->arrivals = smoe_sim_alloc(r->nodes_max, sizeof *r->arrivals);
@@ -53,13 +55,26 @@ static void make_room(struct smoe_replay *r, const struct smoe_trace_route *t)
 
 /* ---- what was known ---- */
 
-struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *w)
+/* The hull of a hull is the same one: no point of it is above a chord. */
+static bool has_curve(const struct smoe_trace_worker *w, struct smoe_power_curve *curve)
+{
+    if (!curve || !w->curve_points ||
+        !smoe_power_hull(w->curve_watts[0], w->curve_hz + 1, w->curve_watts + 1,
+                         w->curve_points - 1, curve))
+        return false;
+    curve->stepless = w->stepless;
+    return true;
+}
+
+struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *w,
+                                           struct smoe_power_curve *curve)
 {
     return (struct smoe_plan_worker){
         .serves = true,
         .physics = {.cycles_per_visit = w->cycles,
                     .freq_max_hz = w->freq_max_hz,
                     .kappa = w->kappa,
+                    .power = has_curve(w, curve) ? curve : NULL,
                     .energy_max_w = w->cap_w,
                     .energy_mean_w = w->budget_w},
         .backlog = w->backlog,
@@ -152,7 +167,7 @@ static int plan(struct smoe_replay *r, const struct smoe_trace_route *t,
 {
     memset(r->known, 0, t->nodes * sizeof *r->known);
     for (uint32_t i = 0; i < t->n_workers; i++)
-        r->known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i]);
+        r->known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i], &r->curves[i]);
     double tau_s = smoe_plan_horizon(law, r->known, t->nodes, (double)t->tokens * t->top_k);
     if (memcmp(&tau_s, &t->tau_s, sizeof tau_s) != 0)
         return smoe_fail(why, SMOE_EDATA, "tau is %.17g s, recorded %.17g s", tau_s, t->tau_s);
@@ -256,7 +271,8 @@ static int replay_frequency(const struct smoe_trace_frequency *t, struct smoe_wh
         return smoe_fail(why, SMOE_EUNKNOWN, "FREQUENCY.policy: %s is not known here", t->policy);
     for (uint32_t i = 0; i < t->n_workers; i++) {
         const struct smoe_trace_worker *w = &t->workers[i];
-        struct smoe_plan_worker known = smoe_replay_worker(w);
+        struct smoe_power_curve curve;
+        struct smoe_plan_worker known = smoe_replay_worker(w, &curve);
         double visits = t->tau_s * smoe_freq_ceiling(&known.physics) / w->cycles;
         double price = smoe_freq_energy_price(&known.physics, w->debt_j, t->tau_s);
         if (!(visits <= SERVICE_MAX) || !isfinite(price))

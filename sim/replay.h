@@ -19,7 +19,8 @@ struct smoe_replay {
     struct smoe_route_scratch *scratch; /* owned, as all below */
     uint32_t tokens_max, experts_max, nodes_max;
     size_t visits_max, scores_max;
-    struct smoe_plan_worker *known; /* [nodes_max] */
+    struct smoe_plan_worker *known;  /* [nodes_max] */
+    struct smoe_power_curve *curves; /* [nodes_max] of them */
     struct smoe_node *nodes;
     double *debts;
     uint32_t *arrivals;
@@ -40,7 +41,8 @@ int smoe_replay_entry(struct smoe_replay *replay, const struct smoe_trace_entry 
  * so. `ret` may be any memory of that size. */
 void smoe_replay_scores(const struct smoe_trace_route *route, float *ret);
 
-/* What a record knew of one worker. */
-struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *worker);
+/* What a record knew of one worker. Its curve, if it has one, is put into `curve`; NULL: kappa stands for it. */
+struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *worker,
+                                           struct smoe_power_curve *curve);
 
 #endif

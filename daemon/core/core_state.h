@@ -115,12 +115,11 @@ struct smoe_trainer {
     uint64_t incarnation;
     uint64_t attempt;
     uint64_t gone_ns;
-    bool said_bye;     /* it will not come back: no lease */
-    uint64_t attached; /* bit l: may use layer l */
-    uint64_t
-        requests[SMOE_LAYERS_MAX];    /* LayerDeclare waiting for its layer; valid if wanted bit */
-    uint64_t wanted;                  /* bit l: requests[l] is open */
-    uint64_t sent_bytes, sent_visits; /* since Welcome */
+    bool said_bye;                      /* it will not come back: no lease */
+    uint64_t attached;                  /* bit l: may use layer l */
+    uint64_t requests[SMOE_LAYERS_MAX]; /* LayerDeclare that waits for its layer; if wanted bit */
+    uint64_t wanted;                    /* bit l: requests[l] is open */
+    uint64_t sent_bytes, sent_visits;   /* since Welcome */
     uint64_t arriving_bytes, arriving_visits; /* of these, a Submit whose raw part is coming */
     uint64_t granted_bytes, granted_visits;   /* since Welcome */
     bool grant_due;                           /* credit came back in a way that sent none yet */
@@ -221,6 +220,7 @@ struct smoe_core {
     size_t trace_bytes;             /* of this update, in lists */
     struct smoe_trace_worker *traced_workers; /* [n_traced] frequencies of this slot, in lists */
     uint32_t n_traced;
+    bool traced_torn;        /* there was no room for all of them */
     uint32_t *replica_first; /* [SMOE_EXPERTS_MAX + 1] */
     uint32_t *replica_node;
 

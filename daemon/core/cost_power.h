@@ -15,7 +15,9 @@
 
 /* P(f), linear between points; hz rises from 0, slopes do not fall. Made by smoe_power_hull. */
 struct smoe_power_curve {
-    uint32_t n;                          /* points, 2.. */
+    bool
+        stepless; /* every frequency can be had, not only those of points; smoe_power_hull: false */
+    uint32_t n;   /* points, 2.. */
     double hz[SMOE_POWER_POINTS_MAX];    /* [n] */
     double watts[SMOE_POWER_POINTS_MAX]; /* [n] watts[0]: static power */
     double

@@ -19,6 +19,7 @@
 
 #include "common/base/assert.h"
 
+#define STATIC_SHARE_MAX 0.9  /* of a limit, for a curve to be planned with */
 #define BUDGET_SHARE_MIN 0.01 /* of a budget, left for work however much is drawn without any */
 
 #define BIT(state) (1u << SMOE_WORKER_##state)
@@ -318,6 +319,17 @@ static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, doub
     smoe_learned_observe(&w->learned, &o, w->freq_max_hz * w->lanes);
 }
 
+/* Where static power alone is about all it may draw no curve leads anywhere: work then gets its least share
+ * of the limits (for_work). */
+static void draw_curve(struct smoe_worker *w)
+{
+    double unused, least_w = fmin(w->budget_w, w->cap_w);
+    double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
+    w->curved = !isinf(least_w) &&
+                smoe_learned_static_w(&w->learned, &unused) < STATIC_SHARE_MAX * least_w &&
+                smoe_learned_curve(&w->learned, hz, &w->curve);
+}
+
 void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *report,
                           uint64_t now_ns)
 {
@@ -334,6 +346,7 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     w->report = *report;
     w->has_report = true;
     w->progress_ns = now_ns;
+    draw_curve(w);
 }
 
 /* Steps are paid for by the backward passes between them: what a worker does for its experts whatever it
@@ -451,11 +464,12 @@ struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_
                                             bool training)
 {
     return (struct smoe_freq_node){
+        .power = w->curved ? &w->curve : NULL,
         .cycles_per_visit = smoe_worker_cycles_per_visit(w, forward_flops, training),
         .freq_max_hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w),
         .kappa = smoe_worker_kappa(w),
-        .energy_max_w = for_work(w, w->cap_w),
-        .energy_mean_w = for_work(w, w->budget_w),
+        .energy_max_w = w->curved ? w->cap_w : for_work(w, w->cap_w),
+        .energy_mean_w = w->curved ? w->budget_w : for_work(w, w->budget_w),
     };
 }
 

@@ -79,6 +79,8 @@ struct smoe_worker {
 
     double freq_max_hz; /* present ceiling, a speed cap included */
     struct smoe_learned learned;
+    struct smoe_power_curve curve; /* if `curved`: what it draws, as of the last report */
+    bool curved; /* it has a limit of power, and kappa does not describe what it draws */
 
     /* Last report, and what was seen of it */
     struct smoe_msg_report report;

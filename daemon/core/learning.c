@@ -11,15 +11,21 @@
 #include "daemon/core/learning.h"
 
 #include <math.h>
+#include <stdbool.h>
+#include <string.h>
 
-#define SHARE_MIN     0.05 /* a worker that is starved of work is not a slow one */
-#define OVERHEAD_MAX  4    /* nor one that has little to do between its steps */
-#define STEPS_CYCLES  2e8  /* of backward passes, after which half of the ratio is theirs */
-#define FULL_FADES    0.9
-#define POWER_FULL_S  0.005 /* metered for shorter it is a part of an observation */
-#define WATTS_S       10    /* time that `watts` is a mean of, roughly */
-#define PRIOR_SPREAD  3     /* a prior may be wrong by four times: of itself */
-#define STATIC_SPREAD 0.2   /* of static power, of busy power */
+#define SHARE_MIN      0.05 /* a worker that is starved of work is not a slow one */
+#define OVERHEAD_MAX   4    /* nor one that has little to do between its steps */
+#define STEPS_CYCLES   2e8  /* of backward passes, after which half of the ratio is theirs */
+#define FULL_FADES     0.9
+#define POWER_FULL_S   0.005 /* metered for shorter it is a part of an observation */
+#define WATTS_S        10    /* time that `watts` is a mean of, roughly */
+#define STATE_MEMORY   0.99  /* of what was metered at a frequency, at the next */
+#define STATE_SEEN_MIN 5     /* times, before it counts */
+#define ACTIVE_MIN     0.2   /* of the time, or static power would decide */
+#define CUBE_NEAR      0.1   /* metered power may be so far from the cube and be called one */
+#define PRIOR_SPREAD   3     /* a prior may be wrong by four times: of itself */
+#define STATIC_SPREAD  0.2   /* of static power, of busy power */
 
 void smoe_learned_init(struct smoe_learned *l, const struct smoe_priors *priors,
                        enum smoe_power_law law)
@@ -33,14 +39,20 @@ void smoe_learned_init(struct smoe_learned *l, const struct smoe_priors *priors,
     smoe_estimate_init(&l->share, &share, 1);
 }
 
+static void forget_power(struct smoe_learned *l)
+{
+    l->power = (struct smoe_estimate){0};
+    memset(l->states, 0, sizeof l->states);
+}
+
 void smoe_learned_resume(struct smoe_learned *l, enum smoe_power_law law, double busy_w)
 {
     if (busy_w > 0)
         l->priors.busy_w = busy_w;
     if (law != l->law)
-        l->power = (struct smoe_estimate){0};
+        forget_power(l);
     l->law = law;
-    l->unmetered_s = l->unmetered_work = 0;
+    memset(&l->unmetered, 0, sizeof l->unmetered);
 }
 
 static double weigh(double *full, double work)
@@ -77,27 +89,104 @@ static void begin_power(struct smoe_learned *l, double top_hz, double joules)
     const struct smoe_priors *priors = &l->priors;
     double of_work = fmax(priors->busy_w - priors->static_w, 0);
     double prior =
-        of_work > 0 ? of_work / (top_hz * work_of_cycle(l, top_hz)) : joules / l->unmetered_work;
-    double busy_w = priors->busy_w > 0 ? priors->busy_w : joules / l->unmetered_s;
+        of_work > 0 ? of_work / (top_hz * work_of_cycle(l, top_hz)) : joules / l->unmetered.work;
+    double busy_w = priors->busy_w > 0 ? priors->busy_w : joules / l->unmetered.s;
     struct smoe_estimate_term terms[2] = {
         {priors->static_w, fmax(PRIOR_SPREAD * priors->static_w, STATIC_SPREAD * busy_w), 0, 1e6},
         {prior, PRIOR_SPREAD * prior, prior * 1e-6, prior * 1e6}};
     smoe_estimate_init(&l->power, terms, 2);
 }
 
+/* Of the frequency that all of the work was done at, if it was one. */
+static void learn_state(struct smoe_learned *l, double joules)
+{
+    double active_s = l->unmetered.active_s, cycles = l->unmetered.cycles;
+    if (!(cycles > 0) || active_s < ACTIVE_MIN * l->unmetered.s)
+        return; /* static power alone would decide what is left for the work */
+    double part = l->unmetered.part / cycles;
+    uint32_t k = (uint32_t)fmin(fmax(ceil(part * SMOE_POWER_STATES) - 1, 0), SMOE_POWER_STATES - 1);
+    struct smoe_power_state *s = &l->states[k];
+    double idle_j = l->power.value[0] * fmax(l->unmetered.s - active_s, 0);
+    s->cycles = s->cycles * STATE_MEMORY + cycles;
+    s->joules = s->joules * STATE_MEMORY + fmax(joules - idle_j, 0);
+    s->part = s->part * STATE_MEMORY + l->unmetered.part;
+    s->seen++;
+}
+
+static void learn_metered(struct smoe_learned *l, double joules, double top_hz)
+{
+    if (!l->power.n && l->unmetered.work > 0 && top_hz > 0)
+        begin_power(l, top_hz, joules);
+    if (!l->power.n)
+        return;
+    double u[2] = {l->unmetered.s, l->unmetered.work};
+    switch (smoe_estimate_observe(&l->power, u, joules, fmin(u[0] / POWER_FULL_S, 1))) {
+    case SMOE_ESTIMATE_TAKEN:
+        learn_state(l, joules);
+        break;
+    case SMOE_ESTIMATE_RESTARTED:
+        memset(l->states, 0, sizeof l->states); /* another machine than was measured */
+        break;
+    case SMOE_ESTIMATE_REJECTED:
+    case SMOE_ESTIMATE_UNUSABLE:
+        break;
+    }
+}
+
 static void learn_power(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
 {
     double hz = o->hz * l->share.value[0];
-    l->unmetered_s += o->wall_s;
-    l->unmetered_work += o->all_cycles * work_of_cycle(l, hz);
-    if (!(o->joules > 0) || !(l->unmetered_s > 0))
+    l->unmetered.s += o->wall_s;
+    l->unmetered.active_s += o->hz > 0 ? fmin(o->offered_cycles / o->hz, o->wall_s) : 0;
+    l->unmetered.cycles += o->all_cycles;
+    l->unmetered.work += o->all_cycles * work_of_cycle(l, hz);
+    l->unmetered.part += top_hz > 0 ? o->all_cycles * fmin(o->hz / top_hz, 1) : 0;
+    if (!(o->joules > 0) || !(l->unmetered.s > 0))
         return;
-    if (!l->power.n && l->unmetered_work > 0 && top_hz > 0)
-        begin_power(l, top_hz, o->joules);
-    if (l->power.n)
-        smoe_estimate_observe(&l->power, (double[]){l->unmetered_s, l->unmetered_work}, o->joules,
-                              fmin(l->unmetered_s / POWER_FULL_S, 1));
-    l->unmetered_s = l->unmetered_work = 0;
+    learn_metered(l, o->joules, top_hz);
+    memset(&l->unmetered, 0, sizeof l->unmetered);
+}
+
+/* ---- the curve ---- */
+
+/* The law's power, with work, at hz. */
+static double modelled(const struct smoe_learned *l, double hz)
+{
+    return l->power.value[0] + l->power.value[1] * work_of_cycle(l, hz) * hz;
+}
+
+/* Point k of the curve: as metered, where there was enough of it. False: it is the model's. */
+static bool point(const struct smoe_learned *l, uint32_t k, double top_hz, double *ret_hz,
+                  double *ret_watts)
+{
+    const struct smoe_power_state *s = &l->states[k];
+    bool metered = s->seen >= STATE_SEEN_MIN && s->cycles > 0;
+    *ret_hz = (metered ? s->part / s->cycles : (double)(k + 1) / SMOE_POWER_STATES) * top_hz;
+    *ret_watts = metered ? s->joules / s->cycles * *ret_hz : modelled(l, *ret_hz);
+    return metered;
+}
+
+bool smoe_learned_curve(const struct smoe_learned *l, double top_hz, struct smoe_power_curve *ret)
+{
+    double hz[SMOE_POWER_STATES + 1], watts[SMOE_POWER_STATES + 1];
+    uint32_t n = SMOE_POWER_STATES;
+    if (!l->power.n || !(top_hz > 0))
+        return false;
+    bool as_modelled = l->law == SMOE_POWER_CUBE;
+    for (uint32_t k = 0; k < SMOE_POWER_STATES; k++) {
+        bool metered = point(l, k, top_hz, &hz[k], &watts[k]);
+        double model = modelled(l, hz[k]);
+        as_modelled &= !metered || fabs(watts[k] - model) < CUBE_NEAR * model;
+    }
+    if (hz[n - 1] < top_hz) { /* up to the highest, as steep as the law is there */
+        hz[n] = top_hz;
+        watts[n] = watts[n - 1] * modelled(l, top_hz) / modelled(l, hz[n - 1]);
+        n++;
+    }
+    if (as_modelled || !smoe_power_hull(l->power.value[0], hz, watts, n, ret))
+        return false;
+    ret->stepless = l->law == SMOE_POWER_LINE;
+    return true;
 }
 
 /* ---- the door ---- */

@@ -7,6 +7,7 @@
 #ifndef SMOE_CORE_LEARNING_H
 #define SMOE_CORE_LEARNING_H
 
+#include "daemon/core/cost_power.h"
 #include "daemon/core/estimate.h"
 
 enum smoe_phase { SMOE_FORWARD, SMOE_BACKWARD, SMOE_PHASES };
@@ -41,16 +42,31 @@ struct smoe_ratio {
     double of, per;
 };
 
+/* What was metered while a worker ran at about one frequency; sums that forget. */
+struct smoe_power_state {
+    double cycles, joules; /* of the time with work, static power included */
+    double part;           /* sum of cycles times the frequency in force over the highest */
+    uint32_t seen;
+};
+
+/* Equal parts of 0..fmax: as many frequencies are told apart. */
+#define SMOE_POWER_STATES 16
+
 struct smoe_learned {
     struct smoe_priors priors;
     struct smoe_estimate cost[SMOE_PHASES]; /* [cycle/flop] */
     struct smoe_estimate share;             /* cycles done of those offered, (0, 1] */
     struct smoe_estimate power; /* static [W], and that of work by `law`; n = 0: nothing metered */
     enum smoe_power_law law;
-    struct smoe_ratio steps;            /* cycles of optimizer steps per cycle of backward passes */
-    double full[SMOE_PHASES + 1];       /* cycles of a full observation: the largest of late */
-    double unmetered_s, unmetered_work; /* since the meter moved; [cycle], or [cycle Hz^2] */
-    double watts;                       /* mean power of late */
+    struct smoe_ratio steps;      /* cycles of optimizer steps per cycle of backward passes */
+    double full[SMOE_PHASES + 1]; /* cycles of a full observation: the largest of late */
+    struct smoe_power_state states[SMOE_POWER_STATES]; /* [k]: fmax times k/16..(k+1)/16 */
+    struct {
+        double s, active_s;  /* time; with work */
+        double cycles, work; /* work: cycles, or cycles f^2 */
+        double part;         /* cycles times the frequency in force over the highest */
+    } unmetered;             /* since the meter moved */
+    double watts;            /* mean power of late */
 };
 
 /* Nothing is learned yet. */
@@ -76,6 +92,12 @@ double smoe_learned_overhead(const struct smoe_learned *learned);
 /* kappa, and its standard error: of the cube that meets the machine's power at hz, where the law is a line.
  * 0 while nothing is metered. [J s^2 / cycle^3] */
 double smoe_learned_kappa(const struct smoe_learned *learned, double hz, double *ret_error);
+
+/* What the machine draws at each frequency up to top_hz, of all lanes together as achieved: the lower hull of
+ * what was metered, and of the estimated law where nothing was. False where kappa and static power describe
+ * it as well, or nothing is metered. */
+bool smoe_learned_curve(const struct smoe_learned *learned, double top_hz,
+                        struct smoe_power_curve *ret);
 
 /* Static power; 0 while nothing is metered. [W] */
 double smoe_learned_static_w(const struct smoe_learned *learned, double *ret_error);

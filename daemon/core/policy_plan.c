@@ -60,6 +60,8 @@ void smoe_plan_nodes(const struct smoe_plan_law *law, double tau_s,
         nodes[j].backlog = w->backlog;
         nodes[j].executable = w->executable;
         nodes[j].energy_price = smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
+        nodes[j].power = w->physics.power;
+        nodes[j].visit_hz = w->physics.cycles_per_visit / tau_s;
         nodes[j].service_max = smoe_freq_service_max(&w->physics, tau_s, &w->carry);
         nodes[j].arrivals_max = w->arrivals_max;
     }
@@ -86,6 +88,8 @@ static bool plan_service(const struct smoe_plan_law *law, double tau_s,
                              .executable = w->executable,
                              .penalty = law->v,
                              .energy_price = energy_price(w, tau_s),
+                             .power = w->physics.power,
+                             .visit_hz = w->physics.cycles_per_visit / tau_s,
                              .service_max = smoe_freq_service_max(&w->physics, tau_s, &carry)};
     if (most < 1)
         return false;

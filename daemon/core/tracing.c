@@ -45,7 +45,6 @@ static void tell_lost(struct smoe_core *c)
 
 static struct smoe_trace_worker worker_of(uint32_t index, const struct smoe_plan_worker *w)
 {
-    smoe_assert(!w->physics.power); /* the fleet knows no curves; a trace would need their points */
     return (struct smoe_trace_worker){
         .worker = index,
         .arrivals_max = w->arrivals_max,
@@ -62,6 +61,19 @@ static struct smoe_trace_worker worker_of(uint32_t index, const struct smoe_plan
     };
 }
 
+/* False: no room for the points. */
+static bool take_curve(struct smoe_core *c, const struct smoe_power_curve *power,
+                       struct smoe_trace_worker *to)
+{
+    if (!power)
+        return true;
+    to->curve_hz = copy(c, power->hz, power->n, sizeof *power->hz);
+    to->curve_watts = copy(c, power->watts, power->n, sizeof *power->watts);
+    to->curve_points = power->n;
+    to->stepless = power->stepless;
+    return to->curve_hz && to->curve_watts;
+}
+
 static bool take_workers(struct smoe_core *c, struct smoe_trace_route *t)
 {
     uint32_t n = 0;
@@ -69,9 +81,14 @@ static bool take_workers(struct smoe_core *c, struct smoe_trace_route *t)
         n += c->known[i].serves;
     struct smoe_trace_worker *workers = take(c, n, sizeof *workers);
     t->workers = workers;
-    for (uint32_t i = 0; i < t->nodes && workers; i++)
-        if (c->known[i].serves)
-            workers[t->n_workers++] = worker_of(i, &c->known[i]);
+    for (uint32_t i = 0; i < t->nodes && workers; i++) {
+        if (!c->known[i].serves)
+            continue;
+        struct smoe_trace_worker *w = &workers[t->n_workers++];
+        *w = worker_of(i, &c->known[i]);
+        if (!take_curve(c, c->known[i].physics.power, w))
+            return false;
+    }
     return workers != NULL;
 }
 
@@ -205,6 +222,7 @@ void smoe_tracing_frequency(struct smoe_core *c, uint32_t index,
         w->units = known->units;
         w->before_khz = known->before_khz;
         w->freq_khz = khz;
+        c->traced_torn |= !take_curve(c, known->physics.power, w);
     }
     c->n_traced++;
 }
@@ -212,9 +230,10 @@ void smoe_tracing_frequency(struct smoe_core *c, uint32_t index,
 void smoe_tracing_slot_ends(struct smoe_core *c)
 {
     uint32_t n = c->n_traced;
-    const struct smoe_trace_worker *workers = c->traced_workers;
+    const struct smoe_trace_worker *workers = c->traced_torn ? NULL : c->traced_workers;
     c->traced_workers = NULL;
     c->n_traced = 0;
+    c->traced_torn = false;
     if (!n)
         return;
     struct smoe_trace_entry *entry = workers ? take(c, 1, sizeof *entry) : NULL;

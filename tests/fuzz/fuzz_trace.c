@@ -38,12 +38,13 @@ static void check_copy(const struct smoe_trace_entry *entry)
 static void mend_tau(struct smoe_trace_route *t)
 {
     static struct smoe_plan_worker known[256];
+    static struct smoe_power_curve curves[256];
     struct smoe_plan_law law = {.slot_ns = t->slot_ns};
     memset(known, 0, sizeof known);
     if (!smoe_plan_parse(t->plan, &law.plan))
         return;
     for (uint32_t i = 0; i < t->n_workers; i++)
-        known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i]);
+        known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i], &curves[i]);
     t->tau_s = smoe_plan_horizon(&law, known, t->nodes, (double)t->tokens * t->top_k);
 }
 

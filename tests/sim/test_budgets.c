@@ -25,6 +25,7 @@ static const double SHARE[NODES] = {1, 0.6, 0.4, 0.2};
 /* What the core knew of a node at the end of a slot. */
 struct known {
     double joules, cost, error, static_w;
+    bool curved; /* the solve has its curve */
     uint64_t visits;
 };
 
@@ -48,6 +49,7 @@ static void watch(void *context, uint64_t slot, const struct smoe_core *core,
             .cost = smoe_worker_cycles_per_visit(w, flops, false),
             .error = smoe_worker_doubts(w, flops, false).cycles_per_visit,
             .static_w = smoe_learned_static_w(&w->learned, &unused),
+            .curved = w->curved,
             .visits = w->account.settled,
         };
     }
@@ -119,6 +121,7 @@ Test(budgets, at_eight_tenths_of_what_they_sustain_all_keep_to_theirs_and_the_wo
         for (uint32_t j = 0; j < NODES; j++) {
             double part = spent(&seen, j, SETTLED, SLOTS - 1);
             cr_expect_lt(part, 1.02, "node %u: %g of its budget", j, part);
+            cr_expect(seen.node[SETTLED][j].curved, "a line is no cube");
             cr_expect_lt(seen.node[SETTLED][j].static_w, 0.02 * FULL_W, "it has none");
         }
         cr_expect_gt((double)r.visits, 0.99 * (double)r.tokens);

@@ -16,7 +16,7 @@ static struct scene s;
 static struct smoe_replay replay;
 static struct smoe_trace_codec *writer, *reader;
 static uint8_t bytes[ROOM];
-static uint32_t scores_top, routes, frequencies, given, refused;
+static uint32_t scores_top, routes, frequencies, curves, given, refused;
 static uint32_t a, b, t, layer;
 
 /* To bytes and back; what `reader` gives lives until the next call. */
@@ -39,6 +39,10 @@ static void count(const struct smoe_trace_entry *e)
 {
     routes += e->type == SMOE_TRACE_ROUTE;
     frequencies += e->type == SMOE_TRACE_FREQUENCY;
+    for (uint32_t i = 0; e->type == SMOE_TRACE_ROUTE && i < e->route.n_workers; i++)
+        curves += e->route.workers[i].curve_points > 0;
+    for (uint32_t i = 0; e->type == SMOE_TRACE_FREQUENCY && i < e->frequency.n_workers; i++)
+        curves += e->frequency.workers[i].curve_points > 0;
     given += e->type == SMOE_TRACE_ROUTE && e->route.given;
 }
 
@@ -101,7 +105,12 @@ static void report(uint32_t worker, double joules)
 {
     struct smoe_message m = {
         .type = SMOE_MSG_REPORT,
-        .report = {.sequence = 0, .joules = joules, .freq_khz = 1000000, .freq_max_hz = 2e9}};
+        .report = {.sequence = 0,
+                   .joules = joules,
+                   .cycles = (uint64_t)(joules * 1e8), /* a joule in a tenth of a second at 1 GHz */
+                   .active_ns = (uint64_t)(joules * 1e8),
+                   .freq_khz = 1000000,
+                   .freq_max_hz = 2e9}};
     scene_say(&s, worker, &m);
 }
 
@@ -168,6 +177,7 @@ Test(replay, decides_frequencies_again, .fini = end)
     begin_with(&o);
     live(1);
     cr_assert_gt(frequencies, 0);
+    cr_assert_gt(curves, 0, "what a duty cycle draws is no cube");
 }
 
 Test(replay, of_experts_that_were_given_finds_the_same_replicas, .fini = end)
@@ -251,7 +261,7 @@ Test(replay, decides_priced_frequencies_by_the_same_laws)
     struct smoe_why why = {""};
     for (uint32_t i = 0; i < 12; i++) {
         w[i] = priced_worker(i);
-        struct smoe_plan_worker known = smoe_replay_worker(&w[i]);
+        struct smoe_plan_worker known = smoe_replay_worker(&w[i], NULL);
         w[i].freq_khz = smoe_plan_frequency(&law, 0.25, &known);
         double hz = (double)w[i].freq_khz * 1000 * w[i].units;
         below += hz < 0.999 * smoe_freq_ceiling(&known.physics);

@@ -190,6 +190,72 @@ Test(learning, a_duty_cycle_saves_energy_linearly)
     cr_assert_eq(l.power.restarts + l.power.rejected, 0);
 }
 
+/* ---- curves ---- */
+
+/* A table of P-states that is no cube: a joule a Gcycle up to half of the highest, two above, 1 W of it idle. */
+static double table_w(double hz)
+{
+    return 1 + (hz <= 5e8 ? 1e-9 : 2e-9) * hz;
+}
+
+static void learn_table(struct smoe_learned *l, const double *hz, uint32_t n, double idle)
+{
+    for (uint32_t i = 0; i < 200 * n; i++) {
+        double f = hz[i % n], active = idle > 0 ? 1 - idle * (i / n % 2) : 1;
+        double cycles = f * active * SLOT_S;
+        struct smoe_observed o = {.cycles = {cycles},
+                                  .flops = {cycles},
+                                  .all_cycles = cycles,
+                                  .offered_cycles = cycles,
+                                  .wall_s = SLOT_S,
+                                  .joules = (table_w(f) * active + (1 - active)) * SLOT_S,
+                                  .hz = f};
+        smoe_learned_observe(l, &o, 1e9);
+    }
+}
+
+Test(learning, the_curve_is_the_hull_of_what_was_metered)
+{
+    struct smoe_learned l;
+    struct smoe_power_curve curve;
+    const double hz[] = {2.5e8, 5e8, 7.5e8, 1e9};
+    smoe_learned_init(&l, &(struct smoe_priors){.busy_w = 3}, SMOE_POWER_CUBE);
+    learn_table(&l, hz, 4, 0.6);
+    cr_assert(smoe_learned_curve(&l, 1e9, &curve));
+    cr_assert_not(curve.stepless);
+    for (int i = 0; i < 4; i++) { /* no point of a hull is above what was metered */
+        double at = smoe_power_at(&curve, hz[i]);
+        cr_assert_lt(at, table_w(hz[i]) * 1.1, "%g Hz: %g W", hz[i], at);
+    }
+    cr_assert_float_eq(smoe_power_at(&curve, 1e9), 3, 0.2);
+    cr_assert_eq(curve.hz[curve.n - 1], 1e9);
+}
+
+Test(learning, where_nothing_was_metered_the_curve_is_the_models)
+{
+    struct smoe_learned l;
+    struct smoe_power_curve curve;
+    const double hz[] = {1e9};
+    smoe_learned_init(&l, &(struct smoe_priors){.busy_w = 3}, SMOE_POWER_LINE);
+    cr_assert_not(smoe_learned_curve(&l, 1e9, &curve), "nothing is known at all");
+    learn_table(&l, hz, 1, 0.6);
+    cr_assert(smoe_learned_curve(&l, 1e9, &curve));
+    cr_assert(curve.stepless, "a duty cycle");
+    cr_assert_float_eq(smoe_power_at(&curve, 0), 1, 0.1, "static power");
+    cr_assert_float_eq(smoe_power_at(&curve, 5e8), 2, 0.1, "half way between, on the line");
+    cr_assert_float_eq(smoe_power_at(&curve, 1e9), 3, 0.1);
+}
+
+Test(learning, a_cube_needs_no_curve)
+{
+    struct truth t = truth_of(5);
+    struct smoe_learned l = learned_of(&t, 1);
+    struct smoe_power_curve curve;
+    t.noise = 0.02;
+    run(&l, &t, 500);
+    cr_assert_not(smoe_learned_curve(&l, t.top_hz * t.share, &curve));
+}
+
 Test(learning, another_driver_is_another_law_of_power_but_the_same_cost)
 {
     uint64_t seed = 3;

@@ -259,3 +259,25 @@ Test(trace_format, what_was_known_of_a_worker_has_limits)
     REFUSED(SMOE_EFIELD, "workers.units", w->units = 0);
     REFUSED(SMOE_EFIELD, "workers.arrivals", w->arrivals = 2000000000);
 }
+
+Test(trace_format, a_curve_of_power_rises_from_0_and_has_two_points_at_least)
+{
+    struct smoe_trace_worker *w = room.workers;
+    double hz[SMOE_TRACE_CURVE_MAX + 1], watts[SMOE_TRACE_CURVE_MAX + 1];
+    for (int k = 0; k <= SMOE_TRACE_CURVE_MAX; k++) {
+        hz[k] = k;
+        watts[k] = k;
+    }
+#define CURVE(n, change)                                                                    \
+    (w->curve_points = (n), w->curve_hz = hz, w->curve_watts = watts, hz[0] = watts[0] = 0, \
+     hz[1] = watts[1] = 1, (change))
+    REFUSED(SMOE_EFIELD, "workers.curve_points", CURVE(1, (void)0));
+    REFUSED(SMOE_EFIELD, "workers.curve_points", CURVE(SMOE_TRACE_CURVE_MAX + 1, (void)0));
+    REFUSED(SMOE_EFIELD, "workers.curve_hz", CURVE(2, hz[0] = 1));
+    REFUSED(SMOE_EFIELD, "workers.curve_hz", CURVE(2, hz[1] = 0));
+    REFUSED(SMOE_EFIELD, "workers.curve_hz", CURVE(2, hz[1] = 1e16));
+    REFUSED(SMOE_ENOTFINITE, "workers.curve_hz", CURVE(2, hz[1] = (double)NAN));
+    REFUSED(SMOE_EFIELD, "workers.curve_watts", CURVE(2, watts[0] = -1));
+    REFUSED(SMOE_EFIELD, "workers.curve_watts", CURVE(3, watts[1] = 3));
+#undef CURVE
+}

@@ -38,13 +38,37 @@ static struct smoe_trace_worker random_worker(struct smoe_rng *rng, uint32_t ind
     };
 }
 
-static uint32_t random_workers(struct smoe_rng *rng, struct smoe_trace_worker *to, uint32_t nodes)
+/* Convex, from 0. */
+static void random_curve(struct smoe_rng *rng, struct traces_room *room,
+                         struct smoe_trace_worker *w)
+{
+    double *hz = room->curve_hz[w->worker], *watts = room->curve_watts[w->worker], slope = 0;
+    w->curve_points = 2 + below(rng, TRACES_CURVE - 1);
+    w->stepless = chance(rng);
+    w->curve_hz = hz;
+    w->curve_watts = watts;
+    hz[0] = 0;
+    watts[0] = smoe_rng_unit(rng);
+    for (uint32_t k = 1; k < w->curve_points; k++) {
+        double step = 1e8 * (1 + smoe_rng_unit(rng));
+        slope += 1e-9 * (0.1 + smoe_rng_unit(rng));
+        hz[k] = hz[k - 1] + step;
+        watts[k] = watts[k - 1] + slope * step;
+    }
+}
+
+static uint32_t random_workers(struct smoe_rng *rng, struct traces_room *room, uint32_t nodes)
 {
     uint32_t n = 0;
-    bool plain = chance(rng);
-    for (uint32_t j = 0; j < nodes; j++)
-        if (below(rng, 4))
-            to[n++] = random_worker(rng, j, plain);
+    bool plain = chance(rng), curved = chance(rng);
+    for (uint32_t j = 0; j < nodes; j++) {
+        if (!below(rng, 4))
+            continue;
+        room->workers[n] = random_worker(rng, j, plain);
+        if (curved && chance(rng))
+            random_curve(rng, room, &room->workers[n]);
+        n++;
+    }
     return n;
 }
 
@@ -138,7 +162,7 @@ static void random_route(struct smoe_rng *rng, struct traces_room *room, struct 
         room->prices[i] = below(rng, 4) ? smoe_rng_normal(rng) : (double)INFINITY;
     m->prices = room->prices;
     m->workers = room->workers;
-    m->n_workers = random_workers(rng, room->workers, m->nodes);
+    m->n_workers = random_workers(rng, room, m->nodes);
     random_replicas(rng, room, m);
     random_batches(rng, room, m);
     random_choices(rng, room, m);
@@ -168,7 +192,7 @@ void traces_random(struct smoe_rng *rng, struct traces_room *room, struct smoe_t
                                                        .v = 20,
                                                        .tau_s = 1e-3,
                                                        .workers = room->workers};
-        ret->frequency.n_workers = random_workers(rng, room->workers, TRACES_NODES);
+        ret->frequency.n_workers = random_workers(rng, room, TRACES_NODES);
         break;
     case SMOE_TRACE_LOST:
         ret->lost = 1 + smoe_rng_below(rng, 1000);
@@ -204,6 +228,12 @@ static const char *workers_difference(const struct smoe_trace_worker *x, uint32_
         FIELD(kappa);
         FIELD(cap_w);
         FIELD(budget_w);
+        FIELD(curve_points);
+        FIELD(stepless);
+        if (!SAME(a->curve_hz, b->curve_hz, a->curve_points * sizeof(double)))
+            return "curve_hz";
+        if (!SAME(a->curve_watts, b->curve_watts, a->curve_points * sizeof(double)))
+            return "curve_watts";
         FIELD(units);
         FIELD(arrivals);
         FIELD(before_khz);

@@ -10,8 +10,11 @@
 
 enum { TRACES_TOKENS = 40, TRACES_EXPERTS = 12, TRACES_NODES = 9, TRACES_BATCHES = 5 };
 
+#define TRACES_CURVE 5 /* points at most */
+
 struct traces_room {
     struct smoe_trace_worker workers[TRACES_NODES];
+    double curve_hz[TRACES_NODES][TRACES_CURVE], curve_watts[TRACES_NODES][TRACES_CURVE];
     struct smoe_trace_batch batches[TRACES_BATCHES];
     double prices[TRACES_NODES];
     uint32_t replica_first[TRACES_EXPERTS + 1], replica_node[TRACES_EXPERTS * TRACES_NODES];
