@@ -201,7 +201,7 @@ struct smoe_core {
     uint64_t relay_serial;     /* requests so far */
 
     /* The slot */
-    uint64_t slot_deadline_ns;
+    uint64_t slot_deadline_ns, slot_end_ns; /* end: the last slot's deadline, or early closing */
     bool solve_useful; /* something changed since the last solve that could let tokens move */
     double tau_s;      /* planned length of the present slot */
     struct smoe_rng rng;

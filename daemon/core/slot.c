@@ -91,8 +91,9 @@ static bool differs(const struct smoe_worker *w, uint64_t khz)
     return !w->freq_khz_sent || fabs((double)khz / (double)w->freq_khz_sent - 1) > FREQ_STEP;
 }
 
-/* Whether the worker is to be told of another frequency now: at most once a slot. `*ret_settled`: it need
- * not be asked again before something changes. */
+/* Whether the worker is to be told of another frequency now: at most once a slot, counted in the slots' own
+ * times, since a slot that ends late would else use up the next one too. `*ret_settled`: it need not be
+ * asked again before something changes. */
 static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
 {
     struct smoe_worker *w = &c->fleet.workers[worker];
@@ -100,11 +101,11 @@ static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
     uint64_t khz = decide_freq(c, worker, &energy_is_free);
     bool wanted = differs(w, khz);
     bool change = wanted && (!w->freq_khz_sent ||
-                             c->now_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
+                             c->slot_end_ns - w->freq_changed_ns >= c->options.settings.slot_ns);
     *ret_settled = energy_is_free && wanted == change;
     if (change) {
         w->freq_khz_sent = khz;
-        w->freq_changed_ns = c->now_ns;
+        w->freq_changed_ns = c->slot_end_ns;
     }
     return change;
 }
@@ -192,9 +193,11 @@ void smoe_slot_advance(struct smoe_core *c)
         c->totals.slots_missed += late_ns / slot_ns;
         c->slot_deadline_ns += (late_ns / slot_ns + 1) * slot_ns;
         c->tau_s = (double)slot_ns * 1e-9;
+        c->slot_end_ns = c->slot_deadline_ns - slot_ns;
         close_slot(c);
     } else if (may_close_early(c) && !c->draining) {
         c->totals.slots_early++;
+        c->slot_end_ns = c->now_ns;
         close_slot(c);
     }
 }
