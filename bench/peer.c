@@ -190,5 +190,8 @@ int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_ro
     if (rc || role == SMOE_ROLE_TRAINER)
         return rc;
     m = (struct smoe_message){.type = SMOE_MSG_INVENTORY};
-    return smoe_peer_send(peer, wire, &m, why);
+    rc = smoe_peer_send(peer, wire, &m, why);
+    m = (struct smoe_message){.type = SMOE_MSG_PING};
+    rc = rc ? rc : smoe_peer_send(peer, wire, &m, why);
+    return rc ? rc : smoe_peer_await(peer, wire, SMOE_MSG_PONG, &m, why);
 }

@@ -57,7 +57,8 @@ int smoe_peer_send(struct smoe_peer *peer, struct smoe_wire *wire,
 int smoe_peer_await(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_message_type type,
                     struct smoe_message *ret, struct smoe_why *why);
 
-/* Hello and, for a worker, its empty inventory. */
+/* Hello and, for a worker, its empty inventory, which the gateway has heard of at the end: what another
+ * connection says then comes after it. */
 int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_role role,
                     const char *name, struct smoe_why *why);
 

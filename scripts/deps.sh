@@ -15,6 +15,7 @@ build      cmake                   build system
 build      ninja-build             runs the build
 build      pkg-config              finds the libraries
 build      libuv1-dev              event loop of the daemon and the workers
+build      liburing-dev            fewer system calls for many connections (io_uring)
 build      libprotobuf-c-dev       messages between them
 build      protobuf-c-compiler     protoc-c, makes their code from proto/stablemoe.proto
 build      libcjson-dev            JSON of the status port, results, checkpoint headers

@@ -2,7 +2,7 @@
  *
  * Life: accept or connect -> open (read when readable, written when the owner has something) -> uv_close
  * -> closed(). uv_close is called in one place, `begin_close`, guarded by `closing`, since closing twice
- * aborts; `closed` is called when both handles are gone.
+ * aborts; `closed` is called when both handles are gone, and the ring's read if there is one.
  *
  * libuv accepts, connects and watches; bytes move by recv and sendmsg, not by its streams. Those use
  * read and writev, whose way to a socket leads through the file layer (0.8 us a message, a tenth of what
@@ -11,6 +11,11 @@
  *
  * Writable is watched for only while the kernel takes no more (`blocked`): changing what is watched
  * costs two system calls, writing without asking none.
+ *
+ * With a ring the poll watches for that only, and input comes as the completion of a read, one at a time:
+ * when it has filled its buffer the rest is read here, which is how long frames still go into their place,
+ * and then the next one is begun. A read under way would keep the socket open and its peer waiting, so a
+ * connection that is closed is shut down first, which ends the read.
  */
 #include "common/io/conn.h"
 
@@ -19,16 +24,22 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include "common/base/list.h"
+
 #define IOVECS_MAX 64
 #define READS_MAX  32 /* in a row from one connection: the others wait */
 
 /* ---- the end ---- */
 
-static void on_closed(uv_handle_t *handle)
+static void drop_handle(struct smoe_conn *conn)
 {
-    struct smoe_conn *conn = handle->data;
     if (--conn->handles == 0)
         conn->owner.closed(conn->owner.context, conn->status);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    drop_handle(handle->data);
 }
 
 static void begin_close(struct smoe_conn *conn, int status)
@@ -37,7 +48,9 @@ static void begin_close(struct smoe_conn *conn, int status)
         return;
     conn->closing = true;
     conn->status = status;
-    if (conn->handles > 1) /* first: the other closes the socket that it watches */
+    if (conn->reading)
+        (void)shutdown(conn->fd, SHUT_RDWR);
+    if (conn->open) /* first: the other closes the socket that it watches */
         uv_close((uv_handle_t *)&conn->poll, on_closed);
     uv_close((uv_handle_t *)&conn->tcp, on_closed);
 }
@@ -96,7 +109,9 @@ static void on_ready(uv_poll_t *poll, int status, int events)
 {
     struct smoe_conn *conn = poll->data;
     if (status) { /* libuv no longer watches it */
-        read_last(conn);
+        conn->watched = 0;
+        if (!conn->ring) /* whose read ends, too */
+            read_last(conn);
         return;
     }
     if (events & UV_READABLE)
@@ -105,6 +120,45 @@ static void on_ready(uv_poll_t *poll, int status, int events)
         conn->blocked = false;
         smoe_conn_flush(conn);
     }
+}
+
+/* ---- reading from a ring ---- */
+
+static int begin_read(struct smoe_conn *conn)
+{
+    size_t room;
+    int rc = conn->owner.direct(conn->owner.context, &room)
+                 ? conn->ring->wait(conn->ring, conn->fd, &conn->read)
+                 : conn->ring->read(conn->ring, conn->fd, &conn->read);
+    if (rc)
+        return rc;
+    conn->reading = true;
+    conn->handles++;
+    return 0;
+}
+
+static void take_read(struct smoe_conn *conn, const uint8_t *data, ssize_t n)
+{
+    if (n > 0)
+        conn->owner.received(conn->owner.context, data, (size_t)n);
+    else if (n == 0)
+        begin_close(conn, 0);
+    else if (n != UV_ENOBUFS && n != UV_EAGAIN && n != UV_EINTR)
+        begin_close(conn, (int)n);
+    if (n == SMOE_RING_READ_BYTES || n == UV_ENOBUFS)
+        read_some(conn);
+}
+
+static void on_read(struct smoe_ring_read *read, const uint8_t *data, ssize_t n)
+{
+    struct smoe_conn *conn = smoe_container_of(read, struct smoe_conn, read);
+    int rc;
+    conn->reading = false; /* its handle is kept until here is done */
+    if (!conn->closing)
+        take_read(conn, data, n);
+    if (!conn->closing && (rc = begin_read(conn)))
+        begin_close(conn, rc);
+    drop_handle(conn);
 }
 
 /* ---- writing ---- */
@@ -125,22 +179,32 @@ static ssize_t send_pieces(int fd, struct iovec *iovecs, size_t n)
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* The kernel took so many of the bytes that it was offered, or said why not. Returns a libuv error if
+ * that is the end. */
+static int took(struct smoe_conn *conn, ssize_t written, size_t offered)
+{
+    if (written < 0 && written != UV_EAGAIN && written != UV_EINTR)
+        return (int)written;
+    if (written > 0)
+        conn->owner.consume(conn->owner.context, (size_t)written);
+    conn->blocked = written < 0 ? written == UV_EAGAIN : (size_t)written < offered;
+    return 0;
+}
+
 /* Writes until the owner has nothing left or the kernel takes no more: then it is `blocked`. Returns a
  * libuv error. */
 static int write_now(struct smoe_conn *conn)
 {
     struct iovec iovecs[IOVECS_MAX];
     size_t n;
-    while (!conn->blocked && (n = conn->owner.peek(conn->owner.context, iovecs, IOVECS_MAX)) > 0) {
+    int rc = 0;
+    while (!rc && !conn->blocked &&
+           (n = conn->owner.peek(conn->owner.context, iovecs, IOVECS_MAX)) > 0) {
         size_t offered = total(iovecs, n);
         ssize_t written = send_pieces(conn->fd, iovecs, n);
-        if (written < 0 && errno != EAGAIN && errno != EINTR)
-            return uv_translate_sys_error(errno);
-        if (written > 0)
-            conn->owner.consume(conn->owner.context, (size_t)written);
-        conn->blocked = written < 0 ? errno == EAGAIN : (size_t)written < offered;
+        rc = took(conn, written < 0 ? uv_translate_sys_error(errno) : written, offered);
     }
-    return 0;
+    return rc;
 }
 
 static bool all_written(const struct smoe_conn *conn)
@@ -152,11 +216,11 @@ static bool all_written(const struct smoe_conn *conn)
 /* Watches for what is to be waited for. */
 static int watch(struct smoe_conn *conn)
 {
-    int events = UV_READABLE | (conn->blocked ? UV_WRITABLE : 0);
+    int events = (conn->ring ? 0 : UV_READABLE) | (conn->blocked ? UV_WRITABLE : 0);
     if (events == conn->watched)
         return 0;
     conn->watched = events;
-    return uv_poll_start(&conn->poll, events, on_ready);
+    return events ? uv_poll_start(&conn->poll, events, on_ready) : uv_poll_stop(&conn->poll);
 }
 
 void smoe_conn_flush(struct smoe_conn *conn)
@@ -164,7 +228,7 @@ void smoe_conn_flush(struct smoe_conn *conn)
     if (conn->closing)
         return;
     int rc = 0;
-    if (conn->watched && !(rc = write_now(conn)))
+    if (conn->open && !(rc = write_now(conn)))
         rc = watch(conn);
     if (rc)
         begin_close(conn, rc);
@@ -172,12 +236,53 @@ void smoe_conn_flush(struct smoe_conn *conn)
         begin_close(conn, 0);
 }
 
+/* What a single send can take of what the owner offers; false: that is not all, or nothing. */
+static bool offers_one(const struct smoe_conn *conn, struct smoe_ring_send *ret)
+{
+    struct iovec iovecs[2];
+    if (conn->closing || !conn->open || conn->blocked || conn->close_flushed ||
+        conn->owner.peek(conn->owner.context, iovecs, 2) != 1)
+        return false;
+    *ret = (struct smoe_ring_send){conn->fd, iovecs->iov_base, iovecs->iov_len, 0};
+    return true;
+}
+
+static void finish_sends(struct smoe_conn *const *conns, const struct smoe_ring_send *sends,
+                         size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int rc = took(conns[i], sends[i].result, sends[i].bytes);
+        if (rc)
+            begin_close(conns[i], rc);
+        else
+            smoe_conn_flush(conns[i]);
+    }
+}
+
+void smoe_conn_flush_many(struct smoe_conn *const *conns, size_t n)
+{
+    struct smoe_ring_send sends[SMOE_RING_SENDS_MAX];
+    struct smoe_conn *sending[SMOE_RING_SENDS_MAX];
+    size_t n_sends = 0;
+    bool together = n > 1 && conns[0]->ring;
+    for (size_t i = 0; i < n; i++)
+        if (together && offers_one(conns[i], &sends[n_sends]))
+            sending[n_sends++] = conns[i];
+        else
+            smoe_conn_flush(conns[i]);
+    if (n_sends) {
+        conns[0]->ring->send(conns[0]->ring, sends, n_sends);
+        finish_sends(sending, sends, n_sends);
+    }
+}
+
 /* ---- beginning ---- */
 
 static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_conn_owner *owner,
                    uint8_t *scratch)
 {
-    *conn = (struct smoe_conn){.owner = *owner, .scratch = scratch, .handles = 1};
+    *conn = (struct smoe_conn){
+        .owner = *owner, .scratch = scratch, .handles = 1, .read = {.done = on_read}};
     int rc = uv_tcp_init(loop, &conn->tcp);
     conn->tcp.data = conn;
     return rc;
@@ -199,15 +304,17 @@ static int start(struct smoe_conn *conn)
     if (rc)
         return rc;
     conn->handles++;
+    conn->open = true;
     conn->poll.data = conn;
     set_socket_options(conn);
-    return watch(conn);
+    return conn->ring ? begin_read(conn) : watch(conn);
 }
 
 int smoe_conn_accept(struct smoe_conn *conn, uv_stream_t *server,
-                     const struct smoe_conn_owner *owner, uint8_t *scratch)
+                     const struct smoe_conn_owner *owner, uint8_t *scratch, struct smoe_ring *ring)
 {
     int rc = prepare(conn, server->loop, owner, scratch);
+    conn->ring = ring;
     if (rc == 0)
         rc = uv_accept(server, (uv_stream_t *)&conn->tcp);
     if (rc == 0)

@@ -5,7 +5,8 @@
  * the client library.
  *
  * Writes go straight out of the owner's memory and are never left under way, so nothing is buffered
- * here; reads go straight into the owner's memory where it says so. TCP_NODELAY, keepalive and
+ * here; reads go straight into the owner's memory where it says so. A connection that was accepted with a
+ * ring (ring.h) waits for input there, and is written together with others. TCP_NODELAY, keepalive and
  * TCP_USER_TIMEOUT are set (keepalive notices a silent peer only without data in flight, the other
  * only with).
  */
@@ -17,6 +18,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 #include <uv.h>
+
+#include "common/io/ring.h"
 
 #define SMOE_CONN_SCRATCH_BYTES 65536
 #define SMOE_CONN_SILENCE_MS    5000 /* an unreachable peer is given up after this */
@@ -36,20 +39,25 @@ struct smoe_conn {
     uv_poll_t poll; /* says when it can be read and written, once it is open */
     uv_connect_t connect;
     struct smoe_conn_owner owner;
+    struct smoe_ring *ring;     /* borrowed; NULL: `poll` says when there is input */
+    struct smoe_ring_read read; /* of the ring, when it is `reading` */
     uint8_t *scratch;   /* borrowed, SMOE_CONN_SCRATCH_BYTES, shared by all connections of a loop */
     uv_os_fd_t fd;      /* of tcp */
-    unsigned handles;   /* of libuv that must have closed before `closed` */
-    int watched;        /* events that poll was started for; 0: not open yet */
+    unsigned handles;   /* of libuv that must have closed before `closed`, and the read */
+    int watched;        /* events that poll was started for */
     int status;         /* why it is being closed */
+    bool open;          /* there is a socket that can be read and written */
+    bool reading;       /* the ring has a read of it under way */
     bool blocked;       /* the kernel takes no more now */
     bool closing;       /* uv_close was called */
     bool close_flushed; /* to be closed when all is written */
     void (*connected)(void *context, int status);
 };
 
-/* Accepts a waiting connection. On failure the connection is closed, and `closed` is still called. */
+/* Accepts a waiting connection; `ring` may be NULL, and outlives it. On failure the connection is closed,
+ * and `closed` is still called. */
 int smoe_conn_accept(struct smoe_conn *conn, uv_stream_t *server,
-                     const struct smoe_conn_owner *owner, uint8_t *scratch);
+                     const struct smoe_conn_owner *owner, uint8_t *scratch, struct smoe_ring *ring);
 
 /* Connects. `connected` is called with 0, or with the error; after an error, and whenever the
  * connection ends, `closed` follows. A negative return (no handle) calls neither. */
@@ -59,6 +67,9 @@ int smoe_conn_connect(struct smoe_conn *conn, uv_loop_t *loop, const struct sock
 
 /* Writes what the owner offers, now as far as the kernel takes it, the rest as it can. */
 void smoe_conn_flush(struct smoe_conn *conn);
+
+/* The same for n <= SMOE_RING_SENDS_MAX connections of one loop and ring, each once. */
+void smoe_conn_flush_many(struct smoe_conn *const *conns, size_t n);
 
 /* Closes at once, or when what is queued has been written. `closed` follows, once. */
 void smoe_conn_close(struct smoe_conn *conn, int status);

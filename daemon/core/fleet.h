@@ -56,8 +56,8 @@ struct smoe_worker {
     uint64_t sequence;                                         /* last sent on this connection */
     struct smoe_assignment assignments[SMOE_ASSIGNMENTS_KEPT]; /* ring by sequence */
     uint64_t freq_khz_sent;
-    uint64_t freq_changed_ns;
-    double service_carry; /* fraction of tau fbar/c left from the last slot */
+    uint64_t freq_changed_ns; /* the slot_closed_ns then */
+    double service_carry;     /* fraction of tau fbar/c left from the last slot */
 
     /* Q: work given and not finished, in flops, by the daemon's own books */
     uint64_t given_flops[SMOE_PHASES];   /* cumulative on this connection */

@@ -124,8 +124,9 @@ static bool differs(const struct smoe_worker *w, uint64_t khz)
     return !w->freq_khz_sent || fabs((double)khz / (double)w->freq_khz_sent - 1) > FREQ_STEP;
 }
 
-/* Whether the worker is to be told of another frequency now: at most once a slot. `*ret_settled`: it need
- * not be asked again before something changes. */
+/* Whether the worker is to be told of another frequency now: at most once a slot, counted in the slots' own
+ * times, since a slot that ends late would else use up the next one too. `*ret_settled`: it need not be
+ * asked again before something changes. */
 static bool change_freq(struct smoe_core *c, uint32_t worker, bool *ret_settled)
 {
     struct smoe_worker *w = &c->fleet.workers[worker];

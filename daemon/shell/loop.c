@@ -405,7 +405,9 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .drain = drain_worker,
     };
     snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
-    int rc = smoe_peers_start(&d->loop, &d->settings.listen, d->gateway, &d->log, &d->peers, why);
+    enum smoe_backend backend = (enum smoe_backend)d->settings.backend;
+    struct smoe_peers_options peers = {&d->loop, &d->settings.listen, backend, d->gateway, &d->log};
+    int rc = smoe_peers_start(&peers, &d->peers, why);
     if (rc == 0)
         rc = smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
                                    &d->commands, &d->status, why);
@@ -428,7 +430,8 @@ static void say_ready(struct daemon *d)
     smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("listening"),
              smoe_text_field("peers", d->listen_text), smoe_text_field("status", status),
              smoe_text_field("state", d->settings.state_dir),
-             smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)));
+             smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)),
+             smoe_text_field("io", smoe_peers_backend(d->peers)));
     if (d->settings.insecure)
         smoe_log(&d->log, SMOE_LOG_WARNING,
                  smoe_msg("connections are plaintext and open to whoever reaches them"),
@@ -466,9 +469,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     struct daemon *d = calloc(1, sizeof *d);
     if (!d)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    d->start = start;
-    d->settings = start->settings;
-    d->config = start->config;
+    *d = (struct daemon){.start = start, .settings = start->settings, .config = start->config};
     d->config.values = &d->settings;
     d->started_ns = smoe_clock_monotonic_ns();
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),

@@ -2,7 +2,7 @@
  *
  * Bytes go from a connection into the gateway and out of it into connections. After each batch of
  * input everything the gateway marked dirty is flushed once: a slot's decisions leave as one write per
- * worker. The gateway's clock is one alarm on absolute deadlines: it is set again from
+ * worker, and with io_uring as one system call for many of them. The gateway's clock is one alarm on absolute deadlines: it is set again from
  * smoe_gateway_wake_ns after every call, so it cannot drift.
  *
  * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
@@ -12,6 +12,7 @@
  */
 #include "daemon/shell/peers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/base/assert.h"
@@ -20,6 +21,7 @@
 #include "common/io/clock.h"
 #include "common/io/conn.h"
 #include "common/io/listener.h"
+#include "common/io/ring.h"
 
 #define BACKLOG  1024
 #define CLOSE_MS 1000
@@ -36,6 +38,8 @@ struct peer {
 
 struct smoe_peers {
     uv_loop_t *loop;
+    struct smoe_ring *ring; /* NULL: epoll */
+    char backend[80];       /* for people: which, and why not the other */
     struct smoe_listener listener;
     struct smoe_alarm clock;
     struct smoe_gateway *gateway;
@@ -46,15 +50,25 @@ struct smoe_peers {
     struct smoe_log_limit refusals;
     uint64_t clock_ns; /* what `clock` is set to; 0: it has fired */
     bool listening, closing, flushing;
-    unsigned handles; /* listener and clock still open */
+    unsigned handles; /* listener, clock and ring still open */
     void (*done)(void *context);
     void *done_context;
 };
 
+static void on_handle_closed(void *context);
+
+/* The ring last: connections have reads under way in it. */
 static void finish_if_closed(struct smoe_peers *p)
 {
     if (!p->closing || p->handles || !smoe_list_empty(&p->all))
         return;
+    if (p->ring) {
+        struct smoe_ring *ring = p->ring;
+        p->ring = NULL;
+        p->handles++;
+        smoe_ring_close(ring, on_handle_closed, p);
+        return;
+    }
     void (*done)(void *) = p->done;
     void *context = p->done_context;
     free(p->by_session);
@@ -189,7 +203,7 @@ static bool on_connection(void *context, uv_stream_t *server)
     peer->cut.data = peer;
     struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
                                     peer_peek, peer_consume, on_conn_closed};
-    smoe_conn_accept(&peer->conn, server, &owner, p->scratch);
+    smoe_conn_accept(&peer->conn, server, &owner, p->scratch, p->ring);
     return true;
 }
 
@@ -214,26 +228,39 @@ static void set_clock(struct smoe_peers *p)
     smoe_alarm_set(&p->clock, wake);
 }
 
+static void close_flushed(struct peer *peer)
+{
+    if (!peer->cut_running && !uv_is_closing((uv_handle_t *)&peer->cut)) {
+        peer->cut_running = true;
+        uv_timer_start(&peer->cut, on_cut, CLOSE_MS, 0);
+    }
+    smoe_conn_close_flushed(&peer->conn);
+}
+
+/* Flushes those that are dirty now, at most as many as one batch holds; how many. */
+static size_t flush_some(struct smoe_peers *p)
+{
+    struct smoe_conn *conns[SMOE_RING_SENDS_MAX];
+    size_t n = 0;
+    uint32_t session;
+    while (n < SMOE_RING_SENDS_MAX && smoe_gateway_next_dirty(p->gateway, &session)) {
+        struct peer *peer = p->by_session[session];
+        if (peer && smoe_gateway_closing(p->gateway, session))
+            close_flushed(peer);
+        else if (peer)
+            conns[n++] = &peer->conn;
+    }
+    smoe_conn_flush_many(conns, n);
+    return n;
+}
+
 void smoe_peers_flush(struct smoe_peers *p)
 {
-    uint32_t session;
     if (p->flushing)
         return; /* a close inside a flush: the loop below sees what it marked */
     p->flushing = true;
-    while (smoe_gateway_next_dirty(p->gateway, &session)) {
-        struct peer *peer = p->by_session[session];
-        if (!peer)
-            continue;
-        if (!smoe_gateway_closing(p->gateway, session)) {
-            smoe_conn_flush(&peer->conn);
-            continue;
-        }
-        if (!peer->cut_running && !uv_is_closing((uv_handle_t *)&peer->cut)) {
-            peer->cut_running = true;
-            uv_timer_start(&peer->cut, on_cut, CLOSE_MS, 0);
-        }
-        smoe_conn_close_flushed(&peer->conn);
-    }
+    while (flush_some(p))
+        ;
     p->flushing = false;
     if (!p->closing)
         set_clock(p);
@@ -248,33 +275,52 @@ static void on_handle_closed(void *context)
     finish_if_closed(p);
 }
 
-int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
-                     struct smoe_log *log, struct smoe_peers **ret, struct smoe_why *why)
+static int open_ring(struct smoe_peers *p, enum smoe_backend backend, struct smoe_why *why)
+{
+    int rc = backend == SMOE_BACKEND_EPOLL ? 0 : smoe_ring_new(p->loop, &p->ring);
+    if (rc && backend == SMOE_BACKEND_IO_URING)
+        return smoe_fail(why, rc, "net.backend: io_uring: %s", uv_strerror(rc));
+    if (rc)
+        snprintf(p->backend, sizeof p->backend, "epoll (io_uring: %s)", uv_strerror(rc));
+    else
+        snprintf(p->backend, sizeof p->backend, "%s", p->ring ? "io_uring" : "epoll");
+    return 0;
+}
+
+const char *smoe_peers_backend(const struct smoe_peers *p)
+{
+    return p->backend;
+}
+
+int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers **ret,
+                     struct smoe_why *why)
 {
     struct smoe_peers *p = calloc(1, sizeof *p);
     if (!p)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    *p = (struct smoe_peers){.loop = loop,
-                             .gateway = gateway,
-                             .log = log,
+    *p = (struct smoe_peers){.loop = options->loop,
+                             .gateway = options->gateway,
+                             .log = options->log,
                              .listening = true,
                              .handles = 2,
                              .refusals = {.interval_ns = UINT64_C(10000000000), .burst = 5}};
     smoe_list_init(&p->all);
-    p->by_session = calloc(smoe_gateway_sessions_max(gateway), sizeof *p->by_session);
+    p->by_session = calloc(smoe_gateway_sessions_max(p->gateway), sizeof *p->by_session);
     p->scratch = malloc(SMOE_CONN_SCRATCH_BYTES);
     *ret = p;
-    int rc = smoe_alarm_init(&p->clock, loop, on_clock, p);
+    int rc = smoe_alarm_init(&p->clock, p->loop, on_clock, p);
     struct smoe_listener_owner owner = {p, on_connection, on_full};
-    int listening = smoe_listener_tcp(&p->listener, loop, address, BACKLOG, &owner);
+    int listening = smoe_listener_tcp(&p->listener, p->loop, options->address, BACKLOG, &owner);
     rc = rc ? rc : listening;
     if (rc == 0 && (!p->by_session || !p->scratch))
         rc = UV_ENOMEM;
     if (rc) {
         char text[SMOE_ADDR_TEXT_MAX];
-        smoe_addr_format(address, text);
+        smoe_addr_format(options->address, text);
         return smoe_fail(why, rc, "listen %s: %s", text, uv_strerror(rc));
     }
+    if ((rc = open_ring(p, options->backend, why)))
+        return rc;
     set_clock(p);
     return 0;
 }

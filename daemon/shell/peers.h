@@ -14,12 +14,35 @@
 
 struct smoe_peers;
 
-/* Listens on `address`. Gateway and log are borrowed until the closed callback. */
-int smoe_peers_start(uv_loop_t *loop, const struct smoe_addr *address, struct smoe_gateway *gateway,
-                     struct smoe_log *log, struct smoe_peers **ret, struct smoe_why *why);
+/* What moves the bytes: AUTO takes io_uring where the kernel permits it. */
+#define SMOE_BACKEND_MAP(X) \
+    X(AUTO, "auto")         \
+    X(EPOLL, "epoll")       \
+    X(IO_URING, "io_uring")
+
+enum smoe_backend {
+#define X(symbol, name) SMOE_BACKEND_##symbol,
+    SMOE_BACKEND_MAP(X)
+#undef X
+};
+
+struct smoe_peers_options {
+    uv_loop_t *loop;
+    const struct smoe_addr *address; /* to listen on */
+    enum smoe_backend backend;
+    struct smoe_gateway *gateway; /* borrowed until the closed callback, */
+    struct smoe_log *log;         /* as this */
+};
+
+/* Listens. */
+int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers **ret,
+                     struct smoe_why *why);
 
 /* The address really listened on (the kernel may have chosen the port). */
 void smoe_peers_address(const struct smoe_peers *peers, struct smoe_addr *ret);
+
+/* What moves the bytes, for the log: "io_uring", "epoll", or "epoll (io_uring: operation not permitted)". */
+const char *smoe_peers_backend(const struct smoe_peers *peers);
 
 /* Moves on what the gateway has marked: writes, closes, and wakes it in time. Call after every
  * gateway call that was not made by peers itself. */

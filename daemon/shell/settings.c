@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "common/io/log.h"
+#include "daemon/shell/peers.h"
 
 #define AT(member) SMOE_OPTION_AT(struct smoe_daemon_settings, member)
 
@@ -19,6 +20,12 @@ static const char *const plans[] = {
 #undef X
         NULL};
 
+static const char *const backends[] = {
+#define X(symbol, name) name,
+    SMOE_BACKEND_MAP(X)
+#undef X
+        NULL};
+
 const struct smoe_option smoe_daemon_options[] = {
     {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535,
      AT(listen), .help = "where workers and trainers connect"},
@@ -27,6 +34,10 @@ const struct smoe_option smoe_daemon_options[] = {
     {"net", "insecure", SMOE_BOOL, .standard = "no", AT(insecure),
      .help = "allow plaintext on addresses other than loopback: whoever reaches the port may train "
              "and serve"},
+    {"net", "backend", SMOE_ENUM, .standard = "auto", .choices = backends, AT(backend),
+     .help =
+         "what moves the bytes of workers and trainers; auto: io_uring where the kernel permits "
+         "it, else epoll"},
     {"net", "hello_timeout", SMOE_DURATION, .standard = "2s", .min = 1e8, .max = 6e10,
      AT(hello_timeout_ns), .help = "a connection that has not said hello by then is closed"},
 

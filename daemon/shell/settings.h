@@ -12,6 +12,7 @@ struct smoe_daemon_settings {
     /* net */
     struct smoe_addr listen, status;
     bool insecure;
+    unsigned backend; /* enum smoe_backend */
     uint64_t hello_timeout_ns;
     /* state */
     char state_dir[256];

@@ -72,6 +72,7 @@ SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
 # A header behind a door: who may include it.
 DOORS = {
     "uv.h": SHELLS,
+    "liburing.h": ["common/io/ring.c"],
     "*.pb-c.h": ["proto/wire*", "proto/trace_*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
     "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "proto/trace_*", "tests/unit/proto/*",
                      "tests/fuzz/*"],

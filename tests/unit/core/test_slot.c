@@ -358,6 +358,27 @@ Test(policy, changes_with_the_next_slot_and_loses_nothing, .init = begin, .fini 
     cr_assert_eq(scene_totals(&s).account.settled, 500);
 }
 
+/* ---- frequency ---- */
+
+static void report_ceiling(double hz)
+{
+    struct smoe_message m = {.type = SMOE_MSG_REPORT};
+    m.report = (struct smoe_msg_report){.freq_max_hz = hz, .freq_khz = 1000000};
+    scene_say(&s, a, &m);
+}
+
+Test(frequency, changes_in_every_slot_even_after_one_that_ended_late, .init = begin, .fini = end)
+{
+    report_ceiling(1e9);
+    scene_tick_at(&s, s.wake_ns + 5 * MS);
+    size_t told = mail_count(&s.mail, a, SMOE_MSG_DECISION);
+    report_ceiling(2e9);
+    scene_tick(&s, 10 * MS);
+    cr_assert_eq(mail_count(&s.mail, a, SMOE_MSG_DECISION), told, "not before the slot ends");
+    scene_tick(&s, 5 * MS);
+    cr_assert_eq(mail_count(&s.mail, a, SMOE_MSG_DECISION), told + 1);
+}
+
 /* ---- drain ---- */
 
 Test(drain, a_draining_worker_finishes_what_it_has_and_gets_nothing_new, .init = begin, .fini = end)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One connection of the room on a loop, and on its other end a plain socket of this process, which reads
- * and writes when a test says so.
+ * and writes when a test says so. Compiled twice: with SMOE_TEST_RING what is accepted has a ring, or the
+ * tests are skipped where the kernel gives none.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,12 +14,20 @@
 #include "common/io/conn.h"
 #include "common/io/listener.h"
 
+#ifdef SMOE_TEST_RING
+#define NEW_RING(loop, ret) smoe_ring_new(loop, ret)
+#define CLOSE_RING(ring)    smoe_ring_close(ring, on_ring_closed, NULL)
+#else
+#define NEW_RING(loop, ret) ((void)(ret), 0)
+#define CLOSE_RING(ring)    on_ring_closed(ring)
+#endif
 #define BIG ((size_t)16 << 20) /* more than the kernel keeps for a connection */
 
 static struct desk {
     uv_loop_t loop;
     uv_timer_t end;
     struct smoe_listener listener;
+    struct smoe_ring *ring; /* or NULL */
     struct smoe_conn conn;
     int far;      /* the other end */
     uint8_t *out; /* what is to be written: [out_begin, out_end) still is */
@@ -101,7 +110,7 @@ static bool arrived(void *context, uv_stream_t *server)
 {
     (void)context;
     d.open = true;
-    cr_assert_eq(smoe_conn_accept(&d.conn, server, &owner, d.scratch), 0);
+    cr_assert_eq(smoe_conn_accept(&d.conn, server, &owner, d.scratch, d.ring), 0);
     return true;
 }
 
@@ -122,6 +131,12 @@ static void on_listener_closed(void *context)
     (void)context;
 }
 
+static void on_ring_closed(void *context)
+{
+    (void)context;
+    d.ring = NULL;
+}
+
 static void begin(void)
 {
     struct smoe_listener_owner listening = {&d, arrived, NULL};
@@ -133,6 +148,8 @@ static void begin(void)
         d.out[i] = (uint8_t)(i * 2654435761u >> 13);
     uv_loop_init(&d.loop);
     uv_timer_init(&d.loop, &d.end);
+    if (NEW_RING(&d.loop, &d.ring))
+        cr_skip_test("no io_uring here");
     cr_assert_eq(smoe_addr_parse("127.0.0.1:0", &address, &why), 0);
     cr_assert_eq(smoe_listener_tcp(&d.listener, &d.loop, &address, 4, &listening), 0);
 }
@@ -152,6 +169,10 @@ static void end(void)
 {
     if (d.open)
         smoe_conn_close(&d.conn, 0);
+    run_ms(5);
+    cr_assert(!d.open, "it did not close");
+    if (d.ring)
+        CLOSE_RING(d.ring);
     smoe_listener_close(&d.listener, on_listener_closed);
     uv_close((uv_handle_t *)&d.end, NULL);
     uv_run(&d.loop, UV_RUN_DEFAULT);
