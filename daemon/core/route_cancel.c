@@ -108,8 +108,13 @@ static void reach_node(struct smoe_route_graph *graph, uint32_t from, uint32_t n
         !smoe_route_is_expert(graph, from) || s->node_first[node + 1] - s->node_first[node] > 1;
     if (!reach(graph, from, vertex, distance, on) || !smoe_route_room(graph->run, node))
         return;
-    distance += slack_of(graph, vertex, graph->sink, s->node_key[node]);
-    reach(graph, vertex, graph->sink, distance, true);
+    double over = smoe_route_violation(graph, vertex, graph->sink, s->node_key[node]);
+    if (graph->head == graph->sink && over - graph->run->tolerance > distance) {
+        graph->wanted = s->parent[graph->sink] =
+            vertex; /* from the sink any that has too little will do */
+        graph->radius = distance;
+    }
+    reach(graph, vertex, graph->sink, distance + (over < 0 ? -over : 0), true);
 }
 
 static void reach_expert(struct smoe_route_graph *graph, uint32_t from, uint32_t expert,
@@ -185,6 +190,7 @@ static bool search_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t 
     struct smoe_route_scratch *s = graph->run->scratch;
     graph->wanted = tail;
     graph->n_touched = graph->n_heap = 0;
+    graph->head = head;
     if (head == graph->sink)
         reach(graph, tail, head, 0, true);
     else if (smoe_route_is_expert(graph, head))
@@ -199,7 +205,7 @@ static bool search_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t 
         else
             reach_from_node(graph, vertex - graph->n_experts);
     }
-    return !isinf(s->distance[tail]);
+    return !isinf(s->distance[graph->wanted]);
 }
 
 /* Lifts the labels of what is nearer than `radius`, each by what it is nearer, and forgets the search. */
@@ -235,7 +241,7 @@ static bool leads_back(struct smoe_route_graph *graph, uint32_t tail, uint32_t h
         graph->radius = whole ? wanted : sight;
         run->answer->work++;
         if (search_back(graph, tail, head)) {
-            lift_labels(graph, run->scratch->distance[tail]);
+            lift_labels(graph, run->scratch->distance[graph->wanted]);
             return true;
         }
         lift_labels(graph, whole ? over : sight);

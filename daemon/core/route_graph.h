@@ -24,7 +24,7 @@ struct smoe_route_graph {
     uint32_t read, waiting; /* the ring queue: tails of arcs that may be violated */
 
     uint32_t n_touched, n_heap; /* of one search: vertices reached, and those not settled yet */
-    uint32_t wanted;            /* the vertex looked for */
+    uint32_t wanted, head;      /* the vertex looked for, and whence */
     double radius;              /* nothing at this distance or farther is of interest */
 
     /* Lists and rows have the tokens whose margin in the sweeps' pass was at most `horizon`. */
