@@ -45,6 +45,9 @@ static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
     CUT(node_first, j + 1);
     CUT(node_replica, replicas);
     CUT(replica_expert, replicas);
+    CUT(rung_price, j * SMOE_ROUTE_RUNGS);
+    CUT(rung_visit, j * SMOE_ROUTE_RUNGS);
+    CUT(supplied, j);
     CUT(node_price, j);
     CUT(expert_price, e);
     CUT(node_key, j);
@@ -78,10 +81,8 @@ static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
     CUT(leaving, e * SMOE_ROUTE_BUCKETS);
     CUT(joining, e * SMOE_ROUTE_BUCKETS);
     CUT(arc_cost, e * e);
-    CUT(arc_visit, e * e);
-    CUT(option, n * SMOE_ROUTE_OPTIONS);
-    CUT(n_options, n);
     CUT(row_made, e);
+    CUT(found, e);
     CUT(label, vertices);
     CUT(distance, vertices);
     CUT(parent, vertices);
@@ -216,6 +217,9 @@ void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_proble
                                          .node = answer->node,
                                          .arrivals = answer->arrivals,
                                          .bound = -(double)INFINITY};
+    memset(scratch->rung_visit, 0xff,
+           problem->n_nodes * SMOE_ROUTE_RUNGS * sizeof *scratch->rung_visit);
+    memset(scratch->supplied, 0, problem->n_nodes * sizeof *scratch->supplied);
     memset(answer->arrivals, 0, problem->n_nodes * sizeof *answer->arrivals);
     size_t places = (size_t)problem->n_tokens * problem->top_k;
     for (size_t v = 0; v < places; v++)
@@ -258,16 +262,6 @@ void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen)
     run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
 }
 
-void smoe_route_value(struct smoe_route_run *run)
-{
-    const struct smoe_route_problem *problem = run->problem;
-    struct smoe_route_answer *answer = run->answer;
-    double cost = 0;
-    for (uint32_t j = 0; j < problem->n_nodes; j++)
-        cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
-    answer->primal = cost - run->mass;
-}
-
 void smoe_route_finish(struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
@@ -282,17 +276,20 @@ void smoe_route_finish(struct smoe_route_run *run)
         for (uint32_t k = 0; k < problem->top_k; k++)
             mass += smoe_route_weight(problem, i, experts[k]);
     }
+    double cost = 0;
+    for (uint32_t j = 0; j < problem->n_nodes; j++)
+        cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
     run->mass = mass;
-    smoe_route_value(run);
+    answer->primal = cost - mass;
 }
 
-/* min over n of Phi(n) - p n, for n up to all visits: MODEL.md (18), second sum. */
-static double node_dual(const struct smoe_route_problem *problem, uint32_t node, double price,
-                        uint32_t n_visits)
+/* For n up to all visits: MODEL.md (18), second sum. */
+double smoe_route_node_dual(const struct smoe_route_run *run, uint32_t node, double price)
 {
+    const struct smoe_route_problem *problem = run->problem;
     if (!node_live(problem, node))
         return smoe_cost(&problem->nodes[node], problem->mode, 0, NULL);
-    uint32_t n = smoe_cost_supply(&problem->nodes[node], problem->mode, price, n_visits);
+    uint32_t n = smoe_cost_supply(&problem->nodes[node], problem->mode, price, run->n_visits);
     return smoe_cost(&problem->nodes[node], problem->mode, n, NULL) - price * n;
 }
 
@@ -307,7 +304,7 @@ double smoe_route_dual(const struct smoe_route_problem *problem, uint32_t n_toke
                                  .n_visits = n_tokens * problem->top_k};
     double value = 0;
     for (uint32_t j = 0; j < problem->n_nodes; j++)
-        value += node_dual(problem, j, prices[j], run.n_visits);
+        value += smoe_route_node_dual(&run, j, prices[j]);
     if (!n_tokens)
         return value;
     smoe_route_expert_prices(&run, prices);
@@ -332,7 +329,7 @@ double smoe_route_bound(struct smoe_route_run *run)
         return smoe_route_dual(problem, run->n_tokens, s->node_price, s);
     }
     for (uint32_t j = 0; j < problem->n_nodes; j++)
-        value += node_dual(problem, j, s->node_price[j], run->n_visits);
+        value += smoe_route_node_dual(run, j, s->node_price[j]);
     for (uint32_t e = 0; e < problem->n_experts; e++) /* what tokens hold, at these prices */
         if (s->expert_load[e] > 0)
             value += s->expert_price[e] * s->expert_load[e];

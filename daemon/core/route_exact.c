@@ -8,7 +8,7 @@
  *     proof    the dual value of the final prices                      route.c
  *
  * From the second move on there is a feasible answer, and any prices give a bound, so the work limit may
- * strike anywhere: the answer then is the flow as it stands with the gap that the sweeps' prices prove.
+ * strike anywhere: the answer then is the flow as it stands with the gap that the prices prove.
  */
 #include <math.h>
 
@@ -31,7 +31,6 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     if (!options)
         options = &DEFAULTS;
     smoe_assert(options->prices || !options->warm);
-    bool early = options->gap_max > 0; /* may end before the optimum */
     smoe_route_begin(&run, problem, scratch, answer);
     if (options->work_max)
         run.work_max = options->work_max;
@@ -40,24 +39,13 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
         smoe_route_assign(&run, scratch->dirty);
     }
     if (run.n_tokens > 0) {
-        run.spare = -(double)INFINITY;
-        if (early) {
-            smoe_route_finish(&run);
-            answer->bound = smoe_route_bound(&run);
-            run.spare = options->gap_max + answer->bound - answer->primal;
-        }
+        run.enough = options->gap_max;
         answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)
             hand_out_prices(&run, options->prices);
     }
-    if (early && run.n_tokens > 0) /* looking up what every token holds takes half a pass */
-        smoe_route_value(&run);
-    else
-        smoe_route_finish(&run);
-    if (run.n_tokens == 0)
-        answer->bound = answer->primal;
-    else if (answer->exact || isinf(answer->bound))
-        answer->bound = smoe_route_bound(&run);
+    smoe_route_finish(&run);
+    answer->bound = run.n_tokens > 0 ? smoe_route_bound(&run) : answer->primal;
     answer->exact |= run.n_tokens == 0;
 }

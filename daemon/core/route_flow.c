@@ -5,14 +5,15 @@
  * replica is settled last, when the flow is final (deal): visits of one expert are all alike.
  *
  * Laws, true whenever a function of this file or of route_cancel.c returns:
- *     1  the experts of a token are distinct, and expert_load[e] is the length of e's list
+ *     1  the experts of a token are distinct, and expert_load[e] counts the visits that hold e; its list has
+ *        those of them that are in sight (route_graph.c), or all
  *     2  the flow of e's replicas sums to expert_load[e]
  *     3  the flow into node j sums to arrivals[j] <= arrivals_max
  *
  * Placing tokens (smoe_route_assign). Usually the K cheapest experts of each token fit, and only tokens
- * whose choice is a tie within `window` are looked at singly: they go where the load is lightest, so
- * that equal tokens spread instead of herding. Where a cap is in the way, all tokens are placed in
- * order, among experts with room. A token left with fewer than K is completed along an augmenting path
+ * whose choice is a tie are looked at singly: they go where the load is lightest, so
+ * that equal tokens spread instead of herding. Where a cap is in the way, so do those within `window` of a
+ * tie; where it still is, all tokens are placed in order, among experts with room. A token left with fewer than K is completed along an augmenting path
  * (somebody on a full expert moves over, and so on until a node with room): by flow theory there is one
  * unless no assignment holds all tokens so far, and then none holds any later token either. So the
  * first token without a path ends the slot's admission.
@@ -34,17 +35,22 @@ bool smoe_route_holds(const struct smoe_route_run *run, uint32_t token, uint32_t
     return false;
 }
 
-static void link_visit(struct smoe_route_run *run, uint32_t visit, uint16_t expert)
+void smoe_route_list(struct smoe_route_run *run, uint32_t visit)
 {
     struct smoe_route_scratch *s = run->scratch;
-    uint32_t head = s->visit_head[expert];
-    s->visit_next[visit] = head;
+    uint32_t *head = &s->visit_head[run->answer->expert[visit]];
+    s->visit_next[visit] = *head;
     s->visit_prev[visit] = SMOE_ROUTE_NO_VISIT;
-    if (head != SMOE_ROUTE_NO_VISIT)
-        s->visit_prev[head] = visit;
-    s->visit_head[expert] = visit;
-    s->expert_load[expert]++;
+    if (*head != SMOE_ROUTE_NO_VISIT)
+        s->visit_prev[*head] = visit;
+    *head = visit;
+}
+
+static void link_visit(struct smoe_route_run *run, uint32_t visit, uint16_t expert)
+{
     run->answer->expert[visit] = expert;
+    run->scratch->expert_load[expert]++;
+    smoe_route_list(run, visit);
 }
 
 static void unlink_visit(struct smoe_route_run *run, uint32_t visit)
@@ -70,11 +76,8 @@ void smoe_route_move(struct smoe_route_run *run, uint32_t visit, uint16_t expert
 
 static void clear_lists(struct smoe_route_run *run)
 {
-    struct smoe_route_scratch *s = run->scratch;
-    for (uint32_t e = 0; e < run->problem->n_experts; e++) {
-        s->visit_head[e] = SMOE_ROUTE_NO_VISIT;
-        s->expert_load[e] = 0;
-    }
+    for (uint32_t e = 0; e < run->problem->n_experts; e++)
+        run->scratch->visit_head[e] = SMOE_ROUTE_NO_VISIT;
 }
 
 /* While tokens are placed singly, node_key[j] is the marginal price of node j as it is loaded. */
@@ -313,6 +316,7 @@ static void place_all_in_order(struct smoe_route_run *run)
     const struct smoe_route_problem *problem = run->problem;
     uint32_t n_replicas = problem->replica_first[problem->n_experts];
     clear_lists(run);
+    memset(run->scratch->expert_load, 0, problem->n_experts * sizeof *run->scratch->expert_load);
     memset(run->scratch->flow, 0, n_replicas * sizeof *run->scratch->flow);
     memset(run->answer->arrivals, 0, problem->n_nodes * sizeof *run->answer->arrivals);
     for (uint32_t v = 0; v < run->n_visits; v++)
@@ -343,15 +347,16 @@ static void mark_if_dearer(struct smoe_route_run *run, uint32_t token, uint8_t *
         dirty[held[k]] = 1;
 }
 
-/* Lists the visits of the tokens that cancelling looks at first, or those of all others. */
-static void link_kept(struct smoe_route_run *run, bool in_sight)
+/* Lists the visits of the tokens that cancelling looks at first. */
+static void list_in_sight(struct smoe_route_run *run)
 {
     uint32_t top_k = run->problem->top_k;
+    clear_lists(run);
     for (uint32_t i = 0; i < run->n_tokens; i++)
-        for (uint32_t v = i * top_k;
-             (run->scratch->margin[i] <= run->horizon) == in_sight && v < (i + 1) * top_k; v++)
+        for (uint32_t v = i * top_k; run->scratch->margin[i] <= run->horizon && v < (i + 1) * top_k;
+             v++)
             if (run->answer->expert[v] != SMOE_ROUTE_NONE)
-                link_visit(run, v, run->answer->expert[v]);
+                smoe_route_list(run, v);
 }
 
 /* Sets tied tokens aside, keeps the others as the pass chose. False if caps are in the way. */
@@ -361,23 +366,34 @@ static bool keep_decided(struct smoe_route_run *run)
     uint32_t top_k = run->problem->top_k;
     for (uint32_t i = 0; i < run->n_tokens; i++)
         for (uint32_t v = i * top_k; s->margin[i] <= run->window && v < (i + 1) * top_k; v++) {
+            if (run->answer->expert[v] == SMOE_ROUTE_NONE) /* by a narrower window */
+                continue;
             s->expert_load[run->answer->expert[v]]--;
             run->answer->expert[v] = SMOE_ROUTE_NONE;
         }
     if (!smoe_route_split(run))
         return false;
-    clear_lists(run);
-    link_kept(run, false);
-    link_kept(run, true); /* later is nearer to the head */
+    list_in_sight(run);
     for (uint32_t j = 0; j < run->problem->n_nodes; j++)
         load_changed(run, j);
     return true;
 }
 
+/* Keeps what is decided: all but exact ties; where that exceeds a cap, all but what is nearer to a tie. */
+static bool keep(struct smoe_route_run *run)
+{
+    double wide = run->window;
+    run->window = 0;
+    if (keep_decided(run))
+        return true;
+    run->window = wide;
+    return keep_decided(run);
+}
+
 void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
 {
     memset(ret_dirty, 0, run->problem->n_experts);
-    bool fits = keep_decided(run);
+    bool fits = keep(run);
     for (uint32_t i = 0; fits && i < run->n_tokens; i++)
         if (run->scratch->margin[i] <= run->window) {
             fits = place(run, i);
@@ -389,7 +405,9 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
         place_all_in_order(run);
     if (!fits || run->shuffled) { /* tokens hold what prices alone would not give them */
         memset(ret_dirty, 1, run->problem->n_experts);
+        memset(run->scratch->margin, 0, run->n_tokens * sizeof *run->scratch->margin);
         run->horizon = (double)INFINITY;
+        list_in_sight(run);
     }
 }
 

@@ -24,14 +24,15 @@ struct smoe_route_graph {
     uint32_t read, waiting; /* the ring queue: tails of arcs that may be violated */
 
     uint32_t n_touched, n_heap; /* of one search: vertices reached, and those not settled yet */
-    uint32_t wanted;            /* the vertex looked for */
+    uint32_t wanted, head;      /* the vertex looked for, and whence */
     double radius;              /* nothing at this distance or farther is of interest */
 
-    /* Rows know the tokens whose margin in the sweeps' pass was at most `horizon`. */
+    /* Lists and rows have the tokens whose margin in the sweeps' pass was at most `horizon`. */
     double horizon;
-    double reach; /* at least that; how far the options of tokens are listed */
-    double
-        lifted; /* how far experts' labels have risen against each other since: most less least */
+    double lifted; /* at least what experts' labels have risen against each other since */
+    bool tidy;     /* every token holds its K cheapest at the labels */
+    bool wide;     /* of the kernels (route_arcs.h) */
+    bool enough;   /* no need to go on, or no work left */
 };
 
 /* What a negative cycle is made of. */
@@ -47,7 +48,7 @@ static inline bool smoe_route_is_expert(const struct smoe_route_graph *graph, ui
     return vertex < graph->n_experts;
 }
 
-/* The costs of the arcs from one expert to all, once made. */
+/* The costs of the arcs from one expert to all, once made; smoe_route_arc knows those that are not known. */
 static inline double *smoe_route_row(const struct smoe_route_graph *graph, uint32_t from)
 {
     return graph->run->scratch->arc_cost + (size_t)from * graph->n_experts;
@@ -68,14 +69,14 @@ void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_ru
 void smoe_route_enqueue(struct smoe_route_graph *graph, uint32_t vertex);
 uint32_t smoe_route_dequeue(struct smoe_route_graph *graph);
 
-/* Widens the horizon, if need be, so that every arc with a slack below `slack` is in its row. */
+/* Widens the horizon, if need be, so that every arc with a slack below `slack` is in its row, if that is made. */
 void smoe_route_look_out(struct smoe_route_graph *graph, double slack);
 
 /* Makes the arcs of an expert, if that has not been done. */
 void smoe_route_need_row(struct smoe_route_graph *graph, uint32_t expert);
 
-/* Is the arc between two experts violated by more than `least`? Renews it first where it is stale. */
-bool smoe_route_believe(struct smoe_route_graph *graph, uint32_t from, uint32_t to, double least);
+/* The cost of an arc between experts, of a row that is made; +inf: there is none as far as matters. */
+double smoe_route_arc(struct smoe_route_graph *graph, uint32_t from, uint32_t to);
 
 /* The cycle that the parents of `start` close. */
 struct smoe_route_cycle smoe_route_walk(const struct smoe_route_graph *graph, uint32_t start);
@@ -84,9 +85,8 @@ struct smoe_route_cycle smoe_route_walk(const struct smoe_route_graph *graph, ui
 double smoe_route_unit_cost(const struct smoe_route_run *run, const struct smoe_route_cycle *cycle,
                             uint32_t m);
 
-/* Carries what pays around the cycle and queues the tails of arcs that this may have violated. Returns
- * what was gained. */
-double smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
-                               const struct smoe_route_cycle *cycle);
+/* Carries what pays around the cycle and queues the tails of arcs that this may have violated. */
+void smoe_route_cancel_cycle(struct smoe_route_graph *graph, uint32_t start,
+                             const struct smoe_route_cycle *cycle);
 
 #endif

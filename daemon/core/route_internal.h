@@ -11,6 +11,7 @@
  *     route_near.c    the hot pass over the tokens that prices may still concern
  *     route_price.c   price sweeps
  *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
+ *     route_arcs.c    rows of arcs, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
  *     route_exact.c   the exact solve, put together from those above
@@ -27,9 +28,9 @@
 
 #define SMOE_ROUTE_BUCKETS   64 /* half octaves of a demand curve, down from its widest margin */
 #define SMOE_ROUTE_NO_VISIT  UINT32_MAX
-#define SMOE_ROUTE_OPTIONS   8 /* that are listed of a token (route_graph.c) */
-#define SMOE_ROUTE_NEAR_PART 3 /* one in so many tokens can be gathered (route_near.c) */
-#define SMOE_ROUTE_LEVELS    8 /* how often tokens are set aside (route_near.c) */
+#define SMOE_ROUTE_RUNGS     16 /* marginals remembered of a node, a power of two (route_level.c) */
+#define SMOE_ROUTE_NEAR_PART 3  /* one in so many tokens can be gathered (route_near.c) */
+#define SMOE_ROUTE_LEVELS    8  /* how often tokens are set aside (route_near.c) */
 
 struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
@@ -50,6 +51,10 @@ struct smoe_route_scratch {
     uint32_t *node_first;     /* [J+1] node j holds node_replica[first[j]..first[j+1]) */
     uint32_t *node_replica;   /* [R] replicas */
     uint16_t *replica_expert; /* [R] */
+
+    double *rung_price;   /* [J, RUNGS] marginal price after rung_visit visits */
+    uint32_t *rung_visit; /* [J, RUNGS] NO_VISIT: none yet */
+    uint32_t *supplied;   /* [J] the last supply asked for */
 
     double *node_price;   /* [J] p_j */
     double *expert_price; /* [E] q_e, +inf: not on offer */
@@ -95,14 +100,9 @@ struct smoe_route_scratch {
     uint32_t *level_load;     /* [LEVELS, E] loads of all other tokens */
 
     /* The residual graph: vertices are experts 0..E-1, nodes E..E+J-1, the sink E+J. */
-    double *arc_cost; /* [E, E] the least w_ie - w_if over tokens on e and not on f, or less where
-                            stale */
-    uint32_t
-        *arc_visit;   /* [E, E] whose; stale once it left e or its token holds f; NO_VISIT: there is
-                            no arc of a cost below that, as far as matters */
-    uint16_t *option; /* [N, OPTIONS] experts that a token could come to before long */
-    uint8_t *n_options;   /* [N] or more than OPTIONS */
-    uint8_t *row_made;    /* [E] arcs of this row are valid */
+    double *arc_cost;     /* [E, E] the least w_ie - w_if over tokens in sight on e and not on f */
+    uint8_t *row_made;    /* [E] this row is valid */
+    uint16_t *found;      /* [E] experts that a search comes nearer to */
     double *label;        /* [E+J+1] */
     double *distance;     /* [E+J+1] +inf: not reached by the search */
     uint32_t *parent;     /* [E+J+1] */
@@ -127,10 +127,10 @@ struct smoe_route_run {
     double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
-    double mass;        /* sum of w x over the routed tokens, kept up as cycles move them */
-    double spare;  /* what the answer may lose against the bound less what it does; > 0: enough */
-    bool shuffled; /* an augmenting path has moved tokens that were already placed */
-    double widest; /* widest finite margin of the last pass */
+    double mass;        /* sum of w x over the routed tokens */
+    double enough;      /* a gap that is good enough, 0: none but rounding */
+    bool shuffled;      /* an augmenting path has moved tokens that were already placed */
+    double widest;      /* widest finite margin of the last pass */
     uint64_t over,
         under;   /* visits on markets with more, with fewer than they supply, as of the last pass */
     bool looked; /* a pass has been made over all tokens */
@@ -161,11 +161,24 @@ static inline bool smoe_route_room(const struct smoe_route_run *run, uint32_t no
     return run->answer->arrivals[node] < run->problem->nodes[node].arrivals_max;
 }
 
-/* Price of one more visit on the node as it is loaded now; +inf at its cap. */
+/* Price of one more visit after n; +inf at the node's cap. Prices near by are asked for again and again and
+ * are remembered. */
+static inline double smoe_route_marginal_at(const struct smoe_route_run *run, uint32_t node,
+                                            uint32_t n)
+{
+    struct smoe_route_scratch *s = run->scratch;
+    size_t rung = (size_t)node * SMOE_ROUTE_RUNGS + n % SMOE_ROUTE_RUNGS;
+    if (s->rung_visit[rung] != n) {
+        s->rung_visit[rung] = n;
+        s->rung_price[rung] = smoe_cost_marginal(&run->problem->nodes[node], run->problem->mode, n);
+    }
+    return s->rung_price[rung];
+}
+
+/* Price of one more visit on the node as it is loaded now. */
 static inline double smoe_route_marginal(const struct smoe_route_run *run, uint32_t node)
 {
-    return smoe_cost_marginal(&run->problem->nodes[node], run->problem->mode,
-                              run->answer->arrivals[node]);
+    return smoe_route_marginal_at(run, node, run->answer->arrivals[node]);
 }
 
 /* route.c */
@@ -177,18 +190,13 @@ void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_pri
 void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
 /* Sets n_routed and primal from the experts and arrivals of the answer; `mass` of the run. */
 void smoe_route_finish(struct smoe_route_run *run);
-/* Sets primal alone: the mass has been kept up since. */
-void smoe_route_value(struct smoe_route_run *run);
+/* min over n of Phi(n) - p n, a node's part of the dual value. */
+double smoe_route_node_dual(const struct smoe_route_run *run, uint32_t node, double price);
 /* The dual value of node_price, MODEL.md (18), after smoe_route_finish: looks only at tokens that may hold
  * something else than their K cheapest, where margins tell. */
 double smoe_route_bound(struct smoe_route_run *run);
 
 /* route_level.c */
-static inline double smoe_route_marginal_at(const struct smoe_route_run *run, uint32_t node,
-                                            uint32_t n)
-{
-    return smoe_cost_marginal(&run->problem->nodes[node], run->problem->mode, n);
-}
 /* The most visits a node can get: its cap, and every token once for each expert it holds. */
 uint32_t smoe_route_limit(const struct smoe_route_run *run, uint32_t node);
 /* Visits the node offers at no more than the price each, at most its limit. */
@@ -235,7 +243,9 @@ bool smoe_route_reduced_change(struct smoe_route_run *run, const double *before,
 void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_route_options *options);
 
 /* route_flow.c */
+/* Moves a visit that is listed; lists one. */
 void smoe_route_move(struct smoe_route_run *run, uint32_t visit, uint16_t expert);
+void smoe_route_list(struct smoe_route_run *run, uint32_t visit);
 /* Visits of an expert on one of its nodes. */
 uint32_t *smoe_route_flow(const struct smoe_route_run *run, uint32_t expert, uint32_t node);
 bool smoe_route_holds(const struct smoe_route_run *run, uint32_t token, uint32_t expert);
@@ -245,8 +255,8 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty);
 /* Gives every visit its node, from the flow. */
 void smoe_route_deal(struct smoe_route_run *run);
 
-/* route_cancel.c: from a feasible flow and prices to an optimal flow and its prices (node_price).
- * `dirty` as from smoe_route_assign. False: out of work, the flow is feasible, the prices untouched. */
+/* route_cancel.c: from a feasible flow and prices towards an optimal flow and its prices (node_price).
+ * `dirty` as from smoe_route_assign. False: out of work, or near enough; the flow is feasible all the same. */
 bool smoe_route_cancel(struct smoe_route_run *run, const uint8_t *dirty);
 
 /* route_base.c: the objective is the problem's, the bound none. */

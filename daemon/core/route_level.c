@@ -17,8 +17,11 @@
 
 #include "daemon/core/route_internal.h"
 
-static const double LEVEL_STEP = 0.25;         /* first stride of the search for a level [visit] */
-enum { ROUNDS = 2 };                           /* of pouring experts that share nodes */
+static const double LEVEL_STEP = 0.25; /* first stride of the search for a level [visit] */
+enum {
+    STEPS = 4, /* from the last supply before it is worked out */
+    ROUNDS = 2 /* of pouring experts that share nodes */
+};
 static const double LEVEL_PRECISION = 0x1p-16; /* of what a stride left open */
 
 /* No node can get more than every token once for each expert it holds. */
@@ -30,10 +33,19 @@ uint32_t smoe_route_limit(const struct smoe_route_run *run, uint32_t node)
     return most < cap ? (uint32_t)most : cap;
 }
 
+/* Mostly it is what it was, or a visit or two more or less. */
 uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, double price)
 {
-    return smoe_cost_supply(&run->problem->nodes[node], run->problem->mode, price,
-                            smoe_route_limit(run, node));
+    uint32_t limit = smoe_route_limit(run, node), *known = &run->scratch->supplied[node];
+    uint32_t n = *known < limit ? *known : limit, steps = 0;
+    for (; steps < STEPS && n < limit && smoe_route_marginal_at(run, node, n) <= price; n++)
+        steps++;
+    for (; steps < STEPS && n > 0 && smoe_route_marginal_at(run, node, n - 1) > price; n--)
+        steps++;
+    if (steps == STEPS)
+        n = smoe_cost_supply(&run->problem->nodes[node], run->problem->mode, price, limit);
+    *known = n;
+    return n;
 }
 
 #define NO_MARKET UINT32_MAX

@@ -26,21 +26,21 @@ static const double DAMPING_REGAIN = 1.5; /* per sweep that gained */
 static const double LAST_STEP =
     1.01; /* when few visits are misplaced: just past the token's margin */
 
-/* Times in units of the hot pass, a score: of one unit of repair, which jumps about; of clearing the
- * market of one node. */
-static const double REPAIR_UNIT = 48, CLEAR_UNIT = 800;
+/* Times in units of the hot pass, a score: of repairing one unit, in all and for each expert and visit; of clearing
+ * the market of one node. */
+static const double REPAIR_UNIT = 2500, REPAIR_EXPERT = 300, REPAIR_VISIT = 0.7, CLEAR_UNIT = 800;
 
 enum {
-    IN_SIGHT = 24,   /* one in so many tokens is looked at first when cycles are sought */
+    IN_SIGHT = 64,   /* one in so many tokens is looked at first when cycles are sought */
     STALLED_MAX = 3, /* sweeps without a gain before giving up */
 };
 
-/* Time to repair that many visits one by one, in scores of a hot pass: a repair looks at the arcs
- * between experts and, to renew a few of them, at the tokens on an expert. */
+/* Time to repair that many visits one by one, in scores of a hot pass: a search looks at rows of experts, and what it
+ * moves changes rows, which are made of visits. */
 static double repair_work(const struct smoe_route_run *run, uint64_t visits)
 {
-    double experts = run->problem->n_experts;
-    return REPAIR_UNIT * (double)visits * (experts * experts + 9.0 * run->n_visits / experts);
+    return (double)visits *
+           (REPAIR_UNIT + REPAIR_EXPERT * run->problem->n_experts + REPAIR_VISIT * run->n_visits);
 }
 
 /* Last slot's prices, or none: the shift then is the water-fill. A node that was dead comes in at the
