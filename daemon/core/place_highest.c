@@ -23,8 +23,8 @@
 #include "common/base/rng.h"
 #include "daemon/core/place_internal.h"
 
-/* A plan that ties all workers together is kept though eplb's is by so much better as long as nobody moves visits:
- * prices will move them. */
+/* Where prices share visits: what eplb's plan must be better by, shared by speed, to be worth a look at what prices
+ * make of both. */
 #define MIXING (1.0 / 16)
 #define MENDS  6 /* exchanges; see mend */
 
@@ -283,15 +283,16 @@ static uint32_t gcd(uint32_t a, uint32_t b)
     return a;
 }
 
-/* All workers of the group, idlest first. Of those that are equally idle another stride comes first in every
- * round where prices share visits, so that any two workers have few experts in common; else always the same, so that
+/* All workers of the group, idlest first. Of those that are equally idle, each round and group begins elsewhere and
+ * takes another stride where prices share visits, so that any two workers have few experts in common; else always the same, so that
  * as few workers as possible share an expert's fate. */
 static void line_up(const struct making *m, const struct smoe_place_group *g, uint32_t round)
 {
     struct smoe_place_scratch *s = m->scratch;
-    bool mixed = round > 0 && m->sharing == SMOE_PLACE_BY_PRICE;
-    uint32_t stride = mixed ? 1 + (uint32_t)(smoe_mix64(round) % g->n) : 1;
-    uint64_t at = mixed ? smoe_mix64(round) >> 32 : 0;
+    bool mixed = round + g->first > 0 && m->sharing == SMOE_PLACE_BY_PRICE;
+    uint64_t drawn = mixed ? smoe_mix64((uint64_t)g->first << 32 | round) : 0;
+    uint32_t stride = 1 + (uint32_t)(drawn % g->n);
+    uint64_t at = drawn >> 32;
     while (gcd(stride, g->n) != 1)
         stride++;
     for (uint32_t i = 0; i < g->n; i++, at += stride) {
@@ -355,10 +356,13 @@ static void keep_better(const struct smoe_place_problem *problem, struct making 
     smoe_place_make_eplb(s, &rival);
     if (!smoe_place_distinct(&rival, s))
         return;
-    struct smoe_place_worth ours = smoe_place_worth(problem, m->plan, s),
-                            theirs = smoe_place_worth(problem, &rival, s);
-    double worth_mixing = m->sharing == SMOE_PLACE_BY_PRICE ? 1 - MIXING : 1;
-    if (theirs.time_s < ours.time_s * worth_mixing)
+    double ours = smoe_place_worth(problem, m->plan, s).time_s;
+    double theirs = smoe_place_worth(problem, &rival, s).time_s;
+    bool better = theirs < ours;
+    if (m->sharing == SMOE_PLACE_BY_PRICE)
+        better = theirs < ours * (1 - MIXING) && smoe_place_priced_time(problem, &rival, s) <
+                                                     smoe_place_priced_time(problem, m->plan, s);
+    if (better)
         memcpy(m->plan->expert, s->rival, m->n_slots * sizeof *s->rival);
 }
 

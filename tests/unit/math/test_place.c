@@ -275,7 +275,7 @@ Test(place, the_plan_is_the_same_on_every_machine)
     uint64_t digest = 0;
     smoe_rng_init(&rng, 3, 0);
     for (int round = 0; round < 100; round++) {
-        draw(&rng, &f, true);
+        draw(&rng, &f, round % 4 < 2);
         f.problem.sharing = round % 2 ? SMOE_PLACE_BY_PRICE : SMOE_PLACE_EQUALLY;
         for (int k = 0; k < SMOE_PLACE_KINDS; k++) {
             make((enum smoe_place_kind)k, &f, &p);
@@ -288,7 +288,7 @@ Test(place, the_plan_is_the_same_on_every_machine)
                 digest = smoe_mix64(digest + p.expert[q]);
         }
     }
-    cr_assert_eq(digest, UINT64_C(0x6c04cf4b868e98b9), "%llx", (unsigned long long)digest);
+    cr_assert_eq(digest, UINT64_C(0x6b2fb6facd904171), "%llx", (unsigned long long)digest);
 }
 
 /* ---- how good ---- */
@@ -390,10 +390,14 @@ Test(place, highest_averages_is_never_worse_than_eplb_on_unlike_workers)
         cr_assert_leq(a, b, "round %d", round);
         compared++;
         better += a < b;
-        f.problem.sharing = SMOE_PLACE_BY_PRICE; /* may give 1/16 away for what prices make of it */
+        f.problem.sharing =
+            SMOE_PLACE_BY_PRICE; /* may give 1/16 away, or more if prices make it good */
         make(SMOE_PLACE_HIGHEST_AVERAGES, &f, &ours);
         a = smoe_place_worth(&f.problem, &ours.p, scratch).time_s;
-        cr_assert_leq(a, b * 16 / 15 * (1 + 1e-12), "round %d", round);
+        cr_assert(a <= b * 16 / 15 * (1 + 1e-12) ||
+                      smoe_place_priced_time(&f.problem, &ours.p, scratch) <=
+                          smoe_place_priced_time(&f.problem, &theirs.p, scratch),
+                  "round %d", round);
     }
     cr_log_info("better in %u of %u", better, compared);
     cr_assert_gt(better, 300);
