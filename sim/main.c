@@ -63,7 +63,7 @@ static const struct smoe_cli_option options[] = {
       .standard = "0",
       .max = 1e8,
       AT(slots),
-      .help = "run, plot: how many decisions; 0: 1000, or all that were recorded"},
+      .help = "run, plot, placement: how many decisions; 0: 1000, or all that were recorded"},
      'n',
      "N",
      false},
@@ -71,7 +71,7 @@ static const struct smoe_cli_option options[] = {
       .type = SMOE_U64,
       .standard = "1",
       AT(seed),
-      .help = "run, plot: of all that is random"},
+      .help = "run, plot, placement: of all that is random"},
      0,
      "S",
      false},
@@ -140,6 +140,16 @@ static const struct smoe_cli_option options[] = {
      'o',
      "DIR",
      false},
+    {{.key = "bandwidth",
+      .type = SMOE_DOUBLE,
+      .standard = "117",
+      .min = 0.001,
+      .max = 1e9,
+      AT(bandwidth),
+      .help = "placement: of each worker, each way, in MB/s; 117: TCP over 1 Gbit/s"},
+     0,
+     "RATE",
+     false},
     {{.key = "json", .type = SMOE_BOOL, AT(json), .help = "print JSON, one object a line"},
      'j',
      NULL,
@@ -150,7 +160,7 @@ static const struct smoe_cli cli = {
     .program = SMOE_SIM_PROGRAM,
     .version = STABLEMOE_VERSION,
     .summary = "Runs the daemon's, workers' and trainers' own machines in virtual time",
-    .operands = "story NAME|all|list | run | plot | replay | trace FILE",
+    .operands = "story NAME|all|list | run | plot | placement | replay | trace FILE",
     .operands_min = 1,
     .operands_max = 2,
     .more =
@@ -159,6 +169,8 @@ static const struct smoe_cli cli = {
         "  story NAME|all   tell it; `random` makes up a world with faults from each seed\n"
         "  run              policies side by side on a scenario\n"
         "  plot             the same as figures (SVG, by gnuplot), with V and mu swept\n"
+        "  placement        rules of placement while popularity drifts; --slots: iterations of a "
+        "world\n"
         "  replay           make the decisions of a trace again: are they the same, bit for bit?\n"
         "  trace FILE       what is in a trace\n"
         "  run --trace FILE policies side by side on the tokens and workers of a trace\n"
@@ -190,6 +202,12 @@ static int plot(const char *operand, const struct smoe_sim_arguments *a)
     return smoe_sim_plot(a);
 }
 
+static int placement(const char *operand, const struct smoe_sim_arguments *a)
+{
+    (void)operand;
+    return smoe_sim_placement(a);
+}
+
 static int replay(const char *operand, const struct smoe_sim_arguments *a)
 {
     (void)operand;
@@ -205,11 +223,9 @@ static const struct command {
     const char *name;
     const char *operand; /* what it must be given, or NULL */
     int (*run)(const char *operand, const struct smoe_sim_arguments *a);
-} commands[] = {{"story", "NAME, all or list", story},
-                {"run", NULL, run},
-                {"plot", NULL, plot},
-                {"replay", NULL, replay},
-                {"trace", "FILE", summarise}};
+} commands[] = {
+    {"story", "NAME, all or list", story}, {"run", NULL, run},       {"plot", NULL, plot},
+    {"placement", NULL, placement},        {"replay", NULL, replay}, {"trace", "FILE", summarise}};
 
 static const struct command *find_command(const struct smoe_cli_rest *rest, struct smoe_why *why)
 {
@@ -226,7 +242,7 @@ static const struct command *find_command(const struct smoe_cli_rest *rest, stru
             return c;
         return NULL;
     }
-    smoe_why_set(why, "%s: no such command: story, run, plot, replay or trace", name);
+    smoe_why_set(why, "%s: no such command: story, run, plot, placement, replay or trace", name);
     return NULL;
 }
 

@@ -20,7 +20,8 @@ struct smoe_sim_arguments {
     char dataset[32];
     char data_dir[256];
     unsigned freq_rule;
-    double load; /* 0: the scenario's */
+    double load;      /* 0: the scenario's */
+    double bandwidth; /* of `placement` [MB/s] */
     uint64_t slots, seed;
     char trace[256]; /* file that the daemon recorded; "": none */
     char layer[64];  /* of its layers; "": the only one */
@@ -36,6 +37,8 @@ int smoe_sim_replay(const struct smoe_sim_arguments *a);
 /* What is in a trace. */
 int smoe_sim_summarise(const char *path, const struct smoe_sim_arguments *a);
 int smoe_sim_plot(const struct smoe_sim_arguments *a);
+/* Rules of placement side by side. */
+int smoe_sim_placement(const struct smoe_sim_arguments *a);
 
 /* Policies asked for: one, or all; returns how many, 0 if there is none of that name. */
 size_t smoe_sim_read_policies(const char *name, enum smoe_policy ret[SMOE_POLICY_COUNT]);

@@ -46,8 +46,9 @@ Test(program, says_what_it_is)
 
 Test(program, a_mistake_is_one_line_and_exit_2)
 {
-    check_refused("dance",
-                  "stablemoe-sim: dance: no such command: story, run, plot, replay or trace\n");
+    check_refused(
+        "dance",
+        "stablemoe-sim: dance: no such command: story, run, plot, placement, replay or trace\n");
     check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
                                   "`stablemoe-sim story list`\n");
     check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
@@ -189,4 +190,60 @@ Test(program, a_scenario_may_come_from_a_file)
     cr_assert_eq(strncmp(output, line, strlen(line)), 0, "%s", output);
     cr_assert_not_null(strstr(output, "exparts"));
     unlink(path);
+}
+
+/* ---- placement ---- */
+
+static double time_of(const cJSON *root, const char *fleet, const char *sharing, const char *rule,
+                      double coefficient)
+{
+    const cJSON *run;
+    cJSON_ArrayForEach(run, cJSON_GetObjectItemCaseSensitive(root, "runs"))
+    {
+        const char *of[] = {fleet, sharing, rule}, *keys[] = {"fleet", "sharing", "rule"};
+        bool is = cJSON_GetObjectItem(run, "coefficient")->valuedouble == coefficient &&
+                  cJSON_GetObjectItem(run, "average")->valuedouble == 0;
+        for (int i = 0; i < 3; i++)
+            is &= strcmp(cJSON_GetObjectItem(run, keys[i])->valuestring, of[i]) == 0;
+        if (is)
+            return cJSON_GetObjectItem(run, "time_s")->valuedouble;
+    }
+    cr_assert(false, "no row %s %s %s %g", fleet, sharing, rule, coefficient);
+    return 0;
+}
+
+Test(placement, the_same_seed_gives_the_same_bytes)
+{
+    static char first[OUTPUT_MAX], second[OUTPUT_MAX], other[OUTPUT_MAX];
+    cr_assert_eq(run("placement -n 5 --seed 3", first), 0);
+    cr_assert_eq(run("placement -n 5 --seed 3", second), 0);
+    cr_assert_eq(run("placement -n 5 --seed 4", other), 0);
+    cr_assert_str_eq(first, second);
+    cr_assert_str_neq(first, other);
+    cr_assert_not_null(strstr(first, "unlike workers, visits shared equally"));
+}
+
+/* The paper's claims, as docs/results.md has them for more iterations. */
+Test(placement, ours_follows_popularity_where_it_can_and_never_loses_to_static)
+{
+    static const char *const FLEETS[] = {"equal", "unlike"}, *const SHARINGS[] = {"price", "equal"};
+    static const double COEFFICIENTS[] = {1, 0.95, 0.9, 0.7, 0};
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(run("placement -n 60 --bandwidth 5900 --json", output), 0);
+    cJSON *root = cJSON_Parse(output);
+    cr_assert_not_null(root);
+    for (int i = 0; i < 4; i++) {
+        const char *fleet = FLEETS[i / 2], *sharing = SHARINGS[i % 2];
+        double ours = time_of(root, fleet, sharing, "highest-averages", 0.95);
+        cr_assert_leq(ours, 0.7 * time_of(root, fleet, sharing, "static", 0.95));
+        cr_assert_leq(ours, 0.741 * time_of(root, fleet, sharing, "interval=50", 0.95));
+        cr_assert_leq(ours, 0.741 * time_of(root, fleet, sharing, "interval=100", 0.95));
+        for (int a = 0; a < 5; a++) {
+            ours = time_of(root, fleet, sharing, "highest-averages", COEFFICIENTS[a]);
+            cr_assert_leq(ours, 1.02 * time_of(root, fleet, sharing, "static", COEFFICIENTS[a]),
+                          "%s %s %g", fleet, sharing, COEFFICIENTS[a]);
+            cr_assert_geq(ours, time_of(root, fleet, sharing, "foreseen", COEFFICIENTS[a]) * 0.999);
+        }
+    }
+    cJSON_Delete(root);
 }
