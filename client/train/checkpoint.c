@@ -57,6 +57,8 @@ static void add_dense(struct writer *w, const struct smoe_train_run *run)
     smoe_model_tensors(&run->model.shape, list);
     for (unsigned kind = 0; kind < 3; kind++)
         for (size_t i = 0; i < SMOE_MODEL_TENSORS; i++) {
+            if (list[i].rows == 0)
+                continue; /* this shape has none */
             snprintf(w->names[w->n], NAME_BYTES, "%s%s", list[i].name, dense_suffix[kind]);
             add(w, dense_vector(run, kind) + list[i].offset, list[i].rows, list[i].columns);
         }
@@ -174,7 +176,8 @@ static int read_dense(struct smoe_train_run *run, const struct smoe_safetensors 
         for (size_t i = 0; i < SMOE_MODEL_TENSORS && !rc; i++) {
             size_t n = list[i].rows * (list[i].columns ? list[i].columns : 1);
             snprintf(name, sizeof name, "%s%s", list[i].name, dense_suffix[kind]);
-            rc = read_vector(file, name, n, dense_vector(run, kind) + list[i].offset, why);
+            if (n > 0)
+                rc = read_vector(file, name, n, dense_vector(run, kind) + list[i].offset, why);
         }
     return rc;
 }

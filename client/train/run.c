@@ -47,7 +47,7 @@ static int start_parts(struct smoe_train_run *run)
     size_t rows = run->rows_max, visits = rows * shape.top_k * shape.d_model;
     run->parts = calloc(run->n_parts, sizeof *run->parts);
     run->x = malloc(rows * run->n_parts * shape.pixels * sizeof *run->x);
-    run->labels = malloc(rows * run->n_parts);
+    run->labels = malloc(rows * run->n_parts * sizeof *run->labels);
     if (!run->parts || !run->x || !run->labels)
         return SMOE_ENOMEMORY;
     for (size_t i = 0; i < run->n_parts; i++) {

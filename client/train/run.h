@@ -25,9 +25,9 @@ struct smoe_train_result {
 struct smoe_train_part {
     struct smoe_pass pass;
     struct smoe_ticket *ticket;
-    smoe_real *x;    /* [rows, pixels] */
-    uint8_t *labels; /* [rows] */
-    smoe_real *dy;   /* [rows, K, d] */
+    smoe_real *x;     /* [rows, pixels] */
+    uint16_t *labels; /* [rows] */
+    smoe_real *dy;    /* [rows, K, d] */
 };
 
 struct smoe_train_run {
@@ -41,7 +41,7 @@ struct smoe_train_run {
     struct smoe_train_part *parts; /* [n_parts], rows_max rows each */
     size_t n_parts, rows_max;
     smoe_real *x; /* one whole batch, as filled */
-    uint8_t *labels;
+    uint16_t *labels;
     uint64_t epoch, batch; /* where the run is: batches of the epoch done */
     uint64_t step;         /* committed since the beginning of the run, resumed part included */
     struct smoe_train_result result;
