@@ -14,7 +14,7 @@ struct smoe_model_layout {
     size_t head_weight;    /* [C,d] */
     size_t head_bias;      /* [C] */
     size_t position;       /* [T,d]; empty for T = 1 */
-    size_t embedding;      /* [V,P/c]; empty without a vocabulary */
+    size_t embedding;      /* [V,d]; empty without a vocabulary */
     size_t n_params;
 };
 
@@ -23,12 +23,6 @@ struct smoe_model_layout smoe_model_layout(const struct smoe_model_shape *shape)
 static inline size_t smoe_model_tokens(const struct smoe_model_shape *shape)
 {
     return shape->tokens > 1 ? shape->tokens : 1;
-}
-
-/* Values of one word's embedding; 0 without a vocabulary. */
-static inline size_t smoe_model_word(const struct smoe_model_shape *shape)
-{
-    return shape->vocabulary ? shape->pixels / shape->context : 0;
 }
 
 /* ---- gate.c: one row's part in pass.c's forward and backward ---- */

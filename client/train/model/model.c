@@ -39,7 +39,7 @@ struct smoe_model_layout smoe_model_layout(const struct smoe_model_shape *shape)
     at.head_bias = at.head_weight + shape->classes * d;
     at.position = at.head_bias + shape->classes;
     at.embedding = at.position + (shape->tokens > 1 ? shape->tokens * d : 0);
-    at.n_params = at.embedding + shape->vocabulary * smoe_model_word(shape);
+    at.n_params = at.embedding + shape->vocabulary * d;
     return at;
 }
 
@@ -55,8 +55,7 @@ void smoe_model_tensors(const struct smoe_model_shape *shape,
     ret[4] = (struct smoe_model_tensor){"head.bias", at.head_bias, shape->classes, 0};
     ret[5] = (struct smoe_model_tensor){"encoder.position", at.position,
                                         shape->tokens > 1 ? shape->tokens : 0, d};
-    ret[6] = (struct smoe_model_tensor){"embedding.weight", at.embedding, shape->vocabulary,
-                                        smoe_model_word(shape)};
+    ret[6] = (struct smoe_model_tensor){"embedding.weight", at.embedding, shape->vocabulary, d};
 }
 
 static void draw(smoe_real *to, size_t n, uint64_t seed, uint64_t stream, double deviation)
@@ -87,8 +86,7 @@ static int draw_all(struct smoe_model *model, uint64_t seed)
          sqrt(2.0 / shape->pixels));
     draw(model->params + at.head_weight, shape->classes * d, seed, HEAD_STREAM,
          sqrt(1.0 / (double)d));
-    draw(model->params + at.embedding, shape->vocabulary * smoe_model_word(shape), seed,
-         EMBEDDING_STREAM, 1);
+    draw(model->params + at.embedding, shape->vocabulary * d, seed, EMBEDDING_STREAM, 1);
     return draw_gate(model, seed);
 }
 
@@ -97,7 +95,8 @@ int smoe_model_init(struct smoe_model *model, const struct smoe_model_shape *sha
     smoe_assert(shape->pixels && shape->d_model);
     smoe_assert(shape->classes && shape->classes <= SMOE_MODEL_CLASSES_MAX);
     smoe_assert(shape->vocabulary <= SMOE_MODEL_VOCABULARY_MAX);
-    smoe_assert(!shape->vocabulary || (shape->context && shape->pixels % shape->context == 0));
+    smoe_assert(!shape->vocabulary ||
+                (shape->context && shape->pixels == shape->context * shape->d_model));
     smoe_assert(shape->top_k >= 1 && shape->top_k <= SMOE_TOP_K_MAX);
     smoe_assert(shape->top_k <= shape->experts && shape->experts <= SMOE_EXPERTS_MAX);
     *model = (struct smoe_model){.shape = *shape};

@@ -10,8 +10,10 @@
  *     z = h + sum_k w_k y_k                   logits = W_head mean_t z + b_head  [n,d], [n/T,C]
  *
  * p_t is a learned vector for each of the T places (none for T = 1). Where tokens are words, x is the
- * embeddings of the c words one after another, and those are learned too (smoe_model_embed): the
- * probabilistic neural language model of Bengio et al. (2003) with experts in it, no attention.
+ * embeddings [c, d] of the c words one after another, which are learned too (smoe_model_embed), and the last
+ * one's is added to h, as a residual stream carries a token's own embedding to the experts of a
+ * Transformer: the neural probabilistic language model of Bengio et al. (2003) with experts in it, and no
+ * attention.
  *
  * The gate, of which each router wants its own kind:
  *
@@ -62,7 +64,7 @@ struct smoe_model_shape {
         orthogonal; /* the gate's matrix starts orthogonal with gain 0.1, as StableMoE's centroids */
     uint32_t tokens;     /* T of one sample; 0: 1 */
     uint32_t vocabulary; /* V; 0: x is given and not embedded */
-    uint32_t context;    /* c: words of a token, where there is a vocabulary; divides P */
+    uint32_t context;    /* c: words of a token, where there is a vocabulary; P is c d then */
 };
 
 /* One named piece of the flat parameter vector, as checkpoints store it. */
@@ -103,10 +105,11 @@ struct smoe_pass {
     const uint16_t *words; /* borrowed from _embed until backward_gate; [n,c] */
     smoe_real *
         embedded; /* owned, as all below; [n,P] where there is a vocabulary: x, then its gradient */
-    smoe_real *h; /* [n,d] the experts' input */
-    smoe_real *gate; /* [n,E] g */
-    float *scores;   /* [n,E] softmax(s), for the wire; a router may put its own in their place */
-    uint16_t *top;   /* [n,K] the K largest scores, best first */
+    smoe_real *hidden; /* [n,d] where there is a vocabulary: h before the last word's embedding */
+    smoe_real *h;      /* [n,d] the experts' input */
+    smoe_real *gate;   /* [n,E] g */
+    float *scores;     /* [n,E] softmax(s), for the wire; a router may put its own in their place */
+    uint16_t *top;     /* [n,K] the K largest scores, best first */
     uint64_t *popularity; /* [E] how often `top` names each expert: demand before any re-routing */
     uint16_t *used;       /* [n,K] the experts of forward_head */
     smoe_real *weights;   /* [n,K] w */

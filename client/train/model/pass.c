@@ -7,8 +7,9 @@
  *     dy_k = w_k dz                           dw_k = dz . y_k
  *     ds                                      from dw and the balance loss: gate.c
  *     dh = dz + dx + ds W_gate                dW_gate += ds^T h
- *     dpre = [h > 0] dh                       dW_enc += dpre^T x           db_enc, dp_t += sums
- *     dx = dpre W_enc                         to the embeddings of its words, where x are words
+ *     dpre = [relu > 0] dh                     dW_enc += dpre^T x           db_enc, dp_t += sums
+ *     dx = dpre W_enc                         to the embeddings of its words, where x are words;
+ *                                             to the last one's also dh, since h has it added
  *
  * Otherwise the gradient by x is not needed: nothing lies below the encoder.
  */
@@ -30,6 +31,7 @@ int smoe_pass_init(struct smoe_pass *pass, const struct smoe_model_shape *shape,
         smoe_real **array;
         size_t per_row;
     } reals[] = {{&pass->embedded, shape->vocabulary ? shape->pixels : 1},
+                 {&pass->hidden, shape->vocabulary ? d : 1},
                  {&pass->pooled, d},
                  {&pass->h, d},
                  {&pass->gate, experts},
@@ -56,9 +58,9 @@ int smoe_pass_init(struct smoe_pass *pass, const struct smoe_model_shape *shape,
 
 void smoe_pass_release(struct smoe_pass *pass)
 {
-    void *arrays[] = {pass->embedded, pass->pooled,     pass->h,    pass->gate,    pass->scores,
-                      pass->top,      pass->popularity, pass->used, pass->weights, pass->z,
-                      pass->logits,   pass->dlogits,    pass->dz,   pass->dgate};
+    void *arrays[] = {pass->embedded, pass->hidden, pass->pooled,     pass->h,    pass->gate,
+                      pass->scores,   pass->top,    pass->popularity, pass->used, pass->weights,
+                      pass->z,        pass->logits, pass->dlogits,    pass->dz,   pass->dgate};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *pass = (struct smoe_pass){0};
@@ -94,7 +96,7 @@ void smoe_pass_choose(struct smoe_pass *pass)
 const smoe_real *smoe_model_embed(const struct smoe_model *model, struct smoe_pass *pass, size_t n,
                                   const uint16_t *words)
 {
-    size_t word = smoe_model_word(&model->shape), n_words = n * model->shape.context;
+    size_t word = model->shape.d_model, n_words = n * model->shape.context;
     const smoe_real *table = model->params + smoe_model_layout(&model->shape).embedding;
     smoe_assert(n <= pass->rows_max && model->shape.vocabulary);
     pass->words = words;
@@ -114,6 +116,16 @@ static void add_positions(size_t n, size_t tokens, size_t d, const smoe_real *po
             h[row * d + i] += position[row % tokens * d + i];
 }
 
+/* h = relu(..) + the last word's embedding, which is the last d of the row's P values. */
+static void add_last_words(struct smoe_pass *pass)
+{
+    size_t d = pass->shape.d_model, values = pass->shape.pixels;
+    memcpy(pass->hidden, pass->h, pass->n * d * sizeof *pass->h);
+    for (size_t row = 0; row < pass->n; row++)
+        for (size_t i = 0; i < d; i++)
+            pass->h[row * d + i] += pass->x[(row + 1) * values - d + i];
+}
+
 void smoe_model_forward_gate(const struct smoe_model *model, struct smoe_pass *pass, size_t n,
                              const smoe_real *x)
 {
@@ -129,6 +141,8 @@ void smoe_model_forward_gate(const struct smoe_model *model, struct smoe_pass *p
     smoe_gemm_nt(n, d, shape->pixels, x, model->params + at.encoder_weight, true, pass->h);
     for (size_t i = 0; i < n * d; i++)
         pass->h[i] = pass->h[i] < 0 ? 0 : pass->h[i];
+    if (shape->vocabulary)
+        add_last_words(pass);
     smoe_gemm_nt(n, shape->experts, d, pass->h, model->params + at.gate_weight, false, pass->gate);
     smoe_gate_forward(pass);
     smoe_pass_choose(pass);
@@ -232,7 +246,7 @@ static void embedding_backward(struct smoe_model *model, struct smoe_pass *pass,
 {
     const struct smoe_model_shape *shape = &model->shape;
     struct smoe_model_layout at = smoe_model_layout(shape);
-    size_t word = smoe_model_word(shape), n_words = pass->n * shape->context;
+    size_t word = shape->d_model, n_words = pass->n * shape->context;
     smoe_real *dx = pass->embedded;
     smoe_gemm_nn(pass->n, shape->pixels, shape->d_model, dpre, model->params + at.encoder_weight,
                  false, dx);
@@ -241,6 +255,17 @@ static void embedding_backward(struct smoe_model *model, struct smoe_pass *pass,
         for (size_t j = 0; j < word; j++)
             grad[j] += dx[i * word + j];
     }
+}
+
+/* dh[n,d] also reaches the embedding that was added. */
+static void last_words_backward(struct smoe_model *model, const struct smoe_pass *pass,
+                                const smoe_real *dh)
+{
+    size_t d = pass->shape.d_model, context = pass->shape.context;
+    smoe_real *grads = model->grads + smoe_model_layout(&model->shape).embedding;
+    for (size_t row = 0; row < pass->n; row++)
+        for (size_t i = 0; i < d; i++)
+            grads[pass->words[(row + 1) * context - 1] * d + i] += dh[row * d + i];
 }
 
 /* From dpre[n,d] to what made pre. */
@@ -270,8 +295,11 @@ void smoe_model_backward_gate(struct smoe_model *model, struct smoe_pass *pass, 
     for (size_t i = 0; i < n * d; i++)
         dh[i] += dx[i];
     smoe_gemm_nn(n, d, experts, pass->dgate, model->params + at.gate_weight, true, dh);
+    const smoe_real *hidden = shape->vocabulary ? pass->hidden : pass->h;
+    if (shape->vocabulary)
+        last_words_backward(model, pass, dh);
     for (size_t i = 0; i < n * d; i++)
-        dh[i] = pass->h[i] > 0 ? dh[i] : 0;
+        dh[i] = hidden[i] > 0 ? dh[i] : 0;
     encoder_backward(model, pass, dh);
 }
 

@@ -112,7 +112,7 @@ static void whole_init(struct whole *w, const struct smoe_model_shape *variant,
                        enum smoe_activation activation, uint32_t k)
 {
     struct smoe_model_shape shape = *variant;
-    shape.pixels = P;
+    shape.pixels = shape.vocabulary ? CONTEXT * D : P;
     shape.d_model = D;
     shape.experts = E;
     shape.top_k = k;
