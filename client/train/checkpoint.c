@@ -100,8 +100,9 @@ static int add_experts(struct writer *w, struct smoe_train_run *run, struct smoe
     return 0;
 }
 
-enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, METAS };
-static const char *const meta_keys[METAS] = {"dataset", "step", "epoch", "batch", "seed", "shape"};
+enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, META_CODES, METAS };
+static const char *const meta_keys[METAS] = {"dataset", "step",  "epoch", "batch",
+                                             "seed",    "shape", "codes"};
 
 /* What a resumed run must agree with, in words. */
 static void describe_shape(const struct smoe_train_run *run, char *to, size_t cap)
@@ -125,6 +126,7 @@ static void fill_metadata(const struct smoe_train_run *run, char values[METAS][9
     snprintf(values[META_BATCH], 96, "%" PRIu64, run->next);
     snprintf(values[META_SEED], 96, "%" PRIu64, run->options->seed);
     describe_shape(run, values[META_SHAPE], 96);
+    snprintf(values[META_CODES], 96, "%016" PRIx64, run->feed.meaning);
     for (int i = 0; i < METAS; i++)
         metadata[i] = (struct smoe_metadata){meta_keys[i], values[i]};
 }
@@ -280,9 +282,11 @@ static int check_same(const struct smoe_train_run *run, const struct smoe_safete
 {
     char values[METAS][96];
     struct smoe_metadata expected[METAS];
-    static const int must_match[] = {META_DATASET, META_SHAPE, META_SEED};
+    static const int must_match[] = {META_DATASET, META_SHAPE, META_SEED, META_CODES};
     fill_metadata(run, values, expected);
-    for (size_t i = 0; i < sizeof must_match / sizeof *must_match; i++) {
+    /* Codes concern who reads them; files from before there were any do not have the key. */
+    size_t n = sizeof must_match / sizeof *must_match - !run->feed.meaning;
+    for (size_t i = 0; i < n; i++) {
         const char *key = meta_keys[must_match[i]];
         const char *found = smoe_safetensors_metadata(file, key);
         if (!found || strcmp(found, values[must_match[i]]) != 0)

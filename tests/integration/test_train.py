@@ -132,11 +132,16 @@ class Train(harness.FleetTest):
         self.assertEqual(parts["steps"], whole["steps"])
         self.assertAlmostEqual(parts["test_loss"], whole["test_loss"], delta=0.02)
 
+    def run_local(self, *args, **options):
+        """A run without a fleet, ended."""
+        return subprocess.run([os.path.join(harness.BIN, "stablemoe-train"), "--local", "--dataset", "fashion-mnist",
+                               "--json", "--quiet", *train_args(IMAGES, batch=BATCH, **options), *args],
+                              capture_output=True, text=True, check=False, timeout=harness.PATIENCE_S)
+
     def local(self, *args, **options):
         """The result of a run without a fleet."""
-        run = subprocess.run([os.path.join(harness.BIN, "stablemoe-train"), "--local", "--dataset", "fashion-mnist", "--json",
-                              "--quiet", *train_args(IMAGES, batch=BATCH, **options), *args],
-                             capture_output=True, text=True, check=True, timeout=harness.PATIENCE_S)
+        run = self.run_local(*args, **options)
+        self.assertEqual(run.returncode, 0, run.stderr)
         return json.loads(run.stdout)
 
     def test_a_local_run_is_what_a_fleet_routed_by_top_k_computes(self):
@@ -167,6 +172,13 @@ class Train(harness.FleetTest):
             self.assertEqual(run["routing"]["fluctuation"]["20"], None, "passed before it was resumed")
             self.assertEqual(run["routing"]["fluctuation"]["80"], 0)
             self.assertEqual(run["steps"], STEPS_PER_EPOCH)
+
+    def test_a_checkpoint_whose_codes_mean_something_else_is_refused(self):
+        args = ("--router", "stablemoe", "--codes", "32")
+        self.local(*args, "--checkpoint", self.checkpoint, epochs=1)
+        other = self.run_local(*args, "--resume", self.checkpoint, "--limit", str(IMAGES // 2), epochs=2)
+        self.assertEqual(other.returncode, 2)
+        self.assertIn("codes is", other.stderr)
 
     def test_stage_1_goes_on_where_it_was(self):
         args = ("--router", "stablemoe", "--codes", "32")

@@ -8,6 +8,7 @@
 #include "client/train/data/gzip.h"
 #include "client/train/router/codebook.h"
 #include "common/base/assert.h"
+#include "common/base/rng.h"
 
 #define TEXT_BYTES_MAX  (64u << 20)
 #define CODEBOOK_SAMPLE 20000 /* patches, or all of fewer */
@@ -88,6 +89,8 @@ static int load_text(struct smoe_feed *feed, const struct text_source *source,
     feed->tokens = 1;
     feed->classes = feed->vocabulary = feed->codes = feed->text.vocabulary;
     feed->context = o->context;
+    for (size_t i = 0; i < feed->text.n; i++)
+        feed->meaning = smoe_mix64(feed->meaning ^ feed->text.ids[i]);
     if (rc == 0)
         rc = find_places(feed, &feed->train, false, why);
     if (rc == 0)
@@ -190,6 +193,7 @@ static int encode_all(struct smoe_feed *feed, const struct smoe_feed_options *o,
     if (rc == 0)
         rc = encode(feed, &feed->test, &book, why);
     feed->codes = o->codes;
+    feed->meaning = smoe_codebook_digest(&book);
     smoe_codebook_release(&book);
     return rc;
 }

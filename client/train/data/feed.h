@@ -43,6 +43,7 @@ struct smoe_feed {
     uint32_t codes;               /* of tokens; 0: none */
     uint32_t vocabulary, context; /* 0 for images */
     uint32_t patches;             /* along a side */
+    uint64_t meaning; /* digest of what codes stand for: codebook or words; 0: no codes */
     struct smoe_dataset images;
     struct smoe_normalizer normalizer;
     struct smoe_prose text;

@@ -126,3 +126,14 @@ void smoe_codebook_encode(struct smoe_codebook *book, size_t n, const smoe_real 
     for (size_t i = 0; i < n; i++)
         ret_codes[i] = nearest(book, x + i * book->values);
 }
+
+uint64_t smoe_codebook_digest(const struct smoe_codebook *book)
+{
+    uint64_t digest = smoe_mix64(((uint64_t)book->codes << 32) ^ book->values);
+    for (size_t i = 0; i < (size_t)book->codes * book->values; i++) {
+        uint32_t bits;
+        memcpy(&bits, &book->centroids[i], sizeof bits);
+        digest = smoe_mix64(digest ^ bits);
+    }
+    return digest;
+}

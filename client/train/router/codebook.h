@@ -29,4 +29,7 @@ void smoe_codebook_release(struct smoe_codebook *book);
 void smoe_codebook_encode(struct smoe_codebook *book, size_t n, const smoe_real *x,
                           uint16_t *ret_codes);
 
+/* The name of this codebook: of its shape and every bit of its centroids. */
+uint64_t smoe_codebook_digest(const struct smoe_codebook *book);
+
 #endif

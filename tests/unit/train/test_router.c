@@ -168,6 +168,9 @@ Test(codebook, a_code_is_the_nearest_centroid_and_the_bits_repeat)
     cr_assert_eq(smoe_codebook_init(&book, CODES, P, N, x, 5, 2), 0);
     cr_assert_eq(smoe_codebook_init(&again, CODES, P, N, x, 5, 2), 0);
     cr_assert_eq(memcmp(book.centroids, again.centroids, CODES * P * sizeof(float)), 0);
+    cr_assert_eq(smoe_codebook_digest(&book), smoe_codebook_digest(&again));
+    again.centroids[CODES * P - 1] *= -1;
+    cr_assert_neq(smoe_codebook_digest(&book), smoe_codebook_digest(&again));
     smoe_codebook_encode(&book, N, x, codes);
     for (size_t i = 0; i < N; i++)
         differ += codes[i] != nearest_by_hand(&book, x + i * P);
