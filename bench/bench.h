@@ -27,6 +27,7 @@ struct smoe_bench {
 int smoe_bench_kernels(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_frame(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_router(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_core(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_latency(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why);

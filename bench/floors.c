@@ -59,6 +59,10 @@ static const struct smoe_floor floors[] = {
     {"route.clp.*.to_clp", LEAST, 100},
     {"route.clp.*.differs", MOST, 1e-6},
 
+    /* A look-up, and much less than searching rows. */
+    {"router.*x64x2.top", LEAST, 20},
+    {"router.*x64x[12].to_torch", LEAST, 5},
+
     /* Of a slot at least half is the solve: the bookkeeping does not outweigh it. */
     {"core.w4.n64.solve_share", LEAST, 0.5},
     {"core.w4.n512.solve_share", LEAST, 0.5},

@@ -18,6 +18,7 @@
     X(frame, "frame  ", "messages and tensors through the protocol against copying their bytes")  \
     X(route, "route  ",                                                                           \
       "the slot's solve and its hot pass against reading memory, torch.topk and CLP")             \
+    X(router, "router ", "experts of tokens by a frozen router's table against torch")            \
     X(core, "core   ", "whole slots of the daemon's mind against the solve alone")                \
     X(latency, "latency", "one remote expert forward through the gateway against bare sockets")   \
     X(net, "net    ", "the daemon under messages and tensors against bare epoll servers")         \

@@ -27,6 +27,7 @@ build      libcpupower-dev         cpufreq limits (stablemoe-freqd only: it is G
 build      libpowercap-dev         energy counters of the processor (RAPL)
 build      libsensors-dev          power and temperature sensors
 run        dataset-fashion-mnist   60,000 labelled images: what the demo trains on
+run        jargon-text             the Jargon File, 1.7 MB of prose in the public domain: the language task
 run        netcat-openbsd          nc, to ask the status port
 run        python3                 the table of the demo; lint and integration tests
 test       libcriterion-dev        unit tests

@@ -41,7 +41,7 @@ struct trainer {
     size_t rows_max;     /* the most tokens that can complete in a slot, or are evaluated at once */
     uint32_t *order;     /* [train_n], owned, as all below */
     smoe_real *x;        /* [rows_max, pixels] */
-    uint8_t *labels;     /* [rows_max] */
+    uint16_t *labels;    /* [rows_max] */
     smoe_real *y, *dy;   /* [rows_max, K, d] the experts' outputs; their gradients */
     smoe_real *visit_dx; /* [rows_max, K, d] */
     smoe_real *dx;       /* [rows_max, d] */
@@ -82,16 +82,19 @@ static size_t most_rows(const struct smoe_scenario *s)
 
 static int init(struct trainer *t, const struct smoe_scenario *s, uint64_t seed)
 {
-    struct smoe_model_shape shape = {t->data->pixels,           D_MODEL,
-                                     (uint32_t)s->spec.experts, (uint32_t)s->spec.top_k,
-                                     t->data->classes,          BALANCE};
+    struct smoe_model_shape shape = {.pixels = t->data->pixels,
+                                     .d_model = D_MODEL,
+                                     .experts = (uint32_t)s->spec.experts,
+                                     .top_k = (uint32_t)s->spec.top_k,
+                                     .classes = t->data->classes,
+                                     .balance_weight = BALANCE};
     struct smoe_ffn_shape expert = {D_MODEL, D_FF, SMOE_RELU};
     t->rows_max = most_rows(s);
     size_t visits = t->rows_max * shape.top_k * D_MODEL;
     (void)smoe_gemm_setup();
     t->order = smoe_sim_alloc(t->data->train_n, sizeof *t->order);
     t->x = smoe_sim_alloc(t->rows_max * shape.pixels, sizeof *t->x);
-    t->labels = smoe_sim_alloc(t->rows_max, 1);
+    t->labels = smoe_sim_alloc(t->rows_max, sizeof *t->labels);
     smoe_real **reals[] = {&t->y, &t->dy, &t->visit_dx, &t->dx};
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
         *reals[i] = smoe_sim_alloc(visits, sizeof(smoe_real));

@@ -19,6 +19,9 @@ static const enum smoe_tensor_dtype REAL =
 
 /* Names of vectors: of the backbone `gate_weight`, `gate_weight.m`; of experts `experts.3.weights`. */
 static const char *const dense_suffix[] = {"", ".m", ".v"};
+#define ROUTER_LEARNED \
+    "router.distilled"                /* stage 1: D and Ehat; its moments with the suffixes above */
+#define ROUTER_FROZEN "router.frozen" /* stage 2: smoe_frozen.values, always float32 */
 static const char *const expert_suffix[] = {"weights", "m", "v"};
 
 static smoe_real *dense_vector(const struct smoe_train_run *run, unsigned kind)
@@ -57,21 +60,38 @@ static void add_dense(struct writer *w, const struct smoe_train_run *run)
     smoe_model_tensors(&run->model.shape, list);
     for (unsigned kind = 0; kind < 3; kind++)
         for (size_t i = 0; i < SMOE_MODEL_TENSORS; i++) {
+            if (list[i].rows == 0)
+                continue; /* this shape has none */
             snprintf(w->names[w->n], NAME_BYTES, "%s%s", list[i].name, dense_suffix[kind]);
             add(w, dense_vector(run, kind) + list[i].offset, list[i].rows, list[i].columns);
         }
 }
 
+static void add_router(struct writer *w, const struct smoe_train_run *run)
+{
+    const struct smoe_distilled *d = &run->router.distilled;
+    const struct smoe_frozen *f = &run->router.frozen;
+    const smoe_real *vectors[] = {d->params, d->moments_m, d->moments_v};
+    if (smoe_router_stage(&run->router) == 2) {
+        snprintf(w->names[w->n], NAME_BYTES, ROUTER_FROZEN);
+        add(w, f->values, (size_t)f->inputs * f->experts, 0);
+        w->tensors[w->n - 1].dtype = SMOE_TENSOR_F32;
+    }
+    for (unsigned kind = 0; kind < 3 && smoe_router_stage(&run->router) == 1; kind++) {
+        snprintf(w->names[w->n], NAME_BYTES, ROUTER_LEARNED "%s", dense_suffix[kind]);
+        add(w, vectors[kind], d->n_params, 0);
+    }
+}
+
 static int add_experts(struct writer *w, struct smoe_train_run *run, struct smoe_why *why)
 {
-    size_t n_params = smoe_expert_params(run->layer);
+    size_t n_params = run->experts->n_params;
     unsigned vectors = vectors_per_expert(run);
     for (uint32_t e = 0; e < run->options->experts; e++) {
         smoe_real *state = w->experts + (size_t)e * vectors * n_params;
-        int rc = smoe_expert_fetch(run->layer, e, SMOE_EXPERT_WEIGHTS | SMOE_EXPERT_MOMENTS, state);
+        int rc = run->experts->ops->fetch(run->experts, e, state, why);
         if (rc)
-            return smoe_fail(why, rc, "checkpoint: expert %u: %s", e,
-                             smoe_client_error(run->client));
+            return smoe_fail_at(why, rc, "checkpoint: expert %u", e);
         for (unsigned v = 0; v < vectors; v++) {
             snprintf(w->names[w->n], NAME_BYTES, "experts.%u.%s", e, expert_suffix[v]);
             add(w, state + v * n_params, n_params, 0);
@@ -80,8 +100,9 @@ static int add_experts(struct writer *w, struct smoe_train_run *run, struct smoe
     return 0;
 }
 
-enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, METAS };
-static const char *const meta_keys[METAS] = {"dataset", "step", "epoch", "batch", "seed", "shape"};
+enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, META_CODES, METAS };
+static const char *const meta_keys[METAS] = {"dataset", "step",  "epoch", "batch",
+                                             "seed",    "shape", "codes"};
 
 /* What a resumed run must agree with, in words. */
 static void describe_shape(const struct smoe_train_run *run, char *to, size_t cap)
@@ -90,17 +111,22 @@ static void describe_shape(const struct smoe_train_run *run, char *to, size_t ca
     snprintf(to, cap, "%llu experts %llu-%llu activation %u optimizer %u",
              (unsigned long long)o->experts, (unsigned long long)o->d_model,
              (unsigned long long)o->d_ff, o->activation, o->optimizer);
+    size_t used = strlen(to);
+    if (o->router != SMOE_ROUTER_LEARNED)
+        snprintf(to + used, cap - used, " router %s %s", smoe_train_routers[o->router],
+                 smoe_train_features[o->feature]);
 }
 
 static void fill_metadata(const struct smoe_train_run *run, char values[METAS][96],
                           struct smoe_metadata metadata[METAS])
 {
-    snprintf(values[META_DATASET], 96, "%s", run->dataset.name);
+    snprintf(values[META_DATASET], 96, "%s", run->feed.name);
     snprintf(values[META_STEP], 96, "%" PRIu64, run->step);
     snprintf(values[META_EPOCH], 96, "%" PRIu64, run->epoch);
-    snprintf(values[META_BATCH], 96, "%" PRIu64, run->batch);
+    snprintf(values[META_BATCH], 96, "%" PRIu64, run->next);
     snprintf(values[META_SEED], 96, "%" PRIu64, run->options->seed);
     describe_shape(run, values[META_SHAPE], 96);
+    snprintf(values[META_CODES], 96, "%016" PRIx64, run->feed.meaning);
     for (int i = 0; i < METAS; i++)
         metadata[i] = (struct smoe_metadata){meta_keys[i], values[i]};
 }
@@ -125,15 +151,16 @@ static int write_file(const struct smoe_train_run *run, const struct writer *w, 
 int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct smoe_why *why)
 {
     size_t experts = run->options->experts, vectors = vectors_per_expert(run);
-    size_t most = SMOE_MODEL_TENSORS * 3 + experts * vectors;
+    size_t most = (SMOE_MODEL_TENSORS + 1) * 3 + experts * vectors;
     struct writer w = {
         .tensors = calloc(most, sizeof *w.tensors),
         .names = calloc(most, sizeof *w.names),
-        .experts = malloc(experts * vectors * smoe_expert_params(run->layer) * sizeof *w.experts),
+        .experts = malloc(experts * vectors * run->experts->n_params * sizeof *w.experts),
     };
     int rc = SMOE_ENOMEMORY;
     if (w.tensors && w.names && w.experts) {
         add_dense(&w, run);
+        add_router(&w, run);
         rc = add_experts(&w, run, why);
         if (rc == 0)
             rc = write_file(run, &w, path, why);
@@ -174,15 +201,44 @@ static int read_dense(struct smoe_train_run *run, const struct smoe_safetensors 
         for (size_t i = 0; i < SMOE_MODEL_TENSORS && !rc; i++) {
             size_t n = list[i].rows * (list[i].columns ? list[i].columns : 1);
             snprintf(name, sizeof name, "%s%s", list[i].name, dense_suffix[kind]);
-            rc = read_vector(file, name, n, dense_vector(run, kind) + list[i].offset, why);
+            if (n > 0)
+                rc = read_vector(file, name, n, dense_vector(run, kind) + list[i].offset, why);
         }
     return rc;
+}
+
+/* The run's router has just been made: stage 1. */
+static int read_router(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                       struct smoe_why *why)
+{
+    struct smoe_distilled *d = &run->router.distilled;
+    smoe_real *vectors[] = {d->params, d->moments_m, d->moments_v};
+    const struct smoe_tensor *frozen = smoe_safetensors_find(file, ROUTER_FROZEN);
+    char name[NAME_BYTES];
+    int rc = 0;
+    if (smoe_router_stage(&run->router) == 0)
+        return 0;
+    for (unsigned kind = 0; kind < 3 && !rc && !frozen; kind++) {
+        snprintf(name, sizeof name, ROUTER_LEARNED "%s", dense_suffix[kind]);
+        rc = read_vector(file, name, d->n_params, vectors[kind], why);
+    }
+    if (!frozen)
+        return rc;
+    struct smoe_frozen *f = &run->router.frozen;
+    size_t n = (size_t)d->shape.inputs * d->shape.experts;
+    if (frozen->dtype != SMOE_TENSOR_F32 || frozen->n_bytes != n * sizeof *f->values)
+        return smoe_fail(why, SMOE_EDATA, "tensor %s: not %zu numbers of F32", ROUTER_FROZEN, n);
+    if (smoe_frozen_blank(f, &d->shape))
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    memcpy(f->values, frozen->data, n * sizeof *f->values);
+    run->model.shape.balance_weight = 0;
+    return 0;
 }
 
 static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors *file, uint32_t e,
                        smoe_real *state, struct smoe_why *why)
 {
-    size_t n_params = smoe_expert_params(run->layer);
+    size_t n_params = run->experts->n_params;
     char name[NAME_BYTES];
     int rc = 0;
     for (unsigned v = 0; v < vectors_per_expert(run) && !rc; v++) {
@@ -195,18 +251,18 @@ static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors
 static int read_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
                         struct smoe_why *why)
 {
-    size_t n_params = smoe_expert_params(run->layer);
+    size_t n_params = run->experts->n_params;
     smoe_real *state = malloc(vectors_per_expert(run) * n_params * sizeof *state);
     if (!state)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    int rc = smoe_restore(run->client, run->step);
+    int rc = run->experts->ops->restore(run->experts, run->step, why);
     for (uint32_t e = 0; e < run->options->experts && !rc; e++) {
         rc = read_expert(run, file, e, state, why);
         if (rc)
             break;
-        rc = smoe_expert_store(run->layer, e, state);
+        rc = run->experts->ops->store(run->experts, e, state, why);
         if (rc)
-            smoe_fail(why, rc, "expert %u: %s", e, smoe_client_error(run->client));
+            smoe_fail_at(why, rc, "expert %u", e);
     }
     free(state);
     return rc;
@@ -226,9 +282,11 @@ static int check_same(const struct smoe_train_run *run, const struct smoe_safete
 {
     char values[METAS][96];
     struct smoe_metadata expected[METAS];
-    static const int must_match[] = {META_DATASET, META_SHAPE, META_SEED};
+    static const int must_match[] = {META_DATASET, META_SHAPE, META_SEED, META_CODES};
     fill_metadata(run, values, expected);
-    for (size_t i = 0; i < sizeof must_match / sizeof *must_match; i++) {
+    /* Codes concern who reads them; files from before there were any do not have the key. */
+    size_t n = sizeof must_match / sizeof *must_match - !run->feed.meaning;
+    for (size_t i = 0; i < n; i++) {
         const char *key = meta_keys[must_match[i]];
         const char *found = smoe_safetensors_metadata(file, key);
         if (!found || strcmp(found, values[must_match[i]]) != 0)
@@ -244,7 +302,8 @@ static int take_up(struct smoe_train_run *run, const struct smoe_safetensors *fi
     int rc;
     if ((rc = check_same(run, file, why)) || (rc = read_number(file, META_STEP, &run->step, why)) ||
         (rc = read_number(file, META_EPOCH, &run->epoch, why)) ||
-        (rc = read_number(file, META_BATCH, &run->batch, why)) || (rc = read_dense(run, file, why)))
+        (rc = read_number(file, META_BATCH, &run->next, why)) ||
+        (rc = read_dense(run, file, why)) || (rc = read_router(run, file, why)))
         return rc;
     return read_experts(run, file, why);
 }

@@ -4,6 +4,7 @@
  */
 #include <cjson/cJSON.h>
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,12 +19,45 @@ static void add_u64(cJSON *to, const char *key, uint64_t value)
     cJSON_AddRawToObject(to, key, text);
 }
 
-static void print_json(const struct smoe_train_options *o, const struct smoe_train_result *r)
+/* null where there is nothing to say. */
+static void add_share(cJSON *to, const char *key, double share)
 {
+    if (isnan(share))
+        cJSON_AddNullToObject(to, key);
+    else
+        cJSON_AddNumberToObject(to, key, share);
+}
+
+static void add_routing(cJSON *root, const struct smoe_train_options *o,
+                        const struct smoe_watch_result *w)
+{
+    char text[24];
+    cJSON *routing = cJSON_AddObjectToObject(root, "routing");
+    cJSON_AddStringToObject(routing, "router", smoe_train_routers[o->router]);
+    add_u64(routing, "tokens_watched", w->tokens);
+    cJSON *fluctuation = cJSON_AddObjectToObject(routing, "fluctuation");
+    for (size_t i = 0; i < SMOE_WATCH_MARKS; i++) {
+        snprintf(text, sizeof text, "%u", smoe_watch_percent[i]);
+        add_share(fluctuation, text, w->fluctuation[i]);
+    }
+    if (!w->digest)
+        return;
+    snprintf(text, sizeof text, "%016" PRIx64, w->digest);
+    add_u64(routing, "frozen_at_step", w->freeze_step);
+    add_share(routing, "frozen_agreement", w->agreement);
+    cJSON_AddStringToObject(routing, "frozen_digest", text);
+}
+
+static void print_json(const struct smoe_train_run *run)
+{
+    const struct smoe_train_options *o = run->options;
+    const struct smoe_train_result *r = &run->result;
     cJSON *root = cJSON_CreateObject();
     cJSON_AddNumberToObject(root, "test_accuracy", r->test_accuracy);
     cJSON_AddNumberToObject(root, "test_loss", r->test_loss);
     cJSON_AddNumberToObject(root, "train_loss", r->train_loss);
+    if (run->feed.vocabulary)
+        cJSON_AddNumberToObject(root, "test_perplexity", exp(r->test_loss));
     cJSON_AddNumberToObject(root, "samples_per_second",
                             r->seconds > 0 ? (double)r->samples / r->seconds : 0);
     cJSON_AddNumberToObject(root, "seconds", r->seconds);
@@ -40,6 +74,7 @@ static void print_json(const struct smoe_train_options *o, const struct smoe_tra
         snprintf(text, sizeof text, "%" PRIu64, r->visits_of[e]);
         cJSON_AddItemToArray(load, cJSON_CreateRaw(text));
     }
+    add_routing(root, o, &r->routing);
     char *text = cJSON_PrintUnformatted(root);
     puts(text ? text : "{}");
     cJSON_free(text);
@@ -94,7 +129,7 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = smoe_train_all(&run, &why);
     if (rc == 0 && options.json)
-        print_json(&options, &run.result);
+        print_json(&run);
     else if (rc == 0)
         print_text(&run.result);
     smoe_train_release(&run);

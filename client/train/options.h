@@ -22,7 +22,17 @@ struct smoe_train_options {
     double learning_rate, weight_decay, clip_norm, balance, momentum;
     uint64_t warmup;
     bool json, quiet;
+    bool local;       /* experts in this process, no gateway */
+    unsigned router;  /* enum smoe_router_kind */
+    unsigned feature; /* enum smoe_feature: what the distilled router reads */
+    double stage_share, alpha, distil;
+    uint64_t router_dim, codes;   /* of the distilled router; of the codebook */
+    uint64_t patches;             /* images: along a side */
+    uint64_t vocabulary, context; /* texts */
 };
+
+extern const char *const smoe_train_routers[];  /* by enum smoe_router_kind, NULL-terminated */
+extern const char *const smoe_train_features[]; /* by enum smoe_feature, NULL-terminated */
 
 extern const struct smoe_cli smoe_train_cli;
 

@@ -26,10 +26,12 @@ void smoe_progress_start(struct smoe_progress *p, const struct smoe_train_run *r
     if (p->quiet)
         return;
     fprintf(stderr,
-            "%s: %zu training and %zu test images; %llu experts %llu-%llu, top-%llu; policy %s\n",
-            run->dataset.name, run->dataset.train.n, run->dataset.test.n,
-            (unsigned long long)o->experts, (unsigned long long)o->d_model,
-            (unsigned long long)o->d_ff, (unsigned long long)o->top_k, run->result.policy);
+            "%s: %zu training and %zu test %s; %llu experts %llu-%llu, top-%llu; router %s, policy "
+            "%s\n",
+            run->feed.name, run->feed.train.n, run->feed.test.n,
+            run->feed.vocabulary ? "words" : "images", (unsigned long long)o->experts,
+            (unsigned long long)o->d_model, (unsigned long long)o->d_ff,
+            (unsigned long long)o->top_k, smoe_train_routers[o->router], run->result.policy);
     if (run->step)
         fprintf(stderr, "resumed at step %llu, epoch %llu\n", (unsigned long long)run->step,
                 (unsigned long long)run->epoch + 1);
@@ -45,9 +47,9 @@ void smoe_progress_step(struct smoe_progress *p, const struct smoe_train_run *ru
     double done = (double)(run->step - p->first_step);
     double left = (double)(smoe_train_steps_in_all(run) - run->step) * seconds / done;
     clear_line(p);
-    fprintf(stderr, "epoch %llu/%llu  step %llu/%zu  loss %.3f  %.0f samples/s  %.0f s left%s",
+    fprintf(stderr, "epoch %llu/%llu  step %llu/%llu  loss %.3f  %.0f samples/s  %.0f s left%s",
             (unsigned long long)run->epoch + 1, (unsigned long long)run->options->epochs,
-            (unsigned long long)run->batch + 1, smoe_batches_count(&run->train), loss,
+            (unsigned long long)run->next + 1, (unsigned long long)smoe_train_batches(run), loss,
             (double)run->result.samples / seconds, left, p->terminal ? "" : "\n");
     p->line_open = p->terminal;
 }

@@ -2,13 +2,17 @@
  *
  * A step:
  *
- *     for each part of the batch   gate here, submit (workers begin)
+ *     for each part of the batch   gate and router here, submit (workers begin)
  *     for each part                wait for the experts, head and loss here, hand the gradient back
  *     for each part                wait for dx, gate and encoder backward here
  *     step: experts' and own gradients share one clip scale; both optimizers step
  *
+ * A StableMoE run is in stage 1 until the step of smoe_train_freeze_step: the distilled router learns from
+ * the gate's choices and steps for itself, clipped by its own norm, so that nothing of it reaches the others.
+ * Then it is frozen, and the balance loss has no more to say.
+ *
  * With two parts the workers compute one while the trainer computes the other. The gradients of the
- * parts are means over equally many images, so both sides divide their sum by the number of parts.
+ * parts are means over equally many samples, so both sides divide their sum by the number of parts.
  */
 #include "client/train/run.h"
 
@@ -23,183 +27,93 @@
 #include "common/io/clock.h"
 #include "common/kernels/gemm.h"
 
-#define EVALUATION_ROWS 500
-#define PI              3.14159265358979323846
+#define PI 3.14159265358979323846
 
-/* ---- beginning and end ---- */
+/* ---- how long ---- */
 
-static struct smoe_model_shape model_shape(const struct smoe_train_run *run)
+uint64_t smoe_train_batches(const struct smoe_train_run *run)
 {
-    const struct smoe_train_options *o = run->options;
-    return (struct smoe_model_shape){
-        .pixels = (uint32_t)run->dataset.pixels,
-        .d_model = (uint32_t)o->d_model,
-        .experts = (uint32_t)o->experts,
-        .top_k = (uint32_t)o->top_k,
-        .classes = run->dataset.classes,
-        .balance_weight = o->balance,
-    };
-}
-
-static int start_parts(struct smoe_train_run *run)
-{
-    struct smoe_model_shape shape = model_shape(run);
-    size_t rows = run->rows_max, visits = rows * shape.top_k * shape.d_model;
-    run->parts = calloc(run->n_parts, sizeof *run->parts);
-    run->x = malloc(rows * run->n_parts * shape.pixels * sizeof *run->x);
-    run->labels = malloc(rows * run->n_parts);
-    if (!run->parts || !run->x || !run->labels)
-        return SMOE_ENOMEMORY;
-    for (size_t i = 0; i < run->n_parts; i++) {
-        struct smoe_train_part *p = &run->parts[i];
-        p->dy = malloc(visits * sizeof *p->dy);
-        if (!p->dy || smoe_pass_init(&p->pass, &shape, rows))
-            return SMOE_ENOMEMORY;
-    }
-    return 0;
-}
-
-static int load(struct smoe_train_run *run, struct smoe_why *why)
-{
-    const struct smoe_train_options *o = run->options;
-    int rc = smoe_dataset_load(o->dataset, *o->data_dir ? o->data_dir : NULL, &run->dataset, why);
-    if (rc)
-        return rc;
-    if (o->limit && o->limit < run->dataset.train.n)
-        run->dataset.train.n = o->limit;
-    smoe_normalizer_init(&run->normalizer, &run->dataset);
-    run->n_parts = o->parts;
-    run->rows_max = (o->batch + o->parts - 1) / o->parts;
-    if (run->rows_max < EVALUATION_ROWS)
-        run->rows_max = EVALUATION_ROWS;
-    struct smoe_model_shape shape = model_shape(run);
-    if (smoe_batches_init(&run->train, &run->dataset, &run->dataset.train, &run->normalizer,
-                          o->batch) ||
-        smoe_batches_init(&run->test, &run->dataset, &run->dataset.test, &run->normalizer,
-                          run->rows_max) ||
-        smoe_model_init(&run->model, &shape, o->seed) || start_parts(run))
-        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    return 0;
-}
-
-static int client_fail(const struct smoe_train_run *run, int rc, struct smoe_why *why)
-{
-    return smoe_fail(why, rc, "%s", smoe_client_error(run->client));
-}
-
-static int join(struct smoe_train_run *run, struct smoe_why *why)
-{
-    const struct smoe_train_options *o = run->options;
-    struct smoe_client_options client = {.gateway = o->gateway,
-                                         .name = *o->name ? o->name : NULL,
-                                         .patience_ms = (uint32_t)(o->patience_ns / 1000000)};
-    struct smoe_layer_options layer = {
-        .name = o->layer,
-        .experts = (uint32_t)o->experts,
-        .d_model = (uint32_t)o->d_model,
-        .d_ff = (uint32_t)o->d_ff,
-        .activation = (enum smoe_layer_activation)(o->activation + 1),
-        .optimizer = o->optimizer == 0 ? SMOE_LAYER_ADAMW : SMOE_LAYER_SGD,
-        .seed = o->seed,
-        .zero_output = true,
-    };
-    int rc = smoe_client_open(&client, &run->client);
-    if (rc == 0)
-        rc = smoe_layer_declare(run->client, &layer, &run->layer);
-    if (rc)
-        return client_fail(run, rc, why);
-    snprintf(run->result.policy, sizeof run->result.policy, "%s", smoe_client_policy(run->client));
-    return 0;
-}
-
-int smoe_train_start(struct smoe_train_run *run, const struct smoe_train_options *options,
-                     struct smoe_why *why)
-{
-    *run = (struct smoe_train_run){.options = options};
-    (void)smoe_gemm_setup();
-    int rc = load(run, why);
-    if (rc == 0)
-        rc = join(run, why);
-    if (rc == 0 && *options->resume)
-        rc = smoe_checkpoint_resume(run, options->resume, why);
-    return rc;
-}
-
-void smoe_train_release(struct smoe_train_run *run)
-{
-    for (size_t i = 0; run->parts && i < run->n_parts; i++) {
-        smoe_ticket_release(run->parts[i].ticket);
-        smoe_pass_release(&run->parts[i].pass);
-        free(run->parts[i].dy);
-    }
-    smoe_client_close(run->client);
-    free(run->parts);
-    free(run->x);
-    free(run->labels);
-    smoe_model_release(&run->model);
-    smoe_batches_release(&run->train);
-    smoe_batches_release(&run->test);
-    smoe_dataset_release(&run->dataset);
-    *run = (struct smoe_train_run){0};
+    return (run->feed.train.n + run->options->batch - 1) / run->options->batch;
 }
 
 uint64_t smoe_train_steps_in_all(const struct smoe_train_run *run)
 {
-    return run->options->epochs * smoe_batches_count(&run->train);
+    return run->options->epochs * smoe_train_batches(run);
+}
+
+uint64_t smoe_train_freeze_step(const struct smoe_train_run *run)
+{
+    const struct smoe_train_options *o = run->options;
+    if (o->router != SMOE_ROUTER_STABLEMOE || o->stage_share >= 1)
+        return UINT64_MAX;
+    return (uint64_t)llround(o->stage_share * (double)smoe_train_steps_in_all(run));
 }
 
 /* ---- parts ---- */
 
-static int submit(struct smoe_train_run *run, struct smoe_train_part *p, size_t n, bool evaluate,
-                  struct smoe_why *why)
+void smoe_train_score(struct smoe_train_run *run, struct smoe_train_part *p, size_t n,
+                      bool training)
 {
-    smoe_model_forward_gate(&run->model, &p->pass, n, p->x);
-    struct smoe_submit_options o = {
-        .tokens = (uint32_t)n,
-        .top_k = run->model.shape.top_k,
-        .scores = p->pass.scores,
-        .x = p->pass.h,
-        .evaluate = evaluate,
-    };
-    int rc = smoe_submit(run->layer, &o, &p->ticket);
-    return rc ? client_fail(run, rc, why) : 0;
+    size_t tokens = n * run->feed.tokens;
+    const smoe_real *x = p->in.x;
+    struct smoe_tokens seen = {tokens, p->in.codes, p->in.x};
+    if (run->feed.vocabulary)
+        x = smoe_model_embed(&run->model, &p->pass, tokens, p->in.words);
+    smoe_model_forward_gate(&run->model, &p->pass, tokens, x);
+    if (training)
+        (void)smoe_router_learn(&run->router, &seen, p->pass.top);
+    if (smoe_router_scores(&run->router, &seen, training, p->pass.scores))
+        smoe_pass_choose(&p->pass);
 }
 
-static int finish_forward(struct smoe_train_run *run, struct smoe_train_part *p,
+static int submit(struct smoe_train_run *run, size_t part, size_t n, bool evaluate,
+                  struct smoe_why *why)
+{
+    struct smoe_train_part *p = &run->parts[part];
+    smoe_train_score(run, p, n, !evaluate);
+    struct smoe_experts_batch batch = {p->pass.n, p->pass.scores, p->pass.h, evaluate};
+    return run->experts->ops->submit(run->experts, part, &batch, why);
+}
+
+static int finish_forward(struct smoe_train_run *run, size_t part, const smoe_real **ret_y,
                           struct smoe_model_result *ret, struct smoe_why *why)
 {
-    int rc = smoe_wait(p->ticket);
+    struct smoe_train_part *p = &run->parts[part];
+    const uint16_t *experts = NULL;
+    int rc = run->experts->ops->wait(run->experts, part, &experts, ret_y, why);
     if (rc)
-        return client_fail(run, rc, why);
-    const uint16_t *experts = smoe_ticket_experts(p->ticket);
+        return rc;
     size_t visits = p->pass.n * run->model.shape.top_k;
     for (size_t v = 0; v < visits; v++)
         run->result.visits_of[experts[v]]++;
     run->result.visits += visits;
-    smoe_model_forward_head(&run->model, &p->pass, experts, smoe_ticket_outputs(p->ticket),
-                            p->labels, ret);
+    smoe_model_forward_head(&run->model, &p->pass, experts, *ret_y, p->in.labels, ret);
     return 0;
 }
 
-static int begin_backward(struct smoe_train_run *run, struct smoe_train_part *p,
-                          struct smoe_why *why)
-{
-    smoe_model_backward_head(&run->model, &p->pass, smoe_ticket_outputs(p->ticket), p->dy);
-    int rc = smoe_gradient(p->ticket, p->dy);
-    return rc ? client_fail(run, rc, why) : 0;
-}
-
-static int finish_backward(struct smoe_train_run *run, struct smoe_train_part *p,
-                           struct smoe_why *why)
+static int finish_backward(struct smoe_train_run *run, size_t part, struct smoe_why *why)
 {
     const smoe_real *dx = NULL;
-    int rc = smoe_wait_gradient(p->ticket, &dx);
+    int rc = run->experts->ops->wait_backward(run->experts, part, &dx, why);
     if (rc)
-        return client_fail(run, rc, why);
-    smoe_model_backward_gate(&run->model, &p->pass, dx);
-    smoe_ticket_release(p->ticket);
-    p->ticket = NULL;
+        return rc;
+    smoe_model_backward_gate(&run->model, &run->parts[part].pass, dx);
+    run->experts->ops->done(run->experts, part);
     return 0;
+}
+
+static int train_part(struct smoe_train_run *run, size_t part, double *ret_loss,
+                      struct smoe_why *why)
+{
+    struct smoe_train_part *p = &run->parts[part];
+    struct smoe_model_result r = {0};
+    const smoe_real *y = NULL;
+    int rc = finish_forward(run, part, &y, &r, why);
+    if (rc)
+        return rc;
+    *ret_loss = r.cross_entropy;
+    smoe_model_backward_head(&run->model, &p->pass, y, p->dy);
+    return run->experts->ops->backward(run->experts, part, p->dy, why);
 }
 
 /* ---- a step ---- */
@@ -232,6 +146,20 @@ static struct smoe_optimizer dense_optimizer(const struct smoe_train_run *run, d
     };
 }
 
+/* The distilled router's own step, clipped by its own norm. */
+static void router_step(struct smoe_train_run *run, const struct smoe_optimizer *dense,
+                        double divisor)
+{
+    if (smoe_router_stage(&run->router) != 1)
+        return;
+    const struct smoe_distilled *d = &run->router.distilled;
+    double clip = run->options->clip_norm;
+    double norm = sqrt(smoe_square_norm(d->n_params, d->grads)) / divisor;
+    struct smoe_optimizer own = *dense;
+    own.gradient_scale = (clip > 0 && norm > clip ? clip / norm : 1) / divisor;
+    smoe_router_step(&run->router, &own);
+}
+
 static int optimizer_step(struct smoe_train_run *run, size_t parts, struct smoe_why *why)
 {
     struct smoe_optimizer dense = dense_optimizer(run, 1);
@@ -250,9 +178,10 @@ static int optimizer_step(struct smoe_train_run *run, size_t parts, struct smoe_
             smoe_square_norm(run->model.n_params, run->model.grads) / (divisor * divisor),
     };
     struct smoe_step_result done;
-    int rc = smoe_step(run->client, &o, &done);
+    int rc = run->experts->ops->step(run->experts, &o, &done, why);
     if (rc)
-        return client_fail(run, rc, why);
+        return rc;
+    router_step(run, &dense, divisor);
     dense.gradient_scale = done.clip_scale / divisor;
     smoe_model_step(&run->model, &dense);
     run->step++;
@@ -260,38 +189,40 @@ static int optimizer_step(struct smoe_train_run *run, size_t parts, struct smoe_
     return 0;
 }
 
-/* Splits n filled images into equal parts, or leaves them whole. */
+/* Splits n filled samples into equal parts, or leaves them whole. A whole one fits: either it is not more
+ * than an evaluation, or it is the last batch of an epoch and smaller than the parts of the others. */
 static size_t split(struct smoe_train_run *run, size_t n)
 {
     size_t parts = n % run->n_parts == 0 ? run->n_parts : 1;
-    if (n / parts > run->rows_max)
-        parts =
-            run->n_parts; /* unreachable: rows_max holds a part rounded up, or all of a small n */
+    const struct smoe_feed *feed = &run->feed;
     for (size_t i = 0; i < parts; i++) {
-        run->parts[i].x = run->x + i * (n / parts) * run->model.shape.pixels;
-        run->parts[i].labels = run->labels + i * (n / parts);
+        size_t sample = i * (n / parts), token = sample * feed->tokens;
+        run->parts[i].in = (struct smoe_feed_batch){
+            .x = run->batch.x + token * feed->values,
+            .words = run->batch.words + sample * feed->context,
+            .codes = run->batch.codes + token,
+            .labels = run->batch.labels + sample,
+        };
     }
     return parts;
 }
 
-static int train_batch(struct smoe_train_run *run, size_t batch, double *ret_loss,
+static int train_batch(struct smoe_train_run *run, size_t first, size_t n, double *ret_loss,
                        struct smoe_why *why)
 {
-    size_t n = smoe_batches_fill(&run->train, batch, run->x, run->labels);
+    smoe_feed_fill(&run->feed, &run->feed.train, first, n, &run->batch);
     size_t parts = split(run, n);
     int rc = 0;
     *ret_loss = 0;
     for (size_t i = 0; i < parts && !rc; i++)
-        rc = submit(run, &run->parts[i], n / parts, false, why);
+        rc = submit(run, i, n / parts, false, why);
     for (size_t i = 0; i < parts && !rc; i++) {
-        struct smoe_model_result r = {0};
-        rc = finish_forward(run, &run->parts[i], &r, why);
-        *ret_loss += r.cross_entropy / (double)parts;
-        if (rc == 0)
-            rc = begin_backward(run, &run->parts[i], why);
+        double loss = 0;
+        rc = train_part(run, i, &loss, why);
+        *ret_loss += loss / (double)parts;
     }
     for (size_t i = 0; i < parts && !rc; i++)
-        rc = finish_backward(run, &run->parts[i], why);
+        rc = finish_backward(run, i, why);
     if (rc == 0)
         rc = optimizer_step(run, parts, why);
     run->result.samples += n;
@@ -302,26 +233,24 @@ static int train_batch(struct smoe_train_run *run, size_t batch, double *ret_los
 
 static int evaluate(struct smoe_train_run *run, struct smoe_why *why)
 {
-    size_t correct = 0, seen = 0;
+    size_t correct = 0, all = run->feed.test.n;
     double loss = 0;
     int rc = 0;
-    for (size_t b = 0; b < smoe_batches_count(&run->test) && !rc; b++) {
-        struct smoe_train_part *p = &run->parts[0];
+    run->parts[0].in = run->batch;
+    for (size_t first = 0; first < all && !rc; first += run->rows_max) {
+        size_t left = all - first, n = left < run->rows_max ? left : run->rows_max;
         struct smoe_model_result r = {0};
-        p->x = run->x;
-        p->labels = run->labels;
-        size_t n = smoe_batches_fill(&run->test, b, p->x, p->labels);
-        rc = submit(run, p, n, true, why);
+        const smoe_real *y;
+        smoe_feed_fill(&run->feed, &run->feed.test, first, n, &run->batch);
+        rc = submit(run, 0, n, true, why);
         if (rc == 0)
-            rc = finish_forward(run, p, &r, why);
-        smoe_ticket_release(p->ticket);
-        p->ticket = NULL;
+            rc = finish_forward(run, 0, &y, &r, why);
+        run->experts->ops->done(run->experts, 0);
         correct += r.correct;
         loss += r.cross_entropy * (double)n;
-        seen += n;
     }
-    run->result.test_accuracy = (double)correct / (double)seen;
-    run->result.test_loss = loss / (double)seen;
+    run->result.test_accuracy = (double)correct / (double)all;
+    run->result.test_loss = loss / (double)all;
     return rc;
 }
 
@@ -346,29 +275,51 @@ static int give_up(struct smoe_train_run *run, struct smoe_why *why)
                      (unsigned long long)run->step, *file ? ": go on with --resume " : "", file);
 }
 
+/* The step to come is the first of stage 2. */
+static int freeze(struct smoe_train_run *run, struct smoe_why *why)
+{
+    int rc = smoe_watch_freeze(&run->watch, run);
+    if (rc)
+        return smoe_fail(why, rc, "out of memory");
+    run->model.shape.balance_weight = 0;
+    return 0;
+}
+
+static int train_next(struct smoe_train_run *run, double *ret_loss, struct smoe_why *why)
+{
+    size_t first = run->next * run->options->batch, left = run->feed.train.n - first;
+    int rc = 0;
+    if (smoe_router_stage(&run->router) == 1 && run->step >= smoe_train_freeze_step(run))
+        rc = freeze(run, why);
+    if (rc == 0)
+        rc = train_batch(run, first, left < run->options->batch ? left : run->options->batch,
+                         ret_loss, why);
+    if (rc == 0)
+        smoe_watch_step(&run->watch, run);
+    return rc;
+}
+
 static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progress,
                        struct smoe_why *why)
 {
-    size_t batches = smoe_batches_count(&run->train);
-    uint64_t began = smoe_clock_monotonic_ns();
-    double sum = 0, loss = 0;
-    size_t done = 0;
+    uint64_t began = smoe_clock_monotonic_ns(), batches = smoe_train_batches(run), done = 0;
+    double loss = 0, sum = 0;
     int rc = 0;
-    smoe_batches_shuffle(&run->train, run->options->seed, run->epoch);
-    for (; run->batch < batches && !rc; run->batch++) {
-        rc = train_batch(run, run->batch, &loss, why);
+    smoe_feed_shuffle(&run->feed.train, run->options->seed, run->epoch);
+    for (; run->next < batches && !rc; run->next++) {
+        rc = train_next(run, &loss, why);
         sum += loss;
         done++;
         double seconds = run->result.seconds + (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
         smoe_progress_step(progress, run, loss, seconds);
-        if (rc == 0 && interrupted && run->batch + 1 < batches) {
-            run->batch++;
+        if (rc == 0 && interrupted && run->next + 1 < batches) {
+            run->next++;
             return give_up(run, why);
         }
     }
     run->result.seconds += (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
     run->result.train_loss = done ? sum / (double)done : 0;
-    run->batch = 0;
+    run->next = 0;
     run->epoch++;
     run->result.epochs++;
     return rc;
@@ -392,6 +343,8 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
         if (rc == 0 && *run->options->checkpoint)
             rc = smoe_checkpoint_write(run, run->options->checkpoint, why);
     }
+    if (rc == 0)
+        smoe_watch_finish(&run->watch, run);
     smoe_progress_end(&progress);
     return rc;
 }

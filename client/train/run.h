@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One training run: the model here, its experts on the fleet.
+ * One training run: the model and the router here, its experts on the fleet.
  */
 #ifndef SMOE_TRAIN_RUN_H
 #define SMOE_TRAIN_RUN_H
 
-#include "client/train/data/batches.h"
+#include "client/train/data/feed.h"
+#include "client/train/experts.h"
 #include "client/train/model/model.h"
 #include "client/train/options.h"
-#include "stablemoe/stablemoe.h"
+#include "client/train/router/router.h"
+#include "client/train/watch.h"
 
 /* What the run came to; filled as it goes. */
 struct smoe_train_result {
@@ -19,31 +21,28 @@ struct smoe_train_result {
     uint64_t steps, epochs;                      /* made by this process */
     uint64_t visits;                             /* of experts, training and evaluation */
     uint64_t visits_of[SMOE_EXPERTS_MAX];
+    struct smoe_watch_result routing;
 };
 
 /* A batch on its way. */
 struct smoe_train_part {
     struct smoe_pass pass;
-    struct smoe_ticket *ticket;
-    smoe_real *x;    /* [rows, pixels] */
-    uint8_t *labels; /* [rows] */
-    smoe_real *dy;   /* [rows, K, d] */
+    struct smoe_feed_batch in; /* borrowed from the run */
+    smoe_real *dy;             /* [tokens, K, d] */
 };
 
 struct smoe_train_run {
     const struct smoe_train_options *options;
-    struct smoe_dataset dataset;
-    struct smoe_normalizer normalizer;
-    struct smoe_batches train, test;
+    struct smoe_feed feed;
     struct smoe_model model;
-    struct smoe_client *client;
-    struct smoe_expert_layer *layer;
-    struct smoe_train_part *parts; /* [n_parts], rows_max rows each */
+    struct smoe_router router;
+    struct smoe_experts *experts;
+    struct smoe_watch watch;
+    struct smoe_train_part *parts; /* [n_parts], rows_max samples each */
     size_t n_parts, rows_max;
-    smoe_real *x; /* one whole batch, as filled */
-    uint8_t *labels;
-    uint64_t epoch, batch; /* where the run is: batches of the epoch done */
-    uint64_t step;         /* committed since the beginning of the run, resumed part included */
+    struct smoe_feed_batch batch; /* one whole batch, as filled */
+    uint64_t epoch, next;         /* where the run is: the epoch's batch to come */
+    uint64_t step; /* committed since the beginning of the run, resumed part included */
     struct smoe_train_result result;
 };
 
@@ -57,6 +56,14 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why);
 void smoe_train_interrupt(int signal);
 void smoe_train_release(struct smoe_train_run *run);
 
+uint64_t smoe_train_batches(const struct smoe_train_run *run); /* of an epoch */
 uint64_t smoe_train_steps_in_all(const struct smoe_train_run *run);
+/* Steps after which the router is frozen; UINT64_MAX: never. */
+uint64_t smoe_train_freeze_step(const struct smoe_train_run *run);
+
+/* The first half of a forward pass of n samples: encoder, gate, and the scores of the router in force. In
+ * training it is also where stage 1 learns. */
+void smoe_train_score(struct smoe_train_run *run, struct smoe_train_part *part, size_t n,
+                      bool training);
 
 #endif

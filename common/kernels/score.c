@@ -33,6 +33,12 @@ void smoe_softmax_rows(size_t n, size_t width, smoe_real *rows)
     }
 }
 
+void smoe_sigmoid(size_t n, const smoe_real *x, smoe_real *ret)
+{
+    for (size_t i = 0; i < n; i++)
+        ret[i] = smoe_vec_sigmoid(x[i]);
+}
+
 void smoe_softmax_backward(size_t n, size_t width, const smoe_real *p, const smoe_real *dp,
                            smoe_real *ret_dlogits)
 {
@@ -69,24 +75,35 @@ static size_t argmax(size_t width, const smoe_real *row)
     return best;
 }
 
+/* e^(z - max) of one row, summed in index order; kept in ret_exps [width] if that is given, where a vector
+ * loop can make them first (a vocabulary has thousands of classes). The sum has the same bits either way. */
+static smoe_real sum_exps(size_t width, const smoe_real *logits, smoe_real max, smoe_real *ret_exps)
+{
+    smoe_real sum = 0;
+    for (size_t i = 0; ret_exps && i < width; i++)
+        ret_exps[i] = smoe_vec_exp(logits[i] - max);
+    for (size_t i = 0; i < width; i++)
+        sum += ret_exps ? ret_exps[i] : smoe_vec_exp(logits[i] - max);
+    return sum;
+}
+
 /* One row: -log softmax(logits)[label]; dlogits [width], if wanted, scaled by `weight`. */
 static double cross_entropy_row(size_t width, const smoe_real *logits, size_t label, double weight,
                                 smoe_real *ret_dlogits)
 {
-    smoe_real max = row_max(width, logits), sum = 0;
-    for (size_t i = 0; i < width; i++)
-        sum += smoe_vec_exp(logits[i] - max);
+    smoe_real max = row_max(width, logits);
+    smoe_real sum = sum_exps(width, logits, max, ret_dlogits);
     double loss = log((double)sum) + (double)max - (double)logits[label];
     if (ret_dlogits) {
         smoe_real factor = (smoe_real)(weight / (double)sum);
         for (size_t i = 0; i < width; i++)
-            ret_dlogits[i] = smoe_vec_exp(logits[i] - max) * factor;
+            ret_dlogits[i] *= factor;
         ret_dlogits[label] -= (smoe_real)weight;
     }
     return loss;
 }
 
-double smoe_cross_entropy(size_t n, size_t width, const smoe_real *logits, const uint8_t *labels,
+double smoe_cross_entropy(size_t n, size_t width, const smoe_real *logits, const uint16_t *labels,
                           smoe_real *ret_dlogits, size_t *ret_correct)
 {
     double sum = 0;

@@ -4,9 +4,9 @@
 static uint8_t image(void *context, bool test, uint64_t i, smoe_real *ret_x)
 {
     const struct smoe_sim_images *images = context;
-    uint8_t label = 0;
+    uint16_t label = 0;
     (void)smoe_batches_fill(test ? &images->test : &images->train, i, ret_x, &label);
-    return label;
+    return (uint8_t)label;
 }
 
 int smoe_sim_images_load(struct smoe_sim_images *m, const char *name, const char *dir,

@@ -16,7 +16,12 @@ enum { WIDTH = 32, HIDDEN = 64, EXPERTS = 8, TOP_K = 2, ROWS = 100 };
 static struct halves_setup make_setup(const struct smoe_dataset *set, uint64_t seed)
 {
     return (struct halves_setup){
-        .model = {(uint32_t)set->pixels, WIDTH, EXPERTS, TOP_K, set->classes, 0.01},
+        .model = {.pixels = (uint32_t)set->pixels,
+                  .d_model = WIDTH,
+                  .experts = EXPERTS,
+                  .top_k = TOP_K,
+                  .classes = set->classes,
+                  .balance_weight = 0.01},
         .expert = {WIDTH, HIDDEN, SMOE_GELU},
         .rows = ROWS,
         .seed = seed,
@@ -36,7 +41,7 @@ static void print_curve(struct half *half, struct smoe_batches *batches, size_t 
 {
     size_t count = smoe_batches_count(batches);
     smoe_real *x = malloc(ROWS * half->model.shape.pixels * sizeof *x);
-    uint8_t labels[ROWS];
+    uint16_t labels[ROWS];
     for (size_t i = 0; x && i < epochs * count; i++) {
         if (i % count == 0)
             smoe_batches_shuffle(batches, half->setup->seed, i / count);

@@ -21,7 +21,12 @@ static struct halves_setup make_setup(enum smoe_activation activation,
                                       enum smoe_layer_optimizer kind, uint32_t top_k)
 {
     return (struct halves_setup){
-        .model = {IMAGE_PIXELS, WIDTH, EXPERTS, top_k, IMAGE_CLASSES, 0.01},
+        .model = {.pixels = IMAGE_PIXELS,
+                  .d_model = WIDTH,
+                  .experts = EXPERTS,
+                  .top_k = top_k,
+                  .classes = IMAGE_CLASSES,
+                  .balance_weight = 0.01},
         .expert = {WIDTH, HIDDEN, activation},
         .rows = IMAGE_ROWS,
         .seed = 7,

@@ -56,7 +56,7 @@ void half_release(struct half *half);
 struct half_batch {
     size_t n;
     const smoe_real *x;
-    const uint8_t *labels;
+    const uint16_t *labels;
 };
 
 /* Step t = 1, 2, ... The fleet decides its routes itself. The local half follows `routes` [n, K], or its

@@ -14,7 +14,7 @@ enum { IMAGE_PIXELS = 24, IMAGE_CLASSES = 5, IMAGE_ROWS = 320 };
 /* Clusters: an image is its class's mean and noise. */
 struct images {
     smoe_real x[IMAGE_ROWS * IMAGE_PIXELS];
-    uint8_t labels[IMAGE_ROWS];
+    uint16_t labels[IMAGE_ROWS];
 };
 
 /* The same for the same seed and batch. */

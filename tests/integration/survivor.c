@@ -38,7 +38,12 @@ static double worst_of(const struct half *fleet, const struct half *local)
 int main(int argc, char **argv)
 {
     const struct halves_setup setup = {
-        .model = {IMAGE_PIXELS, WIDTH, EXPERTS, 2, IMAGE_CLASSES, 0.01},
+        .model = {.pixels = IMAGE_PIXELS,
+                  .d_model = WIDTH,
+                  .experts = EXPERTS,
+                  .top_k = 2,
+                  .classes = IMAGE_CLASSES,
+                  .balance_weight = 0.01},
         .expert = {WIDTH, HIDDEN, SMOE_GELU},
         .rows = IMAGE_ROWS,
         .seed = 11,

@@ -53,6 +53,7 @@ class CommandLine(Wrong):
                 ("stablemoe-worker", [], "--gateway: is required"),
                 ("stablemoe-worker", ["--gateway", NOBODY], "--id: needed"),
                 ("stablemoe-train", ["--gateway", NOBODY], "--dataset: is required"),
+                ("stablemoe-train", ["--dataset", "fashion-mnist"], "--gateway: is required"),
                 ("stablemoectl", [], "COMMAND [ARGUMENT..]: missing"),
                 ("stablemoectl", ["policy"], "policy: needs a NAME")):
             code, out, err = self.fleet.run([os.path.join(harness.BIN, program), *args])
@@ -78,11 +79,14 @@ class CommandLine(Wrong):
                 ("stablemoe-train", "--batch", "1.5", '"1.5" is not 1 .. 65536'),
                 ("stablemoe-train", "--activation", "tanh", "relu, gelu or swiglu"),
                 ("stablemoe-train", "--dataset", "mnist", "not one of fashion-mnist"),
+                ("stablemoe-train", "--router", "dice", "learned, switch, stablemoe, base or hash"),
+                ("stablemoe-train", "--patches", "3", "cannot be cut into 3 x 3"),
                 ("stablemoe-train", "--dataset", "cifar10", "give the directory")):
             self.refused(program, option, value, says=says)
         self.refused("stablemoe-train", "--experts", "2", "--top-k", "3",
                      says="--top-k 3: there are only 2 experts")
         self.refused("stablemoe-train", "--batch", "4", "--parts", "5", says="--parts 5")
+        self.refused("stablemoe-train", "--router", "switch", says="give --top-k 1")
 
 
 class Configuration(Wrong):

@@ -4,6 +4,7 @@
 
 import json
 import os
+import subprocess
 
 import harness
 from harness import train_args
@@ -130,6 +131,62 @@ class Train(harness.FleetTest):
         whole, parts = self.train(epochs=3), self.train(epochs=3, parts=2)
         self.assertEqual(parts["steps"], whole["steps"])
         self.assertAlmostEqual(parts["test_loss"], whole["test_loss"], delta=0.02)
+
+    def run_local(self, *args, **options):
+        """A run without a fleet, ended."""
+        return subprocess.run([os.path.join(harness.BIN, "stablemoe-train"), "--local", "--dataset", "fashion-mnist",
+                               "--json", "--quiet", *train_args(IMAGES, batch=BATCH, **options), *args],
+                              capture_output=True, text=True, check=False, timeout=harness.PATIENCE_S)
+
+    def local(self, *args, **options):
+        """The result of a run without a fleet."""
+        run = self.run_local(*args, **options)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return json.loads(run.stdout)
+
+    def test_a_local_run_is_what_a_fleet_routed_by_top_k_computes(self):
+        for args in (("--parts", "2"), ("--router", "stablemoe", "--top-k", "1", "--codes", "32")):
+            fleet, local = self.train(*args, epochs=3), self.local(*args, epochs=3)
+            self.assertEqual(local["steps"], fleet["steps"])
+            self.assertEqual(local["visits"], fleet["visits"])
+            self.assertAlmostEqual(local["test_loss"], fleet["test_loss"], delta=0.02)
+
+    def test_every_router_trains_on_a_fleet_and_tells_how_it_fluctuates(self):
+        for router, still in (("switch", False), ("stablemoe", True), ("base", False), ("hash", True)):
+            result = self.train("--router", router, "--top-k", "1", "--codes", "32", epochs=4)
+            drift = result["routing"]["fluctuation"]
+            self.assertEqual(result["routing"]["router"], router)
+            self.assertGreater(result["test_accuracy"], 0.4, router)
+            self.assertEqual(sorted(drift), ["20", "50", "80"])
+            if still:  # stage 1 ends at 10 %
+                self.assertEqual(set(drift.values()), {0}, router)
+            else:
+                self.assertGreater(drift["20"], 0, router)
+
+    def test_a_frozen_router_is_the_same_after_resuming(self):
+        args, kept = ("--router", "stablemoe", "--codes", "32"), self.fleet.path("kept.safetensors")
+        whole = self.local(*args, "--checkpoint", self.checkpoint, epochs=2)
+        os.rename(self.checkpoint, kept)
+        for run in (self.local(*args, "--resume", kept, epochs=3), self.train(*args, "--resume", kept, epochs=3)):
+            self.assertEqual(run["routing"]["frozen_digest"], whole["routing"]["frozen_digest"])
+            self.assertEqual(run["routing"]["fluctuation"]["20"], None, "passed before it was resumed")
+            self.assertEqual(run["routing"]["fluctuation"]["80"], 0)
+            self.assertEqual(run["steps"], STEPS_PER_EPOCH)
+
+    def test_a_checkpoint_whose_codes_mean_something_else_is_refused(self):
+        args = ("--router", "stablemoe", "--codes", "32")
+        self.local(*args, "--checkpoint", self.checkpoint, epochs=1)
+        other = self.run_local(*args, "--resume", self.checkpoint, "--limit", str(IMAGES // 2), epochs=2)
+        self.assertEqual(other.returncode, 2)
+        self.assertIn("codes is", other.stderr)
+
+    def test_stage_1_goes_on_where_it_was(self):
+        args = ("--router", "stablemoe", "--codes", "32")
+        self.local(*args, "--stage-share", "1", "--checkpoint", self.checkpoint, epochs=1)
+        rest = self.local(*args, "--stage-share", "0.5", "--resume", self.checkpoint, epochs=4)
+        self.assertEqual(rest["routing"]["frozen_at_step"], 2 * STEPS_PER_EPOCH)
+        self.assertGreater(rest["routing"]["fluctuation"]["50"], -1)
+        self.assertIsNotNone(rest["routing"]["frozen_agreement"])
 
     def test_every_activation_optimizer_and_top_k_trains(self):
         for activation, optimizer, top_k in (("gelu", "adamw", 1), ("swiglu", "adamw", 4),

@@ -37,7 +37,10 @@ ROOMS = {
     # The model a trainer computes itself, and the layer computed in one process: mathematics, which
     # the simulator's oracle and the tests compare the fleet with.
     "client/train/model": (2, GROUND + ["common/kernels"]),
-    "client/train": (4, GROUND + ["proto", "common/io", "common/kernels", "client/train/model"]),
+    # Who scores a token: pure too. BASE's balanced assignment is the daemon's own solve.
+    "client/train/router": (2, GROUND + ["common/kernels", "math"]),
+    "client/train": (4, GROUND + ["proto", "common/io", "common/kernels", "client/train/model",
+                                  "client/train/router"]),
     "client/ctl": (4, GROUND + ["proto", "common/io"]),
     "client/freqd": (4, GROUND + ["common/io"]),
     "sim": (4, GROUND + MACHINES + ["common/kernels", "proto", "daemon/gateway",
@@ -62,7 +65,7 @@ MATH = ("queue", "cost", "route", "freq", "policy", "place", "shard", "router")
 
 # Pure rooms know no operating system: C's own headers, and two types of POSIX that are only types.
 PURE = ("include/stablemoe", "common/base", "common/kernels", "math", "daemon/core", "proto",
-        "daemon/gateway", "client/libstablemoe/core", "client/worker/agent", "client/train/model",
+        "daemon/gateway", "client/libstablemoe/core", "client/worker/agent", "client/train/model", "client/train/router",
         "sim")
 C_HEADERS = {"ctype.h", "errno.h", "float.h", "inttypes.h", "iso646.h", "limits.h", "stdalign.h",
              "stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h",

@@ -65,16 +65,20 @@ void smoe_batches_release(struct smoe_batches *batches)
 }
 
 /* Fisher and Yates, from the identity. */
-void smoe_batches_shuffle(struct smoe_batches *batches, uint64_t seed, uint64_t epoch)
+void smoe_order_shuffle(uint32_t *order, size_t n, uint64_t seed, uint64_t epoch)
 {
     struct smoe_rng rng;
     smoe_rng_init(&rng, seed, SHUFFLE_STREAM + epoch);
-    uint32_t *order = batches->order;
-    for (size_t i = 0; i < batches->set->n; i++) {
+    for (size_t i = 0; i < n; i++) {
         size_t j = smoe_rng_below(&rng, i + 1);
         order[i] = order[j];
         order[j] = (uint32_t)i;
     }
+}
+
+void smoe_batches_shuffle(struct smoe_batches *batches, uint64_t seed, uint64_t epoch)
+{
+    smoe_order_shuffle(batches->order, batches->set->n, seed, epoch);
 }
 
 size_t smoe_batches_count(const struct smoe_batches *batches)
@@ -83,7 +87,7 @@ size_t smoe_batches_count(const struct smoe_batches *batches)
 }
 
 size_t smoe_batches_fill(const struct smoe_batches *batches, size_t i, smoe_real *ret_x,
-                         uint8_t *ret_labels)
+                         uint16_t *ret_labels)
 {
     const struct smoe_dataset *dataset = batches->dataset;
     size_t plane = (size_t)dataset->height * dataset->width, first = i * batches->batch;

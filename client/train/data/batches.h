@@ -34,6 +34,9 @@ int smoe_batches_init(struct smoe_batches *batches, const struct smoe_dataset *d
                       size_t batch);
 void smoe_batches_release(struct smoe_batches *batches);
 
+/* order[n] becomes the permutation of 0..n-1 that belongs to (seed, epoch), whatever it was. */
+void smoe_order_shuffle(uint32_t *order, size_t n, uint64_t seed, uint64_t epoch);
+
 /* The order of an epoch: a function of (seed, epoch), whatever came before. */
 void smoe_batches_shuffle(struct smoe_batches *batches, uint64_t seed, uint64_t epoch);
 
@@ -43,6 +46,6 @@ size_t smoe_batches_count(const struct smoe_batches *batches);
 /* Batch i < count: ret_x [batch, pixels] (as [channels, height, width]), ret_labels [batch]. Returns
  * its rows. */
 size_t smoe_batches_fill(const struct smoe_batches *batches, size_t i, smoe_real *ret_x,
-                         uint8_t *ret_labels);
+                         uint16_t *ret_labels);
 
 #endif

@@ -3,14 +3,15 @@
  * Forward and backward in four pieces, cut where the experts work. Gradients, with dL/dlogits = (softmax -
  * onehot) / n from smoe_cross_entropy:
  *
- *     dz = dlogits W_head                     dW_head += dlogits^T z      db_head += column sums
+ *     dz = dlogits W_head / T                 dW_head += dlogits^T mean z  db_head += column sums
  *     dy_k = w_k dz                           dw_k = dz . y_k
- *     dg_ek = (dw_k - sum_j w_j dw_j) / S     S = sum_j (g_ej + eps);     K = 1: dg = dw
- *     dg_e += alpha E f_e / n                 for every e: the balance loss
- *     dh = dz + dx + dgate_logits W_gate      dW_gate += dgate_logits^T h
- *     dpre = [h > 0] dh                       dW_enc += dpre^T x          db_enc += column sums
+ *     ds                                      from dw and the balance loss: gate.c
+ *     dh = dz + dx + ds W_gate                dW_gate += ds^T h
+ *     dpre = [relu > 0] dh                     dW_enc += dpre^T x           db_enc, dp_t += sums
+ *     dx = dpre W_enc                         to the embeddings of its words, where x are words;
+ *                                             to the last one's also dh, since h has it added
  *
- * The gradient by x is not needed: nothing lies below the encoder.
+ * Otherwise the gradient by x is not needed: nothing lies below the encoder.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,6 @@
 #include "common/kernels/gemm.h"
 #include "common/kernels/score.h"
 
-/* Keeps w finite where the router used only experts whose gates underflow. */
-#define GATE_EPSILON ((smoe_real)1e-6)
-
 int smoe_pass_init(struct smoe_pass *pass, const struct smoe_model_shape *shape, size_t rows_max)
 {
     *pass = (struct smoe_pass){.shape = *shape, .rows_max = rows_max};
@@ -32,7 +30,10 @@ int smoe_pass_init(struct smoe_pass *pass, const struct smoe_model_shape *shape,
     const struct {
         smoe_real **array;
         size_t per_row;
-    } reals[] = {{&pass->h, d},
+    } reals[] = {{&pass->embedded, shape->vocabulary ? shape->pixels : 1},
+                 {&pass->hidden, shape->vocabulary ? d : 1},
+                 {&pass->pooled, d},
+                 {&pass->h, d},
                  {&pass->gate, experts},
                  {&pass->z, d},
                  {&pass->dz, d},
@@ -57,9 +58,9 @@ int smoe_pass_init(struct smoe_pass *pass, const struct smoe_model_shape *shape,
 
 void smoe_pass_release(struct smoe_pass *pass)
 {
-    void *arrays[] = {pass->h,          pass->gate,    pass->scores,  pass->top,
-                      pass->popularity, pass->used,    pass->weights, pass->z,
-                      pass->logits,     pass->dlogits, pass->dz,      pass->dgate};
+    void *arrays[] = {pass->embedded, pass->hidden, pass->pooled,     pass->h,    pass->gate,
+                      pass->scores,   pass->top,    pass->popularity, pass->used, pass->weights,
+                      pass->z,        pass->logits, pass->dlogits,    pass->dz,   pass->dgate};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *pass = (struct smoe_pass){0};
@@ -80,13 +81,10 @@ static void add_column_sums(size_t n, size_t width, const smoe_real *rows, smoe_
             to[i] += rows[row * width + i];
 }
 
-/* The gate's own top-K of every row, counted per expert. */
-static void choose(struct smoe_pass *pass)
+void smoe_pass_choose(struct smoe_pass *pass)
 {
     size_t experts = pass->shape.experts, k = pass->shape.top_k;
     memset(pass->popularity, 0, experts * sizeof *pass->popularity);
-    for (size_t i = 0; i < pass->n * experts; i++)
-        pass->scores[i] = (float)pass->gate[i];
     for (size_t row = 0; row < pass->n; row++) {
         uint16_t *top = pass->top + row * k;
         smoe_topk(experts, pass->scores + row * experts, k, top);
@@ -95,39 +93,59 @@ static void choose(struct smoe_pass *pass)
     }
 }
 
+const smoe_real *smoe_model_embed(const struct smoe_model *model, struct smoe_pass *pass, size_t n,
+                                  const uint16_t *words)
+{
+    size_t word = model->shape.d_model, n_words = n * model->shape.context;
+    const smoe_real *table = model->params + smoe_model_layout(&model->shape).embedding;
+    smoe_assert(n <= pass->rows_max && model->shape.vocabulary);
+    pass->words = words;
+    for (size_t i = 0; i < n_words; i++) {
+        smoe_assert(words[i] < model->shape.vocabulary);
+        memcpy(pass->embedded + i * word, table + words[i] * word, word * sizeof *table);
+    }
+    return pass->embedded;
+}
+
+/* Adds p_t to the rows h[n,d]. */
+static void add_positions(size_t n, size_t tokens, size_t d, const smoe_real *position,
+                          smoe_real *h)
+{
+    for (size_t row = 0; row < n; row++)
+        for (size_t i = 0; i < d; i++)
+            h[row * d + i] += position[row % tokens * d + i];
+}
+
+/* h = relu(..) + the last word's embedding, which is the last d of the row's P values. */
+static void add_last_words(struct smoe_pass *pass)
+{
+    size_t d = pass->shape.d_model, values = pass->shape.pixels;
+    memcpy(pass->hidden, pass->h, pass->n * d * sizeof *pass->h);
+    for (size_t row = 0; row < pass->n; row++)
+        for (size_t i = 0; i < d; i++)
+            pass->h[row * d + i] += pass->x[(row + 1) * values - d + i];
+}
+
 void smoe_model_forward_gate(const struct smoe_model *model, struct smoe_pass *pass, size_t n,
                              const smoe_real *x)
 {
     const struct smoe_model_shape *shape = &model->shape;
     struct smoe_model_layout at = smoe_model_layout(shape);
     size_t d = shape->d_model;
-    smoe_assert(n <= pass->rows_max);
+    smoe_assert(n <= pass->rows_max && n % smoe_model_tokens(shape) == 0);
     pass->n = n;
     pass->x = x;
     fill_rows(n, d, model->params + at.encoder_bias, pass->h);
+    if (shape->tokens > 1)
+        add_positions(n, shape->tokens, d, model->params + at.position, pass->h);
     smoe_gemm_nt(n, d, shape->pixels, x, model->params + at.encoder_weight, true, pass->h);
     for (size_t i = 0; i < n * d; i++)
         pass->h[i] = pass->h[i] < 0 ? 0 : pass->h[i];
+    if (shape->vocabulary)
+        add_last_words(pass);
     smoe_gemm_nt(n, shape->experts, d, pass->h, model->params + at.gate_weight, false, pass->gate);
-    smoe_softmax_rows(n, shape->experts, pass->gate);
-    choose(pass);
-}
-
-/* S of one row. */
-static smoe_real gate_sum(size_t k, const smoe_real *gate, const uint16_t *experts)
-{
-    smoe_real sum = 0;
-    for (size_t j = 0; j < k; j++)
-        sum += gate[experts[j]] + GATE_EPSILON;
-    return sum;
-}
-
-/* w of one row */
-static void mix_weights(size_t k, const smoe_real *gate, const uint16_t *experts, smoe_real *ret_w)
-{
-    smoe_real sum = gate_sum(k, gate, experts);
-    for (size_t j = 0; j < k; j++)
-        ret_w[j] = k == 1 ? gate[experts[j]] : (gate[experts[j]] + GATE_EPSILON) / sum;
+    smoe_gate_forward(pass);
+    smoe_pass_choose(pass);
 }
 
 /* z = h + sum_k w_k y_k for one row; y[K,d] */
@@ -142,73 +160,67 @@ static void combine(const struct smoe_pass *pass, size_t row, const smoe_real *y
             z[i] += w[j] * y[j * d + i];
 }
 
-/* f_e, the share of the gate's choices that fell on expert e. */
-static double share_of(const struct smoe_pass *pass, size_t expert)
+/* What the head reads: z, or for T > 1 the samples' means of it. */
+static const smoe_real *pool(struct smoe_pass *pass)
 {
-    return (double)pass->popularity[expert] / ((double)pass->n * pass->shape.top_k);
-}
-
-static double balance_loss(const struct smoe_pass *pass)
-{
-    size_t experts = pass->shape.experts;
-    double sum = 0;
+    size_t tokens = smoe_model_tokens(&pass->shape), d = pass->shape.d_model;
+    if (tokens == 1)
+        return pass->z;
+    smoe_real share = 1 / (smoe_real)tokens;
+    memset(pass->pooled, 0, pass->n / tokens * d * sizeof *pass->pooled);
     for (size_t row = 0; row < pass->n; row++)
-        for (size_t e = 0; e < experts; e++)
-            sum += share_of(pass, e) * (double)pass->gate[row * experts + e];
-    return pass->n ? pass->shape.balance_weight * (double)experts * sum / (double)pass->n : 0;
+        for (size_t i = 0; i < d; i++)
+            pass->pooled[row / tokens * d + i] += share * pass->z[row * d + i];
+    return pass->pooled;
 }
 
 void smoe_model_forward_head(const struct smoe_model *model, struct smoe_pass *pass,
-                             const uint16_t *experts, const smoe_real *y, const uint8_t *labels,
+                             const uint16_t *experts, const smoe_real *y, const uint16_t *labels,
                              struct smoe_model_result *ret)
 {
     const struct smoe_model_shape *shape = &model->shape;
     struct smoe_model_layout at = smoe_model_layout(shape);
     size_t n = pass->n, d = shape->d_model, k = shape->top_k, classes = shape->classes;
+    size_t samples = n / smoe_model_tokens(shape);
     memcpy(pass->used, experts, n * k * sizeof *experts);
-    for (size_t row = 0; row < n; row++) {
-        mix_weights(k, pass->gate + row * shape->experts, experts + row * k,
-                    pass->weights + row * k);
+    smoe_gate_mix(pass);
+    for (size_t row = 0; row < n; row++)
         combine(pass, row, y + row * k * d);
-    }
-    fill_rows(n, classes, model->params + at.head_bias, pass->logits);
-    smoe_gemm_nt(n, classes, d, pass->z, model->params + at.head_weight, true, pass->logits);
+    fill_rows(samples, classes, model->params + at.head_bias, pass->logits);
+    smoe_gemm_nt(samples, classes, d, pool(pass), model->params + at.head_weight, true,
+                 pass->logits);
     ret->cross_entropy =
-        smoe_cross_entropy(n, classes, pass->logits, labels, pass->dlogits, &ret->correct);
-    ret->balance = balance_loss(pass);
+        smoe_cross_entropy(samples, classes, pass->logits, labels, pass->dlogits, &ret->correct);
+    ret->balance = smoe_gate_balance(pass, shape->balance_weight);
 }
 
-/* dy[K,d] and the gates' gradient of one row, from dz[d] and y[K,d]; dgate[E] is added to. */
-static void split(const struct smoe_pass *pass, size_t row, const smoe_real *y, smoe_real *ret_dy)
+/* dy[K,d] and the gates' gradient of one row, from dz[d] and y[K,d] */
+static void split(struct smoe_pass *pass, size_t row, const smoe_real *y, smoe_real *ret_dy)
 {
-    size_t d = pass->shape.d_model, k = pass->shape.top_k, experts = pass->shape.experts;
-    const smoe_real *dz = pass->dz + row * d, *gate = pass->gate + row * experts;
-    const uint16_t *used = pass->used + row * k;
-    const smoe_real *w = pass->weights + row * k;
-    smoe_real dw[SMOE_TOP_K_MAX], mean = 0, sum = gate_sum(k, gate, used);
+    size_t d = pass->shape.d_model, k = pass->shape.top_k;
+    const smoe_real *dz = pass->dz + row * d, *w = pass->weights + row * k;
+    smoe_real dw[SMOE_TOP_K_MAX];
     for (size_t j = 0; j < k; j++) {
         dw[j] = 0;
         for (size_t i = 0; i < d; i++) {
             ret_dy[j * d + i] = w[j] * dz[i];
             dw[j] += dz[i] * y[j * d + i];
         }
-        mean += w[j] * dw[j];
     }
-    for (size_t j = 0; j < k; j++)
-        pass->dgate[row * experts + used[j]] += k == 1 ? dw[j] : (dw[j] - mean) / sum;
+    smoe_gate_unmix(pass, row, dw);
 }
 
-/* dgate[n,E] starts as the balance loss's gradient, the same in every row. */
-static void start_dgate(struct smoe_pass *pass)
+/* dz[n,d] from the gradient of what the head read. */
+static void head_backward(const struct smoe_model *model, struct smoe_pass *pass)
 {
-    size_t experts = pass->shape.experts;
-    if (!pass->n)
-        return;
-    double scale = pass->shape.balance_weight * (double)experts / (double)pass->n;
-    for (size_t e = 0; e < experts; e++)
-        pass->dgate[e] = (smoe_real)(scale * share_of(pass, e));
-    for (size_t row = 1; row < pass->n; row++)
-        memcpy(pass->dgate + row * experts, pass->dgate, experts * sizeof *pass->dgate);
+    const struct smoe_model_shape *shape = &model->shape;
+    const smoe_real *weight = model->params + smoe_model_layout(shape).head_weight;
+    size_t tokens = smoe_model_tokens(shape), d = shape->d_model, samples = pass->n / tokens;
+    smoe_real *dpooled = tokens == 1 ? pass->dz : pass->pooled, share = 1 / (smoe_real)tokens;
+    smoe_gemm_nn(samples, d, shape->classes, pass->dlogits, weight, false, dpooled);
+    for (size_t row = 0; row < pass->n && tokens > 1; row++)
+        for (size_t i = 0; i < d; i++)
+            pass->dz[row * d + i] = share * dpooled[row / tokens * d + i];
 }
 
 void smoe_model_backward_head(struct smoe_model *model, struct smoe_pass *pass, const smoe_real *y,
@@ -218,12 +230,58 @@ void smoe_model_backward_head(struct smoe_model *model, struct smoe_pass *pass, 
     struct smoe_model_layout at = smoe_model_layout(shape);
     size_t n = pass->n, d = shape->d_model, classes = shape->classes;
     size_t visits = (size_t)shape->top_k * d;
-    smoe_gemm_nn(n, d, classes, pass->dlogits, model->params + at.head_weight, false, pass->dz);
-    smoe_gemm_tn(classes, d, n, pass->dlogits, pass->z, true, model->grads + at.head_weight);
-    add_column_sums(n, classes, pass->dlogits, model->grads + at.head_bias);
-    start_dgate(pass);
+    size_t samples = n / smoe_model_tokens(shape);
+    const smoe_real *read = smoe_model_tokens(shape) == 1 ? pass->z : pass->pooled;
+    smoe_gemm_tn(classes, d, samples, pass->dlogits, read, true, model->grads + at.head_weight);
+    add_column_sums(samples, classes, pass->dlogits, model->grads + at.head_bias);
+    head_backward(model, pass);
+    smoe_gate_start_backward(pass, shape->balance_weight);
     for (size_t row = 0; row < n; row++)
         split(pass, row, y + row * visits, ret_dy + row * visits);
+}
+
+/* From dpre[n,d] to the gradients of the words' embeddings, in the order of the rows. */
+static void embedding_backward(struct smoe_model *model, struct smoe_pass *pass,
+                               const smoe_real *dpre)
+{
+    const struct smoe_model_shape *shape = &model->shape;
+    struct smoe_model_layout at = smoe_model_layout(shape);
+    size_t word = shape->d_model, n_words = pass->n * shape->context;
+    smoe_real *dx = pass->embedded;
+    smoe_gemm_nn(pass->n, shape->pixels, shape->d_model, dpre, model->params + at.encoder_weight,
+                 false, dx);
+    for (size_t i = 0; i < n_words; i++) {
+        smoe_real *grad = model->grads + at.embedding + pass->words[i] * word;
+        for (size_t j = 0; j < word; j++)
+            grad[j] += dx[i * word + j];
+    }
+}
+
+/* dh[n,d] also reaches the embedding that was added. */
+static void last_words_backward(struct smoe_model *model, const struct smoe_pass *pass,
+                                const smoe_real *dh)
+{
+    size_t d = pass->shape.d_model, context = pass->shape.context;
+    smoe_real *grads = model->grads + smoe_model_layout(&model->shape).embedding;
+    for (size_t row = 0; row < pass->n; row++)
+        for (size_t i = 0; i < d; i++)
+            grads[pass->words[(row + 1) * context - 1] * d + i] += dh[row * d + i];
+}
+
+/* From dpre[n,d] to what made pre. */
+static void encoder_backward(struct smoe_model *model, struct smoe_pass *pass,
+                             const smoe_real *dpre)
+{
+    const struct smoe_model_shape *shape = &model->shape;
+    struct smoe_model_layout at = smoe_model_layout(shape);
+    size_t n = pass->n, d = shape->d_model;
+    smoe_gemm_tn(d, shape->pixels, n, dpre, pass->x, true, model->grads + at.encoder_weight);
+    add_column_sums(n, d, dpre, model->grads + at.encoder_bias);
+    for (size_t row = 0; row < n && shape->tokens > 1; row++)
+        for (size_t i = 0; i < d; i++)
+            model->grads[at.position + row % shape->tokens * d + i] += dpre[row * d + i];
+    if (shape->vocabulary)
+        embedding_backward(model, pass, dpre);
 }
 
 void smoe_model_backward_gate(struct smoe_model *model, struct smoe_pass *pass, const smoe_real *dx)
@@ -232,15 +290,17 @@ void smoe_model_backward_gate(struct smoe_model *model, struct smoe_pass *pass, 
     struct smoe_model_layout at = smoe_model_layout(shape);
     size_t n = pass->n, d = shape->d_model, experts = shape->experts;
     smoe_real *dh = pass->dz;
-    smoe_softmax_backward(n, experts, pass->gate, pass->dgate, pass->dgate);
+    smoe_gate_finish_backward(pass);
     smoe_gemm_tn(experts, d, n, pass->dgate, pass->h, true, model->grads + at.gate_weight);
     for (size_t i = 0; i < n * d; i++)
         dh[i] += dx[i];
     smoe_gemm_nn(n, d, experts, pass->dgate, model->params + at.gate_weight, true, dh);
+    const smoe_real *hidden = shape->vocabulary ? pass->hidden : pass->h;
+    if (shape->vocabulary)
+        last_words_backward(model, pass, dh);
     for (size_t i = 0; i < n * d; i++)
-        dh[i] = pass->h[i] > 0 ? dh[i] : 0;
-    smoe_gemm_tn(d, shape->pixels, n, dh, pass->x, true, model->grads + at.encoder_weight);
-    add_column_sums(n, d, dh, model->grads + at.encoder_bias);
+        dh[i] = hidden[i] > 0 ? dh[i] : 0;
+    encoder_backward(model, pass, dh);
 }
 
 void smoe_visits_sum(size_t n, size_t k, size_t d, const smoe_real *visits, smoe_real *ret)

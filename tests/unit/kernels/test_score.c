@@ -137,7 +137,7 @@ Test(score, cross_entropy_is_its_definition_and_counts_the_right_rows)
 {
     enum { N = 6, W = 10 };
     smoe_real *logits = tensor_normal(N * W, 4, 2);
-    const uint8_t labels[N] = {0, 9, 3, 3, 5, 7};
+    const uint16_t labels[N] = {0, 9, 3, 3, 5, 7};
     double want = 0;
     size_t want_correct = 0, correct = 99;
     for (size_t r = 0; r < N; r++) {
@@ -159,7 +159,7 @@ Test(score, the_gradient_of_cross_entropy_agrees_with_finite_differences)
 {
     enum { N = 3, W = 5 };
     smoe_real *z = tensor_normal(N * W, 5, 2), *dz = tensor_nan(N * W);
-    const uint8_t labels[N] = {4, 0, 2};
+    const uint16_t labels[N] = {4, 0, 2};
     size_t correct;
     smoe_cross_entropy(N, W, z, labels, dz, &correct);
     for (size_t i = 0; i < N * W; i++) {
@@ -178,7 +178,7 @@ Test(score, the_gradient_of_cross_entropy_agrees_with_finite_differences)
 Test(score, cross_entropy_survives_extreme_logits)
 {
     smoe_real z[2][3] = {{1e6f, 0, -1e6f}, {1e6f, 0, -1e6f}}, dz[2][3];
-    const uint8_t labels[2] = {0, 2};
+    const uint16_t labels[2] = {0, 2};
     size_t correct;
     double loss = smoe_cross_entropy(2, 3, z[0], labels, dz[0], &correct);
     cr_assert_float_eq(loss, 1e6, 1e-6); /* rows: 0 and 2e6 */
@@ -193,7 +193,7 @@ Test(score, cross_entropy_survives_extreme_logits)
 Test(score, of_equal_logits_the_first_is_the_answer)
 {
     const smoe_real z[3] = {1, 1, 1};
-    const uint8_t first = 0, second = 1;
+    const uint16_t first = 0, second = 1;
     size_t correct;
     smoe_cross_entropy(1, 3, z, &first, NULL, &correct);
     cr_assert_eq(correct, 1);

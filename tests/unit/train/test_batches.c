@@ -34,7 +34,7 @@ Test(batches, the_training_set_has_mean_0_and_variance_1_per_channel)
     struct smoe_normalizer normalizer;
     struct smoe_batches batches;
     static smoe_real x[N * PIXELS];
-    uint8_t labels[N];
+    uint16_t labels[N];
     smoe_normalizer_init(&normalizer, &set);
     cr_assert_eq(smoe_batches_init(&batches, &set, &set.train, &normalizer, N), 0);
     cr_assert_eq(smoe_batches_count(&batches), 1);
@@ -75,7 +75,7 @@ Test(batches, an_epoch_visits_every_image_once)
     struct smoe_normalizer normalizer;
     struct smoe_batches batches;
     smoe_real x[10 * PIXELS];
-    uint8_t labels[10];
+    uint16_t labels[10];
     size_t rows = 0, seen[N] = {0};
     smoe_normalizer_init(&normalizer, &set);
     cr_assert_eq(smoe_batches_init(&batches, &set, &set.train, &normalizer, 10), 0);

@@ -14,8 +14,9 @@
 
 enum { N = 9, P = 6, D = 5, E = 4, K = 2, C = 3 };
 
-static const struct smoe_model_shape SHAPE = {P, D, E, K, C, 0.5};
-static const uint8_t labels[N] = {0, 1, 2, 2, 1, 0, 0, 1, 2};
+static const struct smoe_model_shape SHAPE = {
+    .pixels = P, .d_model = D, .experts = E, .top_k = K, .classes = C, .balance_weight = 0.5};
+static const uint16_t labels[N] = {0, 1, 2, 2, 1, 0, 0, 1, 2};
 static const uint16_t routes[N * K] = {0, 1, 3, 2, 1, 0, 2, 1, 0, 3, 1, 2, 2, 3, 0, 2, 3, 1};
 
 struct fixture {

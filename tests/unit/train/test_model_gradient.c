@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Every gradient of the whole, dense model and experts, against central differences of the whole loss,
- * per tensor in relative L2. The routes are fixed and not the gate's favourites, as when a router trades
- * experts; the balance loss's f is frozen, as its definition says. ReLUs are kept off their kinks by
+ * per tensor in relative L2, for every kind of gate, with and without patches and words. The routes are
+ * fixed and not the gate's favourites, as when a router trades experts; the balance loss's f and c are
+ * frozen, and so are the sets A_e of StableMoE's, as their definitions say. ReLUs are kept off their kinks by
  * biases that outweigh what comes in.
  */
 #include <criterion/criterion.h>
@@ -24,33 +25,49 @@ enum { STEP_EXPONENT = -6 };
 static const double BOUND = 1e-2;
 #endif
 
-enum { N = 7, P = 6, D = 5, H = 8, E = 5, C = 3, K_MAX = 4 };
+enum { N = 6, P = 6, D = 5, H = 8, E = 5, C = 3, K_MAX = 4, V = 7, CONTEXT = 3 };
+
+enum { GATE_TENSOR = 2 }; /* in smoe_model_tensors */
 
 struct whole {
     struct smoe_model model;
     struct smoe_pass pass;
     struct smoe_local_moe moe;
     smoe_real *x, y[N * K_MAX * D], dy[N * K_MAX * D];
-    uint8_t labels[N];
+    uint16_t labels[N];
     uint16_t experts[N * K_MAX];
-    double share[E]; /* frozen f */
+    double share[E];         /* frozen f */
+    uint16_t top[N * K_MAX]; /* frozen: which tokens are in A_e */
+    uint16_t words[N * CONTEXT];
 };
 
 static void forward(struct whole *w, struct smoe_model_result *ret)
 {
-    smoe_model_forward_gate(&w->model, &w->pass, N, w->x);
+    bool words = w->model.shape.vocabulary > 0;
+    const smoe_real *x = words ? smoe_model_embed(&w->model, &w->pass, N, w->words) : w->x;
+    smoe_model_forward_gate(&w->model, &w->pass, N, x);
     smoe_local_moe_forward(&w->moe, N, w->pass.h, w->experts, w->y);
     smoe_model_forward_head(&w->model, &w->pass, w->experts, w->y, w->labels, ret);
+}
+
+static double balance(const struct whole *w)
+{
+    size_t k = w->model.shape.top_k;
+    double sum = 0;
+    if (w->model.shape.gate == SMOE_GATE_SOFTMAX)
+        for (size_t i = 0; i < (size_t)N * E; i++)
+            sum += E * w->share[i % E] * (double)w->pass.gate[i] / N;
+    if (w->model.shape.gate == SMOE_GATE_SIGMOID)
+        for (size_t i = 0; i < (size_t)N * k; i++)
+            sum += (E * w->share[w->top[i]] - 1) * (double)w->pass.gate[i / k * E + w->top[i]] / N;
+    return w->model.shape.balance_weight * sum;
 }
 
 static double loss(struct whole *w)
 {
     struct smoe_model_result result;
     forward(w, &result);
-    double balance = 0;
-    for (size_t i = 0; i < (size_t)N * E; i++)
-        balance += w->share[i % E] * (double)w->pass.gate[i] / N;
-    return result.cross_entropy + w->model.shape.balance_weight * E * balance;
+    return result.cross_entropy + balance(w);
 }
 
 static void backward(struct whole *w)
@@ -61,6 +78,7 @@ static void backward(struct whole *w)
     forward(w, &result);
     for (size_t e = 0; e < E; e++)
         w->share[e] = (double)w->pass.popularity[e] / (double)(N * k);
+    memcpy(w->top, w->pass.top, N * k * sizeof *w->top);
     smoe_model_backward_head(&w->model, &w->pass, w->y, w->dy);
     smoe_local_moe_backward(&w->moe, w->dy, dx_visits);
     smoe_visits_sum(N, k, D, dx_visits, dx);
@@ -89,9 +107,18 @@ static void fill(size_t n, smoe_real *to, uint64_t seed, double scale)
     free(values);
 }
 
-static void whole_init(struct whole *w, enum smoe_activation activation, uint32_t k)
+/* `variant` may set gate, tokens and vocabulary; the rest is filled in. */
+static void whole_init(struct whole *w, const struct smoe_model_shape *variant,
+                       enum smoe_activation activation, uint32_t k)
 {
-    struct smoe_model_shape shape = {P, D, E, k, C, 0.5};
+    struct smoe_model_shape shape = *variant;
+    shape.pixels = shape.vocabulary ? CONTEXT * D : P;
+    shape.d_model = D;
+    shape.experts = E;
+    shape.top_k = k;
+    shape.classes = C;
+    shape.balance_weight = 0.5;
+    shape.context = CONTEXT;
     struct smoe_ffn_shape expert = {D, H, activation};
     struct smoe_model_tensor tensors[SMOE_MODEL_TENSORS];
     smoe_gemm_setup();
@@ -108,7 +135,9 @@ static void whole_init(struct whole *w, enum smoe_activation activation, uint32_
         w->moe.params[j / H * w->moe.n_params + smoe_ffn_layout(&expert).b_in + j % H] =
             j % 2 ? -4 : 4;
     for (size_t i = 0; i < N; i++)
-        w->labels[i] = (uint8_t)(i % C);
+        w->labels[i] = (uint16_t)(i % C);
+    for (size_t i = 0; i < N * CONTEXT; i++)
+        w->words[i] = (uint16_t)(i * 4 % V);
     choose_routes(w, k);
 }
 
@@ -138,17 +167,19 @@ static double error_of(struct whole *w, smoe_real *params, const smoe_real *grad
     return sqrt(off / size);
 }
 
-static void check(enum smoe_activation activation, uint32_t k)
+static void check_variant(const struct smoe_model_shape *variant, enum smoe_activation activation,
+                          uint32_t k)
 {
     static struct whole w;
     struct smoe_model_tensor tensors[SMOE_MODEL_TENSORS];
-    whole_init(&w, activation, k);
+    whole_init(&w, variant, activation, k);
     smoe_model_tensors(&w.model.shape, tensors);
     backward(&w);
     for (size_t i = 0; i < SMOE_MODEL_TENSORS; i++) {
         size_t at = tensors[i].offset;
         size_t n = tensors[i].rows * (tensors[i].columns ? tensors[i].columns : 1);
-        double error = error_of(&w, w.model.params + at, w.model.grads + at, n);
+        bool moves = n > 0 && !(w.model.shape.gate == SMOE_GATE_NONE && i == GATE_TENSOR);
+        double error = moves ? error_of(&w, w.model.params + at, w.model.grads + at, n) : 0;
         cr_expect_leq(error, BOUND, "%s K=%u %s: %g", smoe_activation_name(activation), k,
                       tensors[i].name, error);
     }
@@ -161,6 +192,46 @@ static void check(enum smoe_activation activation, uint32_t k)
                       e, error);
     }
     whole_release(&w);
+}
+
+static void check(enum smoe_activation activation, uint32_t k)
+{
+    check_variant(&(struct smoe_model_shape){.gate = SMOE_GATE_SOFTMAX}, activation, k);
+}
+
+Test(model_gradient, sigmoid_gates_and_stablemoes_balance_loss)
+{
+    const struct smoe_model_shape variant = {.gate = SMOE_GATE_SIGMOID};
+    check_variant(&variant, SMOE_GELU, 1);
+    check_variant(&variant, SMOE_GELU, 2);
+}
+
+Test(model_gradient, no_gate_at_all_leaves_the_gates_matrix_alone)
+{
+    const struct smoe_model_shape variant = {.gate = SMOE_GATE_NONE};
+    static struct whole w;
+    check_variant(&variant, SMOE_GELU, 1);
+    check_variant(&variant, SMOE_GELU, 3);
+    whole_init(&w, &variant, SMOE_GELU, 2);
+    backward(&w);
+    struct smoe_model_tensor tensors[SMOE_MODEL_TENSORS];
+    smoe_model_tensors(&w.model.shape, tensors);
+    for (size_t i = 0; i < (size_t)E * D; i++)
+        cr_assert_eq(w.model.grads[tensors[GATE_TENSOR].offset + i], 0);
+    whole_release(&w);
+}
+
+Test(model_gradient, several_tokens_of_one_sample)
+{
+    check_variant(&(struct smoe_model_shape){.tokens = 3}, SMOE_GELU, 2);
+    check_variant(&(struct smoe_model_shape){.tokens = 2, .gate = SMOE_GATE_SIGMOID}, SMOE_GELU, 1);
+}
+
+Test(model_gradient, words_and_their_embeddings)
+{
+    check_variant(&(struct smoe_model_shape){.vocabulary = V}, SMOE_GELU, 2);
+    check_variant(&(struct smoe_model_shape){.vocabulary = V, .gate = SMOE_GATE_SIGMOID}, SMOE_GELU,
+                  1);
 }
 
 Test(model_gradient, relu_experts)

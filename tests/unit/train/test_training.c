@@ -20,12 +20,13 @@ struct trainer {
     struct smoe_pass pass;
     struct smoe_local_moe moe;
     smoe_real *x, *y, *dy, *dx_visits, *dx;
-    uint8_t labels[BATCH];
+    uint16_t labels[BATCH];
 };
 
 static void trainer_init(struct trainer *t, uint64_t seed)
 {
-    struct smoe_model_shape shape = {P, D, E, K, 10, 0.01};
+    struct smoe_model_shape shape = {
+        .pixels = P, .d_model = D, .experts = E, .top_k = K, .classes = 10, .balance_weight = 0.01};
     struct smoe_ffn_shape expert = {D, H, SMOE_RELU};
     smoe_gemm_setup();
     cr_assert_eq(smoe_model_init(&t->model, &shape, seed), 0);
