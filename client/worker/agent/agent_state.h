@@ -78,6 +78,8 @@ struct smoe_agent {
     uint64_t epoch; /* highest seen */
     uint64_t silence_ns, slot_ns;
     uint64_t heard_ns, reported_ns;
+    bool
+        speechless; /* something that must be said on this connection could not be, for want of memory */
     bool report_due; /* another frequency came into force */
 
     struct smoe_experts experts;
