@@ -15,10 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "common/io/clock.h"
+#include "common/io/evloop.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
 #include "common/io/statedir.h"
@@ -263,8 +264,9 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
     struct daemon *d = context;
     if (smoe_store_append(d->store, record, epoch) == 0)
         return;
-    smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal"));
-    abort(); /* a commit that is in no journal must not be announced: systemd starts us again */
+    /* a commit that is in no journal must not be announced: systemd starts us again */
+    smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal: stopped at once"));
+    _exit(EXIT_FAILURE);
 }
 
 static void on_written(void *context, uint64_t sequence, int status)
@@ -292,9 +294,12 @@ static void on_decided(void *context, const struct smoe_trace_entry *entry)
     smoe_recorder_append(d->recorder, entry);
 }
 
-static bool tell_trace(void *context, struct smoe_report_trace *ret)
+static void tell(void *context, struct smoe_report_context *to, struct smoe_report_trace *trace)
 {
-    return smoe_recorder_tell(((struct daemon *)context)->recorder, ret);
+    const struct daemon *d = context;
+    to->waiting = d->peers ? smoe_peers_waiting(d->peers) : "";
+    to->journal_trouble = smoe_store_trouble(d->store);
+    to->trace = smoe_recorder_tell(d->recorder, trace) ? trace : NULL;
 }
 
 static void on_trace_trouble(void *context, const struct smoe_report_trace *now)
@@ -384,7 +389,7 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .gateway = d->gateway,
         .version = d->start->version,
         .listen = d->listen_text,
-        .trace = tell_trace,
+        .tell = tell,
         .started_ns = d->started_ns,
         .now_ns = smoe_clock_monotonic_ns,
         .context = d,
@@ -449,16 +454,6 @@ static void close_partly(struct daemon *d)
         on_peers_closed(d);
 }
 
-/* As many descriptors as it may have without asking: a soft limit of 1024 is for select(2). */
-static void raise_descriptors(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
 {
     struct daemon *d = calloc(1, sizeof *d);
@@ -469,14 +464,14 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     d->config = start->config;
     d->config.values = &d->settings;
     d->started_ns = smoe_clock_monotonic_ns();
-    raise_descriptors();
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
                   smoe_clock_wall_ms);
     int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);
     if (rc == 0)
         rc = smoe_statedir_open(&d->state, d->settings.state_dir, why);
+    if (rc == 0)
+        rc = smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
     if (rc == 0) {
-        uv_loop_init(&d->loop);
         start_timers(d);
         rc = bring_up(d, why);
         if (rc == 0)

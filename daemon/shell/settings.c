@@ -5,6 +5,8 @@
 
 #include "common/io/log.h"
 
+#define OTHER_DESCRIPTORS 128 /* than peers': those who ask, files, libuv's own */
+
 #define AT(member) SMOE_OPTION_AT(struct smoe_daemon_settings, member)
 
 static const char *const policies[] = {
@@ -160,4 +162,11 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .worker_budget_w = s->budget_w > 0 ? s->budget_w : (double)INFINITY,
         .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
     };
+}
+
+unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *s)
+{
+    const struct smoe_core_limits limits = {.workers_max = (uint32_t)s->workers_max,
+                                            .trainers_max = (uint32_t)s->trainers_max};
+    return smoe_core_sessions_max(&limits) + OTHER_DESCRIPTORS;
 }
