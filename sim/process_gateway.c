@@ -126,9 +126,10 @@ static void peer_closed(void *context, int status)
     struct peer *peer = context;
     struct gateway_process *g = peer->gateway;
     const char *reason = smoe_gateway_close_reason(g->gateway, peer->session);
+    const char *name = smoe_gateway_peer_name(g->gateway, peer->session);
     smoe_world_touch(&g->process);
     smoe_sim_trace_say(&g->process.world->trace, "%s loses %s: %s", g->process.name,
-                       smoe_gateway_peer_name(g->gateway, peer->session),
+                       *name ? name : "peer",
                        *reason      ? reason
                        : status < 0 ? smoe_strerror(status)
                                     : "closed by peer");

@@ -4,9 +4,10 @@
  * word, on ENFILE (the machine's table is full) and ENOBUFS it calls back and tries again at once,
  * for ever, within one iteration: no timer fires any more. So:
  *
- *  - After each accept one more descriptor is opened and closed again. If that fails, the
- *    connection just accepted is not taken: libuv then leaves the socket alone, the rest wait in
- *    the backlog, and EMFILE is never met.
+ *  - After each accept one more descriptor is opened and closed again. If that fails, or its number
+ *    lies in the owner's reserve (the kernel gives the lowest number that is free), the connection
+ *    just accepted is not taken: libuv then leaves the socket alone, the rest wait in the backlog, and
+ *    EMFILE is never met.
  *  - Should accept fail all the same (somebody else was quicker), the socket is closed in the
  *    callback, which ends libuv's loop, and opened again after a pause. Those in the backlog are
  *    reset and try again by themselves.
@@ -20,6 +21,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,28 +29,44 @@
 
 static void on_retry(uv_timer_t *timer);
 
+static void tell(struct smoe_listener *l, int status)
+{
+    bool waiting = status != 0;
+    if (waiting != l->waiting && l->owner.full)
+        l->owner.full(l->owner.context, status);
+    l->waiting = waiting;
+}
+
 static void pause_listening(struct smoe_listener *l, int status)
 {
     uv_timer_start(&l->retry, on_retry, SMOE_LISTENER_RETRY_MS, 0);
-    if (l->owner.full)
-        l->owner.full(l->owner.context, status);
+    tell(l, status);
 }
 
-static int descriptor_to_spare(void)
+static int descriptor_to_spare(unsigned reserve)
 {
+    struct rlimit limit;
     int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return uv_translate_sys_error(errno);
     close(fd);
-    return 0;
+    bool reserved =
+        reserve && getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)fd + reserve >= limit.rlim_cur;
+    return reserved ? UV_EMFILE : 0;
 }
 
 static void offer(struct smoe_listener *l)
 {
-    int status = descriptor_to_spare();
-    l->holding = status || !l->owner.arrived(l->owner.context, &l->io.stream);
-    if (l->holding)
-        pause_listening(l, status ? status : UV_ENOMEM);
+    int status = descriptor_to_spare(l->owner.reserve);
+    if (status == 0)
+        status = l->owner.arrived(l->owner.context, &l->io.stream);
+    l->holding = status != 0;
+    if (status == UV_EAGAIN)
+        uv_timer_start(&l->retry, on_retry, SMOE_LISTENER_SOON_MS, 0);
+    else if (status)
+        pause_listening(l, status);
+    else
+        tell(l, 0);
 }
 
 /* ---- the handle ---- */

@@ -12,14 +12,18 @@
 #include "common/io/addr.h"
 
 #define SMOE_LISTENER_RETRY_MS 100 /* pause before looking for room again */
+#define SMOE_LISTENER_SOON_MS  2   /* where room is being made */
 
 struct smoe_listener_owner {
     void *context;
-    /* A connection waits. Take it with uv_accept(server, ...) and return true; or false if there
-     * is no room now: it is offered again later. */
-    bool (*arrived)(void *context, uv_stream_t *server);
-    /* Connections wait for room; `status` is a libuv error. Called once a pause; may be NULL. */
+    /* A connection waits. Take it with uv_accept(server, ...) and return 0; or a libuv error if there is
+     * no room now: it is offered again later, after UV_EAGAIN soon. */
+    int (*arrived)(void *context, uv_stream_t *server);
+    /* Connections wait for room from now on; `status` is a libuv error. With 0: they are taken again. Called
+     * when that changes; may be NULL. */
     void (*full)(void *context, int status);
+    unsigned
+        reserve; /* descriptors below the process's limit that this listener leaves to others */
 };
 
 struct smoe_listener {
@@ -36,6 +40,7 @@ struct smoe_listener {
     int backlog;
     bool open;    /* `io` is a handle, if one that closes */
     bool holding; /* a connection was accepted and not taken: libuv takes no other until it is */
+    bool waiting; /* `full` was told so */
     bool retry_open, closing;
     void (*closed)(void *context);
 };

@@ -309,6 +309,19 @@ static uint64_t expiry_of(const struct smoe_core *c, const struct smoe_worker *w
                                         : w->heard_ns + silence_of(c);
 }
 
+/* The core is stepped at every slot's end. A gap of many slots is time in which this process did not run
+ * (it was stopped, the machine slept): nobody's silence. What workers said meanwhile is still unread. */
+static void forgive_own_absence(struct smoe_core *c, uint64_t gap_ns)
+{
+    if (gap_ns <= silence_of(c) / 2)
+        return;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++) {
+        struct smoe_worker *w = &c->fleet.workers[i];
+        w->heard_ns = w->heard_ns + gap_ns < c->now_ns ? w->heard_ns + gap_ns : c->now_ns;
+        w->lost_ns = w->lost_ns + gap_ns < c->now_ns ? w->lost_ns + gap_ns : c->now_ns;
+    }
+}
+
 /* Walks the fleet only when somebody can be due: being heard only puts a worker's time off, and
  * whatever else changes one's time sets expiry_ns to 0. */
 static void expire_workers(struct smoe_core *c)
@@ -371,8 +384,10 @@ static void bury_zombies(struct smoe_core *c)
 void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
                     struct smoe_update *ret_update)
 {
+    uint64_t before_ns = core->now_ns;
     if (event->now_ns > core->now_ns)
         core->now_ns = event->now_ns;
+    forgive_own_absence(core, core->now_ns - before_ns);
     core->n_actions = core->n_records = 0;
     core->lists_used = 0;
     core->trace_bytes = 0;

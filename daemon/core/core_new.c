@@ -7,7 +7,7 @@
 
 #include "daemon/core/core_state.h"
 
-#define PREHELLO_SESSIONS 128
+#define PREHELLO_SESSIONS 512 /* of whom nobody knows yet who they are, and of those that close */
 
 uint32_t smoe_core_sessions_max(const struct smoe_core_limits *limits)
 {

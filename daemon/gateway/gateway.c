@@ -7,7 +7,7 @@
  *
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
  * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
- * hello in time, or by not reading. That it must close is often found while an update is being carried
+ * hello in time (or not before its place was needed), or by not reading. That it must close is often found while an update is being carried
  * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
  * would overwrite the update.
  */
@@ -30,9 +30,13 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
         return smoe_fail(why, SMOE_ENOMEMORY, "gateway: out of memory");
     smoe_list_init(&gw->dirty);
     smoe_list_init(&gw->unburied);
+    smoe_list_init(&gw->hellos);
     gw->options = *options;
     gw->budget.max_bytes = options->tensors_bytes_max;
     gw->n_sessions = smoe_core_sessions_max(&options->core.limits);
+    gw->hellos_max =
+        (gw->n_sessions - options->core.limits.workers_max - options->core.limits.trainers_max) /
+        4 * 3;
     gw->sessions = calloc(gw->n_sessions, sizeof *gw->sessions);
     gw->batches = calloc(options->core.limits.batches_max, sizeof *gw->batches);
     int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
@@ -82,16 +86,27 @@ static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
         smoe_list_push_back(&gw->dirty, &s->dirty_link);
 }
 
-/* The session ends; the core hears of it when the present update has been carried out. `reason` NULL:
- * it is known already, from the Error or Bye that went before. */
+/* Its time to say hello is over, one way or the other. */
+static void leave_hellos(struct smoe_gateway *gw, struct smoe_gate_session *s)
+{
+    if (s->state != SMOE_GATE_HELLO)
+        return;
+    smoe_list_remove(&s->hello_link);
+    gw->n_hellos--;
+}
+
+/* The session ends; the core, if it knows it, hears of it when the present update has been carried out.
+ * `reason` NULL: it is known already, from the Error or Bye that went before. */
 static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
 {
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
+    if (s->state == SMOE_GATE_OPEN)
+        smoe_list_push_back(&gw->unburied, &s->unburied_link);
+    leave_hellos(gw, s);
     s->state = SMOE_GATE_CLOSING;
     if (reason)
         snprintf(s->reason, sizeof s->reason, "%s", reason);
-    smoe_list_push_back(&gw->unburied, &s->unburied_link);
     mark_dirty(gw, s);
 }
 
@@ -246,6 +261,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
     struct smoe_gate_session *s = d->session;
     const struct smoe_msg_hello *m = &message->hello;
     bool worker = m->role == SMOE_ROLE_WORKER;
+    leave_hellos(d->gw, s);
     s->state = SMOE_GATE_OPEN;
     s->channel.peer_side = worker ? SMOE_BY_WORKER : SMOE_BY_TRAINER;
     s->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
@@ -290,8 +306,18 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
 
 /* ---- the transport's side ---- */
 
+static struct smoe_gate_session *oldest_hello(const struct smoe_gateway *gw)
+{
+    struct smoe_list *first = smoe_list_first(&gw->hellos);
+    return first ? smoe_container_of(first, struct smoe_gate_session, hello_link) : NULL;
+}
+
 int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_session)
 {
+    if (gw->n_hellos >= gw->hellos_max) {
+        gw->crowded_out++;
+        doom(gw, oldest_hello(gw), "its place was needed before it said hello");
+    }
     for (uint32_t i = 0; i < gw->n_sessions; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_FREE)
@@ -303,12 +329,12 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
                           gw->options.outbox_bytes_max);
         s->state = SMOE_GATE_HELLO;
         s->opened_ns = now_ns;
-        snprintf(s->peer, sizeof s->peer, "peer");
+        smoe_list_push_back(&gw->hellos, &s->hello_link);
+        gw->n_hellos++;
         gw->in_use++;
         *ret_session = i;
         return 0;
     }
-    gw->refused_connections++;
     return SMOE_ELIMIT;
 }
 
@@ -358,18 +384,10 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
 /* Connections that do not say hello in time; nothing is answered to them. */
 static void expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
 {
-    if (now_ns < gw->hello_due_ns)
-        return;
-    gw->hello_due_ns = now_ns + gw->options.hello_timeout_ns; /* of whoever comes from now on */
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
-        struct smoe_gate_session *s = &gw->sessions[i];
-        uint64_t due_ns = s->opened_ns + gw->options.hello_timeout_ns;
-        if (s->state == SMOE_GATE_HELLO && now_ns >= due_ns) {
-            gw->hello_timeouts++;
-            doom(gw, s, "said no hello in time");
-        } else if (s->state == SMOE_GATE_HELLO && due_ns < gw->hello_due_ns) {
-            gw->hello_due_ns = due_ns;
-        }
+    struct smoe_gate_session *s;
+    while ((s = oldest_hello(gw)) && now_ns >= s->opened_ns + gw->options.hello_timeout_ns) {
+        gw->hello_timeouts++;
+        doom(gw, s, "said no hello in time");
     }
 }
 
@@ -412,24 +430,10 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
         return;
     struct smoe_message credit = {.type = SMOE_MSG_CREDIT};
     credit.credit = s->held_credit;
-    s->credit_is_held = false;
-    if (smoe_channel_send(&s->channel, &credit, NULL, 0) == 0)
+    s->credit_is_held =
+        smoe_channel_send(&s->channel, &credit, NULL, 0) != 0; /* no memory: later */
+    if (!s->credit_is_held)
         mark_dirty(gw, s);
-}
-
-bool smoe_gateway_closing(const struct smoe_gateway *gw, uint32_t session)
-{
-    return gw->sessions[session].state == SMOE_GATE_CLOSING;
-}
-
-const char *smoe_gateway_close_reason(const struct smoe_gateway *gw, uint32_t session)
-{
-    return gw->sessions[session].reason;
-}
-
-const char *smoe_gateway_peer_name(const struct smoe_gateway *gw, uint32_t session)
-{
-    return gw->sessions[session].peer;
 }
 
 /* ---- administration ---- */
@@ -483,13 +487,9 @@ void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
         snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
+        leave_hellos(gw, s);
         s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
         snprintf(s->reason, sizeof s->reason, "%s", reason);
         mark_dirty(gw, s);
     }
-}
-
-const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gw)
-{
-    return gw->core;
 }

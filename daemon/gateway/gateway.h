@@ -43,7 +43,8 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gateway);
 
 /* ---- the transport tells ---- */
 
-/* A connection came. SMOE_ELIMIT when there are too many: close it. */
+/* A connection came. Where too many have not said hello the one that is there longest is closed for it.
+ * SMOE_ELIMIT when too many still close: let it wait. */
 int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
 
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
@@ -77,7 +78,8 @@ void smoe_gateway_consume(struct smoe_gateway *gateway, uint32_t session, size_t
 /* True once the session is to be closed; write what is left first if that goes quickly. */
 bool smoe_gateway_closing(const struct smoe_gateway *gateway, uint32_t session);
 
-/* Why it is being closed ("" if by the peer), and who it was ("worker pi-1"), for the log. */
+/* Why it is being closed ("" if by the peer), and who it was ("worker pi-1", "" before
+ * its hello), for the log. */
 const char *smoe_gateway_close_reason(const struct smoe_gateway *gateway, uint32_t session);
 const char *smoe_gateway_peer_name(const struct smoe_gateway *gateway, uint32_t session);
 
@@ -103,7 +105,7 @@ const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gateway);
 struct smoe_gateway_stats {
     uint64_t tensor_bytes, tensor_bytes_peak; /* held now, at most so far */
     uint64_t frames_in, frames_out, bytes_in, bytes_out;
-    uint64_t refused_connections, hello_timeouts, slow_peers;
+    uint64_t crowded_out, hello_timeouts, slow_peers;
     uint32_t sessions;
 };
 void smoe_gateway_stats(const struct smoe_gateway *gateway, struct smoe_gateway_stats *ret);

@@ -13,11 +13,12 @@ struct smoe_gate_session {
     enum { SMOE_GATE_FREE, SMOE_GATE_HELLO, SMOE_GATE_OPEN, SMOE_GATE_CLOSING } state;
     struct smoe_channel channel;
     uint64_t opened_ns;
+    struct smoe_list hello_link;    /* HELLO: oldest first */
     struct smoe_list dirty_link;    /* the transport should look at it */
     struct smoe_list unburied_link; /* CLOSING, and the core does not know yet */
     struct smoe_msg_credit held_credit;
     bool credit_is_held;
-    char peer[80];        /* "worker pi-1", for the log */
+    char peer[80];        /* "worker pi-1", for the log; "" before hello */
     smoe_sentence reason; /* why it is closing */
 };
 
@@ -38,13 +39,16 @@ struct smoe_gateway {
     uint32_t n_sessions, in_use;
     struct smoe_gate_batch *batches; /* [batches_max] */
     struct smoe_list dirty, unburied;
+    struct smoe_list hellos; /* sessions that have not said hello, oldest first */
+    uint32_t n_hellos;
+    uint32_t
+        hellos_max; /* then the oldest makes room: some places are left for those that are closing */
     uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
     size_t spare_x_offset;
     uint64_t wake_ns;
-    uint64_t hello_due_ns; /* no session's time to say hello ends before */
     bool drained;
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
-    uint64_t refused_connections, hello_timeouts, slow_peers;
+    uint64_t crowded_out, hello_timeouts, slow_peers;
 };
 
 /* ---- relay.c ---- */

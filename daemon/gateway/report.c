@@ -226,6 +226,8 @@ static void add_slots(cJSON *o, const struct smoe_core_totals *t)
     add_u64(o, "slots_missed", t->slots_missed);
     add_double(o, "slot_lateness_p50_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.5) * 1e-6);
     add_double(o, "slot_lateness_p99_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.99) * 1e-6);
+    add_double(o, "slot_lateness_p999_ms",
+               (double)smoe_hist_quantile_ns(&t->lateness, 0.999) * 1e-6);
 }
 
 static void add_routing(cJSON *o, const struct smoe_core_totals *t)
@@ -242,10 +244,12 @@ static void add_routing(cJSON *o, const struct smoe_core_totals *t)
     add_double(o, "optimality_gap_max", t->gap_max);
 }
 
-static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct smoe_core_totals *t)
+static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct smoe_core_totals *t,
+                   const char *waiting)
 {
     struct smoe_gateway_stats s;
     smoe_gateway_stats(gateway, &s);
+    cJSON_AddStringToObject(o, "waiting", waiting);
     add_u64(o, "sessions", s.sessions);
     add_u64(o, "tensor_bytes", s.tensor_bytes);
     add_u64(o, "tensor_bytes_peak", s.tensor_bytes_peak);
@@ -254,7 +258,7 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "bytes_in", s.bytes_in);
     add_u64(o, "bytes_out", s.bytes_out);
     add_u64(o, "refused_messages", t->refused);
-    add_u64(o, "refused_connections", s.refused_connections);
+    add_u64(o, "crowded_out", s.crowded_out);
     add_u64(o, "hello_timeouts", s.hello_timeouts);
     add_u64(o, "slow_peers", s.slow_peers);
     add_u64(o, "late_frames", t->late_frames);
@@ -291,7 +295,9 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     add_account(ledger, &t.account);
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
-    add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t);
+    add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
+    cJSON *journal = cJSON_AddObjectToObject(o, "journal");
+    cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)
         cJSON_AddItemToObject(o, "trace", trace_json(c->trace));
     cJSON_AddItemToObject(o, "workers", workers_json(core, c->now_ns));

@@ -27,6 +27,8 @@ struct smoe_report_context {
     const char *version;
     uint64_t now_ns, started_ns;
     const char *listen;                    /* address trainers and workers connect to */
+    const char *waiting;                   /* why new connections wait now, or "" */
+    const char *journal_trouble;           /* why the journal cannot be written now, or "" */
     const struct smoe_report_trace *trace; /* NULL: none is recorded */
 };
 

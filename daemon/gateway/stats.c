@@ -1,10 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the gateway has counted, and the invariants that are its own: sessions in use, memory within
+ * What the gateway tells of its sessions, what it has counted, and the invariants that are its own: sessions in use, memory within
  * the budget, nobody whose end the core has still to hear of between two calls.
  */
 #include "common/base/assert.h"
 #include "daemon/gateway/gateway_state.h"
+
+bool smoe_gateway_closing(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].state == SMOE_GATE_CLOSING;
+}
+
+const char *smoe_gateway_close_reason(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].reason;
+}
+
+const char *smoe_gateway_peer_name(const struct smoe_gateway *gw, uint32_t session)
+{
+    return gw->sessions[session].peer;
+}
+
+const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gw)
+{
+    return gw->core;
+}
 
 void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats *ret)
 {
@@ -15,7 +35,7 @@ void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats
         .frames_out = gw->frames_out,
         .bytes_in = gw->bytes_in,
         .bytes_out = gw->bytes_out,
-        .refused_connections = gw->refused_connections,
+        .crowded_out = gw->crowded_out,
         .hello_timeouts = gw->hello_timeouts,
         .slow_peers = gw->slow_peers,
         .sessions = gw->in_use,
@@ -33,9 +53,12 @@ void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats
 
 void smoe_gateway_check(const struct smoe_gateway *gw)
 {
-    uint32_t in_use = 0;
-    for (uint32_t i = 0; i < gw->n_sessions; i++)
+    uint32_t in_use = 0, hellos = 0;
+    for (uint32_t i = 0; i < gw->n_sessions; i++) {
         in_use += gw->sessions[i].state != SMOE_GATE_FREE;
+        hellos += gw->sessions[i].state == SMOE_GATE_HELLO;
+    }
+    smoe_assert(hellos == gw->n_hellos && hellos <= gw->hellos_max);
     smoe_assert(in_use == gw->in_use && smoe_list_empty(&gw->unburied));
     smoe_assert(gw->budget.used_bytes <= gw->budget.max_bytes);
     smoe_core_check(gw->core);

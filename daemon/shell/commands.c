@@ -58,8 +58,11 @@ static char *done_json(int rc, const struct smoe_why *why)
 static char *report(struct smoe_commands *c, enum smoe_report what)
 {
     struct smoe_report_trace trace;
-    struct smoe_report_context context = {c->version, c->now_ns(), c->started_ns, c->listen,
-                                          c->trace(c->context, &trace) ? &trace : NULL};
+    struct smoe_report_context context = {.version = c->version,
+                                          .now_ns = c->now_ns(),
+                                          .started_ns = c->started_ns,
+                                          .listen = c->listen};
+    c->tell(c->context, &context, &trace);
     return with_newline(smoe_report_json(c->gateway, what, &context));
 }
 

@@ -15,8 +15,8 @@ struct smoe_commands {
     const char *listen;
     uint64_t started_ns;
     uint64_t (*now_ns)(void);
-    /* What is being recorded; false: nothing is. */
-    bool (*trace)(void *context, struct smoe_report_trace *ret);
+    /* Fills in what only the shell knows; `trace` is room for what is being recorded, if anything is. */
+    void (*tell)(void *context, struct smoe_report_context *to, struct smoe_report_trace *trace);
     /* The shell's part of what administrators may do; each returns 0 or a code with a sentence. */
     void *context;
     int (*reload)(void *context, struct smoe_why *why);

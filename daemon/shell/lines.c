@@ -141,17 +141,17 @@ static int init_stream(struct smoe_lines *l, struct client *c)
     return l->is_unix ? uv_pipe_init(l->loop, &c->io.pipe, 0) : uv_tcp_init(l->loop, &c->io.tcp);
 }
 
-static bool on_connection(void *context, uv_stream_t *server)
+static int on_connection(void *context, uv_stream_t *server)
 {
     struct smoe_lines *l = context;
     struct client *c = calloc(1, sizeof *c);
     if (!c)
-        return false;
+        return UV_ENOMEM;
     c->lines = l;
     c->handles = 2;
     if (init_stream(l, c)) {
         free(c);
-        return false;
+        return UV_ENOMEM;
     }
     uv_timer_init(l->loop, &c->timer);
     c->io.handle.data = c->timer.data = c;
@@ -163,7 +163,7 @@ static bool on_connection(void *context, uv_stream_t *server)
         close_client(c);
     else
         uv_timer_start(&c->timer, on_timeout, SMOE_LINE_TIMEOUT_MS, 0);
-    return true;
+    return 0;
 }
 
 /* ---- the server ---- */
@@ -191,7 +191,7 @@ int smoe_lines_listen_tcp(uv_loop_t *loop, const struct smoe_addr *address, smoe
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "status: out of memory");
     *ret = l;
-    struct smoe_listener_owner owner = {l, on_connection, NULL};
+    struct smoe_listener_owner owner = {l, on_connection, NULL, 0};
     int rc = smoe_listener_tcp(&l->listener, loop, address, SMOE_LINE_CLIENTS, &owner);
     smoe_addr_format(address, text);
     return rc ? smoe_fail(why, rc, "status %s: %s", text, uv_strerror(rc)) : 0;
@@ -204,7 +204,7 @@ int smoe_lines_listen_unix(uv_loop_t *loop, const char *path, smoe_line_answer a
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "admin: out of memory");
     *ret = l;
-    struct smoe_listener_owner owner = {l, on_connection, NULL};
+    struct smoe_listener_owner owner = {l, on_connection, NULL, 0};
     /* the state directory is locked: nobody else listens there */
     int rc = smoe_listener_unix(&l->listener, loop, path, SMOE_LINE_CLIENTS, &owner);
     return rc ? smoe_fail(why, rc, "admin socket %s: %s", path, uv_strerror(rc)) : 0;

@@ -15,9 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "common/io/clock.h"
+#include "common/io/evloop.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
 #include "common/io/statedir.h"
@@ -274,8 +276,9 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
     struct daemon *d = context;
     if (smoe_store_append(d->store, record, epoch) == 0)
         return;
-    smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal"));
-    abort(); /* a commit that is in no journal must not be announced: systemd starts us again */
+    /* a commit that is in no journal must not be announced: systemd starts us again */
+    smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal: stopped at once"));
+    _exit(EXIT_FAILURE);
 }
 
 static void on_written(void *context, uint64_t sequence, int status)
@@ -303,9 +306,12 @@ static void on_decided(void *context, const struct smoe_trace_entry *entry)
     smoe_recorder_append(d->recorder, entry);
 }
 
-static bool tell_trace(void *context, struct smoe_report_trace *ret)
+static void tell(void *context, struct smoe_report_context *to, struct smoe_report_trace *trace)
 {
-    return smoe_recorder_tell(((struct daemon *)context)->recorder, ret);
+    const struct daemon *d = context;
+    to->waiting = d->peers ? smoe_peers_waiting(d->peers) : "";
+    to->journal_trouble = smoe_store_trouble(d->store);
+    to->trace = smoe_recorder_tell(d->recorder, trace) ? trace : NULL;
 }
 
 static void on_trace_trouble(void *context, const struct smoe_report_trace *now)
@@ -395,7 +401,7 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .gateway = d->gateway,
         .version = d->start->version,
         .listen = d->listen_text,
-        .trace = tell_trace,
+        .tell = tell,
         .started_ns = d->started_ns,
         .now_ns = smoe_clock_monotonic_ns,
         .context = d,
@@ -477,8 +483,9 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);
     if (rc == 0)
         rc = smoe_statedir_open(&d->state, d->settings.state_dir, why);
+    if (rc == 0)
+        rc = smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
     if (rc == 0) {
-        uv_loop_init(&d->loop);
         start_timers(d);
         rc = bring_up(d, why);
         if (rc == 0)

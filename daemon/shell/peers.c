@@ -6,9 +6,9 @@
  * smoe_gateway_wake_ns after every call, so it cannot drift.
  *
  * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
- * CLOSE_MS. A connection beyond the gateway's limit is taken and closed, so that its peer sees it at
- * once and tries later; when descriptors or memory run out, new ones wait in the kernel's backlog
- * (common/io/listener.h).
+ * CLOSE_MS. When descriptors or memory run out, new connections wait in the kernel's backlog
+ * (common/io/listener.h); RESERVE descriptors are left to those who ask for the status, administer, and
+ * to files. What strangers can cause at will is logged at a limited rate.
  */
 #include "daemon/shell/peers.h"
 
@@ -23,8 +23,10 @@
 #include "common/io/listener.h"
 #include "common/io/ring.h"
 
-#define BACKLOG  1024
-#define CLOSE_MS 1000
+#define BACKLOG   1024
+#define CLOSE_MS  1000
+#define SECOND_NS UINT64_C(1000000000)
+#define RESERVE   48 /* two sockets with 16 clients each, and a few files */
 
 struct peer {
     struct smoe_conn conn;
@@ -47,7 +49,8 @@ struct smoe_peers {
     struct peer **by_session; /* [n_sessions] */
     struct smoe_list all;
     uint8_t *scratch;
-    struct smoe_log_limit refusals;
+    struct smoe_log_limit waits, strangers, ends; /* how often these are logged */
+    int waiting;       /* why connections wait, a libuv error; 0: they do not */
     uint64_t clock_ns; /* what `clock` is set to; 0: it has fired */
     bool listening, closing, flushing;
     unsigned handles; /* listener, clock and ring still open */
@@ -96,13 +99,18 @@ static void on_cut_closed(uv_handle_t *handle)
 
 static void log_end(const struct peer *peer, int status)
 {
-    const struct smoe_gateway *gw = peer->peers->gateway;
-    const char *reason = smoe_gateway_close_reason(gw, peer->session);
-    smoe_log(peer->peers->log, SMOE_LOG_INFO, smoe_msg("disconnected"),
-             smoe_text_field("peer", smoe_gateway_peer_name(gw, peer->session)),
+    struct smoe_peers *p = peer->peers;
+    const char *name = smoe_gateway_peer_name(p->gateway, peer->session);
+    const char *reason = smoe_gateway_close_reason(p->gateway, peer->session);
+    uint64_t suppressed;
+    if (!smoe_log_allowed(*name ? &p->ends : &p->strangers, smoe_clock_monotonic_ns(), &suppressed))
+        return;
+    smoe_log(p->log, SMOE_LOG_INFO, smoe_msg("disconnected"),
+             smoe_text_field("peer", *name ? name : "stranger"),
              smoe_text_field("why", *reason      ? reason
                                     : status < 0 ? uv_strerror(status)
-                                                 : "closed by peer"));
+                                                 : "closed by peer"),
+             smoe_u64_field(suppressed ? "suppressed" : NULL, suppressed));
 }
 
 static void on_conn_closed(void *context, int status)
@@ -151,48 +159,36 @@ static void peer_consume(void *context, size_t bytes)
 
 /* ---- listening ---- */
 
-static void on_refused_closed(uv_handle_t *handle)
-{
-    free(handle);
-}
-
-static void log_refusal(struct smoe_peers *p, const char *why)
-{
-    uint64_t suppressed;
-    if (smoe_log_allowed(&p->refusals, smoe_clock_monotonic_ns(), &suppressed))
-        smoe_log(p->log, SMOE_LOG_WARNING, smoe_msg("connections refused or kept waiting"),
-                 smoe_text_field("why", why), smoe_u64_field("suppressed", suppressed));
-}
-
-/* Takes the connection off the backlog and closes it: the peer sees it at once and tries later. */
-static bool refuse(struct smoe_peers *p, uv_stream_t *server)
-{
-    uv_tcp_t *tcp = malloc(sizeof *tcp);
-    if (!tcp || uv_tcp_init(p->loop, tcp)) {
-        free(tcp);
-        return false;
-    }
-    (void)uv_accept(server, (uv_stream_t *)tcp);
-    uv_close((uv_handle_t *)tcp, on_refused_closed);
-    log_refusal(p, "too many connections");
-    return true;
-}
-
 static void on_full(void *context, int status)
 {
-    log_refusal(context, uv_strerror(status));
+    struct smoe_peers *p = context;
+    uint64_t suppressed;
+    p->waiting = status;
+    if (!smoe_log_allowed(&p->waits, smoe_clock_monotonic_ns(), &suppressed))
+        return;
+    smoe_log(p->log, status ? SMOE_LOG_WARNING : SMOE_LOG_NOTICE,
+             smoe_msg(status ? "new connections wait" : "new connections are taken again"),
+             smoe_text_field("why", status ? uv_strerror(status) : NULL),
+             smoe_u64_field(suppressed ? "suppressed" : NULL, suppressed));
 }
 
-static bool on_connection(void *context, uv_stream_t *server)
+const char *smoe_peers_waiting(const struct smoe_peers *p)
+{
+    return p->waiting ? uv_strerror(p->waiting) : "";
+}
+
+static int on_connection(void *context, uv_stream_t *server)
 {
     struct smoe_peers *p = context;
     struct peer *peer = calloc(1, sizeof *peer);
     uint32_t session;
     if (!peer)
-        return false;
-    if (smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session)) {
+        return UV_ENOMEM;
+    int rc = smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session);
+    smoe_peers_flush(p); /* of whoever makes room */
+    if (rc) {
         free(peer);
-        return refuse(p, server);
+        return UV_EAGAIN;
     }
     peer->peers = p;
     peer->session = session;
@@ -204,7 +200,7 @@ static bool on_connection(void *context, uv_stream_t *server)
     struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
                                     peer_peek, peer_consume, on_conn_closed};
     smoe_conn_accept(&peer->conn, server, &owner, p->scratch, p->ring);
-    return true;
+    return 0;
 }
 
 /* ---- the gateway's clock and output ---- */
@@ -303,13 +299,15 @@ int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers
                              .log = options->log,
                              .listening = true,
                              .handles = 2,
-                             .refusals = {.interval_ns = UINT64_C(10000000000), .burst = 5}};
+                             .waits = {.interval_ns = 10 * SECOND_NS, .burst = 6},
+                             .strangers = {.interval_ns = 10 * SECOND_NS, .burst = 5},
+                             .ends = {.interval_ns = SECOND_NS, .burst = 100}};
     smoe_list_init(&p->all);
     p->by_session = calloc(smoe_gateway_sessions_max(p->gateway), sizeof *p->by_session);
     p->scratch = malloc(SMOE_CONN_SCRATCH_BYTES);
     *ret = p;
     int rc = smoe_alarm_init(&p->clock, p->loop, on_clock, p);
-    struct smoe_listener_owner owner = {p, on_connection, on_full};
+    struct smoe_listener_owner owner = {p, on_connection, on_full, RESERVE};
     int listening = smoe_listener_tcp(&p->listener, p->loop, options->address, BACKLOG, &owner);
     rc = rc ? rc : listening;
     if (rc == 0 && (!p->by_session || !p->scratch))

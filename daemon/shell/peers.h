@@ -48,6 +48,9 @@ const char *smoe_peers_backend(const struct smoe_peers *peers);
  * gateway call that was not made by peers itself. */
 void smoe_peers_flush(struct smoe_peers *peers);
 
+/* Why new connections wait at present, or "". */
+const char *smoe_peers_waiting(const struct smoe_peers *peers);
+
 /* No new connections; those there are go on. */
 void smoe_peers_stop_listening(struct smoe_peers *peers);
 

@@ -6,6 +6,8 @@
 #include "common/io/log.h"
 #include "daemon/shell/peers.h"
 
+#define OTHER_DESCRIPTORS 128 /* than peers': those who ask, files, libuv's own */
+
 #define AT(member) SMOE_OPTION_AT(struct smoe_daemon_settings, member)
 
 static const char *const policies[] = {
@@ -182,4 +184,11 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .worker_cap_w = s->cap_w > 0 ? s->cap_w : (double)INFINITY,
         .priors = {s->prior_cycles_per_flop, s->prior_busy_w, s->prior_static_w},
     };
+}
+
+unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *s)
+{
+    const struct smoe_core_limits limits = {.workers_max = (uint32_t)s->workers_max,
+                                            .trainers_max = (uint32_t)s->trainers_max};
+    return smoe_core_sessions_max(&limits) + OTHER_DESCRIPTORS;
 }

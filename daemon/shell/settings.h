@@ -50,4 +50,7 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
 /* The reloadable part, as the core takes it. */
 struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_settings *s);
 
+/* How many descriptors a daemon with these settings has at most. */
+unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *settings);
+
 #endif

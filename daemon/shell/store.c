@@ -6,7 +6,7 @@
  *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
  *     expert  one row an expert: host and follower by name
  *
- * The queue is a list of owned records. A batch is taken off it as a whole, written by a pool thread in
+ * Records wait in a queue (store_queue.h). A batch is taken off it as a whole, written by a pool thread in
  * one transaction, and freed when that succeeded; on failure it stays and is tried again, since the
  * core has not announced what it holds. Only one pool job is under way at a time, and the database
  * handle belongs to it meanwhile.
@@ -19,24 +19,18 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "common/base/list.h"
+#include "daemon/shell/store_queue.h"
 
 #define SCHEMA_VERSION 1
 #define RETRY_MS       1000
-
-struct queued {
-    struct smoe_list link;
-    uint64_t epoch;
-    struct smoe_record record; /* standings owned */
-};
 
 struct smoe_store {
     sqlite3 *db;
     uv_loop_t *loop;
     uv_work_t work;
     uv_timer_t retry;
-    struct smoe_list queue;   /* waiting */
-    struct smoe_list writing; /* of the job under way, or failed and to be tried again */
+    struct smoe_store_queue queue; /* waiting */
+    struct smoe_list writing;      /* of the job under way, or failed and to be tried again */
     bool busy, started, closing;
     int status; /* of the last job; the job's own until it is done, as is job_why */
     struct smoe_why job_why;
@@ -220,7 +214,7 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
     if (rc)
         return rc;
     smoe_list_for_each (it, list) {
-        const struct queued *q = smoe_container_of(it, struct queued, link);
+        const struct smoe_queued *q = smoe_container_of(it, struct smoe_queued, link);
         epoch = q->epoch > epoch ? q->epoch : epoch;
         rc = rc ? rc : write_record(db, &q->record, why);
     }
@@ -264,11 +258,11 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
     struct smoe_store *store = calloc(1, sizeof *store);
     if (!store)
         return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
-    smoe_list_init(&store->queue);
     smoe_list_init(&store->writing);
+    int rc = smoe_store_queue_init(&store->queue, why);
     snprintf(path, sizeof path, "%s/journal.db", dir);
-    int rc = 0;
-    if (sqlite3_open_v2(path, &store->db,
+    if (rc == 0 &&
+        sqlite3_open_v2(path, &store->db,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                         NULL) != SQLITE_OK)
         rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
@@ -289,8 +283,9 @@ void smoe_store_close(struct smoe_store *store)
 {
     if (!store)
         return;
-    smoe_assert(!store->busy && smoe_list_empty(&store->queue));
+    smoe_assert(!store->busy && smoe_list_empty(&store->queue.waiting));
     (void)sqlite3_close(store->db);
+    smoe_store_queue_release(&store->queue);
     free(store);
 }
 
@@ -373,19 +368,6 @@ int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct 
 
 static void write_next(struct smoe_store *store);
 
-static uint64_t free_list(struct smoe_list *list)
-{
-    uint64_t last = 0;
-    smoe_list_for_each_safe (it, list) {
-        struct queued *q = smoe_container_of(it, struct queued, link);
-        smoe_list_remove(it);
-        last = q->record.sequence;
-        smoe_record_release(&q->record);
-        free(q);
-    }
-    return last;
-}
-
 static void on_work(uv_work_t *work)
 {
     struct smoe_store *store = work->data;
@@ -404,9 +386,10 @@ static void on_worked(uv_work_t *work, int status)
     store->busy = false;
     store->why = store->status ? store->job_why : (struct smoe_why){""};
     bool give_up = store->status && store->closing;
-    uint64_t last = store->status && !give_up ? 0 : free_list(&store->writing);
+    uint64_t last =
+        store->status && !give_up ? 0 : smoe_store_queue_free(&store->queue, &store->writing);
     if (give_up)
-        (void)free_list(&store->queue); /* announced to nobody */
+        (void)smoe_store_queue_free(&store->queue, &store->queue.waiting); /* announced to nobody */
     if (!store->closing)
         store->written(store->context, last, store->status);
     if (store->status && !store->closing)
@@ -426,8 +409,8 @@ static void write_next(struct smoe_store *store)
     if (store->busy)
         return;
     if (smoe_list_empty(&store->writing))
-        while (!smoe_list_empty(&store->queue)) {
-            struct smoe_list *first = smoe_list_first(&store->queue);
+        while (!smoe_list_empty(&store->queue.waiting)) {
+            struct smoe_list *first = smoe_list_first(&store->queue.waiting);
             smoe_list_remove(first);
             smoe_list_push_back(&store->writing, first);
         }
@@ -454,13 +437,9 @@ int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
 
 int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)
 {
-    struct queued *q = malloc(sizeof *q);
-    if (!q || smoe_record_copy(record, &q->record)) {
-        free(q);
-        return SMOE_ENOMEMORY;
-    }
-    q->epoch = epoch;
-    smoe_list_push_back(&store->queue, &q->link);
+    int rc = smoe_store_queue_add(&store->queue, record, epoch);
+    if (rc)
+        return rc;
     if (!uv_is_active((uv_handle_t *)&store->retry))
         write_next(store);
     return 0;
@@ -468,7 +447,8 @@ int smoe_store_append(struct smoe_store *store, const struct smoe_record *record
 
 bool smoe_store_idle(const struct smoe_store *store)
 {
-    return !store->busy && smoe_list_empty(&store->queue) && smoe_list_empty(&store->writing);
+    return !store->busy && smoe_list_empty(&store->queue.waiting) &&
+           smoe_list_empty(&store->writing);
 }
 
 void smoe_store_stop(struct smoe_store *store, void (*closed)(void *context), void *context)

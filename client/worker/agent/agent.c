@@ -97,9 +97,14 @@ void smoe_agent_send(struct smoe_agent *a, const struct smoe_message *message,
 {
     if (a->link == SMOE_LINK_DOWN)
         return;
-    /* The outbox has no limit of its own, and the message fits by construction; only memory can
-     * fail, and then the gateway will notice the silence. */
-    (void)smoe_channel_send(&a->channel, message, segments, n_segments);
+    /* The outbox has no limit of its own, and the message fits by construction: only memory can fail. */
+    if (smoe_channel_send(&a->channel, message, segments, n_segments))
+        a->speechless = true;
+}
+
+bool smoe_agent_speechless(const struct smoe_agent *a)
+{
+    return a->speechless;
 }
 
 void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
@@ -107,6 +112,7 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
     smoe_assert(a->link == SMOE_LINK_DOWN);
     a->link = SMOE_LINK_HELLO;
     a->heard_ns = now_ns;
+    a->speechless = false;
     smoe_channel_init(&a->channel, a->wire, &a->budget, SMOE_TO_WORKER, OUTBOX_BYTES_MAX);
     a->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
     struct smoe_message m = {.type = SMOE_MSG_HELLO};
@@ -179,7 +185,10 @@ static void send_inventory(struct smoe_agent *a)
         to->n_experts = (size_t)(experts + listed - to->experts);
     }
     m.inventory = (struct smoe_msg_inventory){layers, n};
-    smoe_agent_send(a, &m, NULL, 0);
+    if (experts)
+        smoe_agent_send(a, &m, NULL, 0);
+    else
+        a->speechless = true; /* an empty one would say that all is lost */
     free(experts);
 }
 

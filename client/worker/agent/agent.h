@@ -70,6 +70,10 @@ void smoe_agent_leave(struct smoe_agent *agent, const char *reason);
 
 bool smoe_agent_welcomed(const struct smoe_agent *agent);
 
+/* There was no memory for something that the gateway waits for: close the connection, whose end makes
+ * everybody begin again. */
+bool smoe_agent_speechless(const struct smoe_agent *agent);
+
 /* ---- computing ---- */
 
 /* The next task, backward passes first; NULL if there is none for now. `scratch` must hold

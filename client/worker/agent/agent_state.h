@@ -80,7 +80,8 @@ struct smoe_agent {
     uint64_t silence_ns, slot_ns;
     uint64_t heard_ns, reported_ns;
     struct smoe_rng model_rng; /* of the model meter's noise */
-    bool report_due;           /* another frequency came into force */
+    bool speechless; /* what must be said on this connection could not be, for want of memory */
+    bool report_due; /* another frequency came into force */
 
     struct smoe_experts experts;
     size_t scratch_elements;

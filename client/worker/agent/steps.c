@@ -199,6 +199,8 @@ static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s)
     m.step_norm = (struct smoe_msg_step_norm){s->number, s->attempt, layers, s->n_layers, s->owner};
     if (experts && norms)
         smoe_agent_send(a, &m, NULL, 0);
+    else
+        a->speechless = true;
     free(experts);
     free(norms);
 }

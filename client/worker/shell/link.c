@@ -208,7 +208,9 @@ int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct 
 
 void smoe_link_flush(struct smoe_link *l)
 {
-    if (l->connected)
+    if (l->connected && smoe_agent_speechless(l->agent))
+        smoe_conn_close(&l->conn, UV_ENOMEM);
+    else if (l->connected)
         smoe_conn_flush(&l->conn);
 }
 

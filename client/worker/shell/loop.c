@@ -23,6 +23,7 @@
 #include "client/worker/shell/meter.h"
 #include "client/worker/shell/thermal.h"
 #include "common/io/clock.h"
+#include "common/io/evloop.h"
 #include "common/io/file.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
@@ -30,7 +31,9 @@
 #include "common/kernels/gemm.h"
 #include "stablemoe/version.h"
 
+#define PROGRAM     "stablemoe-worker"
 #define ID_FILE     "id"
+#define DESCRIPTORS 256  /* numbers that they will have at most */
 #define MODEL_NOISE 0.03 /* of the model meter: a reading is no parameter */
 
 struct worker {
@@ -323,8 +326,9 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
     int rc = smoe_notify_init(&w->notify, getenv("NOTIFY_SOCKET"), why);
     if (rc == 0)
         rc = settle_id(w, why);
+    if (rc == 0)
+        rc = smoe_evloop_init(&w->loop, PROGRAM, DESCRIPTORS, why);
     if (rc == 0) {
-        uv_loop_init(&w->loop);
         start_handles(w);
         rc = bring_up(w, why);
         if (rc == 0)

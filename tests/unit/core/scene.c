@@ -180,6 +180,14 @@ void scene_tick(struct scene *s, uint64_t ns)
     scene_tick_at(s, s->now_ns + ns);
 }
 
+void scene_pass(struct scene *s, uint64_t ns)
+{
+    const uint64_t slot_ns = scene_options().settings.slot_ns;
+    for (; ns > slot_ns; ns -= slot_ns)
+        scene_tick(s, slot_ns);
+    scene_tick(s, ns);
+}
+
 void scene_configure(struct scene *s, const struct smoe_core_settings *settings)
 {
     happen(s, &(struct smoe_event){.type = SMOE_EVENT_CONFIGURE, .settings = settings});

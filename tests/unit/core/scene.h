@@ -49,6 +49,8 @@ void scene_end(struct scene *s);
 /* Time passes, to the moment or by the amount; a tick follows. */
 void scene_tick_at(struct scene *s, uint64_t now_ns);
 void scene_tick(struct scene *s, uint64_t ns);
+/* The same with a tick at every slot's end, as a daemon does that is not stopped. */
+void scene_pass(struct scene *s, uint64_t ns);
 void scene_configure(struct scene *s, const struct smoe_core_settings *settings);
 void scene_drain(struct scene *s, const char *worker, bool drain);
 void scene_shutdown(struct scene *s);

@@ -574,7 +574,7 @@ Test(restart, without_any_worker_of_a_layer_ends_its_run_in_words, .init = begin
     restart(UINT64_MAX);
     t = scene_trainer(&s, "t");
     declare(t, 42, 1);
-    scene_tick(&s, 10000 * MS);
+    scene_pass(&s, 10000 * MS);
     cr_assert_not(s.closed[t], "their places are kept");
     scene_tick(&s, 1);
     scene_assert_error(&s, t, SMOE_ELOST, "no worker has expert 0 of step 1 any more");

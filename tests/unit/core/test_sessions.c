@@ -119,7 +119,7 @@ Test(sessions, answer_a_ping_with_its_number, .init = begin, .fini = end)
 Test(loss, of_a_worker_is_noticed_after_the_silence_and_not_before, .init = begin, .fini = end)
 {
     struct smoe_message pong = {.type = SMOE_MSG_PONG};
-    scene_tick(&s, 3000 * MS);
+    scene_pass(&s, 3000 * MS);
     cr_assert_not(s.closed[a]);
     scene_say(&s, b, &pong);
     scene_tick(&s, 1);
@@ -132,8 +132,20 @@ Test(loss, of_a_worker_that_sends_a_long_frame_is_no_loss, .init = begin, .fini 
 {
     smoe_core_heard(s.core, a, s.now_ns + 2000 * MS); /* bytes came, if no message yet */
     smoe_core_heard(s.core, b, s.now_ns + 2000 * MS);
-    scene_tick(&s, 4000 * MS);
+    scene_pass(&s, 4000 * MS);
     cr_assert_not(s.closed[a]);
+}
+
+Test(loss, of_a_worker_is_not_what_the_daemon_s_own_standstill_looks_like, .init = begin,
+     .fini = end)
+{
+    scene_pass(&s, 2000 * MS);
+    scene_tick(&s, 60000 * MS); /* it was stopped, and has not yet read what they said */
+    cr_assert_not(s.closed[a]);
+    scene_pass(&s, 1000 * MS);
+    cr_assert_not(s.closed[a], "they have the rest of their time");
+    scene_tick(&s, 1);
+    cr_assert(s.closed[a]);
 }
 
 Test(loss, of_a_worker_begins_an_attempt_in_which_older_frames_mean_nothing, .init = begin,

@@ -631,21 +631,31 @@ Test(gateway, closes_who_says_no_hello_in_time_and_not_earlier, .init = begin, .
     cr_assert_eq(stats.hello_timeouts, 1);
 }
 
-Test(gateway, takes_as_many_connections_as_it_has_sessions_and_one_again_when_one_leaves,
-     .init = begin, .fini = end)
+Test(gateway, lets_the_stranger_that_waited_longest_make_room_and_nobody_else, .init = begin,
+     .fini = end)
 {
-    uint32_t n = smoe_gateway_sessions_max(h.gw), extra;
+    uint32_t n = smoe_gateway_sessions_max(h.gw), session, first, dirty, closing = 0;
     struct smoe_gateway_stats stats;
-    uint32_t *sessions = calloc(n, sizeof *sessions);
-    for (uint32_t i = 0; i < n; i++)
-        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &sessions[i]), 0);
-    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &extra), SMOE_ELIMIT);
+    declare();
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &first), 0);
+    do {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+        smoe_gateway_stats(h.gw, &stats);
+    } while (!stats.crowded_out);
+    cr_assert_lt(stats.sessions, n, "there is room for those who close");
+    cr_assert(smoe_gateway_closing(h.gw, first));
+    for (; smoe_gateway_opened(h.gw, h.now_ns, &session) == 0; closing++)
+        ; /* and none of them is closed yet */
     smoe_gateway_stats(h.gw, &stats);
-    cr_assert_eq(stats.refused_connections, 1);
-    smoe_gateway_closed(h.gw, sessions[n / 2], h.now_ns);
-    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &extra), 0);
-    cr_assert_eq(extra, sessions[n / 2]);
-    free(sessions);
+    cr_assert_eq(stats.sessions, n, "then the next one waits");
+    cr_assert_geq(closing, 32);
+    for (int i = W0; i <= T; i++)
+        cr_assert_not(smoe_gateway_closing(h.gw, h.session[i]), "who said hello stays");
+    smoe_gateway_check(h.gw);
+    while (smoe_gateway_next_dirty(h.gw, &dirty))
+        if (smoe_gateway_closing(h.gw, dirty))
+            smoe_gateway_closed(h.gw, dirty, h.now_ns);
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
 }
 
 Test(gateway, says_bye_to_everybody_when_it_goes, .init = begin, .fini = end)
@@ -664,7 +674,8 @@ Test(gateway, says_bye_to_everybody_when_it_goes, .init = begin, .fini = end)
 
 Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
 {
-    struct smoe_report_context context = {"1.2.3", 5000 * MS, 1000 * MS, "127.0.0.1:7700", NULL};
+    struct smoe_report_context context = {"1.2.3", 5000 * MS, 1000 * MS, "127.0.0.1:7700",
+                                          "",      "",        NULL};
     static const char *const parts[] = {"\"submitted\":10", "\"settled\":10",      "\"w0\"",
                                         "\"w1\"",           "\"policy\":\"topk\"", "1.2.3"};
     declare();

@@ -106,12 +106,12 @@ static const struct smoe_conn_owner owner = {&d, direct, received, peek, consume
 
 /* ---- the stage ---- */
 
-static bool arrived(void *context, uv_stream_t *server)
+static int arrived(void *context, uv_stream_t *server)
 {
     (void)context;
     d.open = true;
     cr_assert_eq(smoe_conn_accept(&d.conn, server, &owner, d.scratch, d.ring), 0);
-    return true;
+    return 0;
 }
 
 static void on_end(uv_timer_t *timer)
@@ -139,7 +139,7 @@ static void on_ring_closed(void *context)
 
 static void begin(void)
 {
-    struct smoe_listener_owner listening = {&d, arrived, NULL};
+    struct smoe_listener_owner listening = {&d, arrived, NULL, 0};
     struct smoe_addr address;
     struct smoe_why why;
     d.in = calloc(1, BIG);

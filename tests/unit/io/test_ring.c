@@ -222,7 +222,7 @@ static void closed(void *context, int status)
     m->closed++;
 }
 
-static bool arrived(void *context, uv_stream_t *server)
+static int arrived(void *context, uv_stream_t *server)
 {
     struct member *m = &crowd[n_members++];
     struct smoe_conn_owner owner = {m, nowhere, ignore, peek, consume, closed};
@@ -230,12 +230,12 @@ static bool arrived(void *context, uv_stream_t *server)
     cr_assert_eq(smoe_conn_accept(&m->conn, server, &owner, scratch, ring), 0);
     if (n_members == CROWD)
         uv_stop(&loop);
-    return true;
+    return 0;
 }
 
 static void gather(struct smoe_listener *listener, int far[CROWD])
 {
-    struct smoe_listener_owner listening = {NULL, arrived, NULL};
+    struct smoe_listener_owner listening = {NULL, arrived, NULL, 0};
     struct smoe_addr address;
     struct smoe_why why;
     cr_assert_eq(smoe_addr_parse("127.0.0.1:0", &address, &why), 0);

@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #include "daemon/shell/store.h"
+#include "daemon/shell/store_queue.h"
+#include "tests/unit/io/alloc_fault.h"
 
 static struct disk {
     char dir[64], file[96];
@@ -560,6 +562,65 @@ Test(store, on_a_full_disk_loses_nothing_and_goes_on_when_there_is_room, .init =
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 5);
     smoe_restored_release(&all);
+}
+
+static struct smoe_record wide_record(uint64_t sequence, const char *name,
+                                      struct smoe_standing standings[SMOE_EXPERTS_MAX])
+{
+    struct smoe_record r = layer_record(sequence, name);
+    r.layer.shape.experts = SMOE_EXPERTS_MAX;
+    snprintf(standings[SMOE_EXPERTS_MAX - 1].host, sizeof standings->host, "last of %s", name);
+    r.standings = standings;
+    return r;
+}
+
+Test(store_queue, keeps_one_record_of_a_layer_however_long_nothing_can_be_written)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    struct smoe_record commit = {.type = SMOE_RECORD_COMMIT, .sequence = 500, .n_layers = 1};
+    struct smoe_record drop = {.type = SMOE_RECORD_DROP, .sequence = 1001};
+    size_t n = 0;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    for (uint64_t i = 1; i <= 1000; i++) {
+        struct smoe_record r = wide_record(i, i % 2 ? "odd" : "even", standings);
+        cr_assert_eq(smoe_store_queue_add(&queue, i == 500 ? &commit : &r, 1), 0);
+    }
+    smoe_list_for_each (it, &queue.waiting) {
+        static const uint64_t left[] = {500, 999, 1000};
+        cr_assert_eq(smoe_container_of(it, struct smoe_queued, link)->record.sequence, left[n++]);
+    }
+    cr_assert_eq(n, 3, "the commit, and each layer as it was last");
+    strcpy(drop.layer.name, "odd");
+    cr_assert_eq(smoe_store_queue_add(&queue, &drop, 1), 0);
+    cr_assert_eq(smoe_store_queue_free(&queue, &queue.waiting), 1001);
+    smoe_store_queue_release(&queue);
+}
+
+Test(store_queue, has_room_for_the_largest_records_when_memory_is_out)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    for (int round = 0; round < 2; round++) {
+        char name[16];
+        uint64_t n = 0;
+        int rc;
+        do {
+            snprintf(name, sizeof name, "layer%d", (int)++n);
+            struct smoe_record r = wide_record(n, name, standings);
+            smoe_alloc_fail_at(1);
+            rc = smoe_store_queue_add(&queue, &r, 1);
+            cr_assert(smoe_alloc_failed());
+        } while (rc == 0);
+        cr_assert_eq(rc, SMOE_ENOMEMORY);
+        cr_assert_geq(n - 1, 16);
+        struct smoe_list *second = queue.waiting.next->next;
+        const struct smoe_queued *q = smoe_container_of(second, struct smoe_queued, link);
+        cr_assert_str_eq(q->record.standings[SMOE_EXPERTS_MAX - 1].host, "last of layer2");
+        cr_assert_eq(smoe_store_queue_free(&queue, &queue.waiting), n - 1);
+    }
+    smoe_store_queue_release(&queue);
 }
 
 Test(store, that_must_stop_while_it_cannot_write_stops, .init = begin, .fini = end)

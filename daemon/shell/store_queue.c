@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/shell/store_queue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RESERVE 16
+
+int smoe_store_queue_init(struct smoe_store_queue *queue, struct smoe_why *why)
+{
+    size_t place = sizeof(struct smoe_queued) + SMOE_EXPERTS_MAX * sizeof(struct smoe_standing);
+    smoe_list_init(&queue->waiting);
+    smoe_list_init(&queue->reserve);
+    queue->reserve_bytes = calloc(RESERVE, place);
+    if (!queue->reserve_bytes)
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
+    for (size_t i = 0; i < RESERVE; i++) {
+        struct smoe_queued *q = (void *)(queue->reserve_bytes + i * place);
+        smoe_list_push_back(&queue->reserve, &q->link);
+    }
+    return 0;
+}
+
+void smoe_store_queue_release(struct smoe_store_queue *queue)
+{
+    free(queue->reserve_bytes);
+    queue->reserve_bytes = NULL;
+}
+
+/* Room for a record with so many bytes of standings. */
+static struct smoe_queued *take_room(struct smoe_store_queue *queue, size_t bytes)
+{
+    struct smoe_queued *q = malloc(sizeof *q + bytes);
+    struct smoe_list *first = smoe_list_first(&queue->reserve);
+    bool reserved = !q && first;
+    if (reserved) {
+        smoe_list_remove(first);
+        q = smoe_container_of(first, struct smoe_queued, link);
+    }
+    if (q)
+        *q = (struct smoe_queued){.reserved = reserved};
+    return q;
+}
+
+static void free_one(struct smoe_store_queue *queue, struct smoe_queued *q)
+{
+    smoe_list_remove(&q->link);
+    if (q->reserved)
+        smoe_list_push_back(&queue->reserve, &q->link);
+    else
+        free(q);
+}
+
+/* What waits about a layer that is to be written anew, or dropped. Commits stay: they may name others too. */
+static void drop_superseded(struct smoe_store_queue *queue, const struct smoe_record *by)
+{
+    if (by->type == SMOE_RECORD_COMMIT)
+        return;
+    smoe_list_for_each_safe (it, &queue->waiting) {
+        struct smoe_queued *q = smoe_container_of(it, struct smoe_queued, link);
+        if (q->record.type != SMOE_RECORD_COMMIT &&
+            strcmp(q->record.layer.name, by->layer.name) == 0)
+            free_one(queue, q);
+    }
+}
+
+int smoe_store_queue_add(struct smoe_store_queue *queue, const struct smoe_record *record,
+                         uint64_t epoch)
+{
+    bool whole = record->type == SMOE_RECORD_LAYER;
+    size_t bytes = whole ? record->layer.shape.experts * sizeof *record->standings : 0;
+    drop_superseded(queue, record);
+    struct smoe_queued *q = take_room(queue, bytes);
+    if (!q)
+        return SMOE_ENOMEMORY;
+    q->epoch = epoch;
+    q->record = *record;
+    if (whole)
+        memcpy(q->standings, record->standings, bytes);
+    q->record.standings = whole ? q->standings : NULL;
+    smoe_list_push_back(&queue->waiting, &q->link);
+    return 0;
+}
+
+uint64_t smoe_store_queue_free(struct smoe_store_queue *queue, struct smoe_list *list)
+{
+    uint64_t last = 0;
+    smoe_list_for_each_safe (it, list) {
+        struct smoe_queued *q = smoe_container_of(it, struct smoe_queued, link);
+        last = q->record.sequence;
+        free_one(queue, q);
+    }
+    return last;
+}
