@@ -32,8 +32,8 @@
 
 #define GAP_MAX    1e-6
 #define GAP_ENOUGH 1e-6                 /* of K N V mu: what is asked of a solve */
-#define WORK_MAX   UINT64_C(1000000000) /* scores and arcs looked at: a second or two */
-#define TOO_SLOW   "a solve exceeds 1e9 units of work"
+#define WORK_MAX   UINT64_C(4000000000) /* scores and arcs looked at: a few seconds */
+#define TOO_SLOW   "a solve exceeds 4e9 units of work"
 
 enum lane { READ, SCALAR, PASS, WARM, TORCH, LANES };
 

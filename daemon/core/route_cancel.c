@@ -216,8 +216,9 @@ static void lift_labels(struct smoe_route_graph *graph, double radius)
         uint32_t vertex = s->touched[k];
         if (s->distance[vertex] < radius) {
             s->label[vertex] += radius - s->distance[vertex];
-            if (smoe_route_is_expert(graph, vertex))
-                graph->lifted = fmax(graph->lifted, s->label[vertex] - s->expert_price[vertex]);
+            if (smoe_route_is_expert(graph, vertex) &&
+                s->label[vertex] - s->expert_price[vertex] > graph->lifted)
+                graph->lifted = s->label[vertex] - s->expert_price[vertex];
         }
         s->distance[vertex] = (double)INFINITY;
     }
@@ -357,7 +358,7 @@ static double rounding(const struct smoe_route_run *run)
         if (run->answer->arrivals[j] > 0)
             price = fmax(price, fmax(fabs(s->node_down[j]), fabs(s->node_price[j])));
     for (uint32_t i = 0; i < run->n_tokens; i++)
-        weight = fmax(weight, fabs(s->cutoff[i]));
+        weight = fabs(s->cutoff[i]) > weight ? fabs(s->cutoff[i]) : weight;
     return 64 * DBL_EPSILON * (price + weight);
 }
 

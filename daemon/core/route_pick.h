@@ -32,6 +32,7 @@ enum smoe_route_kernel {
     SMOE_ROUTE_SCALAR,   /* one cost after another, in double; the others must equal it */
     SMOE_ROUTE_PORTABLE, /* vectors of 4: SSE2, NEON, whatever the compiler has */
     SMOE_ROUTE_AVX2,
+    SMOE_ROUTE_AVX512VL, /* vectors of 8, with the instructions of the next */
     SMOE_ROUTE_AVX512,
     SMOE_ROUTE_KERNELS,
 };

@@ -129,7 +129,8 @@ static inline void smoe_route_tile_ahead(const float *next, uint32_t lanes, size
 
 #define TILE(x) x##_portable
 #define TARGET
-#define LANES 4
+#define LANES                 4
+#define LESS_PRODUCT(a, b, c) ((a) - (b) * (c))
 #if defined(__x86_64__)
 #define LESSER(a, b)  _mm_min_ps(a, b)
 #define GREATER(a, b) _mm_max_ps(a, b)
@@ -146,18 +147,28 @@ static inline four_floats choose(four_floats a, four_floats b, four_ints first)
 #include "daemon/core/route_pick_tile.h"
 
 #if defined(__x86_64__)
-#define TILE(x)       x##_avx2
-#define TARGET        __attribute__((target("avx2")))
-#define LANES         8
-#define LESSER(a, b)  _mm256_min_ps(a, b)
-#define GREATER(a, b) _mm256_max_ps(a, b)
+#define TILE(x)               x##_avx2
+#define TARGET                __attribute__((target("avx2")))
+#define LANES                 8
+#define LESSER(a, b)          _mm256_min_ps(a, b)
+#define GREATER(a, b)         _mm256_max_ps(a, b)
+#define LESS_PRODUCT(a, b, c) ((a) - (b) * (c))
 #include "daemon/core/route_pick_tile.h"
 
-#define TILE(x)       x##_avx512
-#define TARGET        __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-#define LANES         16
-#define LESSER(a, b)  _mm512_min_ps(a, b)
-#define GREATER(a, b) _mm512_max_ps(a, b)
+#define TILE(x)               x##_avx512vl
+#define TARGET                __attribute__((target("fma,avx512f,avx512bw,avx512dq,avx512vl")))
+#define LANES                 8
+#define LESSER(a, b)          _mm256_min_ps(a, b)
+#define GREATER(a, b)         _mm256_max_ps(a, b)
+#define LESS_PRODUCT(a, b, c) _mm256_fnmadd_ps(_mm256_set1_ps(b), c, a)
+#include "daemon/core/route_pick_tile.h"
+
+#define TILE(x)               x##_avx512
+#define TARGET                __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define LANES                 16
+#define LESSER(a, b)          _mm512_min_ps(a, b)
+#define GREATER(a, b)         _mm512_max_ps(a, b)
+#define LESS_PRODUCT(a, b, c) _mm512_fnmadd_ps(_mm512_set1_ps(b), c, a)
 #include "daemon/core/route_pick_tile.h"
 #endif
 
@@ -170,11 +181,14 @@ bool smoe_route_kernel_runs(enum smoe_route_kernel kernel)
 #if defined(__x86_64__)
     case SMOE_ROUTE_AVX2:
         return __builtin_cpu_supports("avx2");
+    case SMOE_ROUTE_AVX512VL:
     case SMOE_ROUTE_AVX512:
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
 #else
     case SMOE_ROUTE_AVX2:
+    case SMOE_ROUTE_AVX512VL:
     case SMOE_ROUTE_AVX512:
         return false;
 #endif
@@ -189,6 +203,8 @@ enum smoe_route_kernel smoe_route_kernel_best(uint32_t n_experts)
     /* the widest vectors pay when their last merge is small beside the row */
     if (n_experts > 128 && smoe_route_kernel_runs(SMOE_ROUTE_AVX512))
         return SMOE_ROUTE_AVX512;
+    if (n_experts > 4 && smoe_route_kernel_runs(SMOE_ROUTE_AVX512VL))
+        return SMOE_ROUTE_AVX512VL;
     if (n_experts > 4 && smoe_route_kernel_runs(SMOE_ROUTE_AVX2))
         return SMOE_ROUTE_AVX2;
     return n_experts > 1 ? SMOE_ROUTE_PORTABLE : SMOE_ROUTE_SCALAR;
@@ -239,8 +255,10 @@ static uint32_t tokens_in_bounds(const struct smoe_route_pick *pick, uint32_t la
 
 void smoe_route_pick_by(enum smoe_route_kernel kernel, const struct smoe_route_pick *pick)
 {
-    static const uint32_t LANES_OF[SMOE_ROUTE_KERNELS] = {
-        [SMOE_ROUTE_PORTABLE] = 4, [SMOE_ROUTE_AVX2] = 8, [SMOE_ROUTE_AVX512] = 16};
+    static const uint32_t LANES_OF[SMOE_ROUTE_KERNELS] = {[SMOE_ROUTE_PORTABLE] = 4,
+                                                          [SMOE_ROUTE_AVX2] = 8,
+                                                          [SMOE_ROUTE_AVX512VL] = 8,
+                                                          [SMOE_ROUTE_AVX512] = 16};
     struct smoe_route_tile tile;
     uint32_t n_tiled = 0;
     smoe_assert(pick->top_k >= 1 && pick->top_k <= SMOE_TOP_K_MAX);
@@ -254,6 +272,8 @@ void smoe_route_pick_by(enum smoe_route_kernel kernel, const struct smoe_route_p
 #if defined(__x86_64__)
     if (n_tiled && kernel == SMOE_ROUTE_AVX2)
         run_avx2(&tile, n_tiled);
+    if (n_tiled && kernel == SMOE_ROUTE_AVX512VL)
+        run_avx512vl(&tile, n_tiled);
     if (n_tiled && kernel == SMOE_ROUTE_AVX512)
         run_avx512(&tile, n_tiled);
 #endif

@@ -7,6 +7,7 @@
  *     TARGET       the attribute that lets the compiler use the instructions
  *     LANES        floats of a vector: 4, 8 or 16
  *     LESSER(a, b), GREATER(a, b)   lane by lane, no NaN
+ *     LESS_PRODUCT(a, b, c)         a - b c, however it is rounded; b a scalar
  *
  * A row of vectors is read once, turned, and kept in registers:
  *
@@ -66,7 +67,7 @@ TARGET static inline __attribute__((always_inline)) TILE(floats)
     memcpy(&score, scores + e, sizeof score);
     memcpy(&price, tile->price + e, sizeof price);
     memcpy(&expert, tile->expert + e, sizeof expert);
-    TILE(floats) cost = price - tile->weight * score;
+    TILE(floats) cost = LESS_PRODUCT(price, tile->weight, score);
     return (TILE(floats))(((TILE(ints))cost & ~tile->expert_mask) | expert);
 }
 
@@ -169,5 +170,6 @@ TARGET static void TILE(run)(const struct smoe_route_tile *tile, uint32_t n_toke
 #undef LANES
 #undef LESSER
 #undef GREATER
+#undef LESS_PRODUCT
 
 #endif
