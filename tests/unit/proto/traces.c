@@ -230,9 +230,10 @@ static const char *workers_difference(const struct smoe_trace_worker *x, uint32_
         FIELD(budget_w);
         FIELD(curve_points);
         FIELD(stepless);
-        if (!SAME(a->curve_hz, b->curve_hz, a->curve_points * sizeof(double)))
+        size_t bytes = a->curve_points * sizeof(double);
+        if (bytes && !SAME(a->curve_hz, b->curve_hz, bytes))
             return "curve_hz";
-        if (!SAME(a->curve_watts, b->curve_watts, a->curve_points * sizeof(double)))
+        if (bytes && !SAME(a->curve_watts, b->curve_watts, bytes))
             return "curve_watts";
         FIELD(units);
         FIELD(arrivals);
