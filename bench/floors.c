@@ -80,6 +80,14 @@ static const struct smoe_floor floors[] = {
     {"memory.session.1000", MOST, 16},
     {"memory.session.4000", MOST, 16},
 
+    /* A plan at every iteration costs next to nothing; 58 layers are DeepSeek-V3's. */
+    {"placement.plan.1x64x256.*.highest-averages", MOST, 50},
+    {"placement.plan.58x256x288.*.highest-averages", MOST, 10000},
+    /* Re-placing sends what standing still sends. */
+    {"placement.bytes.to_static", MOST, 1.02},
+    {"placement.bytes.to_DG_DW", MOST, 1},
+    {"placement.memory.copy_to_paper", MOST, 1.02},
+
     {"train.b64.to_torch", LEAST, 1},
     {"train.b256.to_torch", LEAST, 1},
     {"train.lyapunov.slow.to_capacity", LEAST, 0.85},

@@ -13,17 +13,19 @@
 #define PROGRAM "stablemoe-bench"
 
 /* name, padded for --help, what it measures */
-#define BENCHES(X)                                                                                \
-    X(kernels, "kernels", "expert forward, backward and optimizer against plain BLAS and memory") \
-    X(frame, "frame  ", "messages and tensors through the protocol against copying their bytes")  \
-    X(route, "route  ",                                                                           \
-      "the slot's solve and its hot pass against reading memory, torch.topk and CLP")             \
-    X(router, "router ", "experts of tokens by a frozen router's table against torch")            \
-    X(core, "core   ", "whole slots of the daemon's mind against the solve alone")                \
-    X(latency, "latency", "one remote expert forward through the gateway against bare sockets")   \
-    X(net, "net    ", "the daemon under messages and tensors against bare epoll servers")         \
-    X(memory, "memory ", "memory of the daemon for each idle worker")                             \
-    X(train, "train  ", "training on Fashion-MNIST with two workers against torch with gloo")
+#define BENCHES(X)                                                                                 \
+    X(kernels, "kernels  ",                                                                        \
+      "expert forward, backward and optimizer against plain BLAS and memory")                      \
+    X(frame, "frame    ", "messages and tensors through the protocol against copying their bytes") \
+    X(route, "route    ",                                                                          \
+      "the slot's solve and its hot pass against reading memory, torch.topk and CLP")              \
+    X(router, "router   ", "experts of tokens by a frozen router's table against torch")           \
+    X(core, "core     ", "whole slots of the daemon's mind against the solve alone")               \
+    X(latency, "latency  ", "one remote expert forward through the gateway against bare sockets")  \
+    X(net, "net      ", "the daemon under messages and tensors against bare epoll servers")        \
+    X(memory, "memory   ", "memory of the daemon for each idle worker")                            \
+    X(placement, "placement", "planning where experts stand, what it sends and holds")             \
+    X(train, "train    ", "training on Fashion-MNIST with two workers against torch with gloo")
 
 static const struct entry {
     const char *name;
@@ -79,7 +81,7 @@ static const struct smoe_cli cli = {
     .operands_max = 1,
     .more = "Names:\n"
             "  list           print the names\n"
-#define X(name, padded, help) "  " padded "        " help "\n"
+#define X(name, padded, help) "  " padded "      " help "\n"
     BENCHES(X)
 #undef X
         ,

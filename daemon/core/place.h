@@ -110,8 +110,7 @@ struct smoe_place_worth smoe_place_worth(const struct smoe_place_problem *proble
                                          const struct smoe_place_plan *plan,
                                          struct smoe_place_scratch *scratch);
 
-/* What the busiest worker takes where routing shares visits as well as can be, which prices do: exactly, and about
- * a hundred times as long to find out as smoe_place_worth, whose time_s it never exceeds. [s] */
+/* What the busiest worker takes where routing shares visits as well as can be, which prices do: exactly, and about twenty times as long to find out as smoe_place_worth, whose time_s it never exceeds. [s] */
 double smoe_place_priced_time(const struct smoe_place_problem *problem,
                               const struct smoe_place_plan *plan,
                               struct smoe_place_scratch *scratch);

@@ -324,6 +324,14 @@ static uint32_t choose(const struct making *m, struct smoe_place_key *line, uint
     return chosen.index;
 }
 
+/* A worker unlike all others has no choice. */
+static void deal_alone(struct making *m, const struct smoe_place_group *g)
+{
+    const struct smoe_place_scratch *s = m->scratch;
+    uint16_t *expert = m->plan->expert + m->plan->slot_first[s->worker[g->first]];
+    memcpy(expert, s->bag + g->bag, (g->end - g->bag) * sizeof *expert);
+}
+
 static void deal(struct making *m, const struct smoe_place_group *g)
 {
     struct smoe_place_scratch *s = m->scratch;
@@ -378,6 +386,6 @@ void smoe_place_make_highest(const struct smoe_place_problem *problem,
     allot(&m);
     mend(&m);
     for (const struct smoe_place_group *g = scratch->group; g < scratch->group + m.n_groups; g++)
-        deal(&m, g);
+        (g->n > 1 ? deal : deal_alone)(&m, g);
     keep_better(problem, &m);
 }

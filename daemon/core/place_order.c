@@ -16,7 +16,8 @@ void smoe_place_sort(struct smoe_place_key *items, uint32_t n)
 {
     static const uint32_t gaps[] = {99205, 44091, 19595, 8709, 3870, 1720, 764,
                                     340,   151,   57,    23,   10,   4,    1};
-    for (unsigned g = 0; g < sizeof gaps / sizeof *gaps; g++)
+    unsigned first = n < 57 ? 9 : 0; /* most sorts are of a few */
+    for (unsigned g = first; g < sizeof gaps / sizeof *gaps; g++)
         for (uint32_t gap = gaps[g], i = gap; i < n; i++) {
             struct smoe_place_key item = items[i];
             uint32_t at = i;

@@ -288,7 +288,7 @@ Test(place, the_plan_is_the_same_on_every_machine)
                 digest = smoe_mix64(digest + p.expert[q]);
         }
     }
-    cr_assert_eq(digest, UINT64_C(0x6b2fb6facd904171), "%llx", (unsigned long long)digest);
+    cr_assert_eq(digest, UINT64_C(0x32f749e3e056bab6), "%llx", (unsigned long long)digest);
 }
 
 /* ---- how good ---- */
