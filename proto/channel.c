@@ -27,6 +27,21 @@ void smoe_channel_release(struct smoe_channel *ch)
     smoe_outbox_release(&ch->out);
 }
 
+/* A message of a later version than ours, from a peer that speaks one: within the limits it is passed over. */
+static bool is_foreign(const struct smoe_channel *ch)
+{
+    const struct smoe_frame_header *h = &ch->in.header;
+    return ch->peer_is_newer && !smoe_message_name(h->type) &&
+           h->body_bytes <= ch->body_bytes_max && h->tensor_bytes <= ch->tensor_bytes_max;
+}
+
+static int pass_over(struct smoe_channel *ch)
+{
+    if (ch->in.header.tensor_bytes)
+        smoe_inbox_skip(&ch->in);
+    return 0;
+}
+
 static int on_body(struct smoe_channel *ch, const struct smoe_channel_owner *owner,
                    struct smoe_why *why)
 {
@@ -76,10 +91,12 @@ static int on_event(struct smoe_channel *ch, enum smoe_inbox_event event,
     const struct smoe_frame_header *h = &ch->in.header;
     switch (event) {
     case SMOE_INBOX_HEADER:
+        if (is_foreign(ch))
+            return 0;
         return smoe_message_admit(h->type, h->body_bytes, h->tensor_bytes, ch->peer_side,
                                   ch->body_bytes_max, ch->tensor_bytes_max, why);
     case SMOE_INBOX_BODY:
-        return on_body(ch, owner, why);
+        return is_foreign(ch) ? pass_over(ch) : on_body(ch, owner, why);
     case SMOE_INBOX_TENSOR:
         return on_tensor(ch, owner, why);
     case SMOE_INBOX_MORE:

@@ -19,6 +19,7 @@ struct smoe_channel {
     struct smoe_wire *wire;     /* borrowed, shared by all channels of a machine */
     struct smoe_budget *budget; /* borrowed; charged with raw parts coming in */
     unsigned peer_side;         /* the SMOE_BY_x and SMOE_TO_x bits that the peer may use */
+    bool peer_is_newer;         /* types that we do not know are passed over */
     uint32_t body_bytes_max;    /* protobuf part, at most, now */
     uint64_t tensor_bytes_max;  /* raw part, at most, now */
     struct smoe_inbox in;

@@ -265,6 +265,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
     s->state = SMOE_GATE_OPEN;
     s->channel.peer_side = worker ? SMOE_BY_WORKER : SMOE_BY_TRAINER;
     s->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
+    s->channel.peer_is_newer = m->protocol_max > SMOE_PROTOCOL_MAX;
     snprintf(s->peer, sizeof s->peer, "%s %s", worker ? "worker" : "trainer", m->name);
     struct smoe_event event = {.type = SMOE_EVENT_HELLO,
                                .now_ns = d->now_ns,

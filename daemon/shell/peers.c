@@ -26,6 +26,7 @@
 #define BACKLOG   1024
 #define CLOSE_MS  1000
 #define SECOND_NS UINT64_C(1000000000)
+#define AT_ONCE   16 /* connections taken before everybody else has had a turn */
 #define RESERVE   48 /* two sockets with 16 clients each, and a few files */
 
 struct peer {
@@ -50,6 +51,8 @@ struct smoe_peers {
     struct smoe_list all;
     uint8_t *scratch;
     struct smoe_log_limit waits, strangers, ends; /* how often these are logged */
+    uint64_t turn_ms;                             /* of the loop, in which so many were taken */
+    unsigned taken;
     int waiting;       /* why connections wait, a libuv error; 0: they do not */
     uint64_t clock_ns; /* what `clock` is set to; 0: it has fired */
     bool listening, closing, flushing;
@@ -177,9 +180,20 @@ const char *smoe_peers_waiting(const struct smoe_peers *p)
     return p->waiting ? uv_strerror(p->waiting) : "";
 }
 
+/* libuv empties the whole backlog in one turn: a thousand connections would make the slot late. */
+static bool has_had_its_turn(struct smoe_peers *p)
+{
+    if (p->turn_ms != uv_now(p->loop))
+        p->taken = 0;
+    p->turn_ms = uv_now(p->loop);
+    return p->taken++ >= AT_ONCE;
+}
+
 static int on_connection(void *context, uv_stream_t *server)
 {
     struct smoe_peers *p = context;
+    if (has_had_its_turn(p))
+        return UV_EAGAIN;
     struct peer *peer = calloc(1, sizeof *peer);
     uint32_t session;
     if (!peer)

@@ -30,6 +30,7 @@ FLOAT64 = bool(os.environ.get("SMOE_FLOAT64"))
 DATA = "/usr/share/datasets/fashion-mnist"
 
 PATIENCE_S = 120 if SANITIZED else 60  # the longest a test waits for anything
+TOLERANCE = 1e-9 if FLOAT64 else 1e-5  # between one state and another that is to be the same
 REPORT = re.compile(r"(Leak|Address|Thread|UndefinedBehavior)Sanitizer|runtime error:|assertion")
 
 
@@ -83,14 +84,14 @@ def ask(address, request, timeout=10.0):
 class Process:
     """A program that was started, with its output in files."""
 
-    def __init__(self, fleet, name, argv, env):
+    def __init__(self, fleet, name, argv, env, beneath=()):
         self.name = name
         self.argv = argv
         self.out_path = os.path.join(fleet.dir, f"{name}.out")
         self.err_path = os.path.join(fleet.dir, f"{name}.err")
         self.expected = {0}  # exit codes, negative for signals
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
-            self.popen = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + argv, env=env,
+            self.popen = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *beneath, *argv], env=env,
                                           stdin=subprocess.DEVNULL, stdout=out, stderr=err)
 
     def out(self):
@@ -150,9 +151,10 @@ class Fleet:
     def path(self, name):
         return os.path.join(self.dir, name)
 
-    def start(self, name, argv):
+    def start(self, name, argv, beneath=()):
+        """`beneath`: the words of a command that becomes the program, such as env or unshare."""
         count = sum(p.name.split("#")[0] == name for p in self.processes)
-        process = Process(self, f"{name}#{count + 1}" if count else name, argv, self.env)
+        process = Process(self, f"{name}#{count + 1}" if count else name, argv, self.env, beneath)
         self.processes.append(process)
         return process
 
@@ -165,18 +167,19 @@ class Fleet:
 
     # ---- the programs ----
 
-    def start_daemon(self, *args, listen="127.0.0.1:0", status="127.0.0.1:0", state_dir=None):
+    def start_daemon(self, *args, listen="127.0.0.1:0", status="127.0.0.1:0", state_dir=None,
+                     beneath=()):
         daemon = self.start("stablemoed", [
             os.path.join(BIN, "stablemoed"), "--listen", listen, "--status", status, "--state-dir",
-            state_dir or self.state_dir, *args])
+            state_dir or self.state_dir, *args], beneath)
         line = daemon.wait_for_line(r"msg=listening peers=(\S+) status=(\S+)")
         self.gateway, self.status_address = line.group(1), line.group(2)
         return daemon
 
-    def start_worker(self, name, *args, gateway=None):
+    def start_worker(self, name, *args, gateway=None, beneath=()):
         return self.start(name, [
             os.path.join(BIN, "stablemoe-worker"), "--gateway", gateway or self.gateway, "--id", name,
-            "--state-dir", self.path(name), *args])
+            "--state-dir", self.path(name), *args], beneath)
 
     def start_workers(self, n, *args):
         """n workers w1..wn, ready."""
@@ -184,10 +187,15 @@ class Fleet:
         self.wait_ready(n)
         return workers
 
-    def start_trainer(self, *args, name="trainer", gateway=None):
+    def start_trainer(self, *args, name="trainer", gateway=None, beneath=()):
         return self.start(name, [
             os.path.join(BIN, "stablemoe-train"), "--gateway", gateway or self.gateway, "--name", name,
-            "--dataset", "fashion-mnist", "--json", *args])
+            "--dataset", "fashion-mnist", "--json", *args], beneath)
+
+    def start_survivor(self, beneath=()):
+        """A trainer that repeats every committed step by itself: see survivor.c."""
+        return Survivor(self.start("survivor", [
+            os.path.join(HELPERS, "integration_survivor"), self.gateway], beneath))
 
     def ctl(self, *args):
         """(exit code, stdout, stderr) of stablemoectl."""
@@ -244,6 +252,29 @@ class Fleet:
         shutil.rmtree(self.dir)
 
 
+class Survivor:
+    """The process of survivor.c, and the steps that it has told of."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def steps(self):
+        """Whole lines only."""
+        out = self.process.out()
+        lines = out[:out.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in lines]
+
+    def wait_for_steps(self, n):
+        """n more."""
+        before = len(self.steps())
+
+        def done():
+            if not self.process.running():
+                raise AssertionError(f"the survivor ended: {self.process.err()[-2000:]}")
+            return len(self.steps()) >= before + n
+        wait_for(f"{n} more steps", done)
+
+
 class FleetTest(unittest.TestCase):
     """A test case with a fleet of its own; whatever it starts is ended and checked after it."""
 
@@ -279,6 +310,21 @@ class FleetTest(unittest.TestCase):
         self.assertEqual(account["submitted"],
                          account["settled"] + account["failed"] + account["in_flight"], what)
         self.assertLessEqual(account["committed"], account["settled"], what)
+
+    def assertLawful(self):
+        """The law of the ledger, for all and for each trainer."""
+        status = self.fleet.status()
+        self.assertBalanced(status["ledger"], "ledger")
+        for trainer in status["trainers"]:
+            self.assertBalanced(trainer, trainer["name"])
+
+    def assertSameSteps(self, survivor):
+        """Every step was taken once, in order, and was the reference step. Ends the survivor."""
+        survivor.process.end()  # while there is still somebody to answer its last step
+        steps = survivor.steps()
+        self.assertEqual([s["step"] for s in steps], list(range(1, len(steps) + 1)))
+        for s in steps:
+            self.assertLess(s["distance"], TOLERANCE, s)
 
 
 def train_args(limit=1000, epochs=1, **options):

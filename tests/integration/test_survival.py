@@ -21,7 +21,6 @@ from harness import train_args
 
 KILLS = int(os.environ.get("SMOE_KILLS", "60" if harness.SANITIZED else "300"))
 SEED = int(os.environ.get("SMOE_SEED", "1"))
-TOLERANCE = 1e-9 if harness.FLOAT64 else 1e-5
 WORKERS = 4
 
 
@@ -92,12 +91,6 @@ class Survival(harness.FleetTest):
             e["worker"] and e["copy"] and not e["copying"] for e in layer["experts"])
             for layer in layers)
 
-    def assertLawful(self):
-        status = self.fleet.status()
-        self.assertBalanced(status["ledger"], "ledger")
-        for trainer in status["trainers"]:
-            self.assertBalanced(trainer, trainer["name"])
-
     def progress(self, kill, what):
         if sys.stderr.isatty() or kill % 50 == 0:
             print(f"{kill}/{KILLS} {what}", file=sys.stderr, flush=True)
@@ -106,39 +99,23 @@ class Survival(harness.FleetTest):
 class Steps(Survival):
     def setUp(self):
         super().setUp()
-        self.survivor = self.fleet.start("survivor", [
-            os.path.join(harness.HELPERS, "integration_survivor"), self.fleet.gateway])
-        self.lines = 0
-
-    def steps(self):
-        """What the survivor has printed so far; whole lines only."""
-        out = self.survivor.out()
-        lines = out[:out.rfind("\n") + 1].splitlines()
-        self.assertTrue(self.survivor.running(), self.survivor.err())
-        return [json.loads(line) for line in lines]
-
-    def wait_for_steps(self, n):
-        before = len(self.steps())
-        harness.wait_for(f"{n} more steps", lambda: len(self.steps()) >= before + n)
+        self.survivor = self.fleet.start_survivor()
 
     def test_every_committed_step_is_the_reference_step_whoever_dies(self):
         recoveries = []
-        self.wait_for_steps(2)
+        self.survivor.wait_for_steps(2)
         for kill in range(KILLS):
             harness.wait_for("both copies of every expert", self.has_both_copies)
             self.pause(0.05)
             began = time.monotonic()
             self.random.choice([self.kill_worker, self.kill_worker, self.kill_daemon])()
-            self.wait_for_steps(1)
+            self.survivor.wait_for_steps(1)
             recoveries.append(time.monotonic() - began)
-            self.progress(kill + 1, f"kills, step {self.steps()[-1]['step']}")
+            self.progress(kill + 1, f"kills, step {self.survivor.steps()[-1]['step']}")
         self.assertLawful()
         self.fleet.wait_ready(WORKERS)
-        steps = self.steps()
-        self.survivor.end()  # while there is still somebody to answer its last step
-        self.assertEqual([s["step"] for s in steps], list(range(1, len(steps) + 1)))
-        for s in steps:
-            self.assertLess(s["distance"], TOLERANCE, s)
+        self.assertSameSteps(self.survivor)
+        steps = self.survivor.steps()
         self.assertLess(steps[-1]["loss"], steps[0]["loss"])
         print(f"{KILLS} kills, {len(steps)} steps; next committed step after "
               f"{quantile(recoveries, 0.5):.3f} s (p50), {quantile(recoveries, 0.99):.3f} s (p99), "
@@ -197,7 +174,7 @@ class WholeRuns(Survival):
         self.assertGreater(len(want), 10)
         worst = max(distance(got[name], want[name]) for name in want)
         print(f"{kills} kills in {20 * self.EPOCHS} steps; the final state differs by {worst:.2g}")
-        self.assertLess(worst, TOLERANCE)
+        self.assertLess(worst, harness.TOLERANCE)
 
 
 if __name__ == "__main__":

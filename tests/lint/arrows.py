@@ -177,7 +177,8 @@ def check_shell_meeting(path, target):
         return None
     other = os.path.basename(target)
     stem = name[:-2]
-    if name in SHELL_MEETING or other in SHELL_COMMON or stem.startswith(other[:-2]):
+    if name in SHELL_MEETING or other in SHELL_COMMON or stem.startswith(other[:-2]) or \
+            other.startswith(stem + "_"):  # a part of its own
         return None
     return f"meets {other} outside loop.c"
 
