@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(clang tsan float64 storm fuzz tidy cppcheck analyzer)
+all=(clang tsan float64 storm abuse fuzz tidy cppcheck analyzer)
 only=()
 skip=()
 jobs=$(nproc)
@@ -63,6 +63,15 @@ run_storm() {
     phase "storm: kill -9" env SMOE_KILLS=3000 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_survival.py
     phase "storm: random worlds" build/release/bin/stablemoe-sim story random --seeds 1..20000
+}
+
+# Twenty times the crowd's turnover, and every allocation of every start.
+run_abuse() {
+    configure_and_build release || return 1
+    phase "abuse: crowds" env SMOE_ROUNDS=20 SMOE_BIN=build/release/bin \
+        SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_abuse.py
+    phase "abuse: shortage" env SMOE_ALLOCATIONS=1 SMOE_BIN=build/release/bin \
+        SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_shortage.py
 }
 
 # Each fuzzer starts from the corpus in the tree and keeps what it finds in the build tree.

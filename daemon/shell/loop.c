@@ -10,7 +10,6 @@
  */
 #include "daemon/shell/loop.h"
 
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -233,14 +232,12 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 static void on_check(uv_timer_t *timer)
 {
-    struct daemon *d = timer->data;
-    smoe_gateway_check(d->gateway);
+    smoe_gateway_check(((struct daemon *)timer->data)->gateway);
 }
 
 static void on_watchdog(uv_timer_t *timer)
 {
-    struct daemon *d = timer->data;
-    (void)smoe_notify_alive(&d->notify);
+    (void)smoe_notify_alive(&((struct daemon *)timer->data)->notify);
 }
 
 static int start_signals(struct daemon *d)
@@ -351,8 +348,7 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
     uint64_t epoch;
     struct smoe_restored restored = {0};
     int rc = smoe_store_open(s->state_dir, &d->store, &epoch, why);
-    if (rc == 0)
-        rc = smoe_store_load(d->store, &restored, why);
+    rc = rc ? rc : smoe_store_load(d->store, &restored, why);
     if (rc)
         return rc;
     struct smoe_gateway_options o = {
@@ -382,10 +378,8 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
     snprintf(o.core.software, sizeof o.core.software, "stablemoed %s", d->start->version);
     rc = smoe_store_start(d->store, &d->loop, on_written, d);
     d->store_started = rc == 0;
-    if (rc == 0)
-        rc = start_recorder(d, o.core.software, why);
-    if (rc == 0)
-        rc = smoe_gateway_new(&o, &d->gateway, why);
+    rc = rc ? rc : start_recorder(d, o.core.software, why);
+    rc = rc ? rc : smoe_gateway_new(&o, &d->gateway, why);
     if (rc == 0 && restored.n_layers)
         smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("journal read"),
                  smoe_u64_field("layers", restored.n_layers), smoe_u64_field("epoch", epoch));
@@ -414,12 +408,12 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
     enum smoe_backend backend = (enum smoe_backend)d->settings.backend;
     struct smoe_peers_options peers = {&d->loop, &d->settings.listen, backend, d->gateway, &d->log};
     int rc = smoe_peers_start(&peers, &d->peers, why);
-    if (rc == 0)
-        rc = smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
-                                   &d->commands, &d->status, why);
-    if (rc == 0)
-        rc = smoe_lines_listen_unix(&d->loop, path, smoe_commands_admin, &d->commands, &d->admin,
-                                    why);
+    rc = rc ? rc
+            : smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
+                                    &d->commands, &d->status, why);
+    rc = rc ? rc
+            : smoe_lines_listen_unix(&d->loop, path, smoe_commands_admin, &d->commands, &d->admin,
+                                     why);
     if (rc)
         return rc;
     smoe_peers_address(d->peers, &address);
@@ -481,10 +475,9 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
                   smoe_clock_wall_ms);
     int rc = smoe_notify_init(&d->notify, getenv("NOTIFY_SOCKET"), why);
-    if (rc == 0)
-        rc = smoe_statedir_open(&d->state, d->settings.state_dir, why);
-    if (rc == 0)
-        rc = smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
+    rc = rc ? rc : smoe_statedir_open(&d->state, d->settings.state_dir, why);
+    rc = rc ? rc
+            : smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
     if (rc == 0) {
         start_timers(d);
         rc = bring_up(d, why);

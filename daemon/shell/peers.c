@@ -26,7 +26,8 @@
 #define BACKLOG   1024
 #define CLOSE_MS  1000
 #define SECOND_NS UINT64_C(1000000000)
-#define AT_ONCE   16 /* connections taken before everybody else has had a turn */
+#define AT_ONCE   16 /* connections taken within TURN_NS: the others then have a turn */
+#define TURN_NS   UINT64_C(1000000)
 #define RESERVE   48 /* two sockets with 16 clients each, and a few files */
 
 struct peer {
@@ -51,7 +52,7 @@ struct smoe_peers {
     struct smoe_list all;
     uint8_t *scratch;
     struct smoe_log_limit waits, strangers, ends; /* how often these are logged */
-    uint64_t turn_ms;                             /* of the loop, in which so many were taken */
+    uint64_t turn_ns;                             /* since when so many were taken */
     unsigned taken;
     int waiting;       /* why connections wait, a libuv error; 0: they do not */
     uint64_t clock_ns; /* what `clock` is set to; 0: it has fired */
@@ -180,12 +181,14 @@ const char *smoe_peers_waiting(const struct smoe_peers *p)
     return p->waiting ? uv_strerror(p->waiting) : "";
 }
 
-/* libuv empties the whole backlog in one turn: a thousand connections would make the slot late. */
+/* libuv empties the whole backlog in one turn of the loop: a thousand connections would make the slot late. */
 static bool has_had_its_turn(struct smoe_peers *p)
 {
-    if (p->turn_ms != uv_now(p->loop))
+    uint64_t now_ns = smoe_clock_monotonic_ns();
+    if (now_ns - p->turn_ns >= TURN_NS) {
+        p->turn_ns = now_ns;
         p->taken = 0;
-    p->turn_ms = uv_now(p->loop);
+    }
     return p->taken++ >= AT_ONCE;
 }
 
