@@ -14,19 +14,24 @@ union control {
     char bytes[CMSG_SPACE(sizeof(int))];
 };
 
+void smoe_freqlink_patience(int fd, int ms)
+{
+    struct timeval patience = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience); /* fails for no socket */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+}
+
 int smoe_freqlink_open(const char *path)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
-    struct timeval patience = {.tv_usec = SMOE_FREQLINK_PATIENCE_MS * 1000};
     if (strlen(path) >= sizeof to.sun_path)
         return -ENAMETOOLONG;
     memcpy(to.sun_path, path, strlen(path));
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) ||
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) ||
-        connect(fd, (const struct sockaddr *)&to, sizeof to)) {
+    smoe_freqlink_patience(fd, SMOE_FREQLINK_PATIENCE_MS);
+    if (connect(fd, (const struct sockaddr *)&to, sizeof to)) {
         int rc = -errno;
         close(fd);
         return rc;

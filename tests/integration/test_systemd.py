@@ -279,6 +279,7 @@ class Frequencies(Machine):
         wait_for("the machine as it was found", lambda: self.tree() == self.before)
 
     def test_a_worker_limits_the_clock_through_the_socket_and_nothing_stays(self):
+        self.drop_in("stablemoe-freqd.service", "ExecStartPre=/bin/sleep 1")  # a busy machine
         self.systemctl("start", "stablemoed", "stablemoe-freqd.socket", "stablemoe-worker@a")
         self.wait_limited()  # so the helper was started by the worker's asking
         self.wait_workers(1)

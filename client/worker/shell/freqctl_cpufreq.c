@@ -228,6 +228,8 @@ static int try_helper(struct smoe_freqctl *ctl, struct cpufreq *s, struct smoe_w
     const char *path = ctl->options.helper;
     struct smoe_freq_answer answer;
     int rc = s->link = smoe_freqlink_open(path);
+    if (rc >= 0)
+        smoe_freqlink_patience(s->link, SMOE_FREQLINK_START_MS);
     for (uint32_t i = 0; rc >= 0 && i < s->n; i++) {
         rc = smoe_freqlink_ask(
             s->link,
@@ -239,7 +241,10 @@ static int try_helper(struct smoe_freqctl *ctl, struct cpufreq *s, struct smoe_w
         if (rc == 0 && share * ctl->options.nominal_hz < ctl->max_hz)
             ctl->max_hz = share * ctl->options.nominal_hz;
     }
-    return rc < 0 ? smoe_fail(why, rc, "%s: %s", path, smoe_strerror(rc)) : 0;
+    if (rc < 0)
+        return smoe_fail(why, rc, "%s: %s", path, smoe_strerror(rc));
+    smoe_freqlink_patience(s->link, SMOE_FREQLINK_PATIENCE_MS);
+    return 0;
 }
 
 static int cpufreq_open(struct smoe_freqctl *ctl, struct smoe_why *why)

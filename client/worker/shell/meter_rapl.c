@@ -65,6 +65,7 @@ static int borrow_counter(const char *helper, uint32_t zone)
     int descriptor = -1, link = smoe_freqlink_open(helper);
     if (link < 0)
         return link;
+    smoe_freqlink_patience(link, SMOE_FREQLINK_START_MS);
     int rc = smoe_freqlink_ask(
         link, (struct smoe_freq_request){.kind = SMOE_FREQ_COUNTER, .subject = zone}, &answer,
         &descriptor);
