@@ -65,6 +65,7 @@ struct smoe_trace_worker {
     double units;        /* FREQUENCY: lanes times what they achieve of a frequency, > 0 */
     uint32_t arrivals;   /* FREQUENCY: visits that leave with it */
     uint64_t before_khz; /* FREQUENCY: decided before, of one lane; 0: never */
+    double owed;         /* FREQUENCY: cycles that P-states in turns gave too few */
     uint64_t freq_khz;   /* FREQUENCY: decided, of one lane */
 };
 

@@ -55,6 +55,7 @@ static int check_worker(struct smoe_reader *r, const struct smoe_trace_worker *w
     rc = rc ? rc : smoe_check_double(r, "workers.freq_max", w->freq_max_hz, 1e-6, FREQ_MAX_HZ);
     rc = rc ? rc : smoe_check_double(r, "workers.kappa", w->kappa, 0, 1);
     rc = rc ? rc : smoe_check_range(r, "workers.arrivals", w->arrivals, 0, (uint64_t)VISITS_MAX);
+    rc = rc ? rc : smoe_check_double(r, "workers.owed", w->owed, -NUMBER_MAX, NUMBER_MAX);
     rc = rc ? rc : smoe_check_double(r, "workers.units", w->units, 1e-3, NUMBER_MAX);
     rc = rc ? rc : check_watts(r, "workers.cap", w->cap_w);
     return rc ? rc : check_watts(r, "workers.budget", w->budget_w);

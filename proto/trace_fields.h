@@ -29,7 +29,8 @@ void smoe_trace_write_frame(uint32_t type, size_t bytes, uint8_t *record);
     X(kappa, kappa, 0)                    \
     X(cap, cap_w, (double)INFINITY)       \
     X(budget, budget_w, (double)INFINITY) \
-    X(units, units, 1)
+    X(units, units, 1)                    \
+    X(owed, owed, 0)
 
 /* ... and those that are counts; 0 where they are left out. */
 #define SMOE_TRACE_COUNT_MAP(X) \

@@ -104,6 +104,8 @@ struct smoe_msg_hello {
     double busy_watts;
     double budget_watts, cap_watts; /* mean and highest power it may draw; 0: any */
     smoe_name freq_driver;
+    const uint64_t *freq_states_khz; /* [n_freq_states] > 0, rising; none: any frequency is taken */
+    size_t n_freq_states;            /* 0..SMOE_FREQ_STATES_MAX */
 };
 
 struct smoe_msg_credit {

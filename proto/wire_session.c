@@ -29,8 +29,19 @@ int smoe_fill_hello(struct smoe_arena *arena, const struct smoe_msg_hello *m,
     caps->budget_watts = m->budget_watts;
     caps->cap_watts = m->cap_watts;
     caps->freq_driver = TEXT_OF(m->freq_driver);
+    caps->freq_states_khz = smoe_unconst(m->freq_states_khz);
+    caps->n_freq_states_khz = m->n_freq_states;
     p->worker = caps;
     return 0;
+}
+
+static int check_states(struct smoe_reader *r, const uint64_t *khz, size_t n)
+{
+    int rc = smoe_check_range(r, "worker.freq_states_khz: count", n, 0, SMOE_FREQ_STATES_MAX);
+    for (size_t k = 0; k < n && !rc; k++)
+        rc = smoe_check_range(r, "worker.freq_states_khz", khz[k], k ? khz[k - 1] + 1 : 1,
+                              1000000000);
+    return rc;
 }
 
 static int read_caps(struct smoe_reader *r, const Stablemoe__V1__WorkerCaps *p,
@@ -46,8 +57,11 @@ static int read_caps(struct smoe_reader *r, const Stablemoe__V1__WorkerCaps *p,
         (rc = smoe_check_double(r, "worker.busy_watts", p->busy_watts, 0, 1e6)) ||
         (rc = smoe_check_double(r, "worker.budget_watts", p->budget_watts, 0, 1e6)) ||
         (rc = smoe_check_double(r, "worker.cap_watts", p->cap_watts, 0, 1e6)) ||
-        (rc = smoe_read_name(r, "worker.freq_driver", p->freq_driver, m->freq_driver)))
+        (rc = smoe_read_name(r, "worker.freq_driver", p->freq_driver, m->freq_driver)) ||
+        (rc = check_states(r, p->freq_states_khz, p->n_freq_states_khz)))
         return rc;
+    m->freq_states_khz = p->freq_states_khz;
+    m->n_freq_states = p->n_freq_states_khz;
     m->freq_max_hz = p->freq_max_hz;
     m->inbox_bytes_max = p->inbox_bytes_max;
     m->lanes = p->lanes;

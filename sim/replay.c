@@ -85,6 +85,7 @@ struct smoe_plan_worker smoe_replay_worker(const struct smoe_trace_worker *w,
         .arrivals = w->arrivals,
         .units = w->units,
         .before_khz = w->before_khz,
+        .owed = w->owed,
     };
 }
 
@@ -273,12 +274,13 @@ static int replay_frequency(const struct smoe_trace_frequency *t, struct smoe_wh
         const struct smoe_trace_worker *w = &t->workers[i];
         struct smoe_power_curve curve;
         struct smoe_plan_worker known = smoe_replay_worker(w, &curve);
+        double unused;
         double visits = t->tau_s * smoe_freq_ceiling(&known.physics) / w->cycles;
         double price = smoe_freq_energy_price(&known.physics, w->debt_j, t->tau_s);
         if (!(visits <= SERVICE_MAX) || !isfinite(price))
             return smoe_fail(why, SMOE_EFIELD, "FREQUENCY.workers: %u serves %g visits at %g each",
                              w->worker, visits, price);
-        uint64_t khz = smoe_plan_frequency(&law, t->tau_s, &known);
+        uint64_t khz = smoe_plan_frequency(&law, t->tau_s, &known, &unused);
         if (khz != w->freq_khz)
             return smoe_fail(why, SMOE_EDATA,
                              "worker %u runs at %" PRIu64 " kHz, recorded %" PRIu64, w->worker, khz,

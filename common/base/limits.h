@@ -8,10 +8,11 @@
 
 #include <stdint.h>
 
-#define SMOE_NAME_MAX    63   /* bytes of a worker, trainer or layer name, without NUL */
-#define SMOE_TOP_K_MAX   8    /* experts a token visits */
-#define SMOE_EXPERTS_MAX 1024 /* experts of one layer */
-#define SMOE_LAYERS_MAX  64   /* layers the daemon holds */
+#define SMOE_FREQ_STATES_MAX 31   /* P-states of a worker that are told apart */
+#define SMOE_NAME_MAX        63   /* bytes of a worker, trainer or layer name, without NUL */
+#define SMOE_TOP_K_MAX       8    /* experts a token visits */
+#define SMOE_EXPERTS_MAX     1024 /* experts of one layer */
+#define SMOE_LAYERS_MAX      64   /* layers the daemon holds */
 #define SMOE_WORKER_EXPERTS_MAX \
     4096 /* experts of one worker: Inventory and StepNorm list them all */
 #define SMOE_DIM_MAX              65536  /* d_model and d_ff */

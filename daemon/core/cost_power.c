@@ -91,10 +91,12 @@ double smoe_power_frequency(const struct smoe_power_curve *curve, double watts)
     return curve->hz[k] + (watts - curve->watts[k]) / curve->slope[k];
 }
 
-double smoe_power_state(const struct smoe_power_curve *curve, double hz)
+void smoe_power_states(const struct smoe_power_curve *curve, double hz, double *ret_low,
+                       double *ret_high)
 {
     uint32_t k = 1;
     while (k + 1 < curve->n && curve->hz[k] < hz)
         k++;
-    return curve->hz[k];
+    *ret_high = curve->hz[k];
+    *ret_low = k > 1 && curve->hz[k] > hz ? curve->hz[k - 1] : curve->hz[k];
 }

@@ -11,7 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SMOE_POWER_POINTS_MAX 32
+#include "common/base/limits.h"
+
+#define SMOE_POWER_POINTS_MAX (SMOE_FREQ_STATES_MAX + 1)
 
 /* P(f), linear between points; hz rises from 0, slopes do not fall. Made by smoe_power_hull. */
 struct smoe_power_curve {
@@ -39,7 +41,9 @@ double smoe_power_step(const struct smoe_power_curve *curve, double visit_hz, do
 /* The frequency at which `watts` are drawn, at most the last point's; 0 if static power is more. */
 double smoe_power_frequency(const struct smoe_power_curve *curve, double watts);
 
-/* The slowest P-state of the hull that is not below hz, or the fastest there is. */
-double smoe_power_state(const struct smoe_power_curve *curve, double hz);
+/* The states of the hull around hz, which share the time between them: ret_low <= hz <= ret_high. Below the
+ * slowest and beyond the fastest both are that one. */
+void smoe_power_states(const struct smoe_power_curve *curve, double hz, double *ret_low,
+                       double *ret_high);
 
 #endif

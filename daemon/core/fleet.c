@@ -113,11 +113,16 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     memset(w->given_flops, 0, sizeof w->given_flops);
     w->has_report = false;
     w->freq_khz_sent = 0;
+    w->freq_wanted_hz = w->freq_owed = 0;
     w->heard_ns = w->debt_ns = now_ns;
     w->hosted_layers = w->host_due = w->refused_copies = 0;
     bool voltage_follows = strcmp(w->freq_driver, "cpufreq") == 0;
     smoe_learned_resume(&w->learned, voltage_follows ? SMOE_POWER_CUBE : SMOE_POWER_LINE,
                         hello->busy_watts);
+    double states[SMOE_FREQ_STATES_MAX];
+    for (size_t k = 0; k < hello->n_freq_states; k++)
+        states[k] = (double)hello->freq_states_khz[k] * 1000 * hello->lanes;
+    smoe_learned_table(&w->learned, states, (uint32_t)hello->n_freq_states);
 }
 
 uint32_t smoe_fleet_expect(struct smoe_fleet *fleet, const char *id, uint64_t now_ns)

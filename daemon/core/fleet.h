@@ -58,6 +58,9 @@ struct smoe_worker {
     uint64_t freq_khz_sent;
     uint64_t freq_changed_ns; /* the slot_closed_ns then */
     double service_carry;     /* fraction of tau fbar/c left from the last slot */
+    double freq_wanted_hz; /* between two P-states, of all lanes as achieved; 0: none is wanted */
+    double freq_owed; /* of it, what the states that were decided have not given so far [cycle] */
+    uint64_t freq_owed_ns; /* up to here */
 
     /* Q: work given and not finished, in flops, by the daemon's own books */
     uint64_t given_flops[SMOE_PHASES];   /* cumulative on this connection */

@@ -70,8 +70,6 @@ double smoe_freq_decide(const struct smoe_freq_node *node, double served, double
     if (!(energy_price > 0))
         return ceiling;
     double hz = node->cycles_per_visit * served / tau_s; /* MODEL.md (3) */
-    if (node->power && !node->power->stepless && served > 0)
-        hz = smoe_power_state(node->power, hz);
     return hz < ceiling ? hz : ceiling;
 }
 

@@ -40,7 +40,7 @@ double smoe_freq_energy_price(const struct smoe_freq_node *node, double debt_j, 
 
 /* The frequency that serves `served` visits in tau: c D / tau, at most fbar; fbar itself where energy
  * has no price (energy_price == 0). 0 where energy is priced and nothing is worth serving: the driver
- * then takes the lowest it has. With a curve that is not stepless it is the next P-state up. [Hz] */
+ * then takes the lowest it has. [Hz] */
 double smoe_freq_decide(const struct smoe_freq_node *node, double served, double tau_s,
                         double energy_price);
 

@@ -23,6 +23,7 @@
 #define STATE_MEMORY   0.99  /* of what was metered at a frequency, at the next */
 #define STATE_SEEN_MIN 5     /* times, before it counts */
 #define ACTIVE_MIN     0.2   /* of the time, or static power would decide */
+#define SAME_HZ        0.01  /* of a state and the bound that is meant to be it */
 #define CUBE_NEAR      0.1   /* metered power may be so far from the cube and be called one */
 #define PRIOR_SPREAD   3     /* a prior may be wrong by four times: of itself */
 #define STATIC_SPREAD  0.2   /* of static power, of busy power */
@@ -53,6 +54,15 @@ void smoe_learned_resume(struct smoe_learned *l, enum smoe_power_law law, double
         forget_power(l);
     l->law = law;
     memset(&l->unmetered, 0, sizeof l->unmetered);
+}
+
+void smoe_learned_table(struct smoe_learned *l, const double *hz, uint32_t n)
+{
+    if (n == l->n_table && memcmp(hz, l->table_hz, n * sizeof *hz) == 0)
+        return;
+    memset(l->states, 0, sizeof l->states);
+    memcpy(l->table_hz, hz, n * sizeof *hz);
+    l->n_table = n;
 }
 
 static double weigh(double *full, double work)
@@ -97,15 +107,25 @@ static void begin_power(struct smoe_learned *l, double top_hz, double joules)
     smoe_estimate_init(&l->power, terms, 2);
 }
 
+/* The nearest P-state, or the sixteenth, of that part of the highest frequency. */
+static uint32_t state_of(const struct smoe_learned *l, double part, double top_hz)
+{
+    uint32_t k = 0;
+    if (!l->n_table)
+        return (uint32_t)fmin(fmax(ceil(part * SMOE_POWER_STATES) - 1, 0), SMOE_POWER_STATES - 1);
+    while (k + 1 < l->n_table && l->table_hz[k] + l->table_hz[k + 1] < 2 * part * top_hz)
+        k++;
+    return k;
+}
+
 /* Of the frequency that all of the work was done at, if it was one. */
-static void learn_state(struct smoe_learned *l, double joules)
+static void learn_state(struct smoe_learned *l, double joules, double top_hz)
 {
     double active_s = l->unmetered.active_s, cycles = l->unmetered.cycles;
     if (!(cycles > 0) || active_s < ACTIVE_MIN * l->unmetered.s)
         return; /* static power alone would decide what is left for the work */
     double part = l->unmetered.part / cycles;
-    uint32_t k = (uint32_t)fmin(fmax(ceil(part * SMOE_POWER_STATES) - 1, 0), SMOE_POWER_STATES - 1);
-    struct smoe_power_state *s = &l->states[k];
+    struct smoe_power_state *s = &l->states[state_of(l, part, top_hz)];
     double idle_j = l->power.value[0] * fmax(l->unmetered.s - active_s, 0);
     s->cycles = s->cycles * STATE_MEMORY + cycles;
     s->joules = s->joules * STATE_MEMORY + fmax(joules - idle_j, 0);
@@ -122,7 +142,7 @@ static void learn_metered(struct smoe_learned *l, double joules, double top_hz)
     double u[2] = {l->unmetered.s, l->unmetered.work};
     switch (smoe_estimate_observe(&l->power, u, joules, fmin(u[0] / POWER_FULL_S, 1))) {
     case SMOE_ESTIMATE_TAKEN:
-        learn_state(l, joules);
+        learn_state(l, joules, top_hz);
         break;
     case SMOE_ESTIMATE_RESTARTED:
         memset(l->states, 0, sizeof l->states); /* another machine than was measured */
@@ -155,37 +175,48 @@ static double modelled(const struct smoe_learned *l, double hz)
     return l->power.value[0] + l->power.value[1] * work_of_cycle(l, hz) * hz;
 }
 
+/* P-states up to top_hz, of all lanes as set, or the sixteenths. */
+static uint32_t count_points(const struct smoe_learned *l, double top_hz)
+{
+    uint32_t n = 0;
+    while (n < l->n_table && l->table_hz[n] < top_hz * (1 + SAME_HZ))
+        n++;
+    return l->n_table ? n : SMOE_POWER_STATES;
+}
+
 /* Point k of the curve: as metered, where there was enough of it. False: it is the model's. */
 static bool point(const struct smoe_learned *l, uint32_t k, double top_hz, double *ret_hz,
                   double *ret_watts)
 {
     const struct smoe_power_state *s = &l->states[k];
     bool metered = s->seen >= STATE_SEEN_MIN && s->cycles > 0;
-    *ret_hz = (metered ? s->part / s->cycles : (double)(k + 1) / SMOE_POWER_STATES) * top_hz;
+    *ret_hz = l->n_table ? l->table_hz[k] * l->share.value[0]
+              : metered  ? s->part / s->cycles * top_hz
+                         : (double)(k + 1) / SMOE_POWER_STATES * top_hz;
     *ret_watts = metered ? s->joules / s->cycles * *ret_hz : modelled(l, *ret_hz);
     return metered;
 }
 
 bool smoe_learned_curve(const struct smoe_learned *l, double top_hz, struct smoe_power_curve *ret)
 {
-    double hz[SMOE_POWER_STATES + 1], watts[SMOE_POWER_STATES + 1];
-    uint32_t n = SMOE_POWER_STATES;
-    if (!l->power.n || !(top_hz > 0))
+    double hz[SMOE_FREQ_STATES_MAX], watts[SMOE_FREQ_STATES_MAX];
+    uint32_t n = count_points(l, top_hz / l->share.value[0]);
+    if (!l->power.n || !(top_hz > 0) || !n)
         return false;
-    bool as_modelled = l->law == SMOE_POWER_CUBE;
-    for (uint32_t k = 0; k < SMOE_POWER_STATES; k++) {
+    bool as_modelled = l->law == SMOE_POWER_CUBE && !l->n_table;
+    for (uint32_t k = 0; k < n; k++) {
         bool metered = point(l, k, top_hz, &hz[k], &watts[k]);
         double model = modelled(l, hz[k]);
         as_modelled &= !metered || fabs(watts[k] - model) < CUBE_NEAR * model;
     }
-    if (hz[n - 1] < top_hz) { /* up to the highest, as steep as the law is there */
+    if (!l->n_table && hz[n - 1] < top_hz) { /* up to the highest, as steep as the law is there */
         hz[n] = top_hz;
         watts[n] = watts[n - 1] * modelled(l, top_hz) / modelled(l, hz[n - 1]);
         n++;
     }
     if (as_modelled || !smoe_power_hull(l->power.value[0], hz, watts, n, ret))
         return false;
-    ret->stepless = l->law == SMOE_POWER_LINE;
+    ret->stepless = !l->n_table;
     return true;
 }
 

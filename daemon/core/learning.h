@@ -7,6 +7,7 @@
 #ifndef SMOE_CORE_LEARNING_H
 #define SMOE_CORE_LEARNING_H
 
+#include "common/base/limits.h"
 #include "daemon/core/cost_power.h"
 #include "daemon/core/estimate.h"
 
@@ -49,7 +50,7 @@ struct smoe_power_state {
     uint32_t seen;
 };
 
-/* Equal parts of 0..fmax: as many frequencies are told apart. */
+/* Equal parts of 0..fmax: as many frequencies are told apart where the driver takes any. */
 #define SMOE_POWER_STATES 16
 
 struct smoe_learned {
@@ -60,7 +61,10 @@ struct smoe_learned {
     enum smoe_power_law law;
     struct smoe_ratio steps;      /* cycles of optimizer steps per cycle of backward passes */
     double full[SMOE_PHASES + 1]; /* cycles of a full observation: the largest of late */
-    struct smoe_power_state states[SMOE_POWER_STATES]; /* [k]: fmax times k/16..(k+1)/16 */
+    double table_hz[SMOE_FREQ_STATES_MAX]; /* [n_table] P-states, of all lanes as set, rising */
+    uint32_t n_table;                      /* 0: any frequency can be had */
+    /* [n_table], or [SMOE_POWER_STATES]: fmax times k/16..(k+1)/16 */
+    struct smoe_power_state states[SMOE_FREQ_STATES_MAX];
     struct {
         double s, active_s;  /* time; with work */
         double cycles, work; /* work: cycles, or cycles f^2 */
@@ -76,6 +80,10 @@ void smoe_learned_init(struct smoe_learned *learned, const struct smoe_priors *p
 /* A connection begins: the law of the driver that it has now, and its own word for busy power, if any. What
  * was learned of another law's power is forgotten. */
 void smoe_learned_resume(struct smoe_learned *learned, enum smoe_power_law law, double busy_w);
+
+/* The P-states that the driver has, of all lanes as set, rising; n = 0: it takes any frequency. What was
+ * metered of the same states is kept. */
+void smoe_learned_table(struct smoe_learned *learned, const double *hz, uint32_t n);
 
 /* `top_hz`: the highest frequency of all lanes, which is what the prior of busy power belongs to. */
 void smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observed *observed,
@@ -94,8 +102,8 @@ double smoe_learned_overhead(const struct smoe_learned *learned);
 double smoe_learned_kappa(const struct smoe_learned *learned, double hz, double *ret_error);
 
 /* What the machine draws at each frequency up to top_hz, of all lanes together as achieved: the lower hull of
- * what was metered, and of the estimated law where nothing was. False where kappa and static power describe
- * it as well, or nothing is metered. */
+ * what was metered, and of the estimated law where nothing was; of its P-states alone, if it has such. False
+ * where kappa and static power describe it as well, or nothing is metered. */
 bool smoe_learned_curve(const struct smoe_learned *learned, double top_hz,
                         struct smoe_power_curve *ret);
 

@@ -5,6 +5,7 @@
  */
 #include "daemon/core/policy_plan.h"
 
+#include <math.h>
 #include <string.h>
 
 #define TAU_MAX_S 3600.0
@@ -101,16 +102,30 @@ static bool plan_service(const struct smoe_plan_law *law, double tau_s,
     return true;
 }
 
+/* The P-state to run at now so that hz is what they come to together. [kHz] */
+static uint64_t plan_state(const struct smoe_plan_worker *w, double hz)
+{
+    double low, high;
+    smoe_power_states(w->physics.power, hz, &low, &high);
+    return (uint64_t)((w->owed > 0 ? high : low) / w->units / 1000 + 0.5);
+}
+
 uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
-                             const struct smoe_plan_worker *w)
+                             const struct smoe_plan_worker *w, double *ret_wanted_hz)
 {
     double served, hz = smoe_freq_ceiling(&w->physics);
     bool is_free = smoe_plan_energy_is_free(w, tau_s);
+    *ret_wanted_hz = 0;
     if (!is_free && !plan_service(law, tau_s, w, &served))
         return w->before_khz;
     if (!is_free)
         hz = smoe_freq_decide(&w->physics, served, tau_s, energy_price(w, tau_s));
-    uint64_t khz = (uint64_t)(hz / w->units / 1000);
+    bool limited = !is_free || !isinf(w->physics.energy_max_w);
+    if (w->physics.power && !w->physics.power->stepless && hz > 0 && limited) {
+        *ret_wanted_hz = hz;
+        return plan_state(w, hz);
+    }
+    uint64_t khz = (uint64_t)(hz / w->units / 1000 + 0.5);
     return khz || is_free ? khz : 1;
 }
 

@@ -54,6 +54,7 @@ struct smoe_plan_worker {
     uint32_t arrivals;   /* visits that leave with the decision; no part of backlog [visit] */
     double units;        /* lanes times the share of a frequency that they achieve, > 0 */
     uint64_t before_khz; /* decided last, of one lane; 0: never */
+    double owed; /* cycles that the states decided so far gave too few (less than 0: too many) */
 };
 
 /* tau for `visits` new visits on workers[n]. By default the time that the workers which serve need
@@ -72,10 +73,13 @@ bool smoe_plan_energy_is_free(const struct smoe_plan_worker *worker, double tau_
 
 /* f_j for what the worker has to do within tau, its new visits included (MODEL.md (3)), as what one lane is
  * set to. Where nothing is worth serving it is 1 kHz: the lowest that its driver has. Where there is not a
- * visit that it could finish it is what it was: what comes before the next slot is not to crawl. 0: it has
- * no ceiling to speak of. [kHz] */
+ * visit that it could finish it is what it was: what comes before the next slot is not to crawl. Of a machine
+ * with P-states it is one of the two around f_j: the faster while cycles are owed, so that both share
+ * the time as f_j lies between them. 0: it has no ceiling to speak of. [kHz]
+ *
+ * *ret_wanted_hz is f_j itself, of all lanes, where P-states share the time; otherwise 0. */
 uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
-                             const struct smoe_plan_worker *worker);
+                             const struct smoe_plan_worker *worker, double *ret_wanted_hz);
 
 /* Visits whose experts are given, experts[n, top_k]: each goes to the first replica, tokens in order up
  * to the first that finds no room. Takes the room from the nodes' caps, writes ret_nodes[.., top_k] and

@@ -67,6 +67,7 @@ struct smoe_plan_worker smoe_slot_know(const struct smoe_core *c, const struct s
         .carry = w->service_carry,
         .units = w->lanes * smoe_worker_efficiency(w),
         .before_khz = w->freq_khz_sent,
+        .owed = w->freq_owed,
     };
 }
 
@@ -96,14 +97,28 @@ static void know_arrivals(const struct smoe_core *c, uint32_t worker,
     known->executable = fmin(known->executable, known->backlog);
 }
 
+/* What P-states in turns have not given of the frequency that was wanted, up to now. What is owed for longer
+ * than a slot of the whole machine is forgotten: the queue knows it too. */
+static void owe_cycles(struct smoe_core *c, struct smoe_worker *w)
+{
+    double elapsed_s = (double)(c->now_ns - w->freq_owed_ns) * 1e-9;
+    double most = w->freq_max_hz * w->lanes * (double)c->options.settings.slot_ns * 1e-9;
+    double given_hz = (double)w->freq_khz_sent * 1000 * w->lanes * smoe_worker_efficiency(w);
+    w->freq_owed_ns = c->now_ns;
+    w->freq_owed += w->freq_wanted_hz > 0 ? (w->freq_wanted_hz - given_hz) * elapsed_s : 0;
+    w->freq_owed = fmax(fmin(w->freq_owed, most), -most);
+}
+
 /* f_j for what the worker now has to do within tau, of one lane; 0 while it has no ceiling to speak of.
  * Where energy is free that is a matter of what it reported alone, not of its queue or the time. */
 static uint64_t decide_freq(struct smoe_core *c, uint32_t worker, bool *ret_free)
 {
-    const struct smoe_worker *w = &c->fleet.workers[worker];
+    struct smoe_worker *w = &c->fleet.workers[worker];
     *ret_free = true;
     if (!w->reference_flops)
         return 0;
+    if (w->curved)
+        owe_cycles(c, w);
     struct smoe_plan_law law = smoe_slot_law(c);
     bool training = w->owed_flops > 0; /* in the visits that the solve counted */
     struct smoe_plan_worker known = smoe_slot_know(c, w, w->reference_flops, training);
@@ -112,7 +127,7 @@ static uint64_t decide_freq(struct smoe_core *c, uint32_t worker, bool *ret_free
         smoe_slot_know_queue(c, w, w->reference_flops, training, &known);
         know_arrivals(c, worker, &known);
     }
-    uint64_t khz = smoe_plan_frequency(&law, c->tau_s, &known);
+    uint64_t khz = smoe_plan_frequency(&law, c->tau_s, &known, &w->freq_wanted_hz);
     smoe_tracing_frequency(c, worker, &known, khz);
     return khz;
 }

@@ -221,6 +221,7 @@ void smoe_tracing_frequency(struct smoe_core *c, uint32_t index,
         w->arrivals = known->arrivals;
         w->units = known->units;
         w->before_khz = known->before_khz;
+        w->owed = known->owed;
         w->freq_khz = khz;
         c->traced_torn |= !take_curve(c, known->physics.power, w);
     }

@@ -11,6 +11,7 @@ CONTROL/mode at that moment:
     refusing  EINVAL
     deaf      says that it took it, and keeps what stood there
     lying     takes it, and the cores run at their highest frequency all the same
+    table     takes it, and has scaling_available_frequencies: multiples of 400 MHz, and the highest
 
 Every write, and everything else that would change the tree, is a line of CONTROL/log.
 """
@@ -25,6 +26,7 @@ import fusepy as fuse
 LOWEST, HIGHEST = 400_000, 3_000_000
 FOUND_MIN, FOUND_MAX = 800_000, 2_800_000  # an operator has set both
 CORES = 8
+STATES = [HIGHEST, *range(2_800_000, 0, -400_000)]
 ROUNDING = 400_000  # what was found is one
 WRITABLE = ("scaling_min_freq", "scaling_max_freq", "scaling_governor")
 
@@ -63,7 +65,13 @@ class Cpus(fuse.Operations):
         with open(os.path.join(self.control, "log"), "a", encoding="ascii") as f:
             f.write(" ".join(map(str, words)) + "\n")
 
+    def table(self, path):
+        """Is it a policy's table of states, and is there one?"""
+        return path.endswith("scaling_available_frequencies") and self.mode() == "table"
+
     def getattr(self, path, fh=None):
+        if self.table(path):
+            return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": 4096}
         if path in self.links:
             return {"st_mode": stat.S_IFLNK | 0o777, "st_nlink": 1}
         if path in self.folders:
@@ -82,6 +90,8 @@ class Cpus(fuse.Operations):
         return self.links[path]
 
     def read(self, path, size, offset, fh):
+        if self.table(path):
+            return (" ".join(map(str, STATES)) + " \n").encode()[offset:offset + size]
         text = self.files[path]
         if path.endswith("scaling_cur_freq"):
             text = str(HIGHEST) if self.mode() == "lying" else self.sibling(path, "scaling_max_freq")

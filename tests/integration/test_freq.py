@@ -225,6 +225,26 @@ class Frequency(Machine):
         worker.end()
         self.wait_restored()
 
+    @harness.need_data
+    def test_a_driver_with_a_table_is_asked_for_its_states_alone(self):
+        self.mode("table")
+        self.start_helper()
+        self.fleet.start_daemon()
+        worker = self.start_ordinary_worker("--watts", "10", "--budget", "0.2")
+        self.fleet.wait_ready(1)
+        trainer = self.fleet.start_trainer(
+            *train_args(4096, epochs=10000, batch=512, **{"d-model": 64, "d-ff": 1024}))
+
+        def asked():
+            words = [line.split() for line in read(os.path.join(self.control, "log")).splitlines()]
+            return {int(w[2]) for w in words if w[1].endswith("policy0/scaling_max_freq")}
+        wait_for("several states", lambda: len(asked()) > 3)
+        self.assertLessEqual(asked(), set(fakesys.STATES))
+        self.wait_report("what it draws", lambda r: r["static_w"] is not None)
+        trainer.kill()
+        worker.end()
+        self.wait_restored()
+
     # ---- drivers that do otherwise ----
 
     def test_a_driver_that_rounds_is_told_by_reading_back(self):

@@ -236,6 +236,8 @@ Test(replay, of_policies_that_look_at_queues_needs_no_scores, .fini = end)
 
 /* ---- frequencies with a price ---- */
 
+static const double CURVE_HZ[] = {0, 1e9, 2e9, 3e9}, CURVE_WATTS[] = {0, 2, 16, 54};
+
 static struct smoe_trace_worker priced_worker(uint32_t i)
 {
     return (struct smoe_trace_worker){.worker = i,
@@ -250,19 +252,27 @@ static struct smoe_trace_worker priced_worker(uint32_t i)
                                       .budget_w = 1.5 + i,
                                       .arrivals = i % 5,
                                       .before_khz = i % 4 ? 0 : 123456,
-                                      .units = 1 + i % 2};
+                                      .units = 1 + i % 2,
+                                      .owed = i % 2 ? 1e6 : -1e6,
+                                      .curve_points = i % 3 ? 4 : 0,
+                                      .curve_hz = CURVE_HZ,
+                                      .curve_watts = CURVE_WATTS,
+                                      .stepless = i % 3 == 2};
 }
 
 Test(replay, decides_priced_frequencies_by_the_same_laws)
 {
     struct smoe_plan_law law = {.policy = SMOE_POLICY_LYAPUNOV, .v = 50};
     struct smoe_trace_worker w[12];
-    uint32_t below = 0;
+    uint32_t below = 0, in_turns = 0;
     struct smoe_why why = {""};
     for (uint32_t i = 0; i < 12; i++) {
         w[i] = priced_worker(i);
-        struct smoe_plan_worker known = smoe_replay_worker(&w[i], NULL);
-        w[i].freq_khz = smoe_plan_frequency(&law, 0.25, &known);
+        struct smoe_power_curve curve;
+        struct smoe_plan_worker known = smoe_replay_worker(&w[i], &curve);
+        double wanted_hz;
+        w[i].freq_khz = smoe_plan_frequency(&law, 0.25, &known, &wanted_hz);
+        in_turns += wanted_hz > 0;
         double hz = (double)w[i].freq_khz * 1000 * w[i].units;
         below += hz < 0.999 * smoe_freq_ceiling(&known.physics);
     }
@@ -271,6 +281,7 @@ Test(replay, decides_priced_frequencies_by_the_same_laws)
         .frequency = {.policy = "lyapunov", .v = 50, .tau_s = 0.25, .n_workers = 12, .workers = w}};
     cr_assert_eq(smoe_replay_entry(&replay, &e, &why), 0, "%s", why.text);
     cr_assert_gt(below, 3, "energy has a price here");
+    cr_assert_gt(in_turns, 1, "and some have P-states");
     w[7].freq_khz++;
     cr_assert_eq(smoe_replay_entry(&replay, &e, &why), SMOE_EDATA);
     cr_assert_not_null(strstr(why.text, "worker 7"), "%s", why.text);

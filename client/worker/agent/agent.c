@@ -131,6 +131,8 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
     memcpy(m.hello.name, a->options.id, sizeof m.hello.name);
     memcpy(m.hello.software, a->options.software, sizeof m.hello.software);
     memcpy(m.hello.freq_driver, a->options.freq_driver, sizeof m.hello.freq_driver);
+    m.hello.freq_states_khz = a->options.freq_states_khz;
+    m.hello.n_freq_states = a->options.n_freq_states;
     smoe_agent_send(a, &m, NULL, 0);
 }
 

@@ -18,6 +18,7 @@
 #include "client/worker/agent/experts.h"
 #include "client/worker/agent/task.h"
 #include "common/base/err.h"
+#include "common/base/limits.h"
 
 #define SMOE_LANES_MAX         256
 #define SMOE_AGENT_PARCELS_MAX 65536
@@ -40,7 +41,9 @@ struct smoe_agent_options {
      * freq_max_hz. False: a duty cycle, a cycle costs the same at any frequency. */
     bool voltage_follows;
     smoe_name freq_driver;
-    uint64_t experts_bytes_max; /* memory of expert states */
+    uint64_t freq_states_khz[SMOE_FREQ_STATES_MAX]; /* P-states, rising; of what the driver takes */
+    uint32_t n_freq_states;                         /* 0: any frequency */
+    uint64_t experts_bytes_max;                     /* memory of expert states */
     uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
     uint64_t inbox_bytes_max;   /* of these, visits whose forward is not done: said in Hello */
     uint32_t parcels_max;       /* parcels held at a time; 0: SMOE_AGENT_PARCELS_MAX */

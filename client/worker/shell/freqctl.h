@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/base/limits.h"
 
 enum smoe_freqctl_kind {
     SMOE_FREQCTL_AUTO, /* the first of the following that is permitted */
@@ -71,8 +72,10 @@ struct smoe_freqctl {
     uint64_t in_force_khz;
     uint64_t achieved_khz; /* measured while busy; 0: unknown */
     enum smoe_freq_verdict verdict;
-    char note[160]; /* why the drivers before this one were not taken */
-    void *state;    /* the driver's own; owned by it */
+    uint64_t states_khz[SMOE_FREQ_STATES_MAX]; /* [n_states] P-states up to max_hz, rising */
+    uint32_t n_states;                         /* 0: any frequency can be had */
+    char note[160];                            /* why the drivers before this one were not taken */
+    void *state;                               /* the driver's own; owned by it */
 };
 
 /* NULL-terminated, in the order of the enum: choices of an option. */

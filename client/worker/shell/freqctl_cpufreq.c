@@ -45,20 +45,24 @@ struct cpufreq {
 
 /* ---- files ---- */
 
-/* What the file begins with, 0 if it cannot be read. */
-static uint64_t read_khz(uint32_t cpu, const char *name)
+/* What the file says, "" if it cannot be read. */
+static void read_line(uint32_t cpu, const char *name, char *ret, size_t size)
 {
-    char path[96], text[32];
-    uint64_t khz = 0;
+    char path[96];
     snprintf(path, sizeof path, CPU_FILE, (unsigned)cpu, name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
+    ssize_t n = fd < 0 ? 0 : read(fd, ret, size - 1);
+    if (fd >= 0)
+        close(fd);
+    ret[n > 0 ? n : 0] = 0;
+}
+
+/* The number it begins with, 0 if it cannot be read. */
+static uint64_t read_khz(uint32_t cpu, const char *name)
+{
+    char text[32];
+    uint64_t khz = 0;
+    read_line(cpu, name, text, sizeof text);
     text[strcspn(text, " \n")] = 0;
     return smoe_parse_u64(text, &khz) ? khz : 0;
 }
@@ -75,6 +79,37 @@ static bool known(const struct cpufreq *s, uint32_t cpu)
         if (first_core(s->policies[i].cpu) == first_core(cpu))
             return true;
     return false;
+}
+
+static int rising(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The driver's table, where it has one, up to the worker's own bound. Policies of unlike kinds have tables
+ * of their own, and a decision is a share of both: none then. More states than are told apart are none. */
+static void find_states(struct smoe_freqctl *ctl, const struct cpufreq *s)
+{
+    char text[1024], *rest = NULL;
+    double scale = ctl->options.nominal_hz / 1000 / (double)s->policies[0].highest_khz;
+    uint64_t khz;
+    if (s->n > 1)
+        return;
+    read_line(s->policies[0].cpu, "scaling_available_frequencies", text, sizeof text);
+    for (char *word = strtok_r(text, " \n", &rest); word; word = strtok_r(NULL, " \n", &rest)) {
+        if (!smoe_parse_u64(word, &khz) || !khz || ctl->n_states == SMOE_FREQ_STATES_MAX) {
+            ctl->n_states = 0;
+            return;
+        }
+        khz = (uint64_t)((double)khz * scale + 0.5);
+        if ((double)khz * 1000 <= ctl->max_hz * (1 + SMOE_FREQ_TOLERANCE))
+            ctl->states_khz[ctl->n_states++] = khz;
+    }
+    qsort(ctl->states_khz, ctl->n_states, sizeof *ctl->states_khz, rising);
+    for (uint32_t k = 0; k + 1 < ctl->n_states; k++)
+        if (ctl->states_khz[k] == ctl->states_khz[k + 1])
+            ctl->n_states = 0;
 }
 
 /* Policies of all cores that this process may run on. */
@@ -259,6 +294,8 @@ static int cpufreq_open(struct smoe_freqctl *ctl, struct smoe_why *why)
         rc = try_helper(ctl, s, why);
     if (rc)
         cpufreq_close(ctl);
+    else
+        find_states(ctl, s);
     return rc;
 }
 

@@ -241,6 +241,8 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
     snprintf(o.software, sizeof o.software, "stablemoe-worker %s", STABLEMOE_VERSION);
     snprintf(o.energy_source, sizeof o.energy_source, "%s", smoe_meter_source(&w->meter));
     snprintf(o.freq_driver, sizeof o.freq_driver, "%s", w->freqctl.driver->name);
+    o.n_freq_states = w->freqctl.n_states;
+    memcpy(o.freq_states_khz, w->freqctl.states_khz, sizeof o.freq_states_khz);
     o.voltage_follows = w->freqctl.driver == &smoe_freqctl_cpufreq;
     return smoe_agent_new(&o, &w->agent, why);
 }

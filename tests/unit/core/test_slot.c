@@ -156,20 +156,24 @@ static void report_of_a(uint64_t visits)
     scene_say(&s, a, &metered);
 }
 
+static const uint64_t STATES_KHZ[] = {200000, 400000, 600000, 800000, 1000000};
+
 /* Worker a draws 8 W at 1 GHz and may draw 1 W on average, which is 500 MHz. */
-static void begin_with_power(double cap_watts)
+static void begin_with_power(double cap_watts, size_t n_states)
 {
     struct smoe_layer_shape shape = scene_shape(4);
     struct smoe_core_options o = scene_options();
     struct smoe_message inventory = {.type = SMOE_MSG_INVENTORY};
     struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_WORKER, "a");
     o.settings.plan = SMOE_PLAN_SLOT;
-    o.settings.v = 50;
+    o.settings.v = n_states ? 1e6 : 50; /* with states all work is worth its energy */
     o.settings.silence_ns = 60000 * MS;
     strcpy(hello.freq_driver, "cpufreq");
     hello.busy_watts = 8;
     hello.budget_watts = 1;
     hello.cap_watts = cap_watts;
+    hello.freq_states_khz = STATES_KHZ;
+    hello.n_freq_states = n_states;
     scene_begin(&s, &o);
     a = scene_join(&s, &hello);
     scene_say(&s, a, &inventory);
@@ -191,7 +195,7 @@ static double mhz_for(uint64_t batch, uint32_t visits)
 
 Test(frequency, a_cap_on_power_binds, .fini = end)
 {
-    begin_with_power(1);
+    begin_with_power(1, 0);
     scene_tick(&s, 20000 * MS); /* the debt is paid off */
     report_of_a(0);
     double mhz = mhz_for(1, 4);
@@ -201,7 +205,7 @@ Test(frequency, a_cap_on_power_binds, .fini = end)
 /* Slots of 20 ms are 20 visits at 1 GHz. */
 Test(frequency, a_worker_in_debt_runs_as_fast_as_its_new_work_is_worth, .fini = end)
 {
-    begin_with_power(0);
+    begin_with_power(0, 0);
     scene_tick(&s, 7780 * MS); /* at the next deadline 0.2 J of the debt are left */
     report_of_a(0);
     double few = mhz_for(1, 3);
@@ -214,7 +218,7 @@ Test(frequency, a_worker_in_debt_runs_as_fast_as_its_new_work_is_worth, .fini = 
 
 Test(frequency, deep_in_debt_it_is_the_lowest, .fini = end)
 {
-    begin_with_power(0);
+    begin_with_power(0, 0);
     report_of_a(1000000);
     double mhz = mhz_for(1, 4);
     cr_assert_float_eq(mhz, 0.001, 1e-9, "%g MHz", mhz);
@@ -222,7 +226,7 @@ Test(frequency, deep_in_debt_it_is_the_lowest, .fini = end)
 
 Test(frequency, a_deadline_that_is_noticed_late_does_not_cost_a_change, .fini = end)
 {
-    begin_with_power(0);
+    begin_with_power(0, 0);
     scene_tick(&s, 7700 * MS);
     uint64_t deadline = s.wake_ns;
     for (uint32_t i = 0; i < 6; i++, deadline += 20 * MS) {
@@ -234,6 +238,48 @@ Test(frequency, a_deadline_that_is_noticed_late_does_not_cost_a_change, .fini = 
                            (double)told_a()->freq_khz / 1000);
         scene_work(&s, a);
     }
+}
+
+/* Ten visits a slot are 500 MHz, of which there are 400 and 600. */
+Test(frequency, two_states_share_the_time_as_the_frequency_lies_between_them, .fini = end)
+{
+    begin_with_power(0, 5);
+    uint32_t of_slots[2] = {0};
+    for (uint32_t i = 0; i < 100; i++) {
+        double mhz = mhz_for(1 + i, 10);
+        cr_assert(mhz == 400 || mhz == 600, "slot %u: %g MHz is no state to be in", i, mhz);
+        of_slots[mhz == 600]++;
+        scene_work(&s, a);
+        report_of_a(10);
+    }
+    cr_assert_float_eq(of_slots[1], 50, 8, "%u of 100 slots at 600 MHz", of_slots[1]);
+}
+
+Test(frequency, below_the_slowest_state_it_is_that_one, .fini = end)
+{
+    begin_with_power(0, 5);
+    for (uint32_t i = 0; i < 5; i++) {
+        double mhz = mhz_for(1 + i, 1);
+        cr_assert_eq(mhz, 200, "%g MHz", mhz);
+        scene_work(&s, a);
+        report_of_a(1);
+    }
+}
+
+Test(frequency, a_cap_between_two_states_is_kept_on_average, .fini = end)
+{
+    begin_with_power(1, 5);
+    scene_tick(&s,
+               20000 * MS); /* the debt is paid off: energy is free, but for the cap of 500 MHz */
+    double sum = 0;
+    for (uint32_t i = 0; i < 40; i++) {
+        report_of_a(0);
+        double mhz = mhz_for(1 + i, 10);
+        cr_assert(mhz == 400 || mhz == 600, "%g MHz", mhz);
+        sum += mhz / 40;
+        scene_work(&s, a);
+    }
+    cr_assert_lt(sum, 520, "%g MHz", sum);
 }
 
 /* ---- who: each policy keeps its promise ---- */

@@ -191,7 +191,7 @@ Test(freq, points_that_cannot_be_are_refused)
     cr_assert_not(smoe_power_hull(1, HZ, WATTS, SMOE_POWER_POINTS_MAX, &curve));
 }
 
-Test(freq, a_table_of_states_decides_upwards_and_spends_what_it_says)
+Test(freq, a_table_of_states_decides_between_them_and_spends_what_it_says)
 {
     struct smoe_power_curve curve = hull_of(1.5, HZ, WATTS, 4);
     struct smoe_freq_node node = {.cycles_per_visit = 1e7,
@@ -201,8 +201,17 @@ Test(freq, a_table_of_states_decides_upwards_and_spends_what_it_says)
                                   .energy_mean_w = 3};
     cr_assert_eq(smoe_freq_ceiling(&node), 1.8e9);
     cr_assert_float_eq(smoe_freq_sustainable_rate(&node), 120, 1e-9);
-    cr_assert_eq(smoe_freq_decide(&node, 61, 1, 1), 1.2e9); /* 0.61 GHz is no state */
-    cr_assert_eq(smoe_freq_decide(&node, 60, 1, 1), 0.6e9);
+    double low, high;
+    cr_assert_eq(smoe_freq_decide(&node, 61, 1, 1), 0.61e9); /* no state: two share the time */
+    smoe_power_states(&curve, 0.61e9, &low, &high);
+    cr_assert_eq(low, 0.6e9);
+    cr_assert_eq(high, 1.2e9);
+    smoe_power_states(&curve, 0.6e9, &low, &high);
+    cr_assert(low == 0.6e9 && high == 0.6e9);
+    smoe_power_states(&curve, 0.1e9, &low, &high);
+    cr_assert(low == 0.6e9 && high == 0.6e9, "nothing is slower");
+    smoe_power_states(&curve, 9e9, &low, &high);
+    cr_assert(low == curve.hz[curve.n - 1] && high == low, "nor faster");
     cr_assert_eq(smoe_freq_decide(&node, 61, 1, 0), 1.8e9); /* energy is free: as fast as allowed */
     cr_assert_eq(smoe_freq_energy(&node, 1.8e9, 2), 10.0);
     node.energy_mean_w = 1; /* less than it draws idle: whatever it does has a price */

@@ -122,6 +122,39 @@ Test(learning, a_meter_that_stands_still_between_reports_is_read_when_it_moves)
     }
 }
 
+/* Of a machine with P-states that draw what no cube says. */
+Test(learning, of_a_machine_with_a_table_the_curve_has_its_states_alone)
+{
+    const double hz[] = {4e8, 6e8, 8e8, 1e9},
+                 watts[] = {1, 3, 3.2, 8}; /* 0.6 GHz: never worth it */
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct truth t = truth_of(seed);
+        struct smoe_learned l = learned_of(&t, 1);
+        struct smoe_power_curve curve;
+        smoe_learned_table(&l, hz, 4);
+        for (int i = 0; i < 400; i++) {
+            double at = hz[i % 4] * t.share;
+            t.kappa = watts[i % 4] / (at * at * at);
+            slot(&l, &t, hz[i % 4], 1);
+        }
+        cr_assert(smoe_learned_curve(&l, 1e9 * l.share.value[0], &curve));
+        cr_assert_not(curve.stepless);
+        cr_assert_eq(curve.n, 4, "seed %d: %u points", (int)seed, curve.n);
+        const double drawn[] = {watts[0], watts[2], watts[3]}, at[] = {hz[0], hz[2], hz[3]};
+        for (uint32_t k = 0; k < 3; k++) {
+            NEAR(curve.hz[k + 1], at[k] * l.share.value[0], 1e-9);
+            NEAR(curve.watts[k + 1], drawn[k] + t.static_w, 0.1);
+        }
+        cr_assert(smoe_learned_curve(&l, 8e8 * l.share.value[0], &curve));
+        cr_assert_eq(curve.n, 3, "up to a speed cap");
+        uint32_t seen = l.states[1].seen;
+        smoe_learned_table(&l, hz, 4);
+        cr_assert_eq(l.states[1].seen, seen, "the same states keep what was metered");
+        smoe_learned_table(&l, hz + 1, 3);
+        cr_assert_eq(l.states[1].seen, 0);
+    }
+}
+
 /* The model meter counts work alone: idle time without joules, then joules, is no static power. */
 Test(learning, idle_time_without_joules_is_no_static_power)
 {
@@ -222,7 +255,7 @@ Test(learning, the_curve_is_the_hull_of_what_was_metered)
     smoe_learned_init(&l, &(struct smoe_priors){.busy_w = 3}, SMOE_POWER_CUBE);
     learn_table(&l, hz, 4, 0.6);
     cr_assert(smoe_learned_curve(&l, 1e9, &curve));
-    cr_assert_not(curve.stepless);
+    cr_assert(curve.stepless);
     for (int i = 0; i < 4; i++) { /* no point of a hull is above what was metered */
         double at = smoe_power_at(&curve, hz[i]);
         cr_assert_lt(at, table_w(hz[i]) * 1.1, "%g Hz: %g W", hz[i], at);

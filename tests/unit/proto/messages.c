@@ -418,6 +418,14 @@ static size_t random_layers(struct smoe_rng *rng, struct messages_room *room)
 static void random_arrays(struct smoe_rng *rng, struct messages_room *room, struct smoe_message *m)
 {
     switch ((unsigned)m->type) {
+    case SMOE_MSG_HELLO:
+        if (m->hello.role != SMOE_ROLE_WORKER)
+            break;
+        m->hello.n_freq_states = random_u64(rng, 0, SMOE_FREQ_STATES_MAX);
+        m->hello.freq_states_khz = room->numbers;
+        for (size_t k = 0; k < m->hello.n_freq_states; k++)
+            room->numbers[k] = 1000 * (k + 1) + random_u64(rng, 0, 999);
+        break;
     case SMOE_MSG_STEP:
         m->step.n_batches = random_numbers(rng, room, 0, SMOE_STEP_BATCHES_MAX);
         m->step.batches = room->numbers;
@@ -586,6 +594,8 @@ static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_ms
 static bool same_arrays(const struct smoe_message *a, const struct smoe_message *b)
 {
     switch ((unsigned)a->type) {
+    case SMOE_MSG_HELLO:
+        return SAME_LIST(&a->hello, &b->hello, freq_states_khz, n_freq_states);
     case SMOE_MSG_STEP:
         return SAME_LIST(&a->step, &b->step, batches, n_batches);
     case SMOE_MSG_BACKPROP:

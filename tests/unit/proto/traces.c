@@ -33,6 +33,7 @@ static struct smoe_trace_worker random_worker(struct smoe_rng *rng, uint32_t ind
         .budget_w = plain || chance(rng) ? (double)INFINITY : 1 + smoe_rng_unit(rng),
         .units = plain ? 1 : 0.5 + smoe_rng_unit(rng),
         .arrivals = plain ? 0 : below(rng, 50),
+        .owed = plain ? 0 : smoe_rng_unit(rng) - 0.5,
         .before_khz = plain ? 0 : smoe_rng_below(rng, 3000000),
         .freq_khz = plain ? 0 : smoe_rng_below(rng, 3000000),
     };
@@ -238,6 +239,7 @@ static const char *workers_difference(const struct smoe_trace_worker *x, uint32_
         FIELD(units);
         FIELD(arrivals);
         FIELD(before_khz);
+        FIELD(owed);
         FIELD(freq_khz);
     }
     return NULL;
