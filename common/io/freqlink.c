@@ -17,7 +17,8 @@ union control {
 void smoe_freqlink_patience(int fd, int ms)
 {
     struct timeval patience = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience); /* fails for no socket */
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience,
+                     sizeof patience); /* fails for no socket */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 }
 
