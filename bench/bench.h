@@ -24,6 +24,7 @@ struct smoe_bench {
     struct smoe_report *report;
 };
 
+int smoe_bench_budgets(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_kernels(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_frame(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why);

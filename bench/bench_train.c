@@ -141,7 +141,8 @@ static int bench_slow(struct smoe_bench *bench, const char *policy, struct smoe_
     for (int f = 0; f < 2 && !rc; f++) {
         rc = smoe_fleet_start(bench, settings, 0, &fleets[f], why);
         for (int w = 0; w < 2 && !rc; w++)
-            rc = smoe_fleet_add_worker(bench, speeds[f][w], &fleets[f], why);
+            rc = smoe_fleet_add_worker(bench, (const char *const[]){"--speed", speeds[f][w], NULL},
+                                       &fleets[f], why);
     }
     for (int round = 0; round < (bench->quick ? 1 : 3) && !rc; round++)
         for (int f = 0; f < 2 && !rc; f++) {

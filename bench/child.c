@@ -180,13 +180,15 @@ static int start_gateway(const struct smoe_bench *bench, const char *const *sett
     return rc ? rc : await_address(fleet, log, why);
 }
 
-int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *speed,
+int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
                           struct smoe_bench_fleet *fleet, struct smoe_why *why)
 {
     char program[1100], state[160], log[160], id[16];
     unsigned i = fleet->n_workers;
-    const char *argv[] = {program,       "--gateway", fleet->address, "--id", id,
-                          "--state-dir", state,       "--speed",      speed,  NULL};
+    const char *argv[ARGUMENTS_MAX] = {program, "--gateway",   fleet->address, "--id",
+                                       id,      "--state-dir", state};
+    for (size_t n = 7; *options && n + 1 < ARGUMENTS_MAX; n++)
+        argv[n] = *options++;
     snprintf(program, sizeof program, "%s/stablemoe-worker", bench->bin_dir);
     snprintf(id, sizeof id, "w%u", i + 1);
     snprintf(state, sizeof state, "%s/%s", fleet->dir, id);
@@ -204,7 +206,7 @@ int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings
     if (rc == 0)
         rc = start_gateway(bench, settings, ret, why);
     for (unsigned i = 0; i < n_workers && !rc; i++)
-        rc = smoe_fleet_add_worker(bench, "1", ret, why);
+        rc = smoe_fleet_add_worker(bench, (const char *const[]){NULL}, ret, why);
     return rc;
 }
 

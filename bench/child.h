@@ -46,10 +46,10 @@ struct smoe_bench_fleet {
 };
 
 /* `settings`: NULL-terminated "section.key=value", or NULL. Stop it in any case. Workers are of full speed;
- * or started one by one with a speed of their own. */
+ * or started one by one with `options` of their own, NULL-terminated words. */
 int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings,
                      unsigned n_workers, struct smoe_bench_fleet *ret, struct smoe_why *why);
-int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *speed,
+int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
                           struct smoe_bench_fleet *fleet, struct smoe_why *why);
 void smoe_fleet_stop(struct smoe_bench_fleet *fleet);
 

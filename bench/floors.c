@@ -24,6 +24,11 @@ static const struct smoe_floor floors[] = {
     {"kernels.adamw.n33088.to_copy", LEAST, 0.5},
     {"kernels.adamw.n4194304.to_copy", LEAST, 0.7},
 
+    /* Of what each may draw, at 0.8 of the work that all budgets pay for. */
+    {"budgets.*.to_budget", MOST, 1.02},
+    {"budgets.throughput", LEAST, 0.95},
+    {"budgets.refused", MOST, 0},
+
     {"frame.tensor.64KiB.to_copy", LEAST, 0.5},
     {"frame.tensor.1MiB.to_copy", LEAST, 0.7},
 

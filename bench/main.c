@@ -24,6 +24,7 @@
     X(latency, "latency  ", "one remote expert forward through the gateway against bare sockets")  \
     X(net, "net      ", "the daemon under messages and tensors against bare epoll servers")        \
     X(memory, "memory   ", "memory of the daemon for each idle worker")                            \
+    X(budgets, "budgets  ", "do workers keep to budgets of power, and do their work")              \
     X(placement, "placement", "planning where experts stand, what it sends and holds")             \
     X(train, "train    ", "training on Fashion-MNIST with two workers against torch with gloo")
 
