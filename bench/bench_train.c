@@ -25,10 +25,9 @@ static bool read_number(const char *log, const char *key, double *ret)
     char text[16384];
     if (!smoe_read_text_file(log, text, sizeof text))
         return false;
-    char *at = strrchr(text, '{');
-    for (char *c = at; at && c > text; c--) /* the object may hold others */
-        if (*c == '{' && c[-1] == '\n')
-            at = c;
+    const char *at = *text == '{' ? text : NULL; /* the last line that begins with an object */
+    for (const char *c = text; (c = strstr(c, "\n{")); c++)
+        at = c + 1;
     cJSON *o = at ? cJSON_Parse(at) : NULL;
     const cJSON *number = cJSON_GetObjectItemCaseSensitive(o, key);
     bool ok = cJSON_IsNumber(number);

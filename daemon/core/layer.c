@@ -149,7 +149,6 @@ static void make_ready(struct smoe_core *c, uint32_t l)
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
             answer_declare(c, t, l);
-    smoe_relay_go_on(c, l);
 }
 
 void smoe_layers_advance(struct smoe_core *c)
@@ -164,6 +163,8 @@ void smoe_layers_advance(struct smoe_core *c)
             make_ready(c, l);
         else if (!complete && layer->state == SMOE_LAYER_READY)
             layer_move(layer, SMOE_LAYER_WAITING);
+        if (complete)
+            smoe_relay_go_on(c, l); /* a follower in its host's place is there at once, too */
         smoe_copies_advance(c, l);
         if (complete && layer->owner != SMOE_NONE)
             smoe_step_advance(c, layer->owner);

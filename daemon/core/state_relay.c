@@ -89,6 +89,12 @@ static void ask(struct smoe_core *c, const struct smoe_relay *r)
         (struct smoe_msg_expert_fetch){r->number, r->layer, r->expert, r->parts};
 }
 
+/* Not while experts change hosts, nor while the host's loss waits for a commit (session.c). */
+static bool can_be_asked(const struct smoe_core *c, uint32_t layer, uint32_t host)
+{
+    return c->layers[layer].state == SMOE_LAYER_READY && smoe_worker_here(&c->fleet.workers[host]);
+}
+
 void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_expert_fetch *m)
 {
     struct smoe_why why;
@@ -102,7 +108,7 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     uint64_t number;
     bool may_wait = !(m->parts & SMOE_STATE_GRADIENT); /* what is committed is the same anywhere */
     int rc = check_target(c, trainer, m->layer, m->expert, m->parts, may_wait, &relay.worker, &why);
-    relay.waiting = rc == 0 && c->layers[m->layer].state != SMOE_LAYER_READY;
+    relay.waiting = rc == 0 && !can_be_asked(c, m->layer, relay.worker);
     if (rc == 0)
         rc = smoe_relay_remember(c, &relay, &number, &why);
     if (rc) {
@@ -120,8 +126,11 @@ void smoe_relay_go_on(struct smoe_core *c, uint32_t layer)
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || !r->waiting || r->layer != layer)
             continue;
+        uint32_t host = c->layers[layer].experts[r->expert].worker;
+        if (!can_be_asked(c, layer, host))
+            continue;
         r->waiting = false;
-        r->worker = c->layers[layer].experts[r->expert].worker;
+        r->worker = host;
         ask(c, r);
     }
 }

@@ -108,15 +108,6 @@ class Memory(Shortage):
             self.survivor.wait_for_steps(1)
         self.assertWhole()
 
-    def test_a_worker_short_of_memory_refuses_and_lives(self):
-        faults = Faults(self.fleet, "w1")
-        self.start(beneath_w1=faults.beneath)
-        for every in (3, 31):
-            self.starve(faults, every)
-            self.assertTrue(self.workers[0].running(), self.workers[0].err())
-            self.survivor.wait_for_steps(1)
-        self.assertWhole()
-
 
 def bounded(descriptors):
     """What becomes a program that may have so many descriptors."""

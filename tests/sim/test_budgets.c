@@ -137,7 +137,7 @@ Test(budgets, close_to_what_they_sustain_each_spends_just_its_own)
     struct smoe_slotted_result r = run(&seen, 0.97, 4, 2);
     for (uint32_t j = 0; j < NODES; j++) {
         double part = spent(&seen, j, SETTLED, SLOTS - 1);
-        cr_expect(part < 1.02 && part > 0.9, "node %u: %g of its budget", j, part);
+        cr_expect(part < 1.02 && part > 0.85, "node %u: %g of its budget", j, part);
     }
     cr_expect_gt((double)r.visits, 0.99 * (double)r.tokens);
     cr_expect_lt(r.backlog_slope, 2, "%g", r.backlog_slope);
