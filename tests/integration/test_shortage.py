@@ -28,11 +28,11 @@ NOBODY = "127.0.0.1:1"  # no gateway listens there
 class Shortage(harness.FleetTest):
     WORKERS = 2
 
-    def start(self, *args, beneath=(), beneath_w1=(), **options):
+    def start(self, *args, beneath=(), **options):
         """A daemon, workers w1.. and a survivor that has taken a step."""
         self.daemon = self.fleet.start_daemon("--set", f"fleet.workers_min={self.WORKERS}", *args,
                                               beneath=beneath, **options)
-        self.workers = [self.fleet.start_worker(f"w{i + 1}", beneath=() if i else beneath_w1)
+        self.workers = [self.fleet.start_worker(f"w{i + 1}")
                         for i in range(self.WORKERS)]
         self.fleet.wait_ready(self.WORKERS)
         self.survivor = self.fleet.start_survivor()
