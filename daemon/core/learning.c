@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define SHARE_MIN      0.05 /* a worker that is starved of work is not a slow one */
+#define SHARE_CYCLES   2e8  /* after which half of it is from them */
 #define OVERHEAD_MAX   4    /* nor one that has little to do between its steps */
 #define STEPS_CYCLES   2e8  /* of backward passes, after which half of the ratio is theirs */
 #define FULL_FADES     0.9
@@ -75,6 +76,17 @@ static void learn_ratio(struct smoe_estimate *e, double *full, double y, double 
 {
     if (y > 0 && u > 0)
         smoe_estimate_observe(e, &u, y, weigh(full, y));
+}
+
+/* The quotient of the sums; what the estimate adds is how sure that is, and when all of it is another. */
+static void learn_share(struct smoe_learned *l, const struct smoe_observed *o)
+{
+    double keep = SHARE_CYCLES / (SHARE_CYCLES + o->all_cycles);
+    learn_ratio(&l->share, &l->full[SMOE_PHASES], o->all_cycles, o->offered_cycles);
+    l->shared.of = l->shared.of * keep + o->all_cycles;
+    l->shared.per = l->shared.per * keep + o->offered_cycles;
+    if (l->shared.per > 0)
+        l->share.value[0] = fmin(fmax(l->shared.of / l->shared.per, SHARE_MIN), 1);
 }
 
 /* Evaluations, which have neither backward passes nor steps, teach nothing. */
@@ -226,7 +238,7 @@ void smoe_learned_observe(struct smoe_learned *l, const struct smoe_observed *o,
 {
     for (int p = 0; p < SMOE_PHASES; p++)
         learn_ratio(&l->cost[p], &l->full[p], o->cycles[p], o->flops[p]);
-    learn_ratio(&l->share, &l->full[SMOE_PHASES], o->all_cycles, o->offered_cycles);
+    learn_share(l, o);
     learn_steps(&l->steps, o);
     learn_power(l, o, top_hz);
     if (o->wall_s > 0)

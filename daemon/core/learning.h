@@ -38,7 +38,8 @@ struct smoe_observed {
     double hz;     /* in force throughout */
 };
 
-/* A ratio of bursts, as two sums that forget: there is no noise about it that could be tested. */
+/* A ratio of bursts, as two sums that forget: there is no noise about it that could be tested. (A duty cycle
+ * does a small parcel at full speed, and the next one waits for its rest.) */
 struct smoe_ratio {
     double of, per;
 };
@@ -59,6 +60,7 @@ struct smoe_learned {
     struct smoe_estimate share;             /* cycles done of those offered, (0, 1] */
     struct smoe_estimate power; /* static [W], and that of work by `law`; n = 0: nothing metered */
     enum smoe_power_law law;
+    struct smoe_ratio shared;     /* cycles done, offered: what `share` is the quotient of */
     struct smoe_ratio steps;      /* cycles of optimizer steps per cycle of backward passes */
     double full[SMOE_PHASES + 1]; /* cycles of a full observation: the largest of late */
     double table_hz[SMOE_FREQ_STATES_MAX]; /* [n_table] P-states, of all lanes as set, rising */
