@@ -290,6 +290,8 @@ int smoe_bench_budgets(struct smoe_bench *bench, struct smoe_why *why)
     rc = rc ? rc : start_workers(bench, &fleet, why);
     rc = rc ? rc : open_stream(s, fleet.address, why);
     rc = rc ? rc : measure(bench, &fleet, s, why);
+    for (size_t i = 0; i < FLIGHT_MAX; i++)
+        smoe_ticket_release(s->flight[i]);
     smoe_client_close(s->client);
     smoe_fleet_stop(&fleet);
     free(s);
