@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/cutter.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "daemon/core/place_internal.h"
@@ -59,23 +60,12 @@ bool smoe_place_parse(const char *text, struct smoe_place_rule *ret)
 
 /* ---- scratch ---- */
 
-struct cutter {
-    unsigned char *base; /* NULL: only measure */
-    size_t used;
-};
-
-static void *cut(struct cutter *cutter, size_t count, size_t size)
+static void lay_out(void *head, struct smoe_cutter *cutter)
 {
-    void *piece = cutter->base ? cutter->base + cutter->used : NULL;
-    cutter->used += (count * size + 63) / 64 * 64;
-    return piece;
-}
-
-static void lay_out(struct smoe_place_scratch *s, struct cutter *cutter)
-{
+    struct smoe_place_scratch *s = head;
     size_t e = s->experts_max, n = s->workers_max, slots = s->slots_max;
     size_t either = e > n ? e : n, any = either > slots ? either : slots;
-#define CUT(field, count) s->field = cut(cutter, count, sizeof *s->field)
+#define CUT(field, count) s->field = smoe_cut(cutter, count, sizeof *s->field)
     CUT(heap, either);
     CUT(aside, e);
     CUT(sorted, any);
@@ -111,17 +101,8 @@ int smoe_place_scratch_new(uint32_t experts_max, uint32_t workers_max, uint32_t 
 {
     struct smoe_place_scratch head = {
         .experts_max = experts_max, .workers_max = workers_max, .slots_max = slots_max};
-    struct cutter measure = {.used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &measure);
-    unsigned char *block = aligned_alloc(64, measure.used);
-    if (!block)
-        return SMOE_ENOMEMORY;
-    struct cutter pieces = {.base = block, .used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &pieces);
-    struct smoe_place_scratch *scratch = (struct smoe_place_scratch *)(void *)block;
-    *scratch = head;
-    *ret = scratch;
-    return 0;
+    *ret = smoe_cut_block(&head, sizeof head, lay_out);
+    return *ret ? 0 : SMOE_ENOMEMORY;
 }
 
 void smoe_place_scratch_free(struct smoe_place_scratch *scratch)

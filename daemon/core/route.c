@@ -13,30 +13,19 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/cutter.h"
 #include "common/base/limits.h"
 #include "daemon/core/route_internal.h"
 #include "daemon/core/route_pick.h"
 #include "stablemoe/error.h"
 
-/* Cuts arrays off a block, or only measures them while base is NULL. */
-struct cutter {
-    unsigned char *base;
-    size_t used;
-};
-
-static void *cut(struct cutter *cutter, size_t count, size_t size)
+static void lay_out(void *head, struct smoe_cutter *cutter)
 {
-    void *piece = cutter->base ? cutter->base + cutter->used : NULL;
-    cutter->used += (count * size + 63) / 64 * 64; /* every array on a cache line of its own */
-    return piece;
-}
-
-static void lay_out(struct smoe_route_scratch *s, struct cutter *cutter)
-{
+    struct smoe_route_scratch *s = head;
     size_t n = s->tokens_max, e = s->experts_max, j = s->nodes_max;
     size_t near = n / SMOE_ROUTE_NEAR_PART, visits = n * SMOE_TOP_K_MAX, replicas = s->replicas_max,
            vertices = e + j + 1;
-#define CUT(field, count) s->field = cut(cutter, count, sizeof *s->field)
+#define CUT(field, count) s->field = smoe_cut(cutter, count, sizeof *s->field)
     CUT(warm_price, j);
     CUT(base_price, e);
     CUT(base_node, e);
@@ -104,17 +93,8 @@ int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t n
                                       .nodes_max =
                                           nodes_max > experts_max ? nodes_max : experts_max,
                                       .replicas_max = (size_t)experts_max * nodes_max};
-    struct cutter measure = {.used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &measure);
-    unsigned char *block = aligned_alloc(64, measure.used);
-    if (!block)
-        return SMOE_ENOMEMORY;
-    struct cutter pieces = {.base = block, .used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &pieces);
-    struct smoe_route_scratch *scratch = (struct smoe_route_scratch *)(void *)block;
-    *scratch = head;
-    *ret = scratch;
-    return 0;
+    *ret = smoe_cut_block(&head, sizeof head, lay_out);
+    return *ret ? 0 : SMOE_ENOMEMORY;
 }
 
 void smoe_route_scratch_free(struct smoe_route_scratch *scratch)

@@ -19,51 +19,32 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/cutter.h"
 #include "daemon/core/shard_internal.h"
 #include "stablemoe/error.h"
 
 /* Memory is compared to so many parts of the whole, so that products with elements fit into 64 bits. */
 #define MEMORY_PARTS (UINT64_C(1) << 24)
 
-struct cutter {
-    unsigned char *base; /* NULL: only measure */
-    size_t used;
-};
-
-static void *cut_off(struct cutter *cutter, size_t count, size_t size)
+static void lay_out(void *head, struct smoe_cutter *cutter)
 {
-    void *piece = cutter->base ? cutter->base + cutter->used : NULL;
-    cutter->used += (count * size + 63) / 64 * 64;
-    return piece;
-}
-
-static void lay_out(struct smoe_shard_scratch *s, struct cutter *cutter)
-{
+    struct smoe_shard_scratch *s = head;
     size_t n = s->workers_max;
-    s->work = cut_off(cutter, s->work_max, sizeof *s->work);
-    s->target = cut_off(cutter, n, sizeof *s->target);
-    s->owned = cut_off(cutter, n, sizeof *s->owned);
-    s->followed = cut_off(cutter, n, sizeof *s->followed);
-    s->lacking = cut_off(cutter, n, sizeof *s->lacking);
-    s->orphaned = cut_off(cutter, n + 1, sizeof *s->orphaned);
-    s->head = cut_off(cutter, n + 1, sizeof *s->head);
+    s->work = smoe_cut(cutter, s->work_max, sizeof *s->work);
+    s->target = smoe_cut(cutter, n, sizeof *s->target);
+    s->owned = smoe_cut(cutter, n, sizeof *s->owned);
+    s->followed = smoe_cut(cutter, n, sizeof *s->followed);
+    s->lacking = smoe_cut(cutter, n, sizeof *s->lacking);
+    s->orphaned = smoe_cut(cutter, n + 1, sizeof *s->orphaned);
+    s->head = smoe_cut(cutter, n + 1, sizeof *s->head);
 }
 
 int smoe_shard_scratch_new(uint32_t workers_max, uint32_t grains_max,
                            struct smoe_shard_scratch **ret)
 {
     struct smoe_shard_scratch head = {.workers_max = workers_max, .work_max = grains_max};
-    struct cutter measure = {.used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &measure);
-    unsigned char *block = aligned_alloc(64, measure.used);
-    if (!block)
-        return SMOE_ENOMEMORY;
-    struct cutter pieces = {.base = block, .used = (sizeof head + 63) / 64 * 64};
-    lay_out(&head, &pieces);
-    struct smoe_shard_scratch *scratch = (struct smoe_shard_scratch *)(void *)block;
-    *scratch = head;
-    *ret = scratch;
-    return 0;
+    *ret = smoe_cut_block(&head, sizeof head, lay_out);
+    return *ret ? 0 : SMOE_ENOMEMORY;
 }
 
 void smoe_shard_scratch_free(struct smoe_shard_scratch *scratch)
