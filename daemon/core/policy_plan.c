@@ -47,6 +47,24 @@ double smoe_plan_horizon(const struct smoe_plan_law *law, const struct smoe_plan
     return smoe_freq_horizon(capped ? slot_s : TAU_MAX_S, work, rate);
 }
 
+static double energy_price(const struct smoe_plan_worker *w, double tau_s)
+{
+    return smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
+}
+
+/* The terms of its cost. Its cap is the caller's; `carry` as in smoe_freq_service_max. */
+static struct smoe_node node_of(const struct smoe_plan_law *law, double tau_s,
+                                const struct smoe_plan_worker *w, double *carry)
+{
+    return (struct smoe_node){.backlog = w->backlog,
+                              .executable = w->executable,
+                              .penalty = law->v,
+                              .energy_price = energy_price(w, tau_s),
+                              .power = w->physics.power,
+                              .visit_hz = w->physics.cycles_per_visit / tau_s,
+                              .service_max = smoe_freq_service_max(&w->physics, tau_s, carry)};
+}
+
 void smoe_plan_nodes(const struct smoe_plan_law *law, double tau_s,
                      struct smoe_plan_worker *workers, uint32_t n, struct smoe_node *nodes,
                      double *debts)
@@ -58,19 +76,9 @@ void smoe_plan_nodes(const struct smoe_plan_law *law, double tau_s,
         if (!w->serves)
             continue;
         debts[j] = w->debt_j;
-        nodes[j].backlog = w->backlog;
-        nodes[j].executable = w->executable;
-        nodes[j].energy_price = smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
-        nodes[j].power = w->physics.power;
-        nodes[j].visit_hz = w->physics.cycles_per_visit / tau_s;
-        nodes[j].service_max = smoe_freq_service_max(&w->physics, tau_s, &w->carry);
+        nodes[j] = node_of(law, tau_s, w, &w->carry);
         nodes[j].arrivals_max = w->arrivals_max;
     }
-}
-
-static double energy_price(const struct smoe_plan_worker *w, double tau_s)
-{
-    return smoe_freq_energy_price(&w->physics, w->debt_j, tau_s);
 }
 
 bool smoe_plan_energy_is_free(const struct smoe_plan_worker *w, double tau_s)
@@ -85,15 +93,9 @@ static bool plan_service(const struct smoe_plan_law *law, double tau_s,
                          const struct smoe_plan_worker *w, double *ret_served)
 {
     double carry = 0, most = w->executable + w->arrivals;
-    struct smoe_node node = {.backlog = w->backlog,
-                             .executable = w->executable,
-                             .penalty = law->v,
-                             .energy_price = energy_price(w, tau_s),
-                             .power = w->physics.power,
-                             .visit_hz = w->physics.cycles_per_visit / tau_s,
-                             .service_max = smoe_freq_service_max(&w->physics, tau_s, &carry)};
     if (most < 1)
         return false;
+    struct smoe_node node = node_of(law, tau_s, w, &carry);
     double capacity = tau_s * smoe_freq_ceiling(&w->physics) / w->physics.cycles_per_visit;
     most = most < capacity ? most : capacity;
     smoe_cost(&node, smoe_policy_cost_mode(law->policy), w->arrivals, ret_served);
