@@ -10,21 +10,24 @@
 
 #define BLOCK 64
 
-static int32_t magnitude_f32(const float *value)
+/* One text for every instruction set: inlined into functions that are compiled for theirs. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE int32_t magnitude_f32(const float *value)
 {
     int32_t bits;
     memcpy(&bits, value, sizeof bits);
     return bits & INT32_MAX;
 }
 
-static int64_t magnitude_f64(const double *value)
+INLINE int64_t magnitude_f64(const double *value)
 {
     int64_t bits;
     memcpy(&bits, value, sizeof bits);
     return bits & INT64_MAX;
 }
 
-bool smoe_within_f32(const float *values, size_t n, float limit)
+INLINE bool within_f32(const float *values, size_t n, float limit)
 {
     int32_t most = magnitude_f32(&limit), beyond = 0;
     size_t i = 0;
@@ -36,7 +39,7 @@ bool smoe_within_f32(const float *values, size_t n, float limit)
     return !beyond;
 }
 
-bool smoe_within_f64(const double *values, size_t n, double limit)
+INLINE bool within_f64(const double *values, size_t n, double limit)
 {
     int64_t most = magnitude_f64(&limit), beyond = 0;
     size_t i = 0;
@@ -47,3 +50,43 @@ bool smoe_within_f64(const double *values, size_t n, double limit)
         beyond |= magnitude_f64(&values[i]) > most;
     return !beyond;
 }
+
+#ifdef __x86_64__
+
+__attribute__((target("avx2"))) static bool within_f32_avx2(const float *values, size_t n,
+                                                            float limit)
+{
+    return within_f32(values, n, limit);
+}
+
+__attribute__((target("avx2"))) static bool within_f64_avx2(const double *values, size_t n,
+                                                            double limit)
+{
+    return within_f64(values, n, limit);
+}
+
+bool smoe_within_f32(const float *values, size_t n, float limit)
+{
+    return __builtin_cpu_supports("avx2") ? within_f32_avx2(values, n, limit)
+                                          : within_f32(values, n, limit);
+}
+
+bool smoe_within_f64(const double *values, size_t n, double limit)
+{
+    return __builtin_cpu_supports("avx2") ? within_f64_avx2(values, n, limit)
+                                          : within_f64(values, n, limit);
+}
+
+#else
+
+bool smoe_within_f32(const float *values, size_t n, float limit)
+{
+    return within_f32(values, n, limit);
+}
+
+bool smoe_within_f64(const double *values, size_t n, double limit)
+{
+    return within_f64(values, n, limit);
+}
+
+#endif
