@@ -196,7 +196,7 @@ struct smoe_core {
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
     struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
-    uint64_t relay_serial;     /* requests so far */
+    uint64_t relay_serial, relays_reached; /* requests so far; indices from here on were never used */
 
     /* The slot */
     uint64_t slot_deadline_ns;

@@ -8,7 +8,7 @@
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
  * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
  * time (or before its place was needed), or by not reading. That is often found while an update is being
- * carried out; the core is told when that is done (`unburied`), as a core step would overwrite it.
+ * carried out; the core is told when that is done (`unburied`): a core step would overwrite it.
  */
 #include "daemon/gateway/gateway.h"
 
@@ -335,6 +335,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
         smoe_list_push_back(&gw->hellos, &s->hello_link);
         gw->n_hellos++;
         gw->in_use++;
+        gw->reached += i == gw->reached;
         *ret_session = i;
         return 0;
     }
@@ -477,19 +478,14 @@ void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
     step(gw, &event, NULL);
 }
 
-bool smoe_gateway_drained(const struct smoe_gateway *gw)
-{
-    return gw->drained;
-}
-
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    struct smoe_message bye = {.type = SMOE_MSG_BYE};
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+    for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
             continue;
-        struct smoe_message bye = {.type = SMOE_MSG_BYE};
-        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
         leave_hellos(gw, s);
