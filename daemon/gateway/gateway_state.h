@@ -38,7 +38,7 @@ struct smoe_gateway {
     struct smoe_budget budget;
     struct smoe_gate_session *sessions; /* the core's session numbers are indices here */
     uint32_t n_sessions, in_use;
-    uint32_t reached; /* sessions from here on were never used */
+    uint32_t reached;                /* sessions from here on were never used */
     struct smoe_gate_batch *batches; /* [batches_max] */
     struct smoe_list dirty, unburied;
     struct smoe_list hellos; /* sessions that have not said hello, oldest first */
