@@ -6,10 +6,9 @@
  *               \________________^
  *
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
- * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
- * hello in time (or not before its place was needed), or by not reading. That it must close is often found while an update is being carried
- * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
- * would overwrite the update.
+ * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
+ * time (or before its place was needed), or by not reading. That is often found while an update is being
+ * carried out; the core is told when that is done (`unburied`): a core step would overwrite it.
  */
 #include "daemon/gateway/gateway.h"
 
@@ -206,7 +205,9 @@ static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct
         smoe_list_remove(&s->unburied_link);
         struct smoe_event closed = {.type = SMOE_EVENT_CLOSED,
                                     .now_ns = event->now_ns,
-                                    .session = (uint32_t)(s - gw->sessions)};
+                                    .session = (uint32_t)(s - gw->sessions),
+                                    .code = s->code,
+                                    .sentence = s->reason};
         step_once(gw, &closed, NULL);
     }
 }
@@ -294,7 +295,8 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
     struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
-                               .message = message};
+                               .message = message,
+                               .bad_numbers = !smoe_relay_good(d->gw, s, message, blob)};
     if (message->type == SMOE_MSG_SUBMIT) {
         int rc = smoe_relay_prepare_submit(d->gw, &message->submit, blob, &event, why);
         if (rc)
@@ -333,6 +335,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
         smoe_list_push_back(&gw->hellos, &s->hello_link);
         gw->n_hellos++;
         gw->in_use++;
+        gw->reached += i == gw->reached;
         *ret_session = i;
         return 0;
     }
@@ -358,6 +361,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     if (!rc || s->state == SMOE_GATE_CLOSING)
         return;
     smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
+    s->code = rc;
     doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     step(gw, &tick, NULL);
@@ -450,7 +454,8 @@ void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_sett
 int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
 {
     uint32_t unused;
-    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused))
+    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused) &&
+        (drain || !smoe_quarantine_knows(smoe_core_quarantine(gw->core), worker_id)))
         return SMOE_EUNKNOWN;
     struct smoe_event event = {
         .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
@@ -473,19 +478,14 @@ void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
     step(gw, &event, NULL);
 }
 
-bool smoe_gateway_drained(const struct smoe_gateway *gw)
-{
-    return gw->drained;
-}
-
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    struct smoe_message bye = {.type = SMOE_MSG_BYE};
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+    for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
             continue;
-        struct smoe_message bye = {.type = SMOE_MSG_BYE};
-        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
         leave_hellos(gw, s);
