@@ -39,6 +39,7 @@ struct smoe_core_limits {
 struct smoe_core_settings {
     uint64_t slot_ns; /* 1 ms .. 60 s */
     enum smoe_policy policy;
+    enum smoe_consistency consistency; /* of tokens that a frozen router has scored */
     enum smoe_plan plan;
     double v;             /* V: weight of throughput and gate mass against backlog, > 0 */
     double mu;            /* weight of gate mass within it, >= 0 */

@@ -52,6 +52,7 @@ struct smoe_batch {
     bool used;
     bool training;   /* needs a gradient */
     bool routed;     /* replay: experts given */
+    bool frozen;     /* scored by a frozen router */
     bool after_step; /* submitted after a pending Step: waits for its commit */
     bool in_step;    /* named by the pending Step */
     bool has_gradient;

@@ -248,6 +248,8 @@ static void add_slots(cJSON *o, const struct smoe_core_totals *t)
 static void add_routing(cJSON *o, const struct smoe_core_totals *t)
 {
     cJSON_AddStringToObject(o, "policy", smoe_policy_name(t->settings.policy));
+    cJSON_AddStringToObject(o, "consistency",
+                            t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
     add_double(o, "v", t->settings.v);
     add_double(o, "mu", t->settings.mu);
     add_u64(o, "tokens_routed", t->tokens_routed);
