@@ -5,6 +5,7 @@
  * Without --timings and --train its output is a function of its arguments, the same bytes on every
  * machine.
  */
+#include <malloc.h>
 #include <string.h>
 
 #include "sim/program/program.h"
@@ -252,6 +253,8 @@ int main(int argc, char **argv)
     struct smoe_cli_rest rest;
     struct smoe_why why;
     memset(&a, 0, sizeof a);
+    /* Worlds come and go: their large tables are to come from the system, zeroed where they are touched. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 17);
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;

@@ -308,6 +308,8 @@ static void fill_settings(struct smoe_core_settings *s)
         .copies = 2,
         .silence_ns = 1000 * SMOE_SIM_MS,
         .worker_lease_ns = 10000 * SMOE_SIM_MS,
+        .strikes_max = 3,
+        .quarantine_ns = 600000 * SMOE_SIM_MS,
         .trainer_lease_ns = 30000 * SMOE_SIM_MS,
         .window_bytes = 64 << 20,
         .window_visits = 1000000,

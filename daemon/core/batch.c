@@ -27,10 +27,7 @@ bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id
 
 static uint64_t submit_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
 {
-    uint64_t choice = m->routed           ? ((uint64_t)m->tokens * m->top_k * 2 + 7) / 8 * 8
-                      : m->router_version ? smoe_frozen_bytes(&layer->router.in_force, m->tokens)
-                                          : (uint64_t)m->tokens * layer->shape.experts * 4;
-    return choice + m->tokens * smoe_row_bytes(layer);
+    return smoe_choice_bytes(layer, m) + m->tokens * smoe_row_bytes(layer);
 }
 
 /* What is held of it here: a router's tokens become scores. */

@@ -20,6 +20,7 @@
 #include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
 #include "daemon/core/policy_plan.h"
+#include "daemon/core/quarantine.h"
 #include "daemon/core/router_frozen.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
@@ -47,6 +48,8 @@ struct smoe_core_settings {
     uint32_t copies;      /* of an expert's state, 1 or 2 (0: 1); of layers declared from now on */
     uint64_t silence_ns;  /* a worker silent for longer is lost (not below 3 slots) */
     uint64_t worker_lease_ns;  /* how long a lost worker's place is kept */
+    uint32_t strikes_max;      /* of misconduct, then a worker is out; 0: never (quarantine.h) */
+    uint64_t quarantine_ns;    /* for so long */
     uint64_t trainer_lease_ns; /* how long a gone trainer's layers stay its own */
     uint64_t window_bytes;     /* credit of a trainer: raw bytes submitted, forward not done */
     uint64_t window_visits;
@@ -82,7 +85,7 @@ enum smoe_event_type {
     SMOE_EVENT_MESSAGE,    /* a later one */
     SMOE_EVENT_CLOSED,     /* the session's connection is gone */
     SMOE_EVENT_CONFIGURE,  /* new settings */
-    SMOE_EVENT_DRAIN,      /* drain or undrain a worker */
+    SMOE_EVENT_DRAIN,      /* drain a worker, or let it work again, also out of quarantine */
     SMOE_EVENT_BUDGET,     /* the mean power of one worker, here or not */
     SMOE_EVENT_SHUTDOWN,   /* take nothing new; finish what is out */
     SMOE_EVENT_JOURNALLED, /* records up to `sequence` are durable */
@@ -103,6 +106,10 @@ struct smoe_event {
      * 0: it is good. */
     int refused;
     const char *refused_why;
+    bool bad_numbers; /* MESSAGE: its raw part has numbers beyond smoe_core_numbers */
+    /* CLOSED: 0, or what its peer did wrong, in words */
+    int code;
+    const char *sentence;
     /* CONFIGURE */
     const struct smoe_core_settings *settings;
     /* DRAIN, BUDGET */
@@ -191,6 +198,17 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
                                      const struct smoe_message *message, uint64_t tensor_bytes,
                                      struct smoe_why *why);
 
+/* Where the raw part of a message has numbers, and how large they may be. */
+struct smoe_numbers {
+    bool any;    /* false: do not look */
+    size_t skip; /* bytes before the first; they go on to the end */
+    bool f64;
+    double limit; /* of their magnitude; NaN and infinity are beyond any */
+};
+/* Of a message that smoe_core_expect said to TAKE. */
+struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t session,
+                                      const struct smoe_message *message);
+
 /* uint32_t numbers of room a batch needs. */
 size_t smoe_core_batch_room(uint32_t tokens, uint32_t top_k);
 
@@ -249,6 +267,7 @@ const char *smoe_layer_state_name(enum smoe_layer_state state);
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t layer);
 
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core);
+const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core);
 
 struct smoe_trainer_view {
     bool live; /* in use */

@@ -30,6 +30,17 @@ static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
     return layer->shape.d_model * smoe_real_bytes(layer);
 }
 
+/* In front of a Submit's x: experts, what the router in force reads, or scores. */
+static inline uint64_t smoe_choice_bytes(const struct smoe_layer *layer,
+                                         const struct smoe_msg_submit *m)
+{
+    if (m->routed)
+        return ((uint64_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8;
+    if (m->router_version)
+        return smoe_frozen_bytes(&layer->router.in_force, m->tokens);
+    return (uint64_t)m->tokens * layer->shape.experts * sizeof(float);
+}
+
 /* Most rows of a parcel: its Result, 8 bytes a row longer than its x, must fit a frame too. 0: no row
  * of this layer fits. */
 static inline uint32_t smoe_parcel_rows_max(const struct smoe_core *core,

@@ -124,6 +124,7 @@ static bool allocate(struct smoe_core *c)
         all = c->trainers[t].step.awaiting != NULL;
     }
     return all && smoe_fleet_init(&c->fleet, l->workers_max) == 0 &&
+           smoe_quarantine_init(&c->quarantine, l->workers_max) == 0 &&
            smoe_map_init(&c->batch_by_id, l->batches_max, c->options.seed) == 0 &&
            smoe_route_scratch_new(l->slot_tokens_max, SMOE_EXPERTS_MAX, l->workers_max,
                                   &c->scratch) == 0;
@@ -198,6 +199,7 @@ void smoe_core_free(struct smoe_core *c)
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_fleet_release(&c->fleet);
+    smoe_quarantine_release(&c->quarantine);
     smoe_map_release(&c->batch_by_id);
     smoe_route_scratch_free(c->scratch);
     free(c);

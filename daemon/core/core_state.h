@@ -50,15 +50,14 @@ struct smoe_layer {
 /* One Submit. The visits array lies in the room the shell lent. */
 struct smoe_batch {
     bool used;
-    bool training;   /* needs a gradient */
-    bool routed;     /* replay: experts given */
-    bool frozen;     /* scored by a frozen router */
-    bool after_step; /* submitted after a pending Step: waits for its commit */
-    bool in_step;    /* named by the pending Step */
-    bool has_gradient;
-    uint32_t n_backward_due; /* parcels whose part of it has not been sent */
-    bool input_freed;
-    bool inputs_asked, inputs_back; /* x came once more, for evicted parcels */
+    bool training;              /* needs a gradient */
+    bool routed;                /* replay: experts given */
+    bool frozen;                /* scored by a frozen router */
+    bool after_step;            /* submitted after a pending Step: waits for its commit */
+    bool in_step;               /* named by the pending Step */
+    bool has_gradient, tainted; /* with numbers that cannot be: nobody else is to blame for more */
+    uint32_t n_backward_due;    /* parcels whose part of it has not been sent */
+    bool input_freed, inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
     uint64_t raw_bytes;
@@ -176,6 +175,7 @@ struct smoe_core {
     struct smoe_session *sessions;
     uint32_t n_sessions;
     struct smoe_fleet fleet;
+    struct smoe_quarantine quarantine;
     uint64_t expiry_ns; /* no worker's silence or lease ends before; 0: to be found out */
     struct smoe_trainer *trainers;
     bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
@@ -199,7 +199,8 @@ struct smoe_core {
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
     struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
-    uint64_t relay_serial;     /* requests so far */
+    uint64_t relay_serial,
+        relays_reached; /* requests so far; indices from here on were never used */
 
     /* The slot */
     uint64_t slot_deadline_ns;

@@ -6,10 +6,9 @@
  *               \________________^
  *
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
- * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
- * hello in time (or not before its place was needed), or by not reading. That it must close is often found while an update is being carried
- * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
- * would overwrite the update.
+ * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
+ * time (or before its place was needed), or by not reading. That is often found while an update is being
+ * carried out; the core is told when that is done (`unburied`): a core step would overwrite it.
  */
 #include "daemon/gateway/gateway.h"
 
@@ -218,7 +217,9 @@ void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event, str
         smoe_list_remove(&s->unburied_link);
         struct smoe_event closed = {.type = SMOE_EVENT_CLOSED,
                                     .now_ns = event->now_ns,
-                                    .session = (uint32_t)(s - gw->sessions)};
+                                    .session = (uint32_t)(s - gw->sessions),
+                                    .code = s->code,
+                                    .sentence = s->reason};
         step_once(gw, &closed, NULL);
     }
 }
@@ -306,7 +307,8 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
     struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
-                               .message = message};
+                               .message = message,
+                               .bad_numbers = !smoe_relay_good(d->gw, s, message, blob)};
     if (message->type == SMOE_MSG_SUBMIT) {
         int rc = smoe_relay_prepare_submit(d->gw, &message->submit, blob, &event, why);
         if (rc)
@@ -348,6 +350,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
         smoe_list_push_back(&gw->hellos, &s->hello_link);
         gw->n_hellos++;
         gw->in_use++;
+        gw->reached += i == gw->reached;
         *ret_session = i;
         return 0;
     }
@@ -373,6 +376,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     if (!rc || s->state == SMOE_GATE_CLOSING)
         return;
     smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
+    s->code = rc;
     doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
@@ -454,19 +458,14 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
 
 /* ---- the end ---- */
 
-bool smoe_gateway_drained(const struct smoe_gateway *gw)
-{
-    return gw->drained;
-}
-
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    struct smoe_message bye = {.type = SMOE_MSG_BYE};
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+    for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
             continue;
-        struct smoe_message bye = {.type = SMOE_MSG_BYE};
-        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
         leave_hellos(gw, s);

@@ -20,6 +20,7 @@ struct smoe_gate_session {
     bool credit_is_held;
     char peer[80];        /* "worker pi-1", for the log; "" before hello */
     smoe_sentence reason; /* why it is closing */
+    int code;             /* what its peer did wrong, 0: nothing */
 };
 
 /* The tensors of one batch, by the core's batch index. */
@@ -46,6 +47,7 @@ struct smoe_gateway {
     struct smoe_budget budget;
     struct smoe_gate_session *sessions; /* the core's session numbers are indices here */
     uint32_t n_sessions, in_use;
+    uint32_t reached;                /* sessions from here on were never used */
     struct smoe_gate_batch *batches; /* [batches_max] */
     struct smoe_list dirty, unburied;
     struct smoe_list hellos; /* sessions that have not said hello, oldest first */
@@ -78,6 +80,10 @@ int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *actio
                         struct smoe_blob *blob, struct smoe_segment segments[SMOE_SEGMENTS_MAX],
                         size_t *ret_n);
 void smoe_relay_release(struct smoe_segment *segments, size_t n);
+
+/* Are all numbers of the raw part, if it has one, such as one may go on with? */
+bool smoe_relay_good(const struct smoe_gateway *gw, const struct smoe_gate_session *session,
+                     const struct smoe_message *message, const struct smoe_blob *blob);
 
 /* Room and pointers for a Submit, put into the event. */
 int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_submit *m,

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/within.h"
 #include "daemon/gateway/gateway_state.h"
 
 /* Copies rows: row v of `from` if the visit is a dy row, row v / top_k if it is an x row. */
@@ -135,6 +136,21 @@ static void find_scores(struct smoe_gateway *gw, const struct smoe_msg_submit *m
             event->refused ? NULL : (const float *)(const void *)gw->spare_scored->data;
     }
     event->scores = gw->spare_scores;
+}
+
+bool smoe_relay_good(const struct smoe_gateway *gw, const struct smoe_gate_session *session,
+                     const struct smoe_message *message, const struct smoe_blob *blob)
+{
+    if (!blob)
+        return true;
+    struct smoe_numbers n =
+        smoe_core_numbers(gw->core, (uint32_t)(session - gw->sessions), message);
+    if (!n.any || n.skip > blob->bytes)
+        return true;
+    const void *first = blob->data + n.skip;
+    size_t bytes = blob->bytes - n.skip;
+    return n.f64 ? smoe_within_f64(first, bytes / sizeof(double), n.limit)
+                 : smoe_within_f32(first, bytes / sizeof(float), (float)n.limit);
 }
 
 int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_submit *m,

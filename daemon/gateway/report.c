@@ -283,6 +283,29 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "evictions", t->evictions);
 }
 
+/* Who is out or has strikes, and why; in words for people. */
+static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_core_settings *s,
+                              uint64_t now_ns)
+{
+    const struct smoe_quarantine *q = smoe_core_quarantine(core);
+    struct smoe_quarantine_rules rules = {s->strikes_max, s->quarantine_ns};
+    cJSON *o = cJSON_CreateObject(), *list;
+    add_u64(o, "strikes", q->strikes);
+    list = cJSON_AddArrayToObject(o, "workers");
+    for (uint32_t i = 0; i < q->n; i++) {
+        const struct smoe_conduct *c = &q->conducts[i];
+        if (!smoe_quarantine_find(q, &rules, c->worker, now_ns))
+            continue;
+        cJSON *w = cJSON_CreateObject();
+        cJSON_AddStringToObject(w, "id", c->worker);
+        add_u64(w, "strikes", c->strikes);
+        add_double(w, "out_s", (double)smoe_quarantine_left_ns(c, &rules, now_ns) * 1e-9);
+        cJSON_AddStringToObject(w, "why", c->why);
+        cJSON_AddItemToArray(list, w);
+    }
+    return o;
+}
+
 static cJSON *trace_json(const struct smoe_report_trace *t)
 {
     cJSON *o = cJSON_CreateObject();
@@ -313,6 +336,7 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
+    cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
     cJSON *journal = cJSON_AddObjectToObject(o, "journal");
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)

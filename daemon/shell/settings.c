@@ -91,6 +91,14 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(worker_lease_ns), .reloadable = true,
      .help = "how long a lost worker's experts wait for its return"},
 
+    {"fleet", "strikes", SMOE_U64, .standard = "3", .min = 0, .max = 1000, .unit = "strikes",
+     AT(strikes_max), .reloadable = true,
+     .help = "a worker that broke the protocol or sent numbers that cannot be so many times is in "
+             "quarantine; 0: never"},
+    {"fleet", "quarantine", SMOE_DURATION, .standard = "10min", .min = 1e8, .max = 3.6e14,
+     AT(quarantine_ns), .reloadable = true,
+     .help = "for so long after its last strike it is not let in"},
+
     {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
      AT(budget_w), .reloadable = true,
      .help = "mean power each worker may draw over time, if it sets itself no smaller one; 0: no "
@@ -187,6 +195,8 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .copies = (uint32_t)s->copies,
         .silence_ns = s->silence_ns,
         .worker_lease_ns = s->worker_lease_ns,
+        .strikes_max = (uint32_t)s->strikes_max,
+        .quarantine_ns = s->quarantine_ns,
         .trainer_lease_ns = s->trainer_lease_ns,
         .window_bytes = s->window_bytes,
         .window_visits = s->window_visits,

@@ -24,7 +24,7 @@ struct smoe_daemon_settings {
     uint64_t slot_ns;
     /* fleet */
     uint64_t workers_min, workers_max, copies;
-    uint64_t silence_ns, worker_lease_ns;
+    uint64_t silence_ns, worker_lease_ns, quarantine_ns, strikes_max;
     /* energy */
     double budget_w, cap_w;
     double prior_cycles_per_flop, prior_busy_w, prior_static_w;
