@@ -111,6 +111,8 @@ struct smoe_sim_trainer_options {
     struct smoe_step_optimizer optimizer; /* of shape.optimizer's kind; SGD at 0.05 */
     double clip_norm;
     double dense_square_norm;
+    uint64_t
+        freeze_step; /* from this step on its tokens come with codes for a table that it froze; 0: never */
     uint64_t poison_step; /* its first gradient holds a NaN the first time; 0: none does */
     uint64_t patience_ns; /* 60 s without the gateway, then it gives up */
     const struct smoe_sim_program *program; /* borrowed; NULL: the script */

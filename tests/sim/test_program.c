@@ -57,9 +57,10 @@ Test(program, a_mistake_is_one_line_and_exit_2)
     check_refused("run --policy best",
                   "stablemoe-sim: --policy best: not one of all, lyapunov, topk, random, queue, "
                   "energy, queue-jsq, "
-                  "lyapunov-greedy, lyapunov-linear, lyapunov-separable, base\n");
+                  "lyapunov-greedy, lyapunov-linear, lyapunov-separable, "
+                  "lyapunov-strict, base\n");
     check_refused("run --scenario moon", "stablemoe-sim: --scenario moon: no such scenario (paper, "
-                                         "demo, unlike or random:N), nor a file\n");
+                                         "demo, unlike, frozen or random:N), nor a file\n");
     check_refused("run --scenario demo --load 0.5",
                   "stablemoe-sim: --load 0.5: a load is of an open source; this one is closed\n");
     check_refused("run --train --seeds 1..1000", "stablemoe-sim: --seeds: more than 100\n");
