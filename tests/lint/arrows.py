@@ -76,6 +76,7 @@ SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
 DOORS = {
     "uv.h": SHELLS,
     "liburing.h": ["common/io/ring.c"],
+    "openssl/*": ["common/io/key.c", "common/io/tls*", "tests/*"],
     "*.pb-c.h": ["proto/wire*", "proto/trace_*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
     "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "proto/trace_*", "tests/unit/proto/*",
                      "tests/fuzz/*"],
