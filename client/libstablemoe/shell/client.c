@@ -212,6 +212,7 @@ SMOE_API int smoe_client_open(const struct smoe_client_options *options,
     if (!c)
         return SMOE_ENOMEMORY;
     *ret_client = c;
+    smoe_list_init(&c->tickets);
     int rc = smoe_addr_split(options->gateway, host, &port, &c->why);
     if (rc)
         return rc;
@@ -248,6 +249,7 @@ SMOE_API void smoe_client_close(struct smoe_client *c)
         uv_loop_close(&c->loop);
     }
     smoe_uplink_free(c->uplink);
+    smoe_client_free_tickets(c);
     free(c);
 }
 
