@@ -62,11 +62,23 @@ static uint64_t now_of(const struct worker_process *w)
 
 /* ---- lanes ---- */
 
+/* What the task's next slice costs; its first one, if of visits, what every parcel does. [cycle] */
+static double slice_cycles(const struct lane *lane)
+{
+    const struct smoe_sim_worker_options *o = &lane->worker->options;
+    const struct smoe_task *t = lane->task;
+    double flops = (double)smoe_sim_slice_flops(t);
+    if (t->kind <= SMOE_TASK_BACKWARD && t->rows_done == 0)
+        flops += o->parcel_rows * (double)smoe_task_forward_flops(&t->shape) *
+                 (t->kind == SMOE_TASK_FORWARD ? 1 : 2);
+    return flops * o->cycles_per_flop * lane->worker->slowness;
+}
+
 static void begin_slice(struct lane *lane)
 {
     struct worker_process *w = lane->worker;
     const struct smoe_sim_worker_options *o = &w->options;
-    double cycles = (double)smoe_sim_slice_flops(lane->task) * o->cycles_per_flop * w->slowness;
+    double cycles = slice_cycles(lane);
     double cpu_ns = cycles * 1e9 / o->nominal_hz;
     double wall_ns = cycles * 1e9 / w->freq_hz;
     if (o->jitter > 0)

@@ -102,6 +102,10 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
     X(gateway_restart, EXACT, "a new gateway learns all from workers and trainers and goes on")    \
+    X(frozen_restart, EXACT,                                                                       \
+      "a gateway killed in stage 2 comes back with the same router: same codes, same experts")     \
+    X(frozen_lost, EXACT,                                                                          \
+      "a router that died unwritten with its gateway is brought again before it is needed")        \
     X(worker_dies_expected, EXACT,                                                                 \
       "a worker that a new gateway waited for may come, die and return with nothing")              \
     X(new_layer_expected, EXACT,                                                                   \

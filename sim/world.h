@@ -61,6 +61,7 @@ struct smoe_sim_worker_options {
     double speed;                   /* of nominal_hz, 1 */
     double nominal_hz;              /* 1e9 */
     double cycles_per_flop;         /* 1 */
+    double parcel_rows;             /* a parcel costs as much as so many rows more, 0 */
     double jitter;                  /* a slice takes up to this share longer, 0 */
     uint32_t lanes;                 /* 1 */
     double busy_watts;              /* 0 */
@@ -110,6 +111,8 @@ struct smoe_sim_trainer_options {
     struct smoe_step_optimizer optimizer; /* of shape.optimizer's kind; SGD at 0.05 */
     double clip_norm;
     double dense_square_norm;
+    uint64_t
+        freeze_step; /* from this step on its tokens come with codes for a table that it froze; 0: never */
     uint64_t poison_step; /* its first gradient holds a NaN the first time; 0: none does */
     uint64_t patience_ns; /* 60 s without the gateway, then it gives up */
     const struct smoe_sim_program *program; /* borrowed; NULL: the script */

@@ -181,18 +181,14 @@ bool smoe_conduct_norms(struct smoe_core *c, uint32_t trainer)
 
 /* ---- what the gateway must look at ---- */
 
-static size_t choice_bytes(const struct smoe_core *c, const struct smoe_msg_submit *m)
-{
-    return m->routed ? ((size_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8
-                     : (size_t)m->tokens * c->layers[m->layer].shape.experts * sizeof(float);
-}
-
 /* The layer that a message with a raw part is about; NULL: nothing waits for it any more. */
 static const struct smoe_layer *layer_of(const struct smoe_core *c, const struct smoe_session *s,
                                          const struct smoe_message *m)
 {
     struct subject subject = {0};
     uint32_t batch;
+    if (m->type == SMOE_MSG_FREEZE)
+        return NULL; /* whoever makes a router of it looks at all of it */
     if (m->type == SMOE_MSG_SUBMIT)
         return &c->layers[m->submit.layer];
     if (m->type == SMOE_MSG_EXPERT_STORE)
@@ -217,7 +213,7 @@ struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t ses
                  m->type == SMOE_MSG_STEP_GRADIENT;
     bool f64 = layer->shape.dtype == SMOE_DTYPE_F64;
     return (struct smoe_numbers){
-        .skip = m->type == SMOE_MSG_SUBMIT ? choice_bytes(core, &m->submit) : 0,
+        .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
         .f64 = f64,
         .limit = !state ? SMOE_MAGNITUDE_MAX
                  : f64  ? 0x1.fffffffffffffp1023

@@ -30,7 +30,7 @@ struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type 
     struct smoe_action *a = &core->actions[core->n_actions++];
     a->type = type;
     a->session = session;
-    a->batch = SMOE_NONE;
+    a->batch = a->layer = SMOE_NONE;
     a->tensor = SMOE_TENSOR_NONE;
     a->parcels = NULL;
     a->n_parcels = 0;
@@ -181,6 +181,9 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
     case SMOE_MSG_EXPERT_STORE:
         smoe_relay_store(c, index, &m->expert_store);
         break;
+    case SMOE_MSG_FREEZE:
+        smoe_freezing_begin(c, index, event);
+        break;
     case SMOE_MSG_ERROR:
     case SMOE_MSG_PONG:
         break;
@@ -210,6 +213,8 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
         if (s->kind == SMOE_SESSION_TRAINER)
             c->trainers[s->index].said_bye = true;
         smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
+    } else if (m->type == SMOE_MSG_ROUTER_QUERY && s->kind <= SMOE_SESSION_TRAINER) {
+        smoe_freezing_query(c, event->session, &m->router_query);
     } else if (s->kind == SMOE_SESSION_WORKER) {
         on_worker_message(c, event->session, s->index, m);
     } else if (s->kind == SMOE_SESSION_TRAINER) {
@@ -300,6 +305,7 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         c->draining = true;
         break;
     case SMOE_EVENT_JOURNALLED:
+        smoe_freezing_journalled(c, event->sequence);
         smoe_step_journalled(c, event->sequence);
         break;
     }

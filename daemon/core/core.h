@@ -21,6 +21,7 @@
 #include "daemon/core/ledger.h"
 #include "daemon/core/policy_plan.h"
 #include "daemon/core/quarantine.h"
+#include "daemon/core/router_frozen.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
 
@@ -39,6 +40,7 @@ struct smoe_core_limits {
 struct smoe_core_settings {
     uint64_t slot_ns; /* 1 ms .. 60 s */
     enum smoe_policy policy;
+    enum smoe_consistency consistency; /* of tokens that a frozen router has scored */
     enum smoe_plan plan;
     double v;             /* V: weight of throughput and gate mass against backlog, > 0 */
     double mu;            /* weight of gate mass within it, >= 0 */
@@ -98,7 +100,13 @@ struct smoe_event {
     const float *scores;     /* [tokens, experts]; until SMOE_ACT_INPUT_FREED. NULL if routed */
     const uint16_t *experts; /* [tokens, top_k], if routed */
     uint32_t *room;          /* smoe_core_batch_room() numbers, uninitialised */
-    bool bad_numbers;        /* MESSAGE: its raw part has numbers beyond smoe_core_numbers */
+    /* FREEZE: the router that was made of the raw part, the caller's until this step returns. */
+    const struct smoe_frozen *router;
+    /* FREEZE, and SUBMIT of a router's tokens: why the raw part is refused (it could not be looked at before);
+     * 0: it is good. */
+    int refused;
+    const char *refused_why;
+    bool bad_numbers; /* MESSAGE: its raw part has numbers beyond smoe_core_numbers */
     /* CLOSED: 0, or what its peer did wrong, in words */
     int code;
     const char *sentence;
@@ -130,16 +138,20 @@ enum smoe_action_type {
     SMOE_ACT_INPUTS_TAKEN, /* this INPUTS' raw part is the x of `batch`: keep it until INPUT_FREED */
     SMOE_ACT_GRADIENT_TAKEN, /* this GRADIENT's raw part belongs to `batch`: keep it */
     SMOE_ACT_GRADIENT_FREED,
-    SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
-    SMOE_ACT_DRAINED,     /* shutting down: nothing is in flight any more */
-    SMOE_ACT_JOURNAL,     /* write `record` after those before it */
-    SMOE_ACT_TRACE,       /* `trace` was decided, or there was no room to tell what was (LOST) */
+    SMOE_ACT_BATCH_FREED,  /* room and whatever is kept of `batch` */
+    SMOE_ACT_DRAINED,      /* shutting down: nothing is in flight any more */
+    SMOE_ACT_JOURNAL,      /* write `record` after those before it */
+    SMOE_ACT_TRACE,        /* `trace` was decided, or there was no room to tell what was (LOST) */
+    SMOE_ACT_ROUTER_TAKEN, /* keep this FREEZE's router as the next one of `layer` */
+    SMOE_ACT_ROUTER_IN_FORCE, /* the next router of `layer` takes the place of the one before it */
+    SMOE_ACT_ROUTER_FREED,    /* `layer` has no router any more, nor a next one */
 };
 
 struct smoe_action {
     enum smoe_action_type type;
     uint32_t session;
     uint32_t batch;
+    uint32_t layer; /* ROUTER_* */
     enum smoe_tensor_plan tensor;
     const uint32_t
         *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
@@ -248,6 +260,7 @@ struct smoe_layer_view {
     uint64_t forward_flops;
     const struct smoe_expert_view *experts; /* [shape.experts] */
     uint32_t owner;                         /* trainer index or UINT32_MAX */
+    struct smoe_frozen_head router;         /* in force; version 0: none is frozen */
 };
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */

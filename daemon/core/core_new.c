@@ -40,10 +40,11 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Records of one step: layers that changed (twice: before a commit, and at the end), gone ones, commits. */
+/* Records of one step: layers that changed (twice: before a commit or a router, and at the end), gone ones,
+ * commits, a router. */
 static size_t most_records(const struct smoe_core_limits *l)
 {
-    return 3 * SMOE_LAYERS_MAX + (size_t)l->trainers_max;
+    return 3 * SMOE_LAYERS_MAX + (size_t)l->trainers_max + 1;
 }
 
 /* Most actions of one step, by what they come from. Pairs of a trainer or a layer and a worker are
@@ -60,6 +61,7 @@ static size_t most_actions(const struct smoe_core_limits *l)
            + 3 * t * SMOE_LAYERS_MAX            /* LayerReady; Error and close for lost layers */
            + least(SMOE_LAYERS_MAX * w, hosted) /* Host */
            + b + 1                              /* traced groups, each of other batches */
+           + 4 * SMOE_LAYERS_MAX                /* routers that are freed or come into force */
            + 2 * b + 4 * w + 6 * t + SMOE_LAYERS_MAX + 64;
 }
 

@@ -16,6 +16,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
         return smoe_backward_expect_inputs(c, trainer, &m->inputs);
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
+    if (m->type == SMOE_MSG_FREEZE)
+        return smoe_freezing_expect(c, trainer, &m->freeze, why);
     if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
         return smoe_verdict_fail(
             SMOE_FATAL,

@@ -46,6 +46,8 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
         gw->options.core.trace_bytes_max = 0;
     if (!rc)
         rc = smoe_core_new(&gw->options.core, &gw->core, why);
+    if (!rc)
+        rc = smoe_gate_routers_restore(gw, options->core.restored, why);
     gw->options.core.restored = NULL;
     if (rc) {
         smoe_gateway_free(gw);
@@ -67,6 +69,7 @@ void smoe_gateway_free(struct smoe_gateway *gw)
         smoe_relay_free_batch(&gw->batches[b]);
     free(gw->sessions);
     free(gw->batches);
+    smoe_gate_routers_release(gw);
     smoe_wire_free(gw->wire);
     smoe_core_free(gw->core);
     free(gw);
@@ -179,6 +182,15 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_JOURNAL:
         gw->options.journal(gw->options.journal_context, a->record, smoe_core_epoch(gw->core));
         break;
+    case SMOE_ACT_ROUTER_TAKEN:
+        smoe_gate_routers_take(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_IN_FORCE:
+        smoe_gate_routers_put_in_force(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_FREED:
+        smoe_gate_routers_free(gw, a->layer);
+        break;
     case SMOE_ACT_TRACE:
         gw->options.trace(gw->options.trace_context, a->trace);
         break;
@@ -196,7 +208,7 @@ static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
     gw->wake_ns = update.wake_ns;
 }
 
-static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
+void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
 {
     step_once(gw, event, blob);
     while (!smoe_list_empty(&gw->unburied)) {
@@ -216,7 +228,7 @@ void smoe_gateway_journalled(struct smoe_gateway *gw, uint64_t sequence, uint64_
 {
     struct smoe_event event = {
         .type = SMOE_EVENT_JOURNALLED, .now_ns = now_ns, .sequence = sequence};
-    step(gw, &event, NULL);
+    smoe_gate_step(gw, &event, NULL);
 }
 
 /* ---- messages ---- */
@@ -253,7 +265,7 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
         return v.code;
     }
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = d->now_ns};
-    step(d->gw, &tick, NULL); /* credit that came back with the refusal */
+    smoe_gate_step(d->gw, &tick, NULL); /* credit that came back with the refusal */
     return SMOE_CHANNEL_SKIP;
 }
 
@@ -272,7 +284,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
                                .message = message};
-    step(d->gw, &event, NULL);
+    smoe_gate_step(d->gw, &event, NULL);
 }
 
 static int deliver(void *context, const struct smoe_message *message, struct smoe_blob *blob,
@@ -302,8 +314,11 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
         if (rc)
             return rc;
     }
-    step(d->gw, &event, blob);
+    if (message->type == SMOE_MSG_FREEZE)
+        smoe_gate_routers_prepare(d->gw, &message->freeze, blob, &event, why);
+    smoe_gate_step(d->gw, &event, blob);
     smoe_relay_drop_unused_room(d->gw);
+    smoe_gate_routers_drop_hand(d->gw);
     return 0;
 }
 
@@ -364,7 +379,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     s->code = rc;
     doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-    step(gw, &tick, NULL);
+    smoe_gate_step(gw, &tick, NULL);
 }
 
 void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now_ns)
@@ -374,7 +389,7 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
     if (s->state != SMOE_GATE_CLOSING) {
         doom(gw, s, "");
         struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-        step(gw, &tick, NULL);
+        smoe_gate_step(gw, &tick, NULL);
     }
     gw->frames_in += s->channel.frames_in;
     gw->frames_out += s->channel.frames_out;
@@ -400,7 +415,7 @@ void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
 {
     expire_hellos(gw, now_ns);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-    step(gw, &tick, NULL);
+    smoe_gate_step(gw, &tick, NULL);
 }
 
 uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
@@ -441,42 +456,7 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
         mark_dirty(gw, s);
 }
 
-/* ---- administration ---- */
-
-void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_settings *settings,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_CONFIGURE, .now_ns = now_ns, .settings = settings};
-    step(gw, &event, NULL);
-}
-
-int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
-{
-    uint32_t unused;
-    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused) &&
-        (drain || !smoe_quarantine_knows(smoe_core_quarantine(gw->core), worker_id)))
-        return SMOE_EUNKNOWN;
-    struct smoe_event event = {
-        .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
-    step(gw, &event, NULL);
-    return 0;
-}
-
-int smoe_gateway_set_budget(struct smoe_gateway *gw, const char *worker_id, double watts,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_BUDGET, .now_ns = now_ns, .worker_id = worker_id, .budget_w = watts};
-    step(gw, &event, NULL);
-    return smoe_fleet_budget(smoe_core_fleet(gw->core), worker_id) == watts ? 0 : SMOE_ELIMIT;
-}
-
-void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
-{
-    struct smoe_event event = {.type = SMOE_EVENT_SHUTDOWN, .now_ns = now_ns};
-    step(gw, &event, NULL);
-}
+/* ---- the end ---- */
 
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {

@@ -16,6 +16,12 @@ static const char *const policies[] = {
 #undef X
         NULL};
 
+static const char *const consistencies[] = {
+#define X(symbol, name) name,
+    SMOE_CONSISTENCY_MAP(X)
+#undef X
+        NULL};
+
 static const char *const plans[] = {
 #define X(symbol, name) name,
     SMOE_PLAN_MAP(X)
@@ -49,6 +55,11 @@ const struct smoe_option smoe_daemon_options[] = {
     {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
      .reloadable = true,
      .help = "who serves a token; lyapunov is the product, the others are baselines"},
+    {"routing", "consistency", SMOE_ENUM, .standard = "soft", .choices = consistencies,
+     AT(consistency), .reloadable = true,
+     .help =
+         "experts that a frozen router chose: strict keeps them and lyapunov chooses among their "
+         "replicas, soft trades them for shorter queues by mu"},
     {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits",
      AT(v), .reloadable = true,
      .help = "weight V of throughput and gate scores against backlog and energy"},
@@ -176,6 +187,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
     return (struct smoe_core_settings){
         .slot_ns = s->slot_ns,
         .policy = (enum smoe_policy)s->policy,
+        .consistency = (enum smoe_consistency)s->consistency,
         .plan = (enum smoe_plan)s->plan,
         .v = s->v,
         .mu = s->mu,

@@ -17,8 +17,9 @@ struct smoe_daemon_settings {
     /* state */
     char state_dir[256];
     /* routing */
-    unsigned policy; /* enum smoe_policy */
-    unsigned plan;   /* enum smoe_plan */
+    unsigned policy;      /* enum smoe_policy */
+    unsigned consistency; /* enum smoe_consistency */
+    unsigned plan;        /* enum smoe_plan */
     double v, mu;
     uint64_t slot_ns;
     /* fleet */

@@ -139,6 +139,9 @@ static void carry_out(struct scene *s, const struct smoe_action *a)
     case SMOE_ACT_INPUTS_TAKEN:
     case SMOE_ACT_GRADIENT_TAKEN:
     case SMOE_ACT_GRADIENT_FREED:
+    case SMOE_ACT_ROUTER_TAKEN: /* the gateway's: tests/unit/gateway/test_freezing.c */
+    case SMOE_ACT_ROUTER_IN_FORCE:
+    case SMOE_ACT_ROUTER_FREED:
         break;
     case SMOE_ACT_JOURNAL:
         journal_add(&s->journal, a->record);
