@@ -362,6 +362,7 @@ struct smoe_msg_report {
     uint64_t kept_bytes, cycles;
     uint64_t freq_requested_khz, freq_achieved_khz;
     char driver_note[160];
+    uint64_t forward_row_flops, backward_row_flops;
 };
 
 struct smoe_layer_experts {

@@ -21,8 +21,8 @@ static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
     if (g->budget.used_bytes)
         return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
                          g->budget.used_bytes);
-    if (smoe_core_quarantine(g->core)
-            ->strikes) /* these workers are ours, whatever happens to them */
+    /* These workers are ours, whatever happens to them. */
+    if (smoe_core_quarantine(g->core)->strikes && !smoe_world_acts(p->world, SMOE_SIM_LIE))
         return smoe_fail(why, SMOE_ESTATE, "%s blamed a worker: %s", p->name,
                          smoe_core_quarantine(g->core)->conducts[0].why);
     return 0;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/assert.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "sim/events.h"
@@ -249,6 +250,16 @@ static int read_all(struct smoe_scenario *s, struct smoe_why *why)
     return rc;
 }
 
+static void draw_lines(struct smoe_scenario *s)
+{
+    s->curve = smoe_sim_alloc(s->spec.workers, sizeof *s->curve);
+    for (uint64_t j = 0; j < s->spec.workers; j++) {
+        double hz = s->freq_max_hz[j], watts = s->spec.kappa * hz * hz * hz;
+        smoe_assert(smoe_power_hull(0, &hz, &watts, 1, &s->curve[j]));
+        s->curve[j].stepless = true;
+    }
+}
+
 int smoe_scenario_init(struct smoe_scenario *s, const struct smoe_scenario_spec *spec,
                        struct smoe_why *why)
 {
@@ -268,6 +279,8 @@ int smoe_scenario_init(struct smoe_scenario *s, const struct smoe_scenario_spec 
         s->freq_max_hz[j] *= spec->freq_hz;
     if (rc)
         smoe_scenario_release(s);
+    else if (spec->power == SMOE_SIM_LINE && spec->kappa > 0)
+        draw_lines(s);
     return rc;
 }
 
@@ -276,6 +289,7 @@ struct smoe_freq_node smoe_scenario_physics(const struct smoe_scenario *s, uint6
     return (struct smoe_freq_node){.cycles_per_visit = s->spec.cycles,
                                    .freq_max_hz = s->freq_max_hz[j],
                                    .kappa = s->spec.kappa,
+                                   .power = s->curve ? &s->curve[j] : NULL,
                                    .energy_max_w = s->cap_w[j],
                                    .energy_mean_w = s->budget_w[j]};
 }
@@ -307,6 +321,7 @@ void smoe_scenario_release(struct smoe_scenario *s)
     free(s->freq_max_hz);
     free(s->budget_w);
     free(s->cap_w);
+    free(s->curve);
     free(s->rank);
     free(s->trace);
     *s = (struct smoe_scenario){0};

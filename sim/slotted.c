@@ -165,6 +165,8 @@ static void prepare_nodes(struct smoe_sim_fleet *f, double tau_s)
             .executable = f->seen_queue[j],
             .penalty = f->s->spec.v,
             .energy_price = smoe_freq_energy_price(&f->physics[j], f->seen_debt[j], tau_s),
+            .power = f->physics[j].power,
+            .visit_hz = f->physics[j].cycles_per_visit / tau_s,
             .service_max = f->away[j] ? 0 : smoe_freq_service_max(&f->physics[j], tau_s, carry),
             .arrivals_max = f->away[j] ? 0 : UINT32_MAX};
     }

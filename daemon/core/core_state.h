@@ -198,9 +198,8 @@ struct smoe_core {
     struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
-    struct smoe_relay *relays; /* [SMOE_RELAYS_MAX] */
-    uint64_t relay_serial,
-        relays_reached; /* requests so far; indices from here on were never used */
+    struct smoe_relay *relays;             /* [SMOE_RELAYS_MAX] */
+    uint64_t relay_serial, relays_reached; /* requests; from here on never used */
 
     /* The slot */
     uint64_t slot_deadline_ns;

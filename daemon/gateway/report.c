@@ -84,7 +84,10 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
     const struct smoe_estimate *power = &w->learned.power;
     struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
     double unused;
+    double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
+                    2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
     add_double(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
+    add_double(o, "cycles_per_parcel", parcel * (double)w->reference_flops);
     add_double(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
     add_double(o, "kappa", smoe_worker_kappa(w));
     add_known(o, "kappa_error", power->n, d.kappa);

@@ -14,6 +14,8 @@
 static const char *const sources[] = {
     [SMOE_SOURCE_OPEN] = "open", [SMOE_SOURCE_CLOSED] = "closed", NULL};
 
+static const char *const powers[] = {[SMOE_SIM_CUBE] = "cube", [SMOE_SIM_LINE] = "line", NULL};
+
 static const char *const arrivals[] = {"poisson", "bursty", "diurnal", "trace", NULL};
 
 static const struct smoe_option keys[] = {
@@ -37,6 +39,12 @@ static const struct smoe_option keys[] = {
      .help = "of lists at random"},
     {"fleet", "kappa", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1, KEY(kappa),
      .help = "energy is kappa f^3 a second; 0: energy costs nothing"},
+    {"fleet", "power", SMOE_ENUM, .standard = "cube", .choices = powers, KEY(power),
+     .help = "cube: kappa f^3; line: kappa freq_max^2 f, as of a duty cycle"},
+    {"fleet", "parcel_rows", SMOE_DOUBLE, .standard = "0", .max = 1e6, KEY(parcel_rows),
+     .help = "--whole: visits that a parcel costs beside its own"},
+    {"fleet", "meter_noise", SMOE_DOUBLE, .standard = "0", .max = 0.5, KEY(meter_noise),
+     .help = "--whole: of the workers' meters, of itself"},
     {"tokens", "source", SMOE_ENUM, .standard = "open", .choices = sources, KEY(source),
      .help = "open: so many come each slot; closed: a batch comes when the last is done"},
     {"tokens", "number", SMOE_DOUBLE, .standard = "256", .min = 1,

@@ -408,6 +408,28 @@ static void gateway_seeds(void)
          SUBMIT(2, 3, 1), SETTLE);
 }
 
+/* ---- tls: a handshake, words, and mishaps at every point ---- */
+
+#define TLS_TALK       0x80, 0, 0x00, 0 /* the client, then the server */
+#define TLS_BOTH_SAY   0x05, 200, 0, 0x85, 0, 80
+#define TLS_SHAKE      TLS_TALK, TLS_TALK
+#define TLS_EVERYTHING TLS_TALK, TLS_TALK, TLS_TALK, TLS_TALK
+
+static void tls_seeds(void)
+{
+    SEED("tls", "talk", TLS_SHAKE, TLS_BOTH_SAY, TLS_EVERYTHING, TLS_BOTH_SAY, TLS_EVERYTHING);
+    SEED("tls", "pieces", 0xc5, 0, 250, 100, 0, 0x80, 15, 1, 0x80, 2, 0x00, 2, 0x80, 2, 0x00, 2,
+         0x80, 0, 0x80, 9, 0x10, 0x80, 0, 0x80, 0);
+    SEED("tls", "changed-hello", 0x84, 0, 60, 0, 1, TLS_EVERYTHING);
+    SEED("tls", "changed-answer", 0x80, 0, 0x01, 0, 90, 0, 1, TLS_EVERYTHING);
+    SEED("tls", "changed-word", TLS_SHAKE, TLS_BOTH_SAY, 0x85, 0, 1, 0x82, 0, 20, 0, 1, TLS_TALK);
+    SEED("tls", "lost", TLS_SHAKE, TLS_BOTH_SAY, 0x86 - 4, 0, 9, TLS_EVERYTHING);
+    SEED("tls", "twice", TLS_SHAKE, TLS_BOTH_SAY, 0x83, 0, TLS_EVERYTHING);
+    SEED("tls", "garbage", 0x04, 'G', 'E', 'T', ' ', '/', '\r', '\n');
+    SEED("tls", "alert", 0x80, 0, 0x04, 21, 3, 3, 0, 2, 2, 40);
+    SEED("tls", "again", TLS_SHAKE, TLS_BOTH_SAY, 0x06, TLS_SHAKE, TLS_BOTH_SAY, TLS_EVERYTHING);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -425,5 +447,6 @@ int main(int argc, char **argv)
     eviction_seeds();
     gateway_seeds();
     copy_seeds_of_the_gateway();
+    tls_seeds();
     return 0;
 }

@@ -212,6 +212,8 @@ const struct messages_field messages_fields[] = {
     U64(REPORT, report.freq_requested_khz, 0, 1000000000),
     U64(REPORT, report.freq_achieved_khz, 0, 1000000000),
     TEXT(REPORT, report.driver_note, 159),
+    U64(REPORT, report.forward_row_flops, 0, U64_MAX),
+    U64(REPORT, report.backward_row_flops, 0, U64_MAX),
 
     STEP(STEP_PREPARE, step_prepare),
     OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),
