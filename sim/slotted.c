@@ -282,7 +282,9 @@ void smoe_slotted_run(const struct smoe_scenario *scenario,
     struct smoe_sim_fleet f = {.s = scenario, .o = options, .result = ret};
     uint64_t began = options->clock_ns ? options->clock_ns() : 0;
     *ret = (struct smoe_slotted_result){
-        .gap_max = -1, .share = smoe_sim_alloc(scenario->spec.workers, sizeof(double))};
+        .gap_max = -1,
+        .share = smoe_sim_alloc(scenario->spec.workers, sizeof(double)),
+        .to_budget = smoe_sim_alloc(scenario->spec.workers, sizeof(double))};
     init_fleet(&f);
     for (uint64_t slot = 0; slot < options->slots; slot++)
         run_slot(&f, slot);
@@ -294,6 +296,7 @@ void smoe_slotted_run(const struct smoe_scenario *scenario,
 void smoe_slotted_release(struct smoe_slotted_result *result)
 {
     free(result->share);
+    free(result->to_budget);
     free(result->series.backlog);
     free(result->series.debt);
     free(result->series.complete);
