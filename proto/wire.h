@@ -443,6 +443,9 @@ void smoe_wire_free(struct smoe_wire *wire);
 /* Changes with every decode: arrays of an earlier message are gone when it differs. */
 uint64_t smoe_wire_generation(const struct smoe_wire *wire);
 
+/* A message to decode into, the same at every call: for those that need it no longer than its arrays. */
+struct smoe_message *smoe_wire_message(struct smoe_wire *wire);
+
 /* Packs a message. The bytes are valid until the next encode with this wire. Returns SMOE_ETOOBIG if
  * they exceed SMOE_CONTROL_BYTES_MAX. The message is trusted. */
 int smoe_wire_encode(struct smoe_wire *wire, const struct smoe_message *message,

@@ -134,6 +134,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 {
     struct smoe_client_options client = {.gateway = o->gateway,
                                          .name = *o->name ? o->name : NULL,
+                                         .key_file = *o->key ? o->key : NULL,
                                          .patience_ms = (uint32_t)(o->patience_ns / 1000000)};
     struct smoe_layer_options layer = {
         .name = o->layer,

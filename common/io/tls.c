@@ -270,15 +270,26 @@ static void tls_consume(void *context, size_t bytes)
     }
 }
 
-static void tls_closed(void *context, int status)
+void smoe_tls_connected(void *context, int status)
 {
-    struct smoe_tls *tls = context;
+    const struct smoe_tls *tls = context;
+    tls->connected(tls->owner.context, status);
+}
+
+void smoe_tls_release(struct smoe_tls *tls)
+{
     tls->state = SMOE_TLS_OVER;
     SSL_free(tls->ssl);
     free(tls->out);
     tls->ssl = NULL;
     tls->out = NULL;
     tls->out_begin = tls->out_end = tls->cap_out = 0;
+}
+
+static void tls_closed(void *context, int status)
+{
+    struct smoe_tls *tls = context;
+    smoe_tls_release(tls);
     tls->owner.closed(tls->owner.context, status);
 }
 

@@ -360,6 +360,10 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
     cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
+    cJSON *security = cJSON_AddObjectToObject(o, "security");
+    cJSON_AddStringToObject(security, "transport", c->security ? c->security : "none");
+    add_u64(security, "keys", c->keys);
+    add_u64(security, "refused", c->refused);
     cJSON *journal = cJSON_AddObjectToObject(o, "journal");
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)

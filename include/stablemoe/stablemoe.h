@@ -58,6 +58,9 @@ struct smoe_client_options {
     const char *gateway;  /* HOST:PORT */
     const char *name;     /* of this trainer: 1..63 of [A-Za-z0-9._-]; NULL: made up */
     uint32_t patience_ms; /* how long calls wait for a gateway that is away; 0: 60,000 */
+    const char *
+        key_file; /* this trainer's key (stablemoectl key add trainer NAME), which is also its name if
+                             `name` is NULL. NULL: plaintext, to a gateway of this machine only */
 };
 
 /* Connects and says hello. *ret_client is set even on failure, unless memory is out, so that

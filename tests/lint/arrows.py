@@ -130,7 +130,7 @@ STRINGS = {
 SHELL_COMMON = ("shell.h", "settings.h")
 # Who may see the others: the loop joins them, main starts the loop, and the option table names the
 # drivers that there are.
-SHELL_MEETING = ("loop.c", "main.c", "settings.c")
+SHELL_MEETING = ("loop.c", "loop_admin.c", "main.c", "settings.c")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 
