@@ -22,6 +22,7 @@ build      libcjson-dev            JSON of the status port, results, checkpoint 
 build      libinih-dev             syntax of the configuration files
 build      libopenblas-serial-dev  matrix products (the serial build: threads are ours)
 build      libsqlite3-dev          journal of the daemon
+build      libxxhash-dev           names frozen routers by their values (headers only)
 build      libssl-dev              TLS 1.3 between nodes and gateway, their keys (OpenSSL 3)
 build      zlib1g-dev              reads gzipped data sets
 build      libcpupower-dev         cpufreq limits (stablemoe-freqd only: it is GPL-2.0-only)

@@ -43,7 +43,8 @@ enum view { VIEW_JSON, VIEW_WORKERS, VIEW_DONE, VIEW_WATCH };
     X("set-budget", "WORKER WATTS", "set-budget WORKER WATTS", VIEW_DONE,                         \
       "mean power of this worker; off: that set for all")                                         \
     X("drain", "WORKER", "drain WORKER           ", VIEW_DONE, "give this worker nothing new")    \
-    X("undrain", "WORKER", "undrain WORKER         ", VIEW_DONE, "let it work again")             \
+    X("undrain", "WORKER", "undrain WORKER         ", VIEW_DONE,                                  \
+      "let it work again, out of quarantine too")                                                 \
     X("reload", NULL, "reload                 ", VIEW_DONE,                                       \
       "read configuration and keys again, as SIGHUP")                                             \
     X("reload-keys", NULL, "reload-keys            ", VIEW_DONE,                                  \

@@ -35,6 +35,8 @@ static int submit(struct smoe_experts *e, size_t part, const struct smoe_experts
         .tokens = (uint32_t)batch->n,
         .top_k = f->top_k,
         .scores = batch->scores,
+        .codes = batch->scores ? NULL : batch->tokens->codes,
+        .features = batch->scores ? NULL : batch->tokens->features,
         .x = batch->x,
         .evaluate = batch->evaluate,
     };
@@ -101,6 +103,17 @@ static int store(struct smoe_experts *e, uint32_t expert, const smoe_real *state
     return say(f, smoe_expert_store(f->layer, expert, state), why);
 }
 
+/* A run freezes once; it is a new layer when it is resumed. */
+static int freeze(struct smoe_experts *e, const struct smoe_frozen *router, struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    struct smoe_freeze_options o = {.version = 1,
+                                    .kind = (enum smoe_frozen_kind)router->kind,
+                                    .inputs = router->inputs,
+                                    .values = router->values};
+    return say(f, smoe_freeze(f->layer, &o, NULL), why);
+}
+
 static void close_fleet(struct smoe_experts *e)
 {
     struct fleet *f = self_of(e);
@@ -136,9 +149,9 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 int smoe_experts_open_fleet(const struct smoe_train_options *o, struct smoe_experts **ret,
                             struct smoe_why *why)
 {
-    static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
-                                                done,   step,         fetch,    restore,
-                                                store,  close_fleet};
+    static const struct smoe_experts_ops ops = {submit, wait_forward, backward,   wait_backward,
+                                                done,   step,         fetch,      restore,
+                                                store,  freeze,       close_fleet};
     struct fleet *f = calloc(1, sizeof *f);
     if (!f)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

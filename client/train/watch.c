@@ -95,6 +95,6 @@ void smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run)
             result->fluctuation[i] = differ(watch, run, watch->top[i], watch->top[SCRATCH]);
     if (smoe_router_stage(&run->router) == 2) {
         result->freeze_step = smoe_train_freeze_step(run);
-        result->digest = smoe_frozen_digest(&run->router.frozen);
+        result->digest = run->router.frozen.digest;
     }
 }

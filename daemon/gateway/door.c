@@ -66,6 +66,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
         if (gw->sessions[i].state != SMOE_GATE_FREE)
             continue;
         begin(gw, &gw->sessions[i], now_ns);
+        gw->reached += i == gw->reached;
         *ret_session = i;
         return 0;
     }

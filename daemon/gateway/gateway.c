@@ -6,10 +6,9 @@
  *               \________________^
  *
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
- * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
- * hello in time (or not before its place was needed), or by not reading. That it must close is often found while an update is being carried
- * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
- * would overwrite the update.
+ * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
+ * time (or before its place was needed), or by not reading. That is often found while an update is being
+ * carried out; the core is told when that is done (`unburied`): a core step would overwrite it.
  */
 #include "daemon/gateway/gateway.h"
 
@@ -44,6 +43,8 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
         gw->options.core.trace_bytes_max = 0;
     if (!rc)
         rc = smoe_core_new(&gw->options.core, &gw->core, why);
+    if (!rc)
+        rc = smoe_gate_routers_restore(gw, options->core.restored, why);
     gw->options.core.restored = NULL;
     if (rc) {
         smoe_gateway_free(gw);
@@ -65,6 +66,7 @@ void smoe_gateway_free(struct smoe_gateway *gw)
         smoe_relay_free_batch(&gw->batches[b]);
     free(gw->sessions);
     free(gw->batches);
+    smoe_gate_routers_release(gw);
     smoe_wire_free(gw->wire);
     smoe_core_free(gw->core);
     free(gw);
@@ -168,6 +170,15 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_JOURNAL:
         gw->options.journal(gw->options.journal_context, a->record, smoe_core_epoch(gw->core));
         break;
+    case SMOE_ACT_ROUTER_TAKEN:
+        smoe_gate_routers_take(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_IN_FORCE:
+        smoe_gate_routers_put_in_force(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_FREED:
+        smoe_gate_routers_free(gw, a->layer);
+        break;
     case SMOE_ACT_TRACE:
         gw->options.trace(gw->options.trace_context, a->trace);
         break;
@@ -194,7 +205,9 @@ void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event, str
         smoe_list_remove(&s->unburied_link);
         struct smoe_event closed = {.type = SMOE_EVENT_CLOSED,
                                     .now_ns = event->now_ns,
-                                    .session = (uint32_t)(s - gw->sessions)};
+                                    .session = (uint32_t)(s - gw->sessions),
+                                    .code = s->code,
+                                    .sentence = s->reason};
         step_once(gw, &closed, NULL);
     }
 }
@@ -284,14 +297,18 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
     struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
-                               .message = message};
+                               .message = message,
+                               .bad_numbers = !smoe_relay_good(d->gw, s, message, blob)};
     if (message->type == SMOE_MSG_SUBMIT) {
         int rc = smoe_relay_prepare_submit(d->gw, &message->submit, blob, &event, why);
         if (rc)
             return rc;
     }
+    if (message->type == SMOE_MSG_FREEZE)
+        smoe_gate_routers_prepare(d->gw, &message->freeze, blob, &event, why);
     smoe_gate_step(d->gw, &event, blob);
     smoe_relay_drop_unused_room(d->gw);
+    smoe_gate_routers_drop_hand(d->gw);
     return 0;
 }
 
@@ -316,6 +333,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     if (!rc || s->state == SMOE_GATE_CLOSING)
         return;
     smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
+    s->code = rc;
     smoe_gate_doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
@@ -385,55 +403,16 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
         smoe_gate_mark_dirty(gw, s);
 }
 
-/* ---- administration ---- */
-
-void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_settings *settings,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_CONFIGURE, .now_ns = now_ns, .settings = settings};
-    smoe_gate_step(gw, &event, NULL);
-}
-
-int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
-{
-    uint32_t unused;
-    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused))
-        return SMOE_EUNKNOWN;
-    struct smoe_event event = {
-        .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
-    smoe_gate_step(gw, &event, NULL);
-    return 0;
-}
-
-int smoe_gateway_set_budget(struct smoe_gateway *gw, const char *worker_id, double watts,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_BUDGET, .now_ns = now_ns, .worker_id = worker_id, .budget_w = watts};
-    smoe_gate_step(gw, &event, NULL);
-    return smoe_fleet_budget(smoe_core_fleet(gw->core), worker_id) == watts ? 0 : SMOE_ELIMIT;
-}
-
-void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
-{
-    struct smoe_event event = {.type = SMOE_EVENT_SHUTDOWN, .now_ns = now_ns};
-    smoe_gate_step(gw, &event, NULL);
-}
-
-bool smoe_gateway_drained(const struct smoe_gateway *gw)
-{
-    return gw->drained;
-}
+/* ---- the end ---- */
 
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    struct smoe_message bye = {.type = SMOE_MSG_BYE};
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+    for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
             continue;
-        struct smoe_message bye = {.type = SMOE_MSG_BYE};
-        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
         smoe_gate_leave_hellos(gw, s);

@@ -153,7 +153,7 @@ static const struct command commands[] = {
     {"set-budget", "WORKER WATTS", true, run_set_budget,
      "mean power of this worker; off: that of all"},
     {"drain", "WORKER", true, run_drain, "give this worker nothing new"},
-    {"undrain", "WORKER", true, run_drain, "let it work again"},
+    {"undrain", "WORKER", true, run_drain, "let it work again, out of quarantine too"},
     {"reload", NULL, true, run_reload, "read configuration and keys again (as SIGHUP)"},
     {"reload-keys", NULL, true, run_reload_keys, "read the keys again, and end revoked sessions"},
 };

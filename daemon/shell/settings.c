@@ -17,6 +17,12 @@ static const char *const policies[] = {
 #undef X
         NULL};
 
+static const char *const consistencies[] = {
+#define X(symbol, name) name,
+    SMOE_CONSISTENCY_MAP(X)
+#undef X
+        NULL};
+
 static const char *const plans[] = {
 #define X(symbol, name) name,
     SMOE_PLAN_MAP(X)
@@ -57,6 +63,11 @@ const struct smoe_option smoe_daemon_options[] = {
     {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
      .reloadable = true,
      .help = "who serves a token; lyapunov is the product, the others are baselines"},
+    {"routing", "consistency", SMOE_ENUM, .standard = "soft", .choices = consistencies,
+     AT(consistency), .reloadable = true,
+     .help =
+         "experts that a frozen router chose: strict keeps them and lyapunov chooses among their "
+         "replicas, soft trades them for shorter queues by mu"},
     {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits",
      AT(v), .reloadable = true,
      .help = "weight V of throughput and gate scores against backlog and energy"},
@@ -87,6 +98,14 @@ const struct smoe_option smoe_daemon_options[] = {
     {"fleet", "lease", SMOE_DURATION, .standard = "10s", .min = 1e8, .max = 3.6e12,
      AT(worker_lease_ns), .reloadable = true,
      .help = "how long a lost worker's experts wait for its return"},
+
+    {"fleet", "strikes", SMOE_U64, .standard = "3", .min = 0, .max = 1000, .unit = "strikes",
+     AT(strikes_max), .reloadable = true,
+     .help = "a worker that broke the protocol or sent numbers that cannot be so many times is in "
+             "quarantine; 0: never"},
+    {"fleet", "quarantine", SMOE_DURATION, .standard = "10min", .min = 1e8, .max = 3.6e14,
+     AT(quarantine_ns), .reloadable = true,
+     .help = "for so long after its last strike it is not let in"},
 
     {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
      AT(budget_w), .reloadable = true,
@@ -182,6 +201,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
     return (struct smoe_core_settings){
         .slot_ns = s->slot_ns,
         .policy = (enum smoe_policy)s->policy,
+        .consistency = (enum smoe_consistency)s->consistency,
         .plan = (enum smoe_plan)s->plan,
         .v = s->v,
         .mu = s->mu,
@@ -189,6 +209,8 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .copies = (uint32_t)s->copies,
         .silence_ns = s->silence_ns,
         .worker_lease_ns = s->worker_lease_ns,
+        .strikes_max = (uint32_t)s->strikes_max,
+        .quarantine_ns = s->quarantine_ns,
         .trainer_lease_ns = s->trainer_lease_ns,
         .window_bytes = s->window_bytes,
         .window_visits = s->window_visits,

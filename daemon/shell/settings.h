@@ -18,13 +18,14 @@ struct smoe_daemon_settings {
     /* state */
     char state_dir[256];
     /* routing */
-    unsigned policy; /* enum smoe_policy */
-    unsigned plan;   /* enum smoe_plan */
+    unsigned policy;      /* enum smoe_policy */
+    unsigned consistency; /* enum smoe_consistency */
+    unsigned plan;        /* enum smoe_plan */
     double v, mu;
     uint64_t slot_ns;
     /* fleet */
     uint64_t workers_min, workers_max, copies;
-    uint64_t silence_ns, worker_lease_ns;
+    uint64_t silence_ns, worker_lease_ns, quarantine_ns, strikes_max;
     /* energy */
     double budget_w, cap_w;
     double prior_cycles_per_flop, prior_busy_w, prior_static_w;

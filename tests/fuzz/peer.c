@@ -603,6 +603,8 @@ static void say_report(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
         .freq_max_hz = 1 + b * 1e9,
         .active_ns = (uint64_t)b << 20,
         .cycles = (uint64_t)a << 22,
+        .forward_row_flops = (uint64_t)a << b % 48,
+        .backward_row_flops = b,
     };
     say(p, &m, 0, out);
 }

@@ -72,13 +72,14 @@ static struct smoe_slotted_result run(struct seen *seen, double load, double off
     *spec.caps = 0;
     snprintf(spec.ranks, sizeof spec.ranks, "0 1 2 3");
     spec.cycles = CYCLES;
+    spec.power = SMOE_SIM_LINE;
+    spec.meter_noise = 0.05;
     spec.freq_hz = FMAX_HZ;
     spec.slot_ns = (uint64_t)(SLOT_S * 1e9);
     spec.top_k = 1;
     spec.tokens = (load > 0 ? load * SHARES : 1.15 * NODES) * SLOT_S * FMAX_HZ / CYCLES;
     cr_assert_eq(smoe_scenario_init(&s, &spec, &why), 0, "%s", why.text);
-    struct smoe_whole_fleet fleet = {
-        .rests = true, .meter_noise = 0.05, .prior_off = off, .watch = watch, .context = seen};
+    struct smoe_whole_fleet fleet = {.prior_off = off, .watch = watch, .context = seen};
     struct smoe_slotted_options o = {
         .policy = SMOE_POLICY_LYAPUNOV, .slots = SLOTS, .seed = seed, .whole = &fleet};
     cr_assert_eq(smoe_whole_run(&s, &o, &r, &why), 0, "%s", why.text);

@@ -39,6 +39,8 @@ SMOE_API int smoe_submit(struct smoe_expert_layer *layer, const struct smoe_subm
         .tokens = o->tokens,
         .top_k = o->top_k,
         .scores = o->scores,
+        .codes = o->codes,
+        .features = o->features,
         .x = o->x,
         .evaluate = o->evaluate,
         .on_done = relay_done,
