@@ -322,5 +322,6 @@ void smoe_tls_context_free(struct smoe_tls_context *c)
     BIO_meth_free(c->bio);
     smoe_wipe(&c->key, sizeof c->key);
     smoe_wipe(c->scratch, sizeof c->scratch);
+    free(c->spare);
     free(c);
 }

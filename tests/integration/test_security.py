@@ -219,6 +219,22 @@ class Roles(Secured):
         worker.wait_for_line("the gateway speaks no TLS")
         self.assertEqual(self.fleet.ready(), 0)
 
+    def test_plaintext_from_another_address_is_refused_when_it_comes(self):
+        addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+        others = [a for a in addresses if "." in a]
+        if not others:
+            self.skipTest("this machine has no address but loopback")
+        self.fleet.env["STABLEMOE_SECURITY_INSECURE"] = "loopback-only"
+        self.fleet.keys = False
+        daemon = self.fleet.start_daemon()
+        with socket.socket() as s:
+            s.settimeout(20)
+            s.bind((others[0], 0))
+            s.connect(harness.split_address(self.fleet.gateway))
+            self.assertEqual(s.recv(1), b"")
+        daemon.wait_for_line("refused: security.insecure is for this machine only")
+        self.assertEqual(self.fleet.status()["security"]["refused"], 1)
+
     def test_a_key_of_another_gateway_is_refused(self):
         daemon = self.fleet.start_daemon()
         line = self.ctl("key", "add", "worker", "w1")
