@@ -15,6 +15,7 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "stablemoe/frozen.h"
 
 #define SMOE_PROTOCOL_MIN 1
 #define SMOE_PROTOCOL_MAX 1
@@ -71,7 +72,11 @@
     X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)                                       \
     X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)  \
     X(EVICTED, 64, evicted, Evicted, SMOE_BY_WORKER, NONE)                                    \
-    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)
+    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)                   \
+    X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
+    X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
+    X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -167,12 +172,14 @@ struct smoe_msg_layer_ready {
     uint32_t layer;
     struct smoe_layer_shape shape;
     uint64_t run, step;
+    struct smoe_frozen_head router; /* version 0: none is frozen */
 };
 
 struct smoe_msg_submit {
     uint64_t batch, attempt;
     uint32_t layer, tokens, top_k;
     bool needs_gradient, routed;
+    uint64_t router_version, router_digest; /* 0: scores are given; never with `routed` */
 };
 
 struct smoe_msg_result {
@@ -223,6 +230,28 @@ struct smoe_msg_need {
 };
 struct smoe_msg_restore {
     uint64_t step, attempt;
+};
+
+struct smoe_msg_freeze {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_frozen_head router; /* version > 0 */
+};
+struct smoe_msg_router_query {
+    uint64_t request;
+    uint32_t layer;
+};
+struct smoe_msg_router_state {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_frozen_head router; /* version 0: none is frozen */
+};
+
+struct smoe_msg_routing_report {
+    uint32_t layer;
+    smoe_name router;
+    uint64_t step, tokens;
+    double changed, agreement, fluctuation_20, fluctuation_50, fluctuation_80; /* -1: not known */
 };
 
 struct smoe_msg_expert_fetch {
@@ -413,6 +442,9 @@ void smoe_wire_free(struct smoe_wire *wire);
 
 /* Changes with every decode: arrays of an earlier message are gone when it differs. */
 uint64_t smoe_wire_generation(const struct smoe_wire *wire);
+
+/* A message to decode into, the same at every call: for those that need it no longer than its arrays. */
+struct smoe_message *smoe_wire_message(struct smoe_wire *wire);
 
 /* Packs a message. The bytes are valid until the next encode with this wire. Returns SMOE_ETOOBIG if
  * they exceed SMOE_CONTROL_BYTES_MAX. The message is trusted. */

@@ -91,6 +91,27 @@ const struct smoe_scenario_spec smoe_scenarios[] = {
      .slot_ns = 1000 * SMOE_SIM_MS,
      .v = 50,
      .mu = 1},
+    /* StableMoE's router on Stable-MoE's fleet with SYMI's replicas: a vocabulary of 512 codes, whose scores never
+     * change, and 16 experts on the 40 slots of the paper's ten workers. */
+    {.name = "frozen",
+     .workers = 10,
+     .speeds = "1",
+     .budgets = "1.5..9.5",
+     .caps = "3..15",
+     .freq_hz = 3e9,
+     .cycles = 1e7,
+     .kappa = 2e-27,
+     .source = SMOE_SOURCE_OPEN,
+     .tokens = 500,
+     .experts = 16,
+     .copies = 1,
+     .slots = 4,
+     .top_k = 2,
+     .skew = 0.1,
+     .pool = 512,
+     .slot_ns = 1000 * SMOE_SIM_MS,
+     .v = 50,
+     .mu = 1},
 };
 const uint32_t smoe_scenarios_len = sizeof smoe_scenarios / sizeof *smoe_scenarios;
 
@@ -133,6 +154,9 @@ static int check(const struct smoe_scenario_spec *s, struct smoe_why *why)
                          SMOE_TOP_K_MAX);
     if (s->copies < 1 || s->copies > s->workers)
         return smoe_fail(why, SMOE_ECONFIG, "gate.copies: not in 1..workers");
+    if (s->slots > SMOE_EXPERTS_MAX || (s->slots && s->slots * s->workers < s->experts))
+        return smoe_fail(why, SMOE_ECONFIG, "gate.slots: not in 0..%d, or fewer than the experts",
+                         SMOE_EXPERTS_MAX);
     if (s->up && !s->down)
         return smoe_fail(why, SMOE_ECONFIG, "fleet.down: who leaves is away for a slot or more");
     if (s->delay > SMOE_SCENARIO_DELAY_MAX)

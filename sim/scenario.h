@@ -64,7 +64,9 @@ struct smoe_scenario_spec {
     double burst, swing;
     uint64_t period;                    /* [slot] an on and an off phase on average; a day */
     char trace[SMOE_SCENARIO_PATH_MAX]; /* file of numbers, for SMOE_ARRIVALS_TRACE */
-    uint64_t experts, copies; /* each expert stands on so many workers, dealt out in turn */
+    uint64_t experts, copies; /* each expert stands on so many workers, dealt out in turn, or */
+    uint64_t
+        slots; /* so many experts on each worker, placed by how often tokens want them; 0: copies */
     uint64_t top_k;
     double skew;                        /* g = softmax(skew * rank + N(0,1)) */
     char ranks[SMOE_SCENARIO_LIST_MAX]; /* of each expert; "": 0, 1, 2, .. */

@@ -52,7 +52,7 @@ int smoe_whole_check(const struct smoe_scenario *scenario, const struct smoe_slo
     const struct smoe_scenario_spec *s = &scenario->spec;
     if (s->source != SMOE_SOURCE_OPEN)
         return smoe_fail(why, SMOE_ECONFIG, "tokens.source: only an open source runs whole");
-    if (s->copies != 1)
+    if (s->copies != 1 || s->slots)
         return smoe_fail(why, SMOE_ECONFIG,
                          "gate.copies: the daemon serves an expert on one worker");
     if (s->up)

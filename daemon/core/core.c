@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/conduct.h"
 
 /* ---- answering ---- */
 
@@ -30,7 +30,7 @@ struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type 
     struct smoe_action *a = &core->actions[core->n_actions++];
     a->type = type;
     a->session = session;
-    a->batch = SMOE_NONE;
+    a->batch = a->layer = SMOE_NONE;
     a->tensor = SMOE_TENSOR_NONE;
     a->parcels = NULL;
     a->n_parcels = 0;
@@ -78,9 +78,11 @@ void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const 
     core->totals.refused++;
     struct smoe_msg_error *e = &smoe_core_send(core, session, SMOE_MSG_ERROR)->error;
     *e = (struct smoe_msg_error){.code = code, .fatal = fatal, .batch = batch, .request = request};
-    snprintf(e->message, sizeof e->message, "%s", sentence);
-    if (!fatal)
+    if (!fatal) {
+        snprintf(e->message, sizeof e->message, "%s", sentence);
         return;
+    }
+    smoe_conduct_ended(core, session, code, sentence, e->message);
     smoe_core_act(core, SMOE_ACT_CLOSE, session);
     if (core->sessions[session].kind == SMOE_SESSION_FREE)
         core->sessions[session].kind = SMOE_SESSION_CLOSING;
@@ -179,6 +181,12 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
     case SMOE_MSG_EXPERT_STORE:
         smoe_relay_store(c, index, &m->expert_store);
         break;
+    case SMOE_MSG_FREEZE:
+        smoe_freezing_begin(c, index, event);
+        break;
+    case SMOE_MSG_ROUTING_REPORT:
+        smoe_freezing_reported(c, index, &m->routing_report);
+        break;
     case SMOE_MSG_ERROR:
     case SMOE_MSG_PONG:
         break;
@@ -200,12 +208,16 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     const struct smoe_session *s = &c->sessions[event->session];
     const struct smoe_message *m = event->message;
     smoe_core_heard(c, event->session, c->now_ns);
-    if (m->type == SMOE_MSG_PING) {
+    if (event->bad_numbers && smoe_conduct_numbers(c, event)) {
+        return;
+    } else if (m->type == SMOE_MSG_PING) {
         smoe_core_send(c, event->session, SMOE_MSG_PONG)->pong.nonce = m->ping.nonce;
     } else if (m->type == SMOE_MSG_BYE) {
         if (s->kind == SMOE_SESSION_TRAINER)
             c->trainers[s->index].said_bye = true;
         smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
+    } else if (m->type == SMOE_MSG_ROUTER_QUERY && s->kind <= SMOE_SESSION_TRAINER) {
+        smoe_freezing_query(c, event->session, &m->router_query);
     } else if (s->kind == SMOE_SESSION_WORKER) {
         on_worker_message(c, event->session, s->index, m);
     } else if (s->kind == SMOE_SESSION_TRAINER) {
@@ -213,9 +225,19 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     }
 }
 
+static void on_closed(struct smoe_core *c, const struct smoe_event *event)
+{
+    smoe_sentence told;
+    if (event->code)
+        smoe_conduct_ended(c, event->session, event->code, event->sentence, told);
+    smoe_session_closed(c, event->session);
+}
+
 static void on_drain(struct smoe_core *c, const struct smoe_event *event)
 {
     uint32_t i;
+    if (!event->drain)
+        (void)smoe_quarantine_pardon(&c->quarantine, event->worker_id);
     if (!smoe_fleet_find(&c->fleet, event->worker_id, &i))
         return;
     struct smoe_worker *w = &c->fleet.workers[i];
@@ -271,7 +293,7 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         on_message(c, event);
         break;
     case SMOE_EVENT_CLOSED:
-        smoe_session_closed(c, event->session);
+        on_closed(c, event);
         break;
     case SMOE_EVENT_CONFIGURE:
         on_configure(c, event->settings);
@@ -286,6 +308,7 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         c->draining = true;
         break;
     case SMOE_EVENT_JOURNALLED:
+        smoe_freezing_journalled(c, event->sequence);
         smoe_step_journalled(c, event->sequence);
         break;
     }
@@ -410,69 +433,16 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
     *ret_update = (struct smoe_update){core->actions, core->n_actions, core->slot_deadline_ns};
 }
 
-static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t trainer,
-                                             const struct smoe_message *m, uint64_t tensor_bytes,
-                                             struct smoe_why *why)
-{
-    struct smoe_trainer *t = &c->trainers[trainer];
-    struct smoe_verdict v;
-    if (m->type == SMOE_MSG_GRADIENT)
-        return smoe_batch_expect_gradient(c, trainer, &m->gradient, why);
-    if (m->type == SMOE_MSG_INPUTS)
-        return smoe_backward_expect_inputs(c, trainer, &m->inputs);
-    if (m->type == SMOE_MSG_EXPERT_STORE)
-        return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
-    if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
-        return smoe_verdict_fail(
-            SMOE_FATAL,
-            smoe_fail(why, SMOE_ECREDIT,
-                      "SUBMIT: %llu bytes and %llu visits sent, %llu and %llu granted",
-                      (unsigned long long)t->sent_bytes, (unsigned long long)t->sent_visits,
-                      (unsigned long long)t->granted_bytes, (unsigned long long)t->granted_visits),
-            m->submit.batch, 0);
-    v = smoe_batch_expect_submit(c, t, &m->submit, why);
-    if (v.kind != SMOE_TAKE)
-        smoe_trainer_owe(c, t);
-    t->arriving_bytes = v.kind == SMOE_TAKE ? tensor_bytes : 0;
-    t->arriving_visits = v.kind == SMOE_TAKE ? (uint64_t)m->submit.tokens * m->submit.top_k : 0;
-    return v;
-}
-
-struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
-                                     const struct smoe_message *message, uint64_t tensor_bytes,
-                                     struct smoe_why *why)
-{
-    const struct smoe_session *s = &core->sessions[session];
-    if (s->kind == SMOE_SESSION_TRAINER) {
-        struct smoe_verdict v = expect_of_trainer(core, s->index, message, tensor_bytes, why);
-        core->totals.stale_frames += v.kind == SMOE_IGNORE;
-        return v;
-    }
-    if (s->kind != SMOE_SESSION_WORKER)
-        return (struct smoe_verdict){.kind = SMOE_IGNORE};
-    if (message->type == SMOE_MSG_STEP_GRADIENT)
-        return smoe_copies_expect_gradient(core, s->index, &message->step_gradient);
-    if (message->type == SMOE_MSG_EXPERT_STATE)
-        return smoe_relay_expect_state(core, s->index, &message->expert_state, why);
-    bool output = message->type == SMOE_MSG_OUTPUT;
-    uint64_t id = output ? message->output.parcel : message->parcel_gradient.parcel;
-    enum smoe_visit_state due = output ? SMOE_VISIT_ROUTED : SMOE_VISIT_GRADIENT_QUEUED;
-    uint32_t parcel;
-    if (!smoe_parcel_by_id(core, s->index, id, &parcel) || core->parcels[parcel].state != due) {
-        core->totals.late_frames++;
-        core->fleet.workers[s->index].late_frames++;
-        return (struct smoe_verdict){.kind = SMOE_IGNORE};
-    }
-    const struct smoe_parcel *p = &core->parcels[parcel];
-    return (struct smoe_verdict){.kind = SMOE_TAKE,
-                                 .bytes = p->rows * smoe_row_bytes(&core->layers[p->layer])};
-}
-
 /* ---- views ---- */
 
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core)
 {
     return &core->fleet;
+}
+
+const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
+{
+    return &core->quarantine;
 }
 
 uint64_t smoe_core_epoch(const struct smoe_core *core)

@@ -55,7 +55,7 @@ struct smoe_route_answer {
 #define SMOE_ROUTE_NONE UINT16_MAX
 
 /* Scratch memory for solving instances up to the given size; sizes are fixed at init, one block.
- * 6 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
+ * 7 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
  * It also remembers the node prices of the last exact solve of smoe_policy_route, which start the
  * next one: the answer's objective never depends on them, which of several optima it is may.
  * 0 or SMOE_ENOMEMORY. */
@@ -89,6 +89,12 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
 /* Tokens one after another, each taking its K smallest (marginal price - weight), prices moving with
  * every choice. Feasible, fast, not optimal. No bound. */
 void smoe_route_greedy(const struct smoe_route_problem *problem, struct smoe_route_scratch *scratch,
+                       struct smoe_route_answer *answer);
+
+/* Every token keeps its K largest scores (ties to the lowest index); only the replica of each is chosen, so that
+ * sum_j Phi_j(A_j) is least: optimal for the tokens routed, and then `exact`, with the primal for a bound. Spends
+ * what smoe_route_scratch_limit allows; then visits go to the cheapest replica one by one. */
+void smoe_route_strict(const struct smoe_route_problem *problem, struct smoe_route_scratch *scratch,
                        struct smoe_route_answer *answer);
 
 /* Each token for itself, at prices fixed at the queues Q_j of slot start. No bound. */

@@ -2,8 +2,8 @@
  *
  * Routing of one slot: from waiting tokens to parcels.
  *
- *  1. pending batches are taken in groups that one solve can route together (same layer, K and
- *     kind), oldest first, up to slot_tokens_max tokens a group;
+ *  1. pending batches are taken in groups that one solve can route together (same layer, K, kind, and
+ *     whether a frozen router scored them), oldest first, up to slot_tokens_max tokens a group;
  *  2. the group's problem is set up in visits of its layer: Q and Dhat of every worker for the planned
  *     length tau (MODEL.md, "Slot length"), caps from the workers' inboxes, weights from the scores;
  *  3. the policy solves it; chosen visits become parcels, tokens without K experts wait.
@@ -84,6 +84,7 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
     struct smoe_plan_law law = smoe_slot_law(c);
+    law.policy = g->policy;
     uint32_t n = c->fleet.n_used;
     plan_parcels(c, g);
     for (uint32_t i = 0; i < n; i++) {
@@ -325,7 +326,7 @@ static void route_group(struct smoe_core *c, const struct smoe_slot_group *g)
         .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
     uint64_t work_max = work_limit(c, &problem);
     smoe_route_scratch_limit(c->scratch, work_max);
-    smoe_policy_route(c->options.settings.policy, &problem, c->debts, &c->rng, c->scratch, &answer);
+    smoe_policy_route(g->policy, &problem, c->debts, &c->rng, c->scratch, &answer);
     smoe_tracing_decided(c, trace, work_max, &answer);
     account_proof(c, &problem, &answer);
     account_quality(c, g, scores);
@@ -358,6 +359,7 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
     struct smoe_slot_group g = {.layer = b->layer,
                                 .top_k = b->top_k,
                                 .training = b->training,
+                                .policy = c->options.settings.policy,
                                 .n_tokens = n,
                                 .n_batches = 1,
                                 .batches = &batch};
@@ -374,8 +376,12 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
 static struct smoe_slot_group collect_group(struct smoe_core *c, const struct smoe_batch *first)
 {
     uint32_t width = c->layers[first->layer].shape.experts;
+    const struct smoe_core_settings *s = &c->options.settings;
     struct smoe_slot_group g = {
-        .layer = first->layer, .top_k = first->top_k, .training = first->training};
+        .layer = first->layer,
+        .top_k = first->top_k,
+        .training = first->training,
+        .policy = first->frozen ? smoe_policy_of_frozen(s->policy, s->consistency) : s->policy};
     uint64_t most = c->gather_floats / width;
     if (most > c->options.limits.slot_tokens_max)
         most = c->options.limits.slot_tokens_max;
@@ -384,7 +390,7 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
     for (const struct smoe_list *it = &first->pending_link; it != &c->pending; it = it->next) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (b->layer != g.layer || b->top_k != g.top_k || b->training != g.training || b->routed ||
-            !smoe_batch_routable(c, b) || g.n_tokens == most)
+            b->frozen != first->frozen || !smoe_batch_routable(c, b) || g.n_tokens == most)
             continue;
         uint64_t room = most - g.n_tokens;
         batches[g.n_batches++] = (uint32_t)(b - c->batches);

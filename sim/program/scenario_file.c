@@ -62,6 +62,9 @@ static const struct smoe_option keys[] = {
      .help = "how many"},
     {"gate", "copies", SMOE_U64, .standard = "1", .min = 1, .max = SMOE_SCENARIO_WORKERS_MAX,
      KEY(copies), .help = "of each expert, dealt out to the workers in turn"},
+    {"gate", "slots", SMOE_U64, .standard = "0", .max = SMOE_EXPERTS_MAX, .unit = "experts",
+     KEY(slots),
+     .help = "on each worker, copies placed by how often tokens want them; 0: `copies` of each"},
     {"gate", "drift", SMOE_U64, .standard = "0", .max = 1e9, .unit = "slots", KEY(drift),
      .help = "time in which an expert's popularity wanders on to the next; 0: it stays"},
     {"gate", "pool", SMOE_U64, .standard = "0", .max = 65536, .unit = "tokens", KEY(pool),
@@ -104,7 +107,7 @@ int smoe_sim_load_scenario(const char *name, struct smoe_scenario *ret, struct s
         built_in = &spec;
     if (!built_in && !strpbrk(name, "./"))
         return smoe_fail(why, SMOE_ECONFIG,
-                         "--scenario %s: no such scenario (paper, demo, unlike "
+                         "--scenario %s: no such scenario (paper, demo, unlike, frozen "
                          "or random:N), nor a file",
                          name);
     int rc = built_in ? 0 : load_file(name, &spec, why);

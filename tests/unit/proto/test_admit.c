@@ -54,6 +54,10 @@ static const struct {
     {"STEP_GRADIENT", 63, "wW", SMOE_RAW_MUST},
     {"EVICTED", 64, "w", SMOE_RAW_NONE},
     {"PARCEL_INPUTS", 65, "W", SMOE_RAW_MUST},
+    {"FREEZE", 80, "t", SMOE_RAW_MUST},
+    {"ROUTER_QUERY", 81, "wt", SMOE_RAW_NONE},
+    {"ROUTER_STATE", 82, "WT", SMOE_RAW_NONE},
+    {"ROUTING_REPORT", 83, "t", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
