@@ -48,9 +48,8 @@ double smoe_freq_restraint(const struct smoe_freq_node *node, double debt_j, dou
     if (isinf(mean_j) || !(served > 0))
         return node->energy_max_w;
     double explained_j = mean_j * (penalty + BACKLOG_SLOTS * served) / (3 * served);
-    if (debt_j <= explained_j)
-        return node->energy_max_w;
-    double part = 1 - (debt_j - explained_j) / (BACKLOG_SLOTS * mean_j);
+    double above = (debt_j - explained_j) / mean_j; /* slots of the budget */
+    double part = above < 0 ? 1 - above : 1 - above / BACKLOG_SLOTS;
     double static_w = node->power ? smoe_power_at(node->power, 0) : 0;
     double watts =
         static_w + (node->energy_mean_w - static_w) * (part > PART_MIN ? part : PART_MIN);

@@ -24,9 +24,9 @@ struct smoe_freq_node {
  * which it reaches the cap. [Hz] */
 double smoe_freq_ceiling(const struct smoe_freq_node *node);
 
-/* What it may draw at most with this debt, MODEL.md (7''): energy_max_w, until the debt is more than queues of
- * five slots would explain; then no more than the mean budget, and less the deeper it is in. `slot_s`, `penalty`:
- * the slot's length and V. [W] */
+/* What it may draw at most with this debt, MODEL.md (7''): as much in a slot as leaves a debt that a queue of five
+ * slots would explain; deeper in debt no more than the mean budget, and less. At most energy_max_w. `slot_s`,
+ * `penalty`: the slot's length and V. [W] */
 double smoe_freq_restraint(const struct smoe_freq_node *node, double debt_j, double slot_s,
                            double penalty);
 

@@ -220,7 +220,7 @@ Test(fleet, late_reports_cost_backlog_but_not_stability)
 Test(fleet, visits_of_a_worker_that_leaves_go_to_another_replica)
 {
     struct smoe_scenario_spec spec = paper();
-    spec.copies = 3, spec.up = 50, spec.down = 10, spec.tokens = 250;
+    spec.copies = 3, spec.up = 50, spec.down = 10, spec.tokens = 330;
     for (int p = 0; p < SMOE_POLICY_COUNT; p++) {
         struct smoe_slotted_result r = run(&spec, (enum smoe_policy)p, 200);
         if (p == SMOE_POLICY_LYAPUNOV) /* others may have nothing that waits */
@@ -228,7 +228,7 @@ Test(fleet, visits_of_a_worker_that_leaves_go_to_another_replica)
         cr_assert_eq((double)r.visits + r.backlog_last, 3.0 * (double)r.tokens);
         smoe_slotted_release(&r);
     }
-    spec.copies = 1; /* nowhere to go: they wait for the return */
+    spec.copies = 1, spec.tokens = 250; /* nowhere to go: they wait for the return */
     struct smoe_slotted_result r = run(&spec, SMOE_POLICY_LYAPUNOV, 200);
     cr_assert_eq(r.moved, 0);
     cr_assert_gt((double)r.complete, 0.8 * (double)r.tokens);
