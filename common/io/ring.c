@@ -41,7 +41,7 @@
 
 #define READS_QUEUED 256  /* requests between two system calls */
 #define COMPLETIONS  1024 /* more than that are kept by the kernel until there is room */
-#define BUFFERS      128  /* a power of two */
+#define BUFFERS      64   /* a power of two; few, so that they stay in the cache */
 #define TURNS_MAX    32   /* in a row: the rest of the loop waits */
 #define TRIES_MAX    100
 

@@ -172,6 +172,18 @@ SMOE_API int smoe_freeze(struct smoe_expert_layer *layer, const struct smoe_free
 SMOE_API int smoe_router_in_force(struct smoe_expert_layer *layer,
                                   struct smoe_frozen_head *ret_head);
 
+/* How far the experts of a fixed set of held-out tokens have changed, for the gateway's status. Shares are 0..1, or
+ * -1 where they are not known. */
+struct smoe_routing_report {
+    const char *router; /* who routes: 1..63 of [A-Za-z0-9._-] */
+    uint64_t step, tokens;
+    double changed;        /* since the last report */
+    double agreement;      /* of the frozen router with the gate that it was distilled from */
+    double fluctuation[3]; /* after 20, 50 and 80 % of all steps: against the final experts */
+};
+SMOE_API int smoe_report_routing(struct smoe_expert_layer *layer,
+                                 const struct smoe_routing_report *report);
+
 /* ---- the optimizer step ---- */
 
 struct smoe_step_options {
