@@ -207,6 +207,7 @@ void smoe_tls_shake(struct smoe_tls *tls)
         return;
     }
     *tls->why.text = 0; /* of a key that it offered beside the right one */
+    /* the small buffer is released by now, else OpenSSL would go on to use it */
     SSL_set_max_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
     SSL_set_split_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
     tls->state = SMOE_TLS_OPEN;
