@@ -270,6 +270,7 @@ static const char *ciphers(void)
 
 static bool configure(SSL_CTX *ssl, bool server)
 {
+    int groups[] = {NID_X25519};
     SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_PRIORITIZE_CHACHA);
     SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -284,7 +285,7 @@ static bool configure(SSL_CTX *ssl, bool server)
     }
     return SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) &&
            SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) &&
-           SSL_CTX_set_ciphersuites(ssl, ciphers()) && SSL_CTX_set1_groups_list(ssl, "X25519") &&
+           SSL_CTX_set_ciphersuites(ssl, ciphers()) && SSL_CTX_set1_groups(ssl, groups, 1) &&
            SSL_CTX_set_num_tickets(ssl, 0) &&
            (server || SSL_CTX_set_alpn_protos(ssl, alpn, ALPN_BYTES) == 0);
 }

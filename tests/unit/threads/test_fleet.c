@@ -17,6 +17,7 @@
 
 #include "client/worker/shell/loop.h"
 #include "common/io/log.h"
+#include "daemon/shell/guard.h"
 #include "daemon/shell/loop.h"
 #include "stablemoe/stablemoe.h"
 #include "tests/unit/threads/must.h"
@@ -56,6 +57,7 @@ static void *gateway_main(void *unused)
     must(smoe_config_load(&start.config, smoe_daemon_options, smoe_daemon_options_len,
                           &start.settings, &start.sources, &why) == 0);
     start.settings.log_level = SMOE_LOG_ERROR;
+    start.settings.insecure = SMOE_INSECURE_LOOPBACK;
     int rc = smoe_daemon_run(&start, &why);
     if (rc)
         fprintf(stderr, "gateway: %s\n", why.text);

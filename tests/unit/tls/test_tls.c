@@ -343,7 +343,8 @@ Test(tls, tls_1_2_is_refused, .init = begin, .fini = end)
 Test(tls, a_second_hello_is_never_asked_for, .init = begin, .fini = end)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
-    SSL_CTX_set1_groups_list(context, "P-256:X25519"); /* a share of the first only */
+    char groups[] = "P-256:X25519"; /* a share of the first only */
+    SSL_CTX_set1_groups_list(context, groups);
     begin_stranger(context, false);
     expect_stranger_refused("offers no X25519");
 }
