@@ -15,6 +15,7 @@
 
 #include "bench/bench.h"
 #include "bench/bench_relay.h"
+#include "bench/bench_tls.h"
 #include "bench/child.h"
 #include "bench/load.h"
 #include "bench/servers.h"
@@ -214,7 +215,8 @@ int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why)
     int rc = smoe_wire_new(&wire);
     if (rc)
         return smoe_fail(why, rc, "net: out of memory");
-    rc = smoe_bench_relay(bench, wire, why);
+    rc = smoe_bench_tls(bench, why);
+    rc = rc ? rc : smoe_bench_relay(bench, wire, why);
     rc = rc ? rc : bench_control(bench, wire, 100, &cores, why);
     rc = rc ? rc : bench_control(bench, wire, 1000, &cores, why);
     if (!bench->quick)

@@ -77,6 +77,8 @@ static const struct smoe_floor floors[] = {
     {"latency.n64.p50", MOST, 400},
 
     {"net.relay.1MiB.to_bare", LEAST, 0.7},
+    {"net.tls.bulk.to_model", LEAST, 0.7},
+    {"net.tls.control.to_plain", MOST, 1.2},
     {"net.control.100.to_echo", LEAST, 0.9},
     {"net.control.1000.to_echo", LEAST, 0.9},
     {"net.control.5000.to_echo", LEAST, 0.8},

@@ -75,7 +75,8 @@
     X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)                   \
     X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
     X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
-    X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)
+    X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -244,6 +245,13 @@ struct smoe_msg_router_state {
     uint64_t request;
     uint32_t layer;
     struct smoe_frozen_head router; /* version 0: none is frozen */
+};
+
+struct smoe_msg_routing_report {
+    uint32_t layer;
+    smoe_name router;
+    uint64_t step, tokens;
+    double changed, agreement, fluctuation_20, fluctuation_50, fluctuation_80; /* -1: not known */
 };
 
 struct smoe_msg_expert_fetch {

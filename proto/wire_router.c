@@ -89,3 +89,43 @@ int smoe_read_router_state(struct smoe_reader *r, const Stablemoe__V1__RouterSta
     int rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
     return rc ? rc : smoe_read_head(r, p->router, &m->router);
 }
+
+int smoe_fill_routing_report(struct smoe_arena *arena, const struct smoe_msg_routing_report *m,
+                             Stablemoe__V1__RoutingReport *p)
+{
+    (void)arena;
+    p->layer = m->layer;
+    p->router = smoe_unconst(m->router);
+    p->step = m->step;
+    p->tokens = m->tokens;
+    p->changed = m->changed;
+    p->agreement = m->agreement;
+    p->fluctuation_20 = m->fluctuation_20;
+    p->fluctuation_50 = m->fluctuation_50;
+    p->fluctuation_80 = m->fluctuation_80;
+    return 0;
+}
+
+int smoe_read_routing_report(struct smoe_reader *r, const Stablemoe__V1__RoutingReport *p,
+                             struct smoe_msg_routing_report *m)
+{
+    int rc;
+    if ((rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1)) ||
+        (rc = smoe_read_name(r, "router", p->router, m->router)) ||
+        (rc = smoe_check_range(r, "tokens", p->tokens, 1, UINT64_MAX)) ||
+        (rc = smoe_check_double(r, "changed", p->changed, -1, 1)) ||
+        (rc = smoe_check_double(r, "agreement", p->agreement, -1, 1)) ||
+        (rc = smoe_check_double(r, "fluctuation_20", p->fluctuation_20, -1, 1)) ||
+        (rc = smoe_check_double(r, "fluctuation_50", p->fluctuation_50, -1, 1)) ||
+        (rc = smoe_check_double(r, "fluctuation_80", p->fluctuation_80, -1, 1)))
+        return rc;
+    m->layer = p->layer;
+    m->step = p->step;
+    m->tokens = p->tokens;
+    m->changed = p->changed;
+    m->agreement = p->agreement;
+    m->fluctuation_20 = p->fluctuation_20;
+    m->fluctuation_50 = p->fluctuation_50;
+    m->fluctuation_80 = p->fluctuation_80;
+    return 0;
+}

@@ -66,11 +66,13 @@ run_storm() {
     phase "storm: torture" build/release/bin/stablemoe-sim torture --seeds 1..100000 --timings
 }
 
-# Twenty times the crowd's turnover, and every allocation of every start.
+# Twenty times the crowd's turnover, 100,000 who lack a key, and every allocation of every start.
 run_abuse() {
     configure_and_build release || return 1
     phase "abuse: crowds" env SMOE_ROUNDS=20 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_abuse.py
+    phase "abuse: attempts" env SMOE_ATTEMPTS=100000 SMOE_BIN=build/release/bin \
+        SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_security.py Strangers
     phase "abuse: shortage" env SMOE_ALLOCATIONS=1 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_shortage.py
 }

@@ -302,6 +302,11 @@ SAY(ROUTER_STATE)
     add_router(t, &m->router_state.router);
 }
 
+SAY(ROUTING_REPORT)
+{
+    ADD(" layer %" PRIu32 " step %" PRIu64, m->routing_report.layer, m->routing_report.step);
+}
+
 SAY(PING)
 {
     (void)m;

@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #define WORKERS_SHOWN 12 /* columns of shares in the table */
@@ -49,6 +50,27 @@ static void print_shares(const struct smoe_print_job *job, const struct smoe_pri
     fputc('\n', out);
 }
 
+static void print_power(const struct smoe_print_job *job, const struct smoe_print_run *runs,
+                        size_t n, FILE *out)
+{
+    uint64_t workers = job->scenario->spec.workers;
+    uint64_t shown = workers < WORKERS_SHOWN ? workers : WORKERS_SHOWN;
+    bool any = false;
+    for (uint64_t j = 0; j < workers; j++)
+        any |= !isinf(job->scenario->budget_w[j]);
+    if (!any)
+        return;
+    fprintf(out, "\nmean power by worker, of its budget\n%-19s", "(budget [W])");
+    for (uint64_t j = 0; j < shown; j++)
+        fprintf(out, " %6.3g", job->scenario->budget_w[j]);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(out, "\n%-19s", smoe_policy_name(runs[i].policy));
+        for (uint64_t j = 0; j < shown; j++)
+            fprintf(out, " %6.3f", runs[i].result.to_budget[j]);
+    }
+    fputc('\n', out);
+}
+
 /* Whether the trainer could submit as the scenario has it. */
 static void print_held(const struct smoe_print_job *job, const struct smoe_print_run *runs,
                        size_t n, FILE *out)
@@ -86,6 +108,7 @@ void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_r
     if (job->whole)
         print_held(job, runs, n, out);
     print_shares(job, runs, n, out);
+    print_power(job, runs, n, out);
 }
 
 /* ---- JSON ---- */
@@ -150,6 +173,12 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
         char text[32];
         snprintf(text, sizeof text, "%.9g", r->share[j]);
         cJSON_AddItemToArray(shares, cJSON_CreateRaw(text));
+    }
+    cJSON *power = cJSON_AddArrayToObject(o, "power_to_budget");
+    for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
+        char text[32];
+        snprintf(text, sizeof text, "%.9g", r->to_budget[j]);
+        cJSON_AddItemToArray(power, cJSON_CreateRaw(text));
     }
     if (job->whole) {
         add_u64(o, "slots_held", r->slots_held);

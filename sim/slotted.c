@@ -69,6 +69,7 @@ static void alloc_workers(struct smoe_sim_fleet *f)
 {
     size_t w = f->n_workers, past = w * f->s->spec.delay;
     f->physics = smoe_sim_alloc(w, sizeof *f->physics);
+    f->allowed = smoe_sim_alloc(w, sizeof *f->allowed);
     f->nodes = smoe_sim_alloc(w, sizeof *f->nodes);
     double **doubles[] = {&f->queue,   &f->debt,   &f->carry,      &f->spent,
                           &f->serving, &f->recent, &f->seen_queue, &f->seen_debt};
@@ -126,13 +127,13 @@ static void release_fleet(struct smoe_sim_fleet *f)
 {
     for (uint32_t j = 0; j < f->n_workers; j++)
         free(f->fifos[j].visits);
-    void *arrays[] = {f->physics,       f->nodes,        f->queue,       f->debt,
-                      f->carry,         f->spent,        f->away,        f->served,
-                      f->fifos,         f->scores,       f->expert,      f->node,
-                      f->arrivals,      f->live,         f->old_queue,   f->old_debt,
-                      f->old_arrivals,  f->recent,       f->seen_queue,  f->seen_debt,
-                      f->replica_first, f->replica_node, f->visits_left, f->token_expert,
-                      f->finished,      f->backlogs,     f->serving};
+    void *arrays[] = {f->physics,      f->allowed,       f->nodes,        f->queue,
+                      f->debt,         f->carry,         f->spent,        f->away,
+                      f->served,       f->fifos,         f->scores,       f->expert,
+                      f->node,         f->arrivals,      f->live,         f->old_queue,
+                      f->old_debt,     f->old_arrivals,  f->recent,       f->seen_queue,
+                      f->seen_debt,    f->replica_first, f->replica_node, f->visits_left,
+                      f->token_expert, f->finished,      f->backlogs,     f->serving};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     smoe_sim_stream_release(&f->stream);
@@ -160,14 +161,19 @@ static void prepare_nodes(struct smoe_sim_fleet *f, double tau_s)
     bool decides = smoe_slotted_decides_frequency(f->o->policy);
     for (uint32_t j = 0; j < f->n_workers; j++) {
         double unused = 0, *carry = decides ? &f->carry[j] : &unused;
+        struct smoe_freq_node *p = &f->allowed[j];
+        *p = f->physics[j];
+        if (decides)
+            p->energy_max_w = smoe_freq_restraint(p, f->seen_debt[j],
+                                                  (double)f->s->spec.slot_ns * 1e-9, f->s->spec.v);
         f->nodes[j] = (struct smoe_node){
             .backlog = f->seen_queue[j],
             .executable = f->seen_queue[j],
             .penalty = f->s->spec.v,
-            .energy_price = smoe_freq_energy_price(&f->physics[j], f->seen_debt[j], tau_s),
-            .power = f->physics[j].power,
-            .visit_hz = f->physics[j].cycles_per_visit / tau_s,
-            .service_max = f->away[j] ? 0 : smoe_freq_service_max(&f->physics[j], tau_s, carry),
+            .energy_price = smoe_freq_energy_price(p, f->seen_debt[j], tau_s),
+            .power = p->power,
+            .visit_hz = p->cycles_per_visit / tau_s,
+            .service_max = f->away[j] ? 0 : smoe_freq_service_max(p, tau_s, carry),
             .arrivals_max = f->away[j] ? 0 : UINT32_MAX};
     }
 }
@@ -278,7 +284,9 @@ void smoe_slotted_run(const struct smoe_scenario *scenario,
     struct smoe_sim_fleet f = {.s = scenario, .o = options, .result = ret};
     uint64_t began = options->clock_ns ? options->clock_ns() : 0;
     *ret = (struct smoe_slotted_result){
-        .gap_max = -1, .share = smoe_sim_alloc(scenario->spec.workers, sizeof(double))};
+        .gap_max = -1,
+        .share = smoe_sim_alloc(scenario->spec.workers, sizeof(double)),
+        .to_budget = smoe_sim_alloc(scenario->spec.workers, sizeof(double))};
     init_fleet(&f);
     for (uint64_t slot = 0; slot < options->slots; slot++)
         run_slot(&f, slot);
@@ -290,6 +298,7 @@ void smoe_slotted_run(const struct smoe_scenario *scenario,
 void smoe_slotted_release(struct smoe_slotted_result *result)
 {
     free(result->share);
+    free(result->to_budget);
     free(result->series.backlog);
     free(result->series.debt);
     free(result->series.complete);

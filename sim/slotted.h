@@ -83,6 +83,7 @@ struct smoe_slotted_result {
     uint64_t slots_exact;             /* solved to the proof */
     double gap_max;                   /* of a slot's solve, relative; -1: the policy proves none */
     double *share;                    /* [workers] of visits done, owned */
+    double *to_budget; /* [workers] mean power over the budget; 0: it has none. Owned */
     struct smoe_slotted_series series;
     uint64_t slots_held;  /* smoe_whole_run: at whose end tokens that had come were not routed */
     uint64_t tokens_held; /* the most of them at the end of a slot */

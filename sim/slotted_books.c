@@ -135,7 +135,8 @@ static void sum_up_energy(struct smoe_sim_fleet *f)
         double budget_j = r->seconds * f->physics[j].energy_mean_w;
         if (!(budget_j > 0) || isinf(budget_j))
             continue;
-        r->overdraft = fmax(r->overdraft, f->spent[j] / budget_j - 1);
+        r->to_budget[j] = f->spent[j] / budget_j;
+        r->overdraft = fmax(r->overdraft, r->to_budget[j] - 1);
         r->debt_rest = fmax(r->debt_rest, f->debt[j] / budget_j);
     }
 }

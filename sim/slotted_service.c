@@ -102,7 +102,7 @@ static double whole(double visits, double *carry)
 /* What worker j may serve in an open slot, and at which frequency. [visit] [Hz] */
 static double decide(struct smoe_sim_fleet *f, uint32_t j, double tau_s, double *ret_hz)
 {
-    const struct smoe_freq_node *p = &f->physics[j];
+    const struct smoe_freq_node *p = &f->allowed[j];
     double served;
     if (smoe_slotted_decides_frequency(f->o->policy)) {
         smoe_cost(&f->nodes[j], smoe_policy_cost_mode(f->o->policy), f->arrivals[j], &served);

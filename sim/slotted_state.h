@@ -24,6 +24,7 @@ struct smoe_sim_fleet {
     struct smoe_sim_stream stream;
     uint32_t n_workers, experts, top_k;
     struct smoe_freq_node *physics;       /* [workers], owned, as all below */
+    struct smoe_freq_node *allowed;       /* [workers] as the debt of the slot restrains them */
     struct smoe_node *nodes;              /* [workers] */
     double *queue, *debt, *carry, *spent; /* [workers] */
     bool *away;                           /* [workers] */

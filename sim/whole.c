@@ -296,7 +296,8 @@ static void sum_up_energy(struct whole *w)
         r->share[j] = r->visits ? (double)worker->account.settled / (double)r->visits : 0;
         if (!(budget_j > 0) || isinf(budget_j))
             continue;
-        r->overdraft = fmax(r->overdraft, worker->joules / budget_j - 1);
+        r->to_budget[j] = worker->joules / budget_j;
+        r->overdraft = fmax(r->overdraft, r->to_budget[j] - 1);
         r->debt_rest =
             fmax(r->debt_rest, smoe_worker_debt(worker, w->world->clock.now_ns) / budget_j);
     }
@@ -356,6 +357,7 @@ int smoe_whole_run(const struct smoe_scenario *scenario, const struct smoe_slott
     if (o->whole)
         w.fleet = *o->whole;
     r.share = smoe_sim_alloc(scenario->spec.workers, sizeof(double));
+    r.to_budget = smoe_sim_alloc(scenario->spec.workers, sizeof(double));
     init_world(&w);
     int rc = run(&w, why);
     release_world(&w);

@@ -51,6 +51,9 @@ struct smoe_experts_ops {
     /* NULL: batches come with scores, always. Else the router is frozen where the experts are, and once that is
      * done batches may come without: the same choices, made there. */
     int (*freeze)(struct smoe_experts *, const struct smoe_frozen *router, struct smoe_why *why);
+    /* NULL: there is nobody to tell. */
+    int (*report)(struct smoe_experts *, const struct smoe_routing_report *report,
+                  struct smoe_why *why);
     void (*close)(struct smoe_experts *);
 };
 

@@ -114,6 +114,12 @@ static int freeze(struct smoe_experts *e, const struct smoe_frozen *router, stru
     return say(f, smoe_freeze(f->layer, &o, NULL), why);
 }
 
+static int report(struct smoe_experts *e, const struct smoe_routing_report *r, struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    return say(f, smoe_report_routing(f->layer, r), why);
+}
+
 static void close_fleet(struct smoe_experts *e)
 {
     struct fleet *f = self_of(e);
@@ -128,6 +134,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 {
     struct smoe_client_options client = {.gateway = o->gateway,
                                          .name = *o->name ? o->name : NULL,
+                                         .key_file = *o->key ? o->key : NULL,
                                          .patience_ms = (uint32_t)(o->patience_ns / 1000000)};
     struct smoe_layer_options layer = {
         .name = o->layer,
@@ -148,9 +155,9 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 int smoe_experts_open_fleet(const struct smoe_train_options *o, struct smoe_experts **ret,
                             struct smoe_why *why)
 {
-    static const struct smoe_experts_ops ops = {submit, wait_forward, backward,   wait_backward,
-                                                done,   step,         fetch,      restore,
-                                                store,  freeze,       close_fleet};
+    static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
+                                                done,   step,         fetch,    restore,
+                                                store,  freeze,       report,   close_fleet};
     struct fleet *f = calloc(1, sizeof *f);
     if (!f)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

@@ -186,9 +186,9 @@ static int start(struct local *l, const struct smoe_train_options *o, size_t row
 int smoe_experts_open_local(const struct smoe_train_options *o, size_t rows_max,
                             struct smoe_experts **ret, struct smoe_why *why)
 {
-    static const struct smoe_experts_ops ops = {submit, wait_forward, backward,   wait_backward,
-                                                done,   step,         fetch,      restore,
-                                                store,  NULL,         close_local};
+    static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
+                                                done,   step,         fetch,    restore,
+                                                store,  NULL,         NULL,     close_local};
     struct local *l = calloc(1, sizeof *l);
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

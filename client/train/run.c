@@ -307,9 +307,7 @@ static int train_next(struct smoe_train_run *run, double *ret_loss, struct smoe_
     if (rc == 0)
         rc = train_batch(run, first, left < run->options->batch ? left : run->options->batch,
                          ret_loss, why);
-    if (rc == 0)
-        smoe_watch_step(&run->watch, run);
-    return rc;
+    return rc ? rc : smoe_watch_step(&run->watch, run, why);
 }
 
 static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progress,
@@ -357,7 +355,7 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
             rc = smoe_checkpoint_write(run, run->options->checkpoint, why);
     }
     if (rc == 0)
-        smoe_watch_finish(&run->watch, run);
+        rc = smoe_watch_finish(&run->watch, run, why);
     smoe_progress_end(&progress);
     return rc;
 }

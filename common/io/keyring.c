@@ -28,11 +28,19 @@ void smoe_keyring_release(struct smoe_keyring *ring)
 
 /* ---- private files ---- */
 
-static int check_private(const char *name, const struct stat *st, struct smoe_why *why)
+static bool is_trusted(uid_t owner, int dir)
+{
+    struct stat st;
+    if (owner == 0 || owner == geteuid())
+        return true;
+    return dir != AT_FDCWD && fstatat(dir, ".", &st, 0) == 0 && st.st_uid == owner;
+}
+
+static int check_private(int dir, const char *name, const struct stat *st, struct smoe_why *why)
 {
     if (!S_ISREG(st->st_mode))
         return smoe_fail(why, -EINVAL, "%s: not a regular file", name);
-    if (st->st_uid != geteuid() && st->st_uid != 0)
+    if (!is_trusted(st->st_uid, dir))
         return smoe_fail(why, -EPERM, "%s: belongs to another user (%u)", name,
                          (unsigned)st->st_uid);
     if (st->st_mode & 077)
@@ -57,13 +65,13 @@ static int read_all(int fd, const char *name, char *data, size_t max, size_t *re
     return 0;
 }
 
-static int read_open(int fd, const char *name, char *data, size_t max, size_t *ret_len,
+static int read_open(int dir, int fd, const char *name, char *data, size_t max, size_t *ret_len,
                      struct smoe_why *why)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
         return smoe_fail(why, -errno, "%s: %s", name, smoe_strerror(-errno));
-    int rc = check_private(name, &st, why);
+    int rc = check_private(dir, name, &st, why);
     return rc ? rc : read_all(fd, name, data, max, ret_len, why);
 }
 
@@ -74,7 +82,7 @@ static int read_private(int dir, const char *name, char *data, size_t max, size_
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return smoe_fail(why, -errno, "%s: %s", name, smoe_strerror(-errno));
-    int rc = read_open(fd, name, data, max, ret_len, why);
+    int rc = read_open(dir, fd, name, data, max, ret_len, why);
     close(fd);
     return rc;
 }

@@ -33,6 +33,7 @@
 #include "common/io/tls_internal.h"
 
 #define OUT_BYTES  (4 * SMOE_TLS_RECORD_BYTES) /* plaintext that is encrypted ahead of the kernel */
+#define OUT_CAP    (OUT_BYTES + 4096)          /* of `out`, for these and what records add */
 #define OUT_KEPT   ((size_t)2048)              /* of `out`, while it is empty */
 #define IOVECS_MAX 64
 
@@ -54,16 +55,37 @@ static int bio_read(BIO *bio, char *to, size_t room, size_t *ret)
     return 1;
 }
 
+/* More than a message needs all that will be needed: one buffer that is passed on from whoever is
+ * done with it, so that bulk costs neither allocations nor fresh pages. */
+static uint8_t *big_buffer(struct smoe_tls_context *c)
+{
+    uint8_t *spare = c->spare;
+    c->spare = NULL;
+    return spare ? spare : malloc(OUT_CAP);
+}
+
+static void drop_buffer(struct smoe_tls *tls)
+{
+    if (tls->cap_out == OUT_CAP && !tls->context->spare)
+        tls->context->spare = tls->out;
+    else
+        free(tls->out);
+    tls->out = NULL;
+    tls->cap_out = 0;
+}
+
 static bool make_room(struct smoe_tls *tls, size_t bytes)
 {
-    size_t cap = tls->cap_out ? tls->cap_out : 1024;
-    if (bytes <= tls->cap_out - tls->out_end)
+    size_t wanted = tls->out_end + bytes;
+    if (wanted <= tls->cap_out)
         return true;
-    while (cap - tls->out_end < bytes)
-        cap *= 2;
-    uint8_t *more = realloc(tls->out, cap);
+    size_t cap = wanted <= OUT_KEPT ? OUT_KEPT : wanted <= OUT_CAP ? OUT_CAP : 2 * wanted;
+    uint8_t *more = cap == OUT_CAP ? big_buffer(tls->context) : malloc(cap);
     if (!more)
         return false;
+    if (tls->out_end)
+        memcpy(more, tls->out, tls->out_end);
+    drop_buffer(tls);
     tls->out = more;
     tls->cap_out = cap;
     return true;
@@ -169,7 +191,9 @@ static void tls_received(void *context, const uint8_t *data, size_t n)
         tls->received += n;
         smoe_tls_shake(tls);
     }
-    while (tls->state == SMOE_TLS_OPEN && !over(tls) && read_record(tls))
+    /* asked only where there may be something, for asking in vain costs OpenSSL a buffer */
+    while (tls->state == SMOE_TLS_OPEN && !over(tls) && (tls->n_in || SSL_has_pending(tls->ssl)) &&
+           read_record(tls))
         ;
     tls->in = NULL;
     tls->n_in = 0;
@@ -197,7 +221,9 @@ static const uint8_t *gather(struct smoe_tls *tls, const struct iovec *iovecs, s
     uint8_t *scratch = tls->context->scratch;
     size_t bytes = 0;
     if (n == 1 || iovecs->iov_len >= SMOE_TLS_RECORD_BYTES) {
-        *ret_bytes = iovecs->iov_len < OUT_BYTES ? iovecs->iov_len : OUT_BYTES;
+        size_t room = OUT_BYTES - tls->out_end;
+        room = room > SMOE_TLS_RECORD_BYTES ? room - room % SMOE_TLS_RECORD_BYTES : room;
+        *ret_bytes = iovecs->iov_len < room ? iovecs->iov_len : room;
         return iovecs->iov_base;
     }
     for (size_t i = 0; i < n && bytes < SMOE_TLS_RECORD_BYTES; i++) {
@@ -263,22 +289,30 @@ static void tls_consume(void *context, size_t bytes)
     if (tls->out_begin < tls->out_end)
         return;
     tls->out_begin = tls->out_end = 0;
-    if (tls->cap_out > OUT_KEPT) {
-        free(tls->out);
-        tls->out = NULL;
-        tls->cap_out = 0;
-    }
+    if (tls->cap_out > OUT_KEPT)
+        drop_buffer(tls);
+}
+
+void smoe_tls_connected(void *context, int status)
+{
+    const struct smoe_tls *tls = context;
+    tls->connected(tls->owner.context, status);
+}
+
+void smoe_tls_release(struct smoe_tls *tls)
+{
+    tls->state = SMOE_TLS_OVER;
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+    tls->out_begin = tls->out_end = 0;
+    if (tls->out)
+        drop_buffer(tls);
 }
 
 static void tls_closed(void *context, int status)
 {
     struct smoe_tls *tls = context;
-    tls->state = SMOE_TLS_OVER;
-    SSL_free(tls->ssl);
-    free(tls->out);
-    tls->ssl = NULL;
-    tls->out = NULL;
-    tls->out_begin = tls->out_end = tls->cap_out = 0;
+    smoe_tls_release(tls);
     tls->owner.closed(tls->owner.context, status);
 }
 

@@ -50,11 +50,12 @@ void smoe_tls_context_free(struct smoe_tls_context *context);
 
 /* One connection, in its owner's memory; private, but for reading. */
 struct smoe_tls {
-    struct smoe_tls_context *context; /* borrowed */
-    struct smoe_conn *conn;           /* borrowed; NULL in tests that have none */
-    struct smoe_conn_owner owner;     /* of the plaintext */
-    struct ssl_st *ssl;               /* owned until it is closed */
-    const uint8_t *in;                /* ciphertext in hand, [n_in], while it is being received */
+    struct smoe_tls_context *context;             /* borrowed */
+    struct smoe_conn *conn;                       /* borrowed; NULL in tests that have none */
+    struct smoe_conn_owner owner;                 /* of the plaintext */
+    void (*connected)(void *context, int status); /* the owner's, set by it after wrapping */
+    struct ssl_st *ssl;                           /* owned until it is closed */
+    const uint8_t *in; /* ciphertext in hand, [n_in], while it is being received */
     size_t n_in;
     uint8_t *out; /* owned; ciphertext that waits for the kernel, [out_begin, out_end) of cap_out */
     size_t out_begin, out_end, cap_out;
@@ -71,5 +72,11 @@ struct smoe_tls {
  * ever, and may read `why`; `peek` there is asked for bytes as they fit into records. */
 int smoe_tls_wrap(struct smoe_tls *tls, struct smoe_tls_context *context, struct smoe_conn *conn,
                   const struct smoe_conn_owner *owner, struct smoe_conn_owner *ret);
+
+/* For smoe_conn_connect, where the owner is one that was wrapped: calls `connected`. */
+void smoe_tls_connected(void *tls, int status);
+
+/* For one whose connection was never begun; `closed` does it otherwise. */
+void smoe_tls_release(struct smoe_tls *tls);
 
 #endif

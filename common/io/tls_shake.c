@@ -207,6 +207,7 @@ void smoe_tls_shake(struct smoe_tls *tls)
         return;
     }
     *tls->why.text = 0; /* of a key that it offered beside the right one */
+    /* the small buffer is released by now, else OpenSSL would go on to use it */
     SSL_set_max_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
     SSL_set_split_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
     tls->state = SMOE_TLS_OPEN;
@@ -322,5 +323,6 @@ void smoe_tls_context_free(struct smoe_tls_context *c)
     BIO_meth_free(c->bio);
     smoe_wipe(&c->key, sizeof c->key);
     smoe_wipe(c->scratch, sizeof c->scratch);
+    free(c->spare);
     free(c);
 }

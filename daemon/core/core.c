@@ -184,6 +184,9 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
     case SMOE_MSG_FREEZE:
         smoe_freezing_begin(c, index, event);
         break;
+    case SMOE_MSG_ROUTING_REPORT:
+        smoe_freezing_reported(c, index, &m->routing_report);
+        break;
     case SMOE_MSG_ERROR:
     case SMOE_MSG_PONG:
         break;

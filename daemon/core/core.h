@@ -258,9 +258,10 @@ struct smoe_layer_view {
     uint64_t run, step;
     struct smoe_layer_shape shape;
     uint64_t forward_flops;
-    const struct smoe_expert_view *experts; /* [shape.experts] */
-    uint32_t owner;                         /* trainer index or UINT32_MAX */
-    struct smoe_frozen_head router;         /* in force; version 0: none is frozen */
+    const struct smoe_expert_view *experts;        /* [shape.experts] */
+    uint32_t owner;                                /* trainer index or UINT32_MAX */
+    struct smoe_frozen_head router;                /* in force; version 0: none is frozen */
+    const struct smoe_msg_routing_report *routing; /* the owner's last; tokens 0: none yet */
 };
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */

@@ -159,6 +159,13 @@ void smoe_freezing_query(struct smoe_core *c, uint32_t session,
     smoe_core_refuse(c, session, SMOE_EUNKNOWN, why.text, false, 0, m->request);
 }
 
+void smoe_freezing_reported(struct smoe_core *c, uint32_t trainer,
+                            const struct smoe_msg_routing_report *m)
+{
+    if (c->layers[m->layer].state != SMOE_LAYER_FREE && c->layers[m->layer].owner == trainer)
+        c->layers[m->layer].router.report = *m;
+}
+
 void smoe_freezing_drop(struct smoe_core *c, uint32_t l)
 {
     struct smoe_freezing *f = &c->layers[l].router;

@@ -10,11 +10,12 @@
 
 /* Of one layer. */
 struct smoe_freezing {
-    struct smoe_frozen_head in_force; /* version 0: none */
-    struct smoe_frozen_head next;     /* being written; version 0: none */
-    uint64_t record;                  /* its sequence number in the journal */
-    uint64_t request;                 /* of the Freeze that is answered when it is durable, */
-    uint64_t incarnation;             /* by the trainer that said it */
+    struct smoe_frozen_head in_force;      /* version 0: none */
+    struct smoe_frozen_head next;          /* being written; version 0: none */
+    uint64_t record;                       /* its sequence number in the journal */
+    uint64_t request;                      /* of the Freeze that is answered when it is durable, */
+    uint64_t incarnation;                  /* by the trainer that said it */
+    struct smoe_msg_routing_report report; /* the last; tokens 0: none yet */
 };
 
 /* Verdict on a Freeze before its values are read. */
@@ -25,6 +26,9 @@ void smoe_freezing_begin(struct smoe_core *core, uint32_t trainer, const struct 
 void smoe_freezing_journalled(struct smoe_core *core, uint64_t sequence);
 void smoe_freezing_query(struct smoe_core *core, uint32_t session,
                          const struct smoe_msg_router_query *m);
+/* How far its routing has changed, as the layer's owner says. */
+void smoe_freezing_reported(struct smoe_core *core, uint32_t trainer,
+                            const struct smoe_msg_routing_report *m);
 /* The layer is gone, its routers with it. */
 void smoe_freezing_drop(struct smoe_core *core, uint32_t layer);
 

@@ -380,5 +380,6 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .experts = layer->experts,
         .owner = layer->owner,
         .router = layer->router.in_force,
+        .routing = &layer->router.report,
     };
 }

@@ -19,13 +19,34 @@
 #include "daemon/core/route_pick.h"
 #include "stablemoe/error.h"
 
+#define CUT(field, count) s->field = smoe_cut(cutter, count, sizeof *s->field)
+
+/* What the auction and the tide need. */
+static void lay_out_auction(struct smoe_route_scratch *s, struct smoe_cutter *cutter)
+{
+    size_t visits = (size_t)s->tokens_max * SMOE_TOP_K_MAX, e = s->experts_max;
+    CUT(bid, visits);
+    CUT(given_up, visits);
+    CUT(lowest, e);
+    CUT(slack_row, e * e);
+    CUT(first_price, e);
+    CUT(lifted, e);
+    CUT(lift, e);
+    CUT(accepted, e);
+    CUT(up, e);
+    CUT(down, e);
+    CUT(open_lift, e);
+    CUT(key, e);
+    CUT(far, e);
+    CUT(came, e);
+}
+
 static void lay_out(void *head, struct smoe_cutter *cutter)
 {
     struct smoe_route_scratch *s = head;
     size_t n = s->tokens_max, e = s->experts_max, j = s->nodes_max;
     size_t near = n / SMOE_ROUTE_NEAR_PART, visits = n * SMOE_TOP_K_MAX, replicas = s->replicas_max,
            vertices = e + j + 1;
-#define CUT(field, count) s->field = smoe_cut(cutter, count, sizeof *s->field)
     CUT(warm_price, j);
     CUT(base_price, e);
     CUT(base_node, e);
@@ -81,9 +102,11 @@ static void lay_out(void *head, struct smoe_cutter *cutter)
     CUT(queue, vertices);
     CUT(queued, vertices);
     CUT(moved, visits);
+    lay_out_auction(s, cutter);
     CUT(dirty, e);
-#undef CUT
 }
+
+#undef CUT
 
 int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t nodes_max,
                            struct smoe_route_scratch **ret)
@@ -302,16 +325,12 @@ double smoe_route_bound(struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_scratch *s = run->scratch;
-    double value = 0, change = 0;
+    double value = 0;
     smoe_route_expert_prices(run, s->node_price);
-    if (isinf(run->horizon) || !smoe_route_reduced_change(run, s->pass_price, &change)) {
-        run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
-        return smoe_route_dual(problem, run->n_tokens, s->node_price, s);
-    }
     for (uint32_t j = 0; j < problem->n_nodes; j++)
         value += smoe_route_node_dual(run, j, s->node_price[j]);
     for (uint32_t e = 0; e < problem->n_experts; e++) /* what tokens hold, at these prices */
         if (s->expert_load[e] > 0)
             value += s->expert_price[e] * s->expert_load[e];
-    return value - run->mass + change;
+    return value - run->mass + smoe_route_reduced_change(run, s->pass_price);
 }

@@ -161,8 +161,8 @@ static void reach_from_expert(struct smoe_route_graph *graph, uint32_t expert)
     smoe_route_need_row(graph, expert);
     const double *row = smoe_route_row(graph, expert);
     uint32_t found =
-        smoe_route_arcs_nearer(graph->wide, row, s->label, s->distance, graph->n_experts,
-                               s->distance[expert] - s->label[expert], graph->radius, s->found);
+        graph->arcs->nearer(row, s->label, s->distance, graph->n_experts,
+                            s->distance[expert] - s->label[expert], graph->radius, s->found);
     for (uint32_t n = 0; n < found; n++)
         reach_expert(graph, expert, s->found[n],
                      s->distance[expert] + slack_of(graph, expert, s->found[n],

@@ -35,11 +35,16 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     if (options->work_max)
         run.work_max = options->work_max;
     if (run.n_tokens > 0) {
-        smoe_route_settle_prices(&run, options);
-        smoe_route_assign(&run, scratch->dirty);
+        run.enough = options->gap_max;
+        if (smoe_route_paired(&run)) {
+            smoe_route_auction(&run, options);
+            smoe_route_tide(&run, scratch->dirty);
+        } else {
+            smoe_route_settle_prices(&run, options);
+            smoe_route_assign(&run, scratch->dirty);
+        }
     }
     if (run.n_tokens > 0) {
-        run.enough = options->gap_max;
         answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)

@@ -46,14 +46,14 @@ void smoe_route_list(struct smoe_route_run *run, uint32_t visit)
     *head = visit;
 }
 
-static void link_visit(struct smoe_route_run *run, uint32_t visit, uint16_t expert)
+void smoe_route_link(struct smoe_route_run *run, uint32_t visit, uint16_t expert)
 {
     run->answer->expert[visit] = expert;
     run->scratch->expert_load[expert]++;
     smoe_route_list(run, visit);
 }
 
-static void unlink_visit(struct smoe_route_run *run, uint32_t visit)
+void smoe_route_unlink(struct smoe_route_run *run, uint32_t visit)
 {
     struct smoe_route_scratch *s = run->scratch;
     uint16_t expert = run->answer->expert[visit];
@@ -70,8 +70,8 @@ static void unlink_visit(struct smoe_route_run *run, uint32_t visit)
 
 void smoe_route_move(struct smoe_route_run *run, uint32_t visit, uint16_t expert)
 {
-    unlink_visit(run, visit);
-    link_visit(run, visit, expert);
+    smoe_route_unlink(run, visit);
+    smoe_route_link(run, visit, expert);
 }
 
 static void clear_lists(struct smoe_route_run *run)
@@ -105,7 +105,7 @@ static uint32_t cheapest_replica(const struct smoe_route_run *run, uint32_t expe
 static void put(struct smoe_route_run *run, uint32_t visit, uint16_t expert, uint32_t replica)
 {
     uint32_t node = run->problem->replica_node[replica];
-    link_visit(run, visit, expert);
+    smoe_route_link(run, visit, expert);
     run->scratch->flow[replica]++;
     run->answer->arrivals[node]++;
     load_changed(run, node);
@@ -217,7 +217,7 @@ static void shift_along(struct smoe_route_run *run, uint32_t visit, uint32_t nod
             ++*smoe_route_flow(run, expert, from - n_experts);
         }
     }
-    link_visit(run, visit, (uint16_t)expert);
+    smoe_route_link(run, visit, (uint16_t)expert);
 }
 
 struct search {
@@ -288,7 +288,7 @@ static void withdraw(struct smoe_route_run *run, uint32_t token)
         run->scratch->flow[r]--;
         run->answer->arrivals[problem->replica_node[r]]--;
         load_changed(run, problem->replica_node[r]);
-        unlink_visit(run, visit);
+        smoe_route_unlink(run, visit);
     }
 }
 

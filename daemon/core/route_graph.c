@@ -70,9 +70,8 @@ static void enter_visit(struct smoe_route_graph *graph, uint32_t visit)
     double *row = smoe_route_row(graph, from), before[SMOE_TOP_K_MAX];
     for (uint32_t k = 0; k < top_k; k++)
         before[k] = row[held[k]];
-    smoe_route_arcs_offer(graph->wide, row, graph->n_experts,
-                          problem->scores + (size_t)token * graph->n_experts, problem->score_weight,
-                          smoe_route_weight(problem, token, from));
+    graph->arcs->offer(row, graph->n_experts, problem->scores + (size_t)token * graph->n_experts,
+                       problem->score_weight, smoe_route_weight(problem, token, from));
     for (uint32_t k = 0; k < top_k; k++)
         row[held[k]] = before[k];
     graph->run->answer->work += graph->n_experts;
@@ -154,9 +153,9 @@ static void forget_token(struct smoe_route_graph *graph, uint32_t token)
         if (!s->row_made[from])
             continue;
         double *row = smoe_route_row(graph, from);
-        uint32_t owned = smoe_route_arcs_owned(
-            graph->wide, row, n_experts, problem->scores + (size_t)token * n_experts,
-            problem->score_weight, smoe_route_weight(problem, token, from), s->found);
+        uint32_t owned = graph->arcs->owned(
+            row, n_experts, problem->scores + (size_t)token * n_experts, problem->score_weight,
+            smoe_route_weight(problem, token, from), s->found);
         graph->run->answer->work += n_experts;
         if (owned > OWNED + n_experts / OWNED_PART)
             s->row_made[from] = 0;
@@ -361,7 +360,7 @@ void smoe_route_graph_start(struct smoe_route_graph *graph, struct smoe_route_ru
                                        .n_vertices = n_experts + n_nodes + 1,
                                        .sink = n_experts + n_nodes,
                                        .horizon = run->horizon,
-                                       .wide = smoe_route_arcs_wide(),
+                                       .arcs = smoe_route_arcs(),
                                        .tidy = true};
     for (uint32_t v = 0; v < graph->n_vertices; v++)
         s->distance[v] = (double)INFINITY;

@@ -31,8 +31,8 @@ struct smoe_route_graph {
     double horizon;
     double lifted; /* at least what experts' labels have risen against each other since */
     bool tidy;     /* every token holds its K cheapest at the labels */
-    bool wide;     /* of the kernels (route_arcs.h) */
     bool enough;   /* no need to go on, or no work left */
+    const struct smoe_route_arcs *arcs; /* kernels of this machine */
 };
 
 /* What a negative cycle is made of. */

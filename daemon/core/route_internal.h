@@ -11,7 +11,9 @@
  *     route_near.c    the hot pass over the tokens that prices may still concern
  *     route_price.c   price sweeps
  *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
- *     route_arcs.c    rows of arcs, by vectors
+ *     route_auction.c tokens bid for places, where each expert stands on a node of its own
+ *     route_tide.c    shortest paths from where there is too much to where there is too little, many at once
+ *     route_arcs.c    rows of arcs and of scores, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
  *     route_strict.c  experts as they are scored, replicas by augmenting paths
@@ -113,7 +115,25 @@ struct smoe_route_scratch {
     uint32_t *queue;      /* [E+J+1] ring */
     uint8_t *queued;      /* [E+J+1] */
     uint32_t *moved;      /* [N, K] visits that a cycle moved */
-    uint8_t *dirty;       /* [E] experts whose rows may hold a negative cycle's arc */
+
+    /* The auction (route_auction.c). */
+    double *bid;        /* [N, K] what the visit would pay for its place */
+    uint32_t *given_up; /* [N, K] visits that do not bid any more */
+    uint32_t *lowest;   /* [E] the visit of the lowest bid there, NO_VISIT: none */
+
+    /* The tide (route_tide.c), by expert. */
+    float *slack_row;   /* [E, E] the least slack of each arc at the prices it began with */
+    float *first_price; /* [E] these, less the lowest */
+    double *lifted;     /* [E] by how much the label has risen since */
+    float *lift;        /* [E] the same, as searches see it */
+    uint32_t *accepted; /* [E] visits the node takes at its price */
+    float *up, *down; /* [E] slack of one more accepted, of one less; at the prices it began with */
+    float *open_lift; /* [E] of a search: lift, +inf: settled, or not on offer */
+    float *key,
+        *far;      /* [E] distance so far, +inf: settled, or not reached; distance of the settled */
+    int32_t *came; /* [E] from where */
+
+    uint8_t *dirty; /* [E] experts whose rows may hold a negative cycle's arc */
 };
 
 /* One call of a solver. */
@@ -154,6 +174,12 @@ static inline double smoe_route_weight(const struct smoe_route_problem *problem,
 {
     return problem->score_weight *
            (double)problem->scores[(size_t)token * problem->n_experts + expert];
+}
+
+/* Where each expert stands on one node: that one. */
+static inline uint32_t smoe_route_node_of(const struct smoe_route_run *run, uint32_t expert)
+{
+    return run->problem->replica_node[run->problem->replica_first[expert]];
 }
 
 /* Is there room for one more visit on the node? */
@@ -206,6 +232,8 @@ uint32_t smoe_route_supply(const struct smoe_route_run *run, uint32_t node, doub
 bool smoe_route_level_fits(const struct smoe_route_run *run, const double *prices);
 /* Shifts the prices of all markets by one amount so that supply meets the visits. */
 void smoe_route_shift_prices(struct smoe_route_run *run);
+/* The same for roughly as many: within a 256th. */
+void smoe_route_shift_roughly(struct smoe_route_run *run);
 /* Shares every expert's load out over its replicas by the marginals there. False if a cap was exceeded. */
 bool smoe_route_split(struct smoe_route_run *run);
 
@@ -235,16 +263,24 @@ void smoe_route_look(struct smoe_route_run *run);
 struct smoe_route_view smoe_route_view(const struct smoe_route_run *run);
 /* After the last pass: results of all tokens into answer->expert and the scratch. Margins may be too low. */
 void smoe_route_look_up(struct smoe_route_run *run);
-/* What tokens would gain at expert_price by their K cheapest instead of what they hold: <= 0. `before`: the
- * prices [E] that margins are of; a token placed otherwise has margin 0. False: too many to be looked at. */
-bool smoe_route_reduced_change(struct smoe_route_run *run, const double *before,
-                               double *ret_change);
+/* What a token would gain at expert_price by its K cheapest instead of what it holds: <= 0. */
+struct smoe_route_arcs;
+double smoe_route_change_of(struct smoe_route_run *run, const struct smoe_route_arcs *arcs,
+                            uint32_t token);
+/* The same of all tokens. `before`: the prices [E] that margins are of; a token placed otherwise has margin 0. */
+double smoe_route_reduced_change(struct smoe_route_run *run, const double *before);
 
-/* route_price.c: leaves node_price, expert_price, and their pass in answer->expert. */
+/* route_price.c */
+/* Prices of the last slot at this slot's level, or the water-fill's; `roughly`: of nearly the right level. */
+void smoe_route_start_prices(struct smoe_route_run *run, const struct smoe_route_options *options,
+                             bool roughly);
+/* Leaves node_price, expert_price, and their pass in answer->expert. */
 void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_route_options *options);
 
 /* route_flow.c */
-/* Moves a visit that is listed; lists one. */
+/* Gives a visit without an expert one, takes it; moves a visit that is listed; lists one. */
+void smoe_route_link(struct smoe_route_run *run, uint32_t visit, uint16_t expert);
+void smoe_route_unlink(struct smoe_route_run *run, uint32_t visit);
 void smoe_route_move(struct smoe_route_run *run, uint32_t visit, uint16_t expert);
 void smoe_route_list(struct smoe_route_run *run, uint32_t visit);
 /* Visits of an expert on one of its nodes. */
@@ -255,6 +291,15 @@ bool smoe_route_holds(const struct smoe_route_run *run, uint32_t token, uint32_t
 void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty);
 /* Gives every visit its node, from the flow. */
 void smoe_route_deal(struct smoe_route_run *run);
+
+/* route_auction.c: in the place of smoe_route_settle_prices and smoe_route_assign, where experts and nodes are paired.
+ * Every token holds its K cheapest at node_price, all visits are listed, no expert is dirty. */
+bool smoe_route_paired(const struct smoe_route_run *run);
+void smoe_route_auction(struct smoe_route_run *run, const struct smoe_route_options *options);
+
+/* route_tide.c: after the auction, many units at a time towards an optimal flow, in single precision; `dirty`
+ * marks where that shows. */
+void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty);
 
 /* route_cancel.c: from a feasible flow and prices towards an optimal flow and its prices (node_price).
  * `dirty` as from smoe_route_assign. False: out of work, or near enough; the flow is feasible all the same. */

@@ -19,8 +19,10 @@
 
 static const double LEVEL_STEP = 0.25; /* first stride of the search for a level [visit] */
 enum {
-    STEPS = 4, /* from the last supply before it is worked out */
-    ROUNDS = 2 /* of pouring experts that share nodes */
+    STEPS = 4,     /* from the last supply before it is worked out */
+    ROUGHLY = 256, /* one visit in so many may be missing */
+    SECANTS = 12,  /* for a rough level */
+    ROUNDS = 2     /* of pouring experts that share nodes */
 };
 static const double LEVEL_PRECISION = 0x1p-16; /* of what a stride left open */
 
@@ -156,6 +158,38 @@ void smoe_route_shift_prices(struct smoe_route_run *run)
         double step = high > low ? smoe_route_market_step(run, m, price) : -(double)INFINITY;
         s->market_price[m] = price - step <= high - low ? step : price;
     }
+    smoe_route_market_prices(run);
+}
+
+/* For those who will look at single tokens next: within a 256th of the visits, in a few secants. */
+void smoe_route_shift_roughly(struct smoe_route_run *run)
+{
+    struct smoe_route_scratch *s = run->scratch;
+    struct crowd crowd = {
+        .count = run->problem->n_nodes, .base = s->node_price, .market = NO_MARKET};
+    double low = -(double)INFINITY, high = (double)INFINITY, level = 0, step = LEVEL_STEP;
+    double few = 0, many = 0, target = run->n_visits;
+    for (int i = 0; i < SECANTS; i++) {
+        double there = (double)offered(run, &crowd, level);
+        if (fabs(there - target) <= target / ROUGHLY)
+            break;
+        if (there < target) {
+            low = level;
+            few = there;
+        } else {
+            high = level;
+            many = there;
+        }
+        if (isinf(low) || isinf(high)) {
+            level += there < target ? step : -step;
+            step *= 4;
+        } else {
+            double part = (target - few) / (many - few);
+            level = low + (high - low) * (part < 0.1 ? 0.1 : part > 0.9 ? 0.9 : part);
+        }
+    }
+    for (uint32_t m = 0; m < run->problem->n_experts; m++)
+        s->market_price[m] += level;
     smoe_route_market_prices(run);
 }
 

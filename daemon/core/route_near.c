@@ -17,6 +17,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/base/limits.h"
+#include "daemon/core/route_arcs.h"
 #include "daemon/core/route_internal.h"
 #include "daemon/core/route_pick.h"
 
@@ -222,30 +224,68 @@ void smoe_route_look_up(struct smoe_route_run *run)
     run->level = 0;
 }
 
-bool smoe_route_reduced_change(struct smoe_route_run *run, const double *before, double *ret_change)
+/* The gain of a token that would exchange more than one visit. */
+static double change_by_pick(struct smoe_route_run *run, uint32_t token, double held_cost)
 {
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_scratch *s = run->scratch;
-    uint32_t top_k = problem->top_k, n = 0;
-    double reach = spread_since(run, before), change = 0;
-    if (!(reach < (double)INFINITY))
-        return false;
-    for (uint32_t i = 0; i < run->n_tokens; i++)
-        if (s->margin[i] <= reach) {
-            if (n == run->n_tokens / SMOE_ROUTE_NEAR_PART)
-                return false;
-            gather(run, i, n++);
-        }
-    pass_near(run, n);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t token = s->near_token[i];
-        for (uint32_t k = 0; k < top_k; k++) {
-            uint32_t best = s->near_chosen[(size_t)i * top_k + k];
-            uint32_t held = run->answer->expert[(size_t)token * top_k + k];
-            change += s->expert_price[best] - smoe_route_weight(problem, token, best);
-            change -= s->expert_price[held] - smoe_route_weight(problem, token, held);
+    uint16_t chosen[SMOE_TOP_K_MAX], runner_up;
+    double cutoff, margin, change = -held_cost;
+    struct smoe_route_pick pick = {
+        .n_tokens = 1,
+        .n_experts = problem->n_experts,
+        .top_k = problem->top_k,
+        .scores = problem->scores + (size_t)token * problem->n_experts,
+        .weight = problem->score_weight,
+        .prices = s->expert_price,
+        .row = s->row,
+        .chosen = chosen,
+        .runner_up = &runner_up,
+        .cutoff = &cutoff,
+        .margin = &margin,
+        .loads = s->near_load,
+    };
+    smoe_route_pick_token(&pick, 0);
+    for (uint32_t k = 0; k < problem->top_k; k++)
+        change += s->expert_price[chosen[k]] - smoe_route_weight(problem, token, chosen[k]);
+    return change;
+}
+
+/* What the token would gain by its K cheapest: where one visit costs more than the cheapest expert that it does
+ * not hold, these two change places. */
+double smoe_route_change_of(struct smoe_route_run *run, const struct smoe_route_arcs *arcs,
+                            uint32_t token)
+{
+    const struct smoe_route_problem *problem = run->problem;
+    double *price = run->scratch->expert_price, was[SMOE_TOP_K_MAX], change = 0, sum = 0;
+    uint32_t top_k = problem->top_k, dearer = 0;
+    const uint16_t *held = run->answer->expert + (size_t)token * top_k;
+    for (uint32_t k = 0; k < top_k; k++) {
+        was[k] = price[held[k]];
+        price[held[k]] = (double)INFINITY;
+    }
+    double least =
+        arcs->cheapest(price, problem->n_experts,
+                       problem->scores + (size_t)token * problem->n_experts, problem->score_weight);
+    for (uint32_t k = 0; k < top_k; k++) {
+        price[held[k]] = was[k];
+        double cost = was[k] - smoe_route_weight(problem, token, held[k]);
+        sum += cost;
+        if (least < cost) {
+            change += least - cost;
+            dearer++;
         }
     }
-    *ret_change = change;
-    return true;
+    run->answer->work += problem->n_experts;
+    return dearer > 1 ? change_by_pick(run, token, sum) : change;
+}
+
+double smoe_route_reduced_change(struct smoe_route_run *run, const double *before)
+{
+    const struct smoe_route_arcs *arcs = smoe_route_arcs();
+    double reach = spread_since(run, before), change = 0;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        if (!(run->scratch->margin[i] > reach)) /* nor where the spread is not known */
+            change += smoe_route_change_of(run, arcs, i);
+    return change;
 }

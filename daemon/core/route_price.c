@@ -45,10 +45,12 @@ static double repair_work(const struct smoe_route_run *run, uint64_t visits)
 
 /* Last slot's prices, or none: the shift then is the water-fill. A node that was dead comes in at the
  * others' mean. */
-static void start_prices(struct smoe_route_run *run, const struct smoe_route_options *options)
+void smoe_route_start_prices(struct smoe_route_run *run, const struct smoe_route_options *options,
+                             bool roughly)
 {
     uint32_t n_nodes = run->problem->n_nodes, known = 0;
     double *price = run->scratch->node_price, sum = 0;
+    smoe_route_market_begin(run);
     for (uint32_t j = 0; options->warm && j < n_nodes; j++)
         if (isfinite(options->prices[j])) {
             sum += options->prices[j];
@@ -59,7 +61,9 @@ static void start_prices(struct smoe_route_run *run, const struct smoe_route_opt
                    : known                               ? sum / known
                                                          : 0;
     smoe_route_market_from_nodes(run);
-    if (!known || !smoe_route_level_fits(run, price))
+    if (known && roughly)
+        smoe_route_shift_roughly(run);
+    else if (!known || !smoe_route_level_fits(run, price))
         smoe_route_shift_prices(run);
 }
 
@@ -117,8 +121,7 @@ void smoe_route_settle_prices(struct smoe_route_run *run, const struct smoe_rout
     uint32_t stalled = 0;
     uint64_t now, before = UINT32_MAX, best = UINT32_MAX;
     double damping = DAMPING_FIRST;
-    smoe_route_market_begin(run);
-    start_prices(run, options);
+    smoe_route_start_prices(run, options, false);
     for (;; before = now) {
         now = sweep(run);
         if (now < best) {

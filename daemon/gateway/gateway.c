@@ -33,9 +33,6 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     gw->options = *options;
     gw->budget.max_bytes = options->tensors_bytes_max;
     gw->n_sessions = smoe_core_sessions_max(&options->core.limits);
-    gw->hellos_max =
-        (gw->n_sessions - options->core.limits.workers_max - options->core.limits.trainers_max) /
-        4 * 3;
     gw->sessions = calloc(gw->n_sessions, sizeof *gw->sessions);
     gw->batches = calloc(options->core.limits.batches_max, sizeof *gw->batches);
     int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
@@ -82,34 +79,25 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gw)
 
 /* ---- closing ---- */
 
-static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
+void smoe_gate_mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
 {
     if (!smoe_list_linked(&s->dirty_link))
         smoe_list_push_back(&gw->dirty, &s->dirty_link);
 }
 
-/* Its time to say hello is over, one way or the other. */
-static void leave_hellos(struct smoe_gateway *gw, struct smoe_gate_session *s)
-{
-    if (s->state != SMOE_GATE_HELLO)
-        return;
-    smoe_list_remove(&s->hello_link);
-    gw->n_hellos--;
-}
-
 /* The session ends; the core, if it knows it, hears of it when the present update has been carried out.
  * `reason` NULL: it is known already, from the Error or Bye that went before. */
-static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
+void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
 {
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
     if (s->state == SMOE_GATE_OPEN)
         smoe_list_push_back(&gw->unburied, &s->unburied_link);
-    leave_hellos(gw, s);
+    smoe_gate_leave_hellos(gw, s);
     s->state = SMOE_GATE_CLOSING;
     if (reason)
         snprintf(s->reason, sizeof s->reason, "%s", reason);
-    mark_dirty(gw, s);
+    smoe_gate_mark_dirty(gw, s);
 }
 
 /* ---- carrying out updates ---- */
@@ -138,13 +126,13 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
     if (rc == 0)
         rc = smoe_channel_send(&s->channel, &a->message, segments, n_segments);
     if (rc == 0)
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
     smoe_relay_release(segments, n_segments);
     if (rc == SMOE_ELIMIT) {
         gw->slow_peers++;
-        doom(gw, s, "does not read what it is sent");
+        smoe_gate_doom(gw, s, "does not read what it is sent");
     } else if (rc) {
-        doom(gw, s, smoe_strerror(rc));
+        smoe_gate_doom(gw, s, smoe_strerror(rc));
     }
 }
 
@@ -155,7 +143,7 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
         send_action(gw, a, blob);
         break;
     case SMOE_ACT_CLOSE:
-        doom(gw, &gw->sessions[a->session], NULL);
+        smoe_gate_doom(gw, &gw->sessions[a->session], NULL);
         break;
     case SMOE_ACT_BATCH_TAKEN:
         smoe_relay_take_batch(gw, a->batch, blob);
@@ -257,7 +245,7 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
                          (unsigned long long)v.bytes);
     case SMOE_REFUSE:
         smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch, v.request);
-        mark_dirty(d->gw, d->session);
+        smoe_gate_mark_dirty(d->gw, d->session);
         break;
     case SMOE_IGNORE:
         break;
@@ -274,7 +262,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
     struct smoe_gate_session *s = d->session;
     const struct smoe_msg_hello *m = &message->hello;
     bool worker = m->role == SMOE_ROLE_WORKER;
-    leave_hellos(d->gw, s);
+    smoe_gate_leave_hellos(d->gw, s);
     s->state = SMOE_GATE_OPEN;
     s->channel.peer_side = worker ? SMOE_BY_WORKER : SMOE_BY_TRAINER;
     s->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
@@ -298,8 +286,10 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
         return smoe_fail(why, SMOE_ESTATE, "%s: %s", smoe_message_name((uint16_t)message->type),
                          s->state == SMOE_GATE_HELLO ? "HELLO must come first" : "sent already");
     if (message->type == SMOE_MSG_HELLO) {
-        hello(d, message);
-        return 0;
+        int rc = smoe_gate_may_be(s, &message->hello, why);
+        if (rc == 0)
+            hello(d, message);
+        return rc;
     }
     if (message->type == SMOE_MSG_ERROR || message->type == SMOE_MSG_BYE)
         snprintf(s->reason, sizeof s->reason, "%s",
@@ -324,39 +314,6 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
 
 /* ---- the transport's side ---- */
 
-static struct smoe_gate_session *oldest_hello(const struct smoe_gateway *gw)
-{
-    struct smoe_list *first = smoe_list_first(&gw->hellos);
-    return first ? smoe_container_of(first, struct smoe_gate_session, hello_link) : NULL;
-}
-
-int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_session)
-{
-    if (gw->n_hellos >= gw->hellos_max) {
-        gw->crowded_out++;
-        doom(gw, oldest_hello(gw), "its place was needed before it said hello");
-    }
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
-        struct smoe_gate_session *s = &gw->sessions[i];
-        if (s->state != SMOE_GATE_FREE)
-            continue;
-        memset(s, 0, sizeof *s);
-        smoe_list_init(&s->dirty_link);
-        smoe_list_init(&s->unburied_link);
-        smoe_channel_init(&s->channel, gw->wire, &gw->budget, SMOE_BY_PEER,
-                          gw->options.outbox_bytes_max);
-        s->state = SMOE_GATE_HELLO;
-        s->opened_ns = now_ns;
-        smoe_list_push_back(&gw->hellos, &s->hello_link);
-        gw->n_hellos++;
-        gw->in_use++;
-        gw->reached += i == gw->reached;
-        *ret_session = i;
-        return 0;
-    }
-    return SMOE_ELIMIT;
-}
-
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gw, uint32_t session, size_t *ret_room)
 {
     return smoe_channel_direct(&gw->sessions[session].channel, ret_room);
@@ -377,7 +334,7 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
         return;
     smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
     s->code = rc;
-    doom(gw, s, why.text);
+    smoe_gate_doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
 }
@@ -387,7 +344,7 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
     struct smoe_gate_session *s = &gw->sessions[session];
     smoe_assert(s->state != SMOE_GATE_FREE);
     if (s->state != SMOE_GATE_CLOSING) {
-        doom(gw, s, "");
+        smoe_gate_doom(gw, s, "");
         struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
         smoe_gate_step(gw, &tick, NULL);
     }
@@ -401,19 +358,9 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
     gw->in_use--;
 }
 
-/* Connections that do not say hello in time; nothing is answered to them. */
-static void expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
-{
-    struct smoe_gate_session *s;
-    while ((s = oldest_hello(gw)) && now_ns >= s->opened_ns + gw->options.hello_timeout_ns) {
-        gw->hello_timeouts++;
-        doom(gw, s, "said no hello in time");
-    }
-}
-
 void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
 {
-    expire_hellos(gw, now_ns);
+    smoe_gate_expire_hellos(gw, now_ns);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
 }
@@ -453,7 +400,7 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
     s->credit_is_held =
         smoe_channel_send(&s->channel, &credit, NULL, 0) != 0; /* no memory: later */
     if (!s->credit_is_held)
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
 }
 
 /* ---- the end ---- */
@@ -468,9 +415,9 @@ void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
             continue;
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
-        leave_hellos(gw, s);
+        smoe_gate_leave_hellos(gw, s);
         s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
         snprintf(s->reason, sizeof s->reason, "%s", reason);
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
     }
 }

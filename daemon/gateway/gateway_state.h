@@ -18,7 +18,10 @@ struct smoe_gate_session {
     struct smoe_list unburied_link; /* CLOSING, and the core does not know yet */
     struct smoe_msg_credit held_credit;
     bool credit_is_held;
-    char peer[80];        /* "worker pi-1", for the log; "" before hello */
+    char peer[80];      /* "worker pi-1", for the log; "" before hello */
+    uint64_t origin;    /* where it came from; 0: from nowhere that is counted */
+    smoe_name key_name; /* whose key it has, "" if keys are not asked for */
+    enum smoe_role key_role;
     smoe_sentence reason; /* why it is closing */
     int code;             /* what its peer did wrong, 0: nothing */
 };
@@ -52,8 +55,6 @@ struct smoe_gateway {
     struct smoe_list dirty, unburied;
     struct smoe_list hellos; /* sessions that have not said hello, oldest first */
     uint32_t n_hellos;
-    uint32_t
-        hellos_max; /* then the oldest makes room: some places are left for those that are closing */
     uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
     size_t spare_x_offset;
     const float *spare_scores;      /* of that Submit */
@@ -67,10 +68,28 @@ struct smoe_gateway {
 
 /* ---- gateway.c ---- */
 
+void smoe_gate_mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s);
+
+/* The session ends; the core, if it knows it, hears of it when the present update has been carried out.
+ * `reason` NULL: it is known already, from the Error or Bye that went before. */
+void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason);
+
 /* A core step and its consequences, those who must be told that they are gone included. `blob` is the raw
  * part of the message in hand, or NULL. */
 void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event,
                     struct smoe_blob *blob);
+
+/* ---- door.c ---- */
+
+/* Its time to say hello is over, one way or the other. */
+void smoe_gate_leave_hellos(struct smoe_gateway *gw, struct smoe_gate_session *s);
+
+/* Connections that do not say hello in time; nothing is answered to them. */
+void smoe_gate_expire_hellos(struct smoe_gateway *gw, uint64_t now_ns);
+
+/* Whether the key permits this hello; SMOE_EROLE. */
+int smoe_gate_may_be(const struct smoe_gate_session *s, const struct smoe_msg_hello *hello,
+                     struct smoe_why *why);
 
 /* ---- relay.c ---- */
 

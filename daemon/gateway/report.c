@@ -168,6 +168,25 @@ static void add_router(cJSON *o, const struct smoe_frozen_head *router)
     add_hex(r, "digest", router->digest);
 }
 
+/* What the layer's owner said last of how its routing changes, or null. Shares that it does not know are null. */
+static void add_routing_report(cJSON *o, const struct smoe_msg_routing_report *r)
+{
+    if (!r->tokens) {
+        cJSON_AddNullToObject(o, "routing");
+        return;
+    }
+    cJSON *x = cJSON_AddObjectToObject(o, "routing");
+    cJSON_AddStringToObject(x, "router", r->router);
+    add_u64(x, "step", r->step);
+    add_u64(x, "tokens_watched", r->tokens);
+    add_known(x, "changed", r->changed >= 0, r->changed);
+    add_known(x, "frozen_agreement", r->agreement >= 0, r->agreement);
+    cJSON *f = cJSON_AddObjectToObject(x, "fluctuation");
+    add_known(f, "20", r->fluctuation_20 >= 0, r->fluctuation_20);
+    add_known(f, "50", r->fluctuation_50 >= 0, r->fluctuation_50);
+    add_known(f, "80", r->fluctuation_80 >= 0, r->fluctuation_80);
+}
+
 static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_view *layer)
 {
     const struct smoe_fleet *fleet = smoe_core_fleet(core);
@@ -180,6 +199,7 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     add_u64(o, "d_model", layer->shape.d_model);
     add_u64(o, "d_ff", layer->shape.d_ff);
     add_router(o, &layer->router);
+    add_routing_report(o, layer->routing);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         total += layer->experts[e].account.submitted;
     cJSON *list = cJSON_AddArrayToObject(o, "experts");
@@ -340,6 +360,10 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
     cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
+    cJSON *security = cJSON_AddObjectToObject(o, "security");
+    cJSON_AddStringToObject(security, "transport", c->security ? c->security : "none");
+    add_u64(security, "keys", c->keys);
+    add_u64(security, "refused", c->refused);
     cJSON *journal = cJSON_AddObjectToObject(o, "journal");
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)

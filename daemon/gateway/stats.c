@@ -64,7 +64,7 @@ void smoe_gateway_check(const struct smoe_gateway *gw)
         in_use += gw->sessions[i].state != SMOE_GATE_FREE;
         hellos += gw->sessions[i].state == SMOE_GATE_HELLO;
     }
-    smoe_assert(hellos == gw->n_hellos && hellos <= gw->hellos_max);
+    smoe_assert(hellos == gw->n_hellos && hellos <= SMOE_GATE_STRANGERS_MAX);
     smoe_assert(in_use == gw->in_use && smoe_list_empty(&gw->unburied));
     smoe_assert(gw->budget.used_bytes <= gw->budget.max_bytes);
     smoe_core_check(gw->core);

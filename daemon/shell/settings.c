@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "common/io/log.h"
+#include "daemon/shell/guard.h"
 #include "daemon/shell/peers.h"
 
 #define OTHER_DESCRIPTORS 128 /* than peers': those who ask, files, libuv's own */
@@ -34,20 +35,27 @@ static const char *const backends[] = {
 #undef X
         NULL};
 
+static const char *const insecures[] = {
+#define X(symbol, name) name,
+    SMOE_INSECURE_MAP(X)
+#undef X
+        NULL};
+
 const struct smoe_option smoe_daemon_options[] = {
     {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535,
      AT(listen), .help = "where workers and trainers connect"},
     {"net", "status", SMOE_ADDRESS, .standard = "127.0.0.1:7701", .min = 0, .max = 65535,
      AT(status), .help = "where status is read: one command a connection, JSON back, read-only"},
-    {"net", "insecure", SMOE_BOOL, .standard = "no", AT(insecure),
-     .help = "allow plaintext on addresses other than loopback: whoever reaches the port may train "
-             "and serve"},
     {"net", "backend", SMOE_ENUM, .standard = "auto", .choices = backends, AT(backend),
      .help =
          "what moves the bytes of workers and trainers; auto: io_uring where the kernel permits "
          "it, else epoll"},
     {"net", "hello_timeout", SMOE_DURATION, .standard = "2s", .min = 1e8, .max = 6e10,
      AT(hello_timeout_ns), .help = "a connection that has not said hello by then is closed"},
+
+    {"security", "insecure", SMOE_ENUM, .standard = "no", .choices = insecures, AT(insecure),
+     .help = "plaintext without keys, and then only with processes of this machine; otherwise TLS "
+             "1.3 and a key for everybody (stablemoectl key)"},
 
     {"state", "dir", SMOE_STRING, .standard = "/var/lib/stablemoe", AT(state_dir),
      .help = "directory of the journal, the lock and the admin socket; one daemon each"},
@@ -168,10 +176,16 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
 {
     char text[SMOE_ADDR_TEXT_MAX];
     smoe_addr_format(&s->listen, text);
-    if (!s->insecure && !smoe_addr_is_loopback(&s->listen))
+    if (s->insecure && !smoe_addr_is_loopback(&s->listen))
         return smoe_fail(why, SMOE_ECONFIG,
-                         "net.listen: %s is not a loopback address and connections "
-                         "are plaintext: set net.insecure = yes to allow it",
+                         "net.listen: %s is not a loopback address, and security.insecure = "
+                         "loopback-only allows no other",
+                         text);
+    smoe_addr_format(&s->status, text);
+    if (!smoe_addr_is_loopback(&s->status))
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "net.status: %s is not a loopback address, and the status is for this "
+                         "machine only: forward it (ssh -L), or ask the Unix socket",
                          text);
     if (s->window_bytes > s->tensors_bytes_max)
         return smoe_fail(why, SMOE_ECONFIG, "trainers.window: larger than limits.tensors");

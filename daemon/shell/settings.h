@@ -11,9 +11,10 @@
 struct smoe_daemon_settings {
     /* net */
     struct smoe_addr listen, status;
-    bool insecure;
     unsigned backend; /* enum smoe_backend */
     uint64_t hello_timeout_ns;
+    /* security */
+    unsigned insecure; /* enum smoe_insecure */
     /* state */
     char state_dir[256];
     /* routing */
@@ -45,7 +46,7 @@ struct smoe_daemon_settings {
 extern const struct smoe_option smoe_daemon_options[];
 extern const size_t smoe_daemon_options_len;
 
-/* What the rows cannot check one by one: addresses against `insecure`, limits against each other. */
+/* What the rows cannot check one by one: an address against `insecure`, limits against each other. */
 int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe_why *why);
 
 /* The reloadable part, as the core takes it. */

@@ -58,6 +58,9 @@ struct smoe_client_options {
     const char *gateway;  /* HOST:PORT */
     const char *name;     /* of this trainer: 1..63 of [A-Za-z0-9._-]; NULL: made up */
     uint32_t patience_ms; /* how long calls wait for a gateway that is away; 0: 60,000 */
+    const char *
+        key_file; /* this trainer's key (stablemoectl key add trainer NAME), which is also its name if
+                             `name` is NULL. NULL: plaintext, to a gateway of this machine only */
 };
 
 /* Connects and says hello. *ret_client is set even on failure, unless memory is out, so that
@@ -168,6 +171,18 @@ SMOE_API int smoe_freeze(struct smoe_expert_layer *layer, const struct smoe_free
 /* Asks the gateway which router is in force; version 0: none. */
 SMOE_API int smoe_router_in_force(struct smoe_expert_layer *layer,
                                   struct smoe_frozen_head *ret_head);
+
+/* How far the experts of a fixed set of held-out tokens have changed, for the gateway's status. Shares are 0..1, or
+ * -1 where they are not known. */
+struct smoe_routing_report {
+    const char *router; /* who routes: 1..63 of [A-Za-z0-9._-] */
+    uint64_t step, tokens;
+    double changed;        /* since the last report */
+    double agreement;      /* of the frozen router with the gate that it was distilled from */
+    double fluctuation[3]; /* after 20, 50 and 80 % of all steps: against the final experts */
+};
+SMOE_API int smoe_report_routing(struct smoe_expert_layer *layer,
+                                 const struct smoe_routing_report *report);
 
 /* ---- the optimizer step ---- */
 

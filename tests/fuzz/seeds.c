@@ -272,6 +272,8 @@ enum {
 #define SETTLE                   G_SETTLE, G_SETTLE
 #define LONG                     W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE)
 #define SUBMIT(batch, tokens, k) T(0, G_5), (batch)-1, (tokens)-1, (k)-1
+#define CODES(batch, tokens, k)  T(0, G_5), (batch)-1, (tokens)-1, (k)-1 + 8
+#define FREEZE(how)              T(0, G_10), 128 | (how)
 #define GRADIENT(place)          T(0, G_6), (place)
 #define STEP                     T(0, G_7), 0, 0
 #define UP_AND_READY             LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE
@@ -368,6 +370,12 @@ static void gateway_seeds(void)
          W(2, G_OPEN), 0, W(2, G_5), 0, T(1, G_4), 0, 0, 4 * 8 + 3, 0, SETTLE, SETTLE);
     SEED("gateway", "discards", UP_AND_READY, SUBMIT(1, 20, 2), T(0, G_8), 0, SUBMIT(2, 20, 2),
          SETTLE, T(0, G_8), 1, SUBMIT(3, 9, 2), SETTLE, GRADIENT(2), T(0, G_8), 2, SETTLE);
+    SEED("gateway", "frozen-table", UP_AND_READY, FREEZE(0), SETTLE, CODES(1, 20, 2), SETTLE,
+         GRADIENT(0), SETTLE, STEP, SETTLE, FREEZE(16), FREEZE(0), SETTLE, CODES(1, 5, 1), SETTLE);
+    SEED("gateway", "frozen-map", UP_AND_READY, FREEZE(8), WRITE, SETTLE, CODES(1, 20, 2), SETTLE,
+         KILL_WRITTEN, JOIN(0), JOIN(1), TRAINER(0), LAYER, LONG, CODES(1, 9, 1), LONG);
+    SEED("gateway", "frozen-wrongly", UP_AND_READY, CODES(1, 3, 1), FREEZE(64), SETTLE,
+         CODES(1, 9, 2), FREEZE(0), SETTLE, CODES(2, 254, 1), SETTLE);
     SEED("gateway", "states", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8, SETTLE, T(0, G_11), 0,
          T(0, G_11), 16, SETTLE, T(0, G_9), 3, SETTLE, T(0, G_10), 8, W(0, G_HANG_UP), SETTLE);
     SEED("gateway", "many-fetches-and-a-lost-worker", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8,

@@ -55,6 +55,11 @@ class Freeze(harness.FleetTest):
             self.assertEqual((router["version"], router["kind"], router["inputs"]), (1, kind, inputs))
             self.assertEqual(router["digest"], result["routing"]["frozen_digest"])
             self.assertGreater(result["test_accuracy"], 0.4)
+            routing = self.layer()["routing"]
+            self.assertEqual((routing["router"], routing["step"]), ("stablemoe", result["steps"]))
+            for key in ("fluctuation", "tokens_watched"):
+                self.assertEqual(routing[key], result["routing"][key], key)
+            self.assertAlmostEqual(routing["frozen_agreement"], result["routing"]["frozen_agreement"])
             code, out, _ = self.fleet.ctl("status")
             self.assertEqual(code, 0)
             self.assertIn(router["digest"], out)

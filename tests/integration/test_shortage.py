@@ -52,7 +52,8 @@ class Shortage(harness.FleetTest):
 @unittest.skipIf(harness.SANITIZED, "sanitizers have a memory of their own")
 class Memory(Shortage):
     CALLS = {
-        "stablemoed": (["--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", "--state-dir", "STATE"],
+        "stablemoed": (["--set", "security.insecure=loopback-only", "--listen", "127.0.0.1:0", "--status",
+                        "127.0.0.1:0", "--state-dir", "STATE"],
                        b"msg=listening"),
         "stablemoe-worker": (["--gateway", NOBODY, "--id", "w", "--state-dir", "STATE"],
                              b"no gateway"),

@@ -77,7 +77,7 @@ DOORS = {
     "uv.h": SHELLS,
     "xxhash.h": ["daemon/core/router_frozen.c"],
     "liburing.h": ["common/io/ring.c"],
-    "openssl/*": ["common/io/key.c", "common/io/tls*", "tests/*"],
+    "openssl/*": ["common/io/key.c", "common/io/tls*", "bench/bench_tls.c", "tests/*"],
     "*.pb-c.h": ["proto/wire*", "proto/trace_*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
     "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "proto/trace_*", "tests/unit/proto/*",
                      "tests/fuzz/*"],
@@ -97,7 +97,7 @@ DOORS = {
     # (task.h), and the lanes are told their duty. Everything else belongs to one thread.
     "stdatomic.h": ["client/worker/agent/task.h", "client/worker/shell/lanes.c", "tests/*"],
     # Vector minima by name; everything else of the hot pass is the compilers' vector extension.
-    "immintrin.h": ["daemon/core/route_pick_tile.c"],
+    "immintrin.h": ["daemon/core/route_arcs.c", "daemon/core/route_pick_tile.c"],
     "zlib.h": ["proto/frame.c", "proto/trace_frame.c", "client/train/data/*", "tests/*"],
     # exp and log of libm differ between CPUs, and a trace must not: detmath has ours. sqrt, floor,
     # isfinite and the like are exact everywhere, so the mathematics may have them; the daemon's
@@ -130,7 +130,7 @@ STRINGS = {
 SHELL_COMMON = ("shell.h", "settings.h")
 # Who may see the others: the loop joins them, main starts the loop, and the option table names the
 # drivers that there are.
-SHELL_MEETING = ("loop.c", "main.c", "settings.c")
+SHELL_MEETING = ("loop.c", "loop_admin.c", "main.c", "settings.c")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 

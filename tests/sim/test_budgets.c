@@ -158,3 +158,36 @@ Test(budgets, a_node_slowed_to_a_quarter_is_followed_and_costs_its_share)
     cr_expect_float_eq(kept, 3.25 / 4, 0.02, "%g of the throughput is left", kept);
     smoe_slotted_release(&r);
 }
+
+/* Of more work than the budgets pay for the queues take the rest. */
+Test(budgets, above_what_they_sustain_each_still_spends_its_own)
+{
+    static struct seen seen;
+    struct smoe_slotted_result r = run(&seen, 1.3, 4, 4);
+    for (uint32_t j = 0; j < NODES; j++) {
+        double part = spent(&seen, j, SETTLED, SLOTS - 1);
+        cr_expect(part < 1.02 && part > 0.97, "node %u: %g of its budget", j, part);
+    }
+    double done = speed(&seen, SETTLED, SLOTS - 1);
+    cr_expect_float_eq(done, SHARES, 0.03 * SHARES, "%g of %g", done, SHARES);
+    cr_expect_gt(r.backlog_slope, 0);
+    smoe_slotted_release(&r);
+}
+
+/* What it may draw now pays for a quarter of its visits: of 1 + .6 + .4 + .2 there are left 1 + .15 + .4 + .2. */
+Test(budgets, a_node_slowed_to_a_quarter_costs_its_share_of_what_the_budgets_sustain)
+{
+    static struct seen seen;
+    seen.slow_at = 200;
+    struct smoe_slotted_result r = run(&seen, 1.3, 1, 5);
+    check_known(&seen, 199, CYCLES, 0.05);
+    check_known(&seen, 215, 4 * CYCLES, 0.15);
+    check_known(&seen, SLOTS - 1, 4 * CYCLES, 0.05);
+    double kept = speed(&seen, 300, SLOTS - 1) / speed(&seen, 100, 199);
+    cr_expect_float_eq(kept, 1.75 / SHARES, 0.03, "%g of the throughput is left", kept);
+    for (uint32_t j = 0; j < NODES; j++) {
+        double part = spent(&seen, j, 230, SLOTS - 1);
+        cr_expect_lt(part, 1.02, "node %u: %g of its budget", j, part);
+    }
+    smoe_slotted_release(&r);
+}

@@ -187,6 +187,24 @@ Test(optimum, no_policy_beats_it_and_the_product_comes_near)
 
 /* ---- fleets ---- */
 
+/* docs/results.md, "A frozen router on a fleet with replicas": at a load of 0.73. */
+Test(fleet, a_frozen_router_keeps_its_experts_where_plain_top_k_diverges)
+{
+    struct smoe_scenario_spec spec = *smoe_scenario_find("frozen");
+    struct smoe_slotted_result strict = run(&spec, SMOE_POLICY_LYAPUNOV_STRICT, 300);
+    struct smoe_slotted_result soft = run(&spec, SMOE_POLICY_LYAPUNOV, 300);
+    spec.slots = 0; /* one copy of each expert */
+    struct smoe_slotted_result plain = run(&spec, SMOE_POLICY_TOPK, 300);
+    cr_assert_eq(strict.agreement, 1);
+    cr_assert_lt(soft.agreement, 1);
+    cr_assert_lt(fabs(strict.backlog_slope), 1);
+    cr_assert_lt(strict.backlog_mean, 200);
+    cr_assert_gt(plain.backlog_slope, 20);
+    cr_assert_geq((double)strict.complete, 0.95 * (double)soft.complete);
+    cr_assert_eq(strict.slots_exact, 300);
+    smoe_slotted_release(&strict), smoe_slotted_release(&soft), smoe_slotted_release(&plain);
+}
+
 Test(fleet, late_reports_cost_backlog_but_not_stability)
 {
     struct smoe_scenario_spec spec = paper();
@@ -202,7 +220,7 @@ Test(fleet, late_reports_cost_backlog_but_not_stability)
 Test(fleet, visits_of_a_worker_that_leaves_go_to_another_replica)
 {
     struct smoe_scenario_spec spec = paper();
-    spec.copies = 3, spec.up = 50, spec.down = 10, spec.tokens = 250;
+    spec.copies = 3, spec.up = 50, spec.down = 10, spec.tokens = 330;
     for (int p = 0; p < SMOE_POLICY_COUNT; p++) {
         struct smoe_slotted_result r = run(&spec, (enum smoe_policy)p, 200);
         if (p == SMOE_POLICY_LYAPUNOV) /* others may have nothing that waits */
@@ -210,7 +228,7 @@ Test(fleet, visits_of_a_worker_that_leaves_go_to_another_replica)
         cr_assert_eq((double)r.visits + r.backlog_last, 3.0 * (double)r.tokens);
         smoe_slotted_release(&r);
     }
-    spec.copies = 1; /* nowhere to go: they wait for the return */
+    spec.copies = 1, spec.tokens = 250; /* nowhere to go: they wait for the return */
     struct smoe_slotted_result r = run(&spec, SMOE_POLICY_LYAPUNOV, 200);
     cr_assert_eq(r.moved, 0);
     cr_assert_gt((double)r.complete, 0.8 * (double)r.tokens);

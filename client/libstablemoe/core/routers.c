@@ -70,6 +70,14 @@ int smoe_uplink_query_router(struct smoe_uplink *u, uint32_t l, struct smoe_why 
     return 0;
 }
 
+void smoe_uplink_report_routing(struct smoe_uplink *u, uint32_t l,
+                                const struct smoe_msg_routing_report *report)
+{
+    u->layers[l].router.report = *report;
+    u->layers[l].router.report_due = true;
+    smoe_uplink_pump(u);
+}
+
 int smoe_routers_check(const struct smoe_uplink *u, const struct smoe_uplink_submit *o,
                        struct smoe_why *why)
 {
@@ -107,6 +115,14 @@ static void send_freeze(struct smoe_uplink *u, uint32_t l)
         r->state = SMOE_UROUTER_SENT;
 }
 
+static void send_report(struct smoe_uplink *u, uint32_t l)
+{
+    struct smoe_message m = {.type = SMOE_MSG_ROUTING_REPORT};
+    m.routing_report = u->layers[l].router.report;
+    m.routing_report.layer = u->layers[l].wire;
+    u->layers[l].router.report_due = smoe_uplink_send(u, &m, NULL, 0) != 0;
+}
+
 void smoe_routers_pump(struct smoe_uplink *u)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
@@ -115,6 +131,8 @@ void smoe_routers_pump(struct smoe_uplink *u)
             continue;
         if (r->state == SMOE_UROUTER_WANTED)
             send_freeze(u, l);
+        if (r->report_due)
+            send_report(u, l);
         if (!r->asking || r->asked)
             continue;
         struct smoe_message m = {.type = SMOE_MSG_ROUTER_QUERY};
@@ -129,6 +147,7 @@ void smoe_routers_start_over(struct smoe_uplink *u)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_uplink_router *r = &u->layers[l].router;
         r->asked = false;
+        r->report_due = r->report.tokens > 0;
         if (r->values && r->state != SMOE_UROUTER_FAILED)
             r->state = SMOE_UROUTER_WANTED;
     }

@@ -51,6 +51,8 @@ struct smoe_uplink_router {
     bool asked, asking, answered; /* a query: sent; waits for its answer; has it, or `query_code` */
     int query_code;
     struct smoe_why query_why;
+    struct smoe_msg_routing_report report; /* the last; tokens 0: none */
+    bool report_due;                       /* the gateway does not have it */
 };
 
 struct smoe_uplink_layer {
@@ -175,6 +177,10 @@ int smoe_uplink_freeze(struct smoe_uplink *uplink, uint32_t layer,
                        struct smoe_why *why);
 /* Asks which router is in force: the answer is in the layer's `router`, from `answered` on. */
 int smoe_uplink_query_router(struct smoe_uplink *uplink, uint32_t layer, struct smoe_why *why);
+
+/* Tells the gateway, and one that comes after it, how far the layer's routing has changed. */
+void smoe_uplink_report_routing(struct smoe_uplink *uplink, uint32_t layer,
+                                const struct smoe_msg_routing_report *report);
 
 /* Tickets whose outcome has not been told yet, one at a time; NULL when there is none. */
 struct smoe_uplink_ticket *smoe_uplink_next_done(struct smoe_uplink *uplink);

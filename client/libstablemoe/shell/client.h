@@ -14,6 +14,7 @@
 #include "common/base/rng.h"
 #include "common/io/addr.h"
 #include "common/io/conn.h"
+#include "common/io/tls.h"
 #include "stablemoe/stablemoe.h"
 
 struct smoe_expert_layer {
@@ -27,6 +28,9 @@ struct smoe_client {
     uv_timer_t pause;  /* before the next attempt to connect */
     uv_timer_t waking; /* ends a wait */
     struct smoe_conn conn;
+    struct smoe_tls_context *secure; /* owned; NULL: plaintext */
+    struct smoe_tls tls;
+    char key_name[SMOE_NAME_MAX + 1]; /* "": no key */
     uint8_t scratch[SMOE_CONN_SCRATCH_BYTES];
     struct smoe_uplink *uplink;
     struct smoe_expert_layer layers[SMOE_LAYERS_MAX];

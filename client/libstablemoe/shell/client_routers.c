@@ -2,7 +2,10 @@
  *
  * Freezing a layer's router, and asking for it.
  */
+#include <string.h>
+
 #include "client/libstablemoe/shell/client.h"
+#include "common/base/text.h"
 
 static struct smoe_uplink_router state_of(struct smoe_client *c, uint32_t layer)
 {
@@ -54,5 +57,34 @@ SMOE_API int smoe_router_in_force(struct smoe_expert_layer *layer,
     if (r.query_code)
         return smoe_fail(&c->why, r.query_code, "%s", r.query_why.text);
     *ret_head = r.found;
+    return 0;
+}
+
+static bool is_share(double x)
+{
+    return x >= -1 && x <= 1;
+}
+
+SMOE_API int smoe_report_routing(struct smoe_expert_layer *layer,
+                                 const struct smoe_routing_report *o)
+{
+    struct smoe_client *c = layer->client;
+    size_t n = strnlen(o->router, SMOE_NAME_MAX + 1);
+    const double *f = o->fluctuation;
+    bool shares = is_share(o->changed) && is_share(o->agreement) && is_share(f[0]) &&
+                  is_share(f[1]) && is_share(f[2]);
+    if (!smoe_name_valid(o->router, n) || !o->tokens || !shares)
+        return smoe_fail(&c->why, SMOE_EFIELD,
+                         "report_routing: a name, at least one token, and shares of -1..1");
+    struct smoe_msg_routing_report m = {.step = o->step,
+                                        .tokens = o->tokens,
+                                        .changed = o->changed,
+                                        .agreement = o->agreement,
+                                        .fluctuation_20 = f[0],
+                                        .fluctuation_50 = f[1],
+                                        .fluctuation_80 = f[2]};
+    memcpy(m.router, o->router, n + 1);
+    smoe_uplink_report_routing(c->uplink, layer->number, &m);
+    smoe_client_flush(c);
     return 0;
 }

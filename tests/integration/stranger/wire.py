@@ -47,6 +47,7 @@ TYPES = {
     54: pb.ParcelGradient, 55: pb.Reset, 56: pb.Report, 57: pb.StepPrepare, 58: pb.StepNorm,
     59: pb.StepStage, 60: pb.StepStaged, 61: pb.StepCommit, 62: pb.Forget,
     63: pb.StepGradient, 64: pb.Evicted, 65: pb.ParcelInputs, 80: pb.Freeze, 81: pb.RouterQuery, 82: pb.RouterState,
+    83: pb.RoutingReport,
 }
 NUMBERS = {message: number for number, message in TYPES.items()}
 

@@ -182,7 +182,9 @@ static void begin_with_power(double cap_watts, size_t n_states)
     layer = scene_layer(&s, t, "moe", &shape);
     scene_tick_at(&s, s.wake_ns);
     report_of_a(0);
-    report_of_a(1000); /* a second's work at full speed, 8 J, in no time */
+    double part =
+        (double)metered.report.freq_khz / 1e6; /* without a debt it may be less than all */
+    report_of_a((uint64_t)(1000 / (cap_watts > 0 ? 1 : part * part))); /* 8 J, in no time */
 }
 
 /* What a is told, at the end of a slot that brings it so many evaluations. [MHz] */

@@ -25,7 +25,7 @@ static struct site {
     struct far_end far[PEERS];
     bool open[PEERS];
     uint32_t session[PEERS];
-    uint64_t step; /* of the trainer's layer */
+    smoe_name policy; /* that routed last */
 } s;
 
 static const float table[CODES * EXPERTS] = {.5f, .3f, .2f, .1f, .8f, .1f, .2f, .2f,
@@ -40,6 +40,13 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
     (void)context;
     (void)epoch;
     journal_add(&s.journal, record);
+}
+
+static void on_trace(void *context, const struct smoe_trace_entry *entry)
+{
+    (void)context;
+    if (entry->type == SMOE_TRACE_ROUTE)
+        snprintf(s.policy, sizeof s.policy, "%s", entry->route.policy);
 }
 
 static struct smoe_gateway_options options(void)
@@ -67,11 +74,13 @@ static struct smoe_gateway_options options(void)
                  .now_ns = ++s.now_ns,
                  .software = "site",
                  .tensor_bytes_max = 1 << 16,
+                 .trace_bytes_max = 1 << 16,
                  .restored = &s.journal.base},
         .tensors_bytes_max = 1 << 18,
         .outbox_bytes_max = 1 << 16,
         .hello_timeout_ns = 2000 * MS,
         .journal = on_record,
+        .trace = on_trace,
     };
 }
 
@@ -395,6 +404,25 @@ Test(freezing, codes_and_features_that_the_router_cannot_read_are_named)
     durable();
     submit(T, 2, &head, features, sizeof features);
     assert_error(SMOE_ENOTFINITE, "token 5");
+}
+
+/* Tokens that come with scores have no router to be true to. */
+Test(freezing, strict_is_for_what_a_frozen_router_has_scored_and_for_nothing_else)
+{
+    struct smoe_frozen_head head = freeze(1, SMOE_FROZEN_TABLE), none = {.version = 0};
+    struct smoe_core_settings settings = options().core.settings;
+    float scores[TOKENS * EXPERTS] = {0};
+    durable();
+    settings.policy = SMOE_POLICY_LYAPUNOV;
+    for (int strict = 0; strict < 2; strict++) {
+        settings.consistency = strict ? SMOE_CONSISTENCY_STRICT : SMOE_CONSISTENCY_SOFT;
+        smoe_gateway_configure(s.gw, &settings, s.now_ns);
+        submit(T, 1 + 2 * (uint64_t)strict, &head, codes, sizeof codes);
+        cr_assert_str_eq(s.policy, strict ? "lyapunov-strict" : "lyapunov");
+        submit(T, 2 + 2 * (uint64_t)strict, &none, scores, sizeof scores);
+        cr_assert_str_eq(s.policy, "lyapunov");
+    }
+    cr_assert_null(last(T, SMOE_MSG_ERROR));
 }
 
 /* ---- versions ---- */

@@ -110,6 +110,8 @@ static const struct instance_kind LARGE[] = {
     {.tokens_max = 2000, .experts_max = 64, .nodes_max = 16, .top_k_max = 4},
     {.tokens_max = 1000, .experts_max = 16, .nodes_max = 48, .top_k_max = 2, .caps = true},
     {.tokens_max = 2000, .experts_max = 32, .nodes_max = 32, .top_k_max = 8, .alike = true},
+    {.tokens_max = 700, .experts_max = 64, .top_k_max = 3, .one_to_one = true},
+    {.tokens_max = 700, .experts_max = 64, .top_k_max = 3, .one_to_one = true, .alike = true},
 };
 enum { N_LARGE = sizeof LARGE / sizeof *LARGE };
 
@@ -543,17 +545,16 @@ static uint64_t digest_answer(const struct instance *it)
     return smoe_mix64(digest ^ bits);
 }
 
-/* This constant is the contract: another machine and another compiler must find the same answers, to
- * the last bit. Integer scores on simple nodes: nothing here comes from libm. */
-Test(route, the_answer_is_the_same_on_every_machine)
+/* Twenty slots of that many tokens. Integer scores on simple nodes: nothing here comes from libm. */
+static uint64_t digest_slots(uint32_t tokens)
 {
     struct hand hand;
     struct smoe_rng rng;
     smoe_rng_init(&rng, 39, 0);
     uint64_t digest = 0;
-    hand_init(&hand, HAND_TOKENS, HAND_NODES, 3);
+    hand_init(&hand, tokens, HAND_NODES, 3);
     for (int slot = 0; slot < 20; slot++) {
-        for (int v = 0; v < HAND_TOKENS * HAND_NODES; v++)
+        for (uint32_t v = 0; v < tokens * HAND_NODES; v++)
             hand.scores[v] = (float)smoe_rng_unit(&rng);
         for (int j = 0; j < HAND_NODES; j++) {
             hand.nodes[j].backlog = hand.nodes[j].executable = (double)smoe_rng_below(&rng, 300);
@@ -566,7 +567,22 @@ Test(route, the_answer_is_the_same_on_every_machine)
         struct instance view = {.problem = hand.problem, .answer = hand.answer};
         digest = smoe_mix64(digest ^ digest_answer(&view));
     }
-    cr_assert_eq(digest, UINT64_C(0xbdc1926c39e1ccf4), "digest 0x%016llx",
-                 (unsigned long long)digest);
     smoe_route_scratch_free(hand.scratch);
+    return digest;
+}
+
+/* These constants are the contract: another machine and another compiler must find the same answers, to
+ * the last bit. */
+Test(route, the_answer_is_the_same_on_every_machine)
+{
+    uint64_t digest = digest_slots(HAND_TOKENS);
+    cr_assert_eq(digest, UINT64_C(0x77697ac66f243122), "digest 0x%016llx",
+                 (unsigned long long)digest);
+}
+
+Test(route, the_answer_to_few_tokens_is_the_same_on_every_machine)
+{
+    uint64_t digest = digest_slots(120);
+    cr_assert_eq(digest, UINT64_C(0xec3ed8248f1831fc), "digest 0x%016llx",
+                 (unsigned long long)digest);
 }

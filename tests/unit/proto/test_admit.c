@@ -57,6 +57,7 @@ static const struct {
     {"FREEZE", 80, "t", SMOE_RAW_MUST},
     {"ROUTER_QUERY", 81, "wt", SMOE_RAW_NONE},
     {"ROUTER_STATE", 82, "WT", SMOE_RAW_NONE},
+    {"ROUTING_REPORT", 83, "t", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

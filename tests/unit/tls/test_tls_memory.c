@@ -17,9 +17,9 @@
 
 static size_t held, peak, allocations, fail_at;
 
-static void count(const void *p, int sign)
+static void count(void *p, int sign)
 {
-    size_t n = malloc_usable_size((void *)(uintptr_t)p);
+    size_t n = malloc_usable_size(p);
     held = sign > 0 ? held + n : held - n;
     peak = held > peak ? held : peak;
 }

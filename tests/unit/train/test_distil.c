@@ -10,6 +10,7 @@
 #include "client/train/router/frozen.h"
 #include "common/base/err.h"
 #include "common/kernels/gemm.h"
+#include "stablemoe/twostage.h"
 #include "tests/unit/kernels/tensors.h"
 
 #ifdef STABLEMOE_FLOAT64
@@ -128,6 +129,19 @@ Test(distil, it_learns_what_a_token_alone_can_tell)
         smoe_distilled_step(&f.d, &adamw);
     }
     cr_assert_lt(smoe_distilled_learn(&f.d, &f.tokens, 1, wanted, 1), 0.01);
+    fixture_free(&f);
+}
+
+/* What other trainers are given (stablemoe/twostage.h) is what this one learns by. */
+Test(distilled, the_librarys_loss_and_gradient_are_these)
+{
+    struct fixture f = fixture_new(SMOE_FEATURE_TABLE);
+    smoe_real theirs[N * E];
+    memcpy(theirs, smoe_distilled_logits(&f.d, &f.tokens), sizeof theirs);
+    double told = smoe_distil_loss(N, E, 2, top, theirs, 0.3, theirs);
+    cr_assert_float_eq(smoe_distilled_learn(&f.d, &f.tokens, 2, top, 0.3), told, 1e-5);
+    for (size_t i = 0; i < N * E; i++)
+        cr_assert_float_eq((double)f.d.logits[i], (double)theirs[i], 1e-6);
     fixture_free(&f);
 }
 

@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From an assignment in which every token holds its K cheapest to one that nodes agree with: the same shortest
+ * paths as route_cancel.c's, for the crowd that the auction leaves (MODEL.md section 4, step 4).
+ *
+ * A node at its price accepts what its marginals say; it may carry more than that (excess) or less (deficit). The
+ * sink is out of balance by what is accepted in all, more or less than there are visits. One search starts from
+ * everything with an excess at once and goes on until it has met enough deficits; each comes with the shortest
+ * path to it. Then labels rise as after any such search, all those paths are without slack, and a unit is
+ * carried along each whose arcs nobody has used up meanwhile. What is left starts the next search: a dozen for a
+ * hundred units.
+ *
+ *     row      of an expert: the least slack to each other, of all visits on it, at the prices it began with. A row
+ *              and the front of a search are vectors, and settling a vertex is one look at both
+ *     lift     of a label: by how much it has risen since. Slack now = slack of the row + lift there - lift here
+ *     came     whence a search reached an expert; itself where it started
+ *
+ * Rows are in single precision, so that slacks err by 1e-7 of the prices' spread; answers are proven in double
+ * precision, and where exactness is asked for and this is not enough, experts are marked for route_cancel.c.
+ * When a token has moved, entries that were its own stay as they are in a long row: they are too low, which no label
+ * minds. A path that needs one fails, and the entry is looked up.
+ *
+ * It ends when all is in balance, or when the gap is good enough, or when rounding is in the way: searches
+ * without a gain are counted. What is left is left to route_cancel.c.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "daemon/core/route_arcs.h"
+#include "daemon/core/route_internal.h"
+
+enum {
+    SHORT_ROW = 8, /* visits: such a row is made anew when one leaves */
+    VAIN_MOST = 4, /* searches in succession that carry nothing */
+};
+
+struct tide {
+    struct smoe_route_run *run;
+    struct smoe_route_scratch *s;
+    const struct smoe_route_arcs *arcs;
+    uint32_t n_experts, sink, top_k;
+    uint32_t n_targets; /* deficits met by the last search, in s->touched */
+    float weight;
+    double blur; /* amply what single precision can do to a slack */
+
+    int64_t sink_excess; /* accepted more than there are visits */
+    int32_t sink_came;
+    float sink_key, sink_far;
+    double sink_lifted;
+};
+
+static int64_t excess_of(const struct tide *t, uint32_t v)
+{
+    return v == t->sink ? t->sink_excess
+                        : (int64_t)t->s->expert_load[v] - (int64_t)t->s->accepted[v];
+}
+
+static double price_of(const struct tide *t, uint32_t e)
+{
+    return t->s->expert_price[e] + (t->s->lifted[e] - t->sink_lifted);
+}
+
+/* ---- rows ---- */
+
+static float *row_of(const struct tide *t, uint32_t e)
+{
+    return t->s->slack_row + (size_t)e * t->n_experts;
+}
+
+static float cost_of(const struct tide *t, uint32_t token, uint32_t e)
+{
+    return t->s->first_price[e] -
+           t->weight * t->run->problem->scores[(size_t)token * t->n_experts + e];
+}
+
+/* Enters some visits of e into its row; `more`: there are some in it. What a token holds already is not left out. */
+static void enter(struct tide *t, uint32_t e, const uint32_t *visits, uint32_t count, bool more)
+{
+    struct smoe_route_offers offers = {.count = count, .more = more};
+    float *row = row_of(t, e);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t token = visits[i] / t->top_k;
+        offers.scores[i] = t->run->problem->scores + (size_t)token * t->n_experts;
+        offers.held[i] = cost_of(t, token, e);
+        for (uint32_t f = 0; f < t->n_experts; f += 16) /* rows of scores lie anywhere */
+            __builtin_prefetch(offers.scores[i] + f);
+    }
+    t->arcs->offers(row, t->n_experts, &offers, t->weight, t->s->first_price);
+    row[e] = INFINITY;
+    t->run->answer->work += (uint64_t)count * t->n_experts;
+}
+
+static void enter_one(struct tide *t, uint32_t e, uint32_t visit, bool more)
+{
+    const uint16_t *held = t->run->answer->expert + (size_t)(visit / t->top_k) * t->top_k;
+    float *row = row_of(t, e), before[SMOE_TOP_K_MAX];
+    for (uint32_t k = 0; k < t->top_k; k++)
+        before[k] = more ? row[held[k]] : INFINITY;
+    enter(t, e, &visit, 1, more);
+    for (uint32_t k = 0; k < t->top_k; k++)
+        row[held[k]] = before[k];
+}
+
+static const float *need_row(struct tide *t, uint32_t e)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t visits[SMOE_ROUTE_OFFERS], count = 0, most = t->top_k > 1 ? 1 : SMOE_ROUTE_OFFERS;
+    bool more = false;
+    if (s->row_made[e])
+        return row_of(t, e);
+    for (uint32_t v = s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
+        visits[count++] = v;
+        if (count < most)
+            continue;
+        if (t->top_k > 1)
+            enter_one(t, e, v, more);
+        else
+            enter(t, e, visits, count, more);
+        more = true;
+        count = 0;
+    }
+    if (count > 0 || !more)
+        enter(t, e, visits, count, more);
+    s->row_made[e] = 1;
+    return row_of(t, e);
+}
+
+/* Does the visit offer at most this slack? Its margin says mostly no. */
+static bool may_offer(const struct tide *t, uint32_t visit, float slack)
+{
+    return t->s->margin[visit / t->top_k] <= (double)slack + t->blur;
+}
+
+static float offer_of(const struct tide *t, uint32_t visit, uint32_t e, uint32_t to)
+{
+    uint32_t token = visit / t->top_k;
+    return cost_of(t, token, to) - cost_of(t, token, e);
+}
+
+/* An entry, looked up. */
+static float least_offer(const struct tide *t, uint32_t e, uint32_t to)
+{
+    float least = INFINITY;
+    for (uint32_t v = t->s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v]) {
+        if (!may_offer(t, v, least))
+            continue;
+        float offer = offer_of(t, v, e, to);
+        if (offer < least && !smoe_route_holds(t->run, v / t->top_k, to))
+            least = offer;
+    }
+    return least;
+}
+
+/* The visit of e whose offer the entry is, NO_VISIT if there is none any more. */
+static uint32_t find_mover(const struct tide *t, uint32_t e, uint32_t to, float slack)
+{
+    uint32_t v = t->s->visit_head[e];
+    for (; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v])
+        if (may_offer(t, v, slack) && offer_of(t, v, e, to) == slack &&
+            !smoe_route_holds(t->run, v / t->top_k, to))
+            break;
+    return v;
+}
+
+static bool row_is_short(const struct tide *t, uint32_t e)
+{
+    uint32_t n = 0;
+    for (uint32_t v = t->s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v])
+        if (++n > SHORT_ROW)
+            return false;
+    return true;
+}
+
+/* ---- at first ---- */
+
+static void accept(struct tide *t, uint32_t e, uint32_t n)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t node = smoe_route_node_of(t->run, e);
+    double price = s->expert_price[e];
+    s->accepted[e] = n;
+    s->up[e] = (float)(smoe_route_marginal_at(t->run, node, n) - price);
+    s->down[e] = n > 0 ? (float)(price - smoe_route_marginal_at(t->run, node, n - 1)) : INFINITY;
+}
+
+/* As many as marginals allow, or as few, whatever is nearer to what it carries. */
+static void accept_at_price(struct tide *t, uint32_t e)
+{
+    uint32_t node = smoe_route_node_of(t->run, e), n = t->s->expert_load[e];
+    uint32_t limit = smoe_route_limit(t->run, node);
+    double price = t->s->expert_price[e];
+    while (n < limit && smoe_route_marginal_at(t->run, node, n) < price)
+        n++;
+    while (n > 0 && smoe_route_marginal_at(t->run, node, n - 1) > price)
+        n--;
+    accept(t, e, n);
+}
+
+static void begin(struct tide *t)
+{
+    struct smoe_route_scratch *s = t->s;
+    double least = (double)INFINITY, most = -(double)INFINITY;
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        if (isinf(s->expert_price[e]))
+            continue;
+        least = s->expert_price[e] < least ? s->expert_price[e] : least;
+        most = s->expert_price[e] > most ? s->expert_price[e] : most;
+    }
+    t->blur = 0x1p-20 * (most - least + t->run->problem->score_weight);
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        s->row_made[e] = 0;
+        s->lifted[e] = 0;
+        s->lift[e] = 0;
+        s->first_price[e] = (float)(s->expert_price[e] - least);
+        s->accepted[e] = 0;
+        s->up[e] = s->down[e] = INFINITY;
+        if (!isinf(s->expert_price[e]))
+            accept_at_price(t, e);
+        t->sink_excess -= excess_of(t, e);
+    }
+}
+
+/* What the answer may lose against the bound of these prices. */
+static double gap_of(const struct tide *t)
+{
+    const struct smoe_route_scratch *s = t->s;
+    double gap = 0;
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        uint32_t node = smoe_route_node_of(t->run, e), has = s->expert_load[e], n = s->accepted[e];
+        for (; n < has; n++)
+            gap += smoe_route_marginal_at(t->run, node, n) - price_of(t, e);
+        for (; n > has; n--)
+            gap += price_of(t, e) - smoe_route_marginal_at(t->run, node, n - 1);
+    }
+    return gap;
+}
+
+/* ---- the search ---- */
+
+/* Every vertex as yet out of reach, but those with an excess. Returns the first of these; n_experts: none. */
+static uint32_t start(struct tide *t, uint64_t *ret_left)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t first = t->n_experts;
+    uint64_t left = t->sink_excess > 0 ? (uint64_t)t->sink_excess : 0;
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        int64_t excess = excess_of(t, e);
+        s->key[e] = excess > 0 ? 0 : INFINITY;
+        s->far[e] = INFINITY;
+        s->came[e] = (int32_t)e;
+        s->open_lift[e] = isinf(s->expert_price[e]) ? INFINITY : s->lift[e];
+        left += excess > 0 ? (uint64_t)excess : 0;
+        if (excess > 0 && e < first)
+            first = e;
+    }
+    t->sink_key = t->sink_excess > 0 ? 0 : INFINITY;
+    t->sink_far = INFINITY;
+    t->sink_came = (int32_t)t->sink;
+    t->n_targets = 0;
+    *ret_left = left;
+    return first;
+}
+
+static void reach_sink(struct tide *t, uint32_t e, float distance)
+{
+    float slack = t->s->up[e] + ((float)t->sink_lifted - t->s->lift[e]);
+    float to = distance + (slack > 0 ? slack : 0);
+    if (isinf(t->sink_far) && to < t->sink_key) {
+        t->sink_key = to;
+        t->sink_came = (int32_t)e;
+    }
+}
+
+/* Goes on from a vertex at its distance. Returns the nearest expert then. */
+static uint32_t go_on(struct tide *t, uint32_t v, float distance)
+{
+    struct smoe_route_scratch *s = t->s;
+    struct smoe_route_front front = {
+        .n = t->n_experts, .open = s->open_lift, .key = s->key, .came = s->came};
+    t->run->answer->work += t->n_experts;
+    if (v == t->sink)
+        return t->arcs->spread(&front, s->down, v, distance, distance - (float)t->sink_lifted);
+    reach_sink(t, v, distance);
+    return t->arcs->spread(&front, need_row(t, v), v, distance, distance - s->lift[v]);
+}
+
+/* From all excess to as many deficits as it could fill, or all there are. Returns how far it went. */
+static float search(struct tide *t)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint64_t left, found = 0;
+    uint32_t nearest = start(t, &left);
+    float distance = 0;
+    for (;;) {
+        float key = nearest < t->n_experts ? s->key[nearest] : INFINITY;
+        uint32_t v = t->sink_key <= key ? t->sink : nearest;
+        key = v == t->sink ? t->sink_key : key;
+        if (isinf(key))
+            return distance;
+        distance = key;
+        if (v == t->sink) {
+            t->sink_far = distance;
+            t->sink_key = INFINITY;
+        } else {
+            s->far[v] = distance;
+            s->key[v] = s->open_lift[v] = INFINITY;
+        }
+        int64_t excess = excess_of(t, v);
+        if (excess < 0) {
+            s->touched[t->n_targets++] = v;
+            found += (uint64_t)-excess;
+            if (found >= left)
+                return distance;
+        }
+        nearest = go_on(t, v, distance);
+    }
+}
+
+/* Lifts the labels of what is nearer, each by what it is nearer. */
+static void lift_labels(struct tide *t, float distance)
+{
+    struct smoe_route_scratch *s = t->s;
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        if (s->far[e] < distance)
+            s->lifted[e] += (double)(distance - s->far[e]);
+        s->lift[e] = (float)s->lifted[e];
+    }
+    if (t->sink_far < distance)
+        t->sink_lifted += (double)(distance - t->sink_far);
+}
+
+/* ---- carrying ---- */
+
+static uint32_t came(const struct tide *t, uint32_t v)
+{
+    return (uint32_t)(v == t->sink ? t->sink_came : t->s->came[v]);
+}
+
+static bool tight(const struct tide *t, uint32_t from, uint32_t to, float slack)
+{
+    float here = from == t->sink ? (float)t->sink_lifted : t->s->lift[from];
+    float there = to == t->sink ? (float)t->sink_lifted : t->s->lift[to];
+    return slack + there - here <= 0x1p-20F * (fabsf(slack) + fabsf(here) + fabsf(there));
+}
+
+/* Can a unit still go from there to here? Notes which visit moves. */
+static bool step_holds(struct tide *t, uint32_t from, uint32_t to, uint32_t *ret_visit)
+{
+    struct smoe_route_scratch *s = t->s;
+    if (to == t->sink)
+        return tight(t, from, to, s->up[from]);
+    if (from == t->sink)
+        return tight(t, from, to, s->down[to]);
+    float slack = need_row(t, from)[to];
+    if (!tight(t, from, to, slack))
+        return false;
+    uint32_t visit = find_mover(t, from, to, slack);
+    if (visit == SMOE_ROUTE_NO_VISIT) {
+        row_of(t, from)[to] = least_offer(t, from, to);
+        return false;
+    }
+    *ret_visit = visit;
+    return true;
+}
+
+static void hand_on(struct tide *t, uint32_t visit, uint32_t to)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t from = t->run->answer->expert[visit], token = visit / t->top_k;
+    const uint16_t *held = t->run->answer->expert + (size_t)token * t->top_k;
+    smoe_route_move(t->run, visit, (uint16_t)to);
+    s->margin[token] = -(double)INFINITY; /* at the first prices it may have preferred others */
+    if (row_is_short(t, from))
+        s->row_made[from] = 0;
+    else if (s->row_made[from])
+        row_of(t, from)[to] = least_offer(t, from, to);
+    if (s->row_made[to])
+        enter_one(t, to, visit, true);
+    for (uint32_t k = 0; k < t->top_k; k++) { /* its other visits lack `from` now, and hold `to` */
+        uint32_t e = held[k];
+        if (e == to || !s->row_made[e])
+            continue;
+        float *row = row_of(t, e), offer = offer_of(t, visit, e, from);
+        row[to] = least_offer(t, e, to);
+        row[from] = offer < row[from] ? offer : row[from];
+    }
+    t->run->answer->arrivals[smoe_route_node_of(t->run, from)]--;
+    t->run->answer->arrivals[smoe_route_node_of(t->run, to)]++;
+    s->flow[t->run->problem->replica_first[from]]--;
+    s->flow[t->run->problem->replica_first[to]]++;
+}
+
+/* Carries a unit from where the search came from to a deficit, if its path still holds. */
+static bool carry(struct tide *t, uint32_t target)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t v = target, n = 0;
+    for (; came(t, v) != v; v = came(t, v)) /* all are found before anybody moves */
+        if (!step_holds(t, came(t, v), v, &s->moved[n++]))
+            return false;
+    if (excess_of(t, v) <= 0)
+        return false;
+    for (v = target, n = 0; came(t, v) != v; v = came(t, v), n++) {
+        uint32_t from = came(t, v);
+        if (v == t->sink) {
+            accept(t, from, s->accepted[from] + 1);
+            t->sink_excess++;
+        } else if (from == t->sink) {
+            accept(t, v, s->accepted[v] - 1);
+            t->sink_excess--;
+        } else {
+            hand_on(t, s->moved[n], v);
+        }
+    }
+    t->run->answer->cycles++;
+    return true;
+}
+
+/* ---- at last ---- */
+
+/* Prices are what they have become, and margins what is left of them: nothing has fallen. */
+static void end(struct tide *t)
+{
+    struct smoe_route_run *run = t->run;
+    struct smoe_route_scratch *s = t->s;
+    for (uint32_t v = 0; v < run->n_visits; v += t->top_k) {
+        double rise = 0, *margin = &s->margin[v / t->top_k];
+        for (uint32_t k = 0; k < t->top_k; k++)
+            rise = fmax(rise, s->lifted[run->answer->expert[v + k]]);
+        *margin = *margin > rise ? *margin - rise : 0;
+    }
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        if (isinf(s->expert_price[e]))
+            continue;
+        s->expert_price[e] = price_of(t, e);
+        s->node_price[smoe_route_node_of(run, e)] = s->expert_price[e];
+    }
+    memcpy(s->pass_price, s->expert_price, t->n_experts * sizeof *s->pass_price);
+}
+
+/* Marks the experts of tokens that hold what is dearer, by rounding, than what they do not. */
+static void mark(struct tide *t, uint8_t *dirty)
+{
+    struct smoe_route_run *run = t->run;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        if (!(t->s->margin[i] > 0) && smoe_route_change_of(run, t->arcs, i) < 0)
+            for (uint32_t k = 0; k < t->top_k; k++)
+                dirty[run->answer->expert[(size_t)i * t->top_k + k]] = 1;
+}
+
+void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty)
+{
+    struct tide t = {.run = run,
+                     .s = run->scratch,
+                     .arcs = smoe_route_arcs(),
+                     .n_experts = run->problem->n_experts,
+                     .sink = run->problem->n_experts,
+                     .top_k = run->problem->top_k,
+                     .weight = (float)run->problem->score_weight};
+    begin(&t);
+    for (uint32_t vain = 0; vain < VAIN_MOST && run->answer->work <= run->work_max; vain++) {
+        if (gap_of(&t) <= run->enough / 2)
+            break;
+        lift_labels(&t, search(&t));
+        for (uint32_t k = 0; k < t.n_targets; k++)
+            if (carry(&t, run->scratch->touched[k]))
+                vain = 0;
+    }
+    end(&t);
+    if (!(run->enough > 0))
+        mark(&t, dirty);
+}
