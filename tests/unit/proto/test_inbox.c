@@ -253,6 +253,30 @@ Test(inbox, an_error_ends_the_stream)
     smoe_inbox_release(&in);
 }
 
+Test(inbox, a_header_that_is_nearly_the_last_one_is_looked_at)
+{
+    struct smoe_frame_header header = {56, 0, 0};
+    uint8_t bytes[SMOE_FRAME_HEADER_BYTES];
+    smoe_frame_encode(&header, bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        struct smoe_inbox in = {0};
+        size_t used;
+        enum smoe_inbox_event event;
+        struct smoe_why why;
+        for (int same = 0; same < 2; same++) {
+            cr_assert_eq(smoe_inbox_feed(&in, bytes, sizeof bytes, &used, &event, &why), 0);
+            cr_assert_eq(event, SMOE_INBOX_HEADER);
+            cr_assert_eq(in.header.type, 56);
+            cr_assert_eq(smoe_inbox_feed(&in, bytes, 0, &used, &event, &why), 0); /* no body */
+            cr_assert_eq(event, SMOE_INBOX_BODY);
+        }
+        bytes[i] ^= 1;
+        cr_assert_neq(smoe_inbox_feed(&in, bytes, sizeof bytes, &used, &event, &why), 0);
+        bytes[i] ^= 1;
+        smoe_inbox_release(&in);
+    }
+}
+
 Test(inbox, memory_that_is_not_there_is_an_error_and_no_crash)
 {
     struct smoe_inbox in = {0};
