@@ -71,7 +71,10 @@
     X(FORGET, 62, forget, Forget, SMOE_TO_WORKER, NONE)                                       \
     X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)  \
     X(EVICTED, 64, evicted, Evicted, SMOE_BY_WORKER, NONE)                                    \
-    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)
+    X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)                   \
+    X(SHARD_ASK, 66, shard_ask, ShardAsk, SMOE_TO_WORKER, NONE)                               \
+    X(SHARD_PART, 67, shard_part, ShardPart, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)           \
+    X(SHARD_TAKEN, 68, shard_taken, ShardTaken, SMOE_BY_WORKER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -86,6 +89,7 @@ enum smoe_state_part {
     SMOE_STATE_MOMENTS = 2,
     SMOE_STATE_GRADIENT = 4,
 };
+enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHARD_STATE = 3 };
 
 /* Strings are NUL-terminated and valid UTF-8 without control characters. */
 typedef char smoe_name[SMOE_NAME_MAX + 1];
@@ -106,6 +110,8 @@ struct smoe_msg_hello {
     smoe_name freq_driver;
     const uint64_t *freq_states_khz; /* [n_freq_states] > 0, rising; none: any frequency is taken */
     size_t n_freq_states;            /* 0..SMOE_FREQ_STATES_MAX */
+    uint64_t memory_bytes; /* for experts and shards; 0: it takes no part in sharded layers */
+    uint32_t expert_slots; /* of a sharded layer; 0: as memory allows */
 };
 
 struct smoe_msg_credit {
@@ -245,6 +251,12 @@ struct smoe_msg_expert_stored {
     uint32_t layer, expert;
 };
 
+/* Pieces of the parameters of every expert of a layer; borrowed until the next decode. */
+struct smoe_pieces {
+    const uint64_t *offsets, *lengths; /* [n] elements; lengths > 0 */
+    size_t n;                          /* 0..SMOE_WORKER_PIECES_MAX */
+};
+
 struct smoe_inventory_layer {
     smoe_name name;
     uint64_t run, step;
@@ -252,7 +264,8 @@ struct smoe_inventory_layer {
     const uint32_t *experts; /* [n_experts], rising */
     size_t n_experts;
     uint64_t staged_step, staged_attempt;
-    uint64_t attempt; /* in which `step` was committed or restored */
+    uint64_t attempt;          /* in which `step` was committed or restored */
+    struct smoe_pieces pieces; /* of a sharded layer */
 };
 struct smoe_msg_inventory {
     const struct smoe_inventory_layer *layers; /* borrowed until the next decode */
@@ -270,6 +283,11 @@ struct smoe_msg_host {
     size_t n_copies;
     uint64_t step, attempt;
     bool fresh;
+    /* Sharded layers: `experts` are slots, `copies` is empty. */
+    bool sharded;
+    struct smoe_pieces pieces; /* owned, then followed, then to be filled: each rises */
+    uint32_t pieces_owned, pieces_followed;
+    uint32_t replicas; /* hosts of all experts together, 0..SMOE_LAYER_REPLICAS_MAX */
 };
 struct smoe_msg_hosted {
     uint32_t layer;
@@ -340,6 +358,11 @@ struct smoe_layer_experts {
     const uint32_t *experts; /* [n] rising */
     size_t n;
 };
+struct smoe_layer_hosts {
+    uint32_t layer;
+    const uint32_t *hosts; /* [n] of each expert, 1..SMOE_EXPERTS_MAX */
+    size_t n;
+};
 struct smoe_msg_step_prepare {
     uint64_t step, attempt;
     const uint32_t *layers; /* [n_layers], borrowed until the next decode */
@@ -349,6 +372,8 @@ struct smoe_msg_step_prepare {
     uint32_t owner;
     const struct smoe_layer_experts *gradients; /* [n_gradients], as layers */
     size_t n_gradients;
+    const struct smoe_layer_hosts *hosts; /* [n_hosts] of sharded layers, as layers */
+    size_t n_hosts;
 };
 struct smoe_msg_step_gradient {
     uint64_t step, attempt;
@@ -366,6 +391,7 @@ struct smoe_msg_step_norm {
     const struct smoe_layer_norms *layers; /* borrowed until the next decode */
     size_t n_layers;
     uint32_t owner;
+    double shards; /* square norm of what it owns of sharded layers; -1 if not finite */
 };
 struct smoe_msg_step_stage {
     uint64_t step, attempt;
@@ -379,6 +405,29 @@ struct smoe_msg_step_staged {
 struct smoe_msg_step_commit {
     uint64_t step, attempt, epoch;
     uint32_t owner;
+};
+
+struct smoe_msg_shard_ask {
+    uint64_t number;
+    enum smoe_shard_kind kind;
+    uint32_t layer, expert;
+    uint64_t offset, length; /* elements; length > 0 */
+    uint32_t rank;           /* GRADIENT */
+    uint64_t step, attempt;
+    uint64_t fill; /* WEIGHTS */
+    bool send;
+};
+struct smoe_msg_shard_part {
+    uint64_t number;
+    enum smoe_shard_kind kind;
+    uint32_t layer, expert;
+    uint64_t offset, length;
+    uint32_t rank;
+    uint64_t step, attempt;
+    uint64_t fill;
+};
+struct smoe_msg_shard_taken {
+    uint64_t number;
 };
 
 struct smoe_message {

@@ -632,8 +632,8 @@ static void say_norm(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
     size_t n = p->prepare.n_layers;
     for (size_t i = 0; i < n; i++)
         layers[i] = (struct smoe_layer_norms){p->prepare_layers[i], experts, norms, 8};
-    m.step_norm = (struct smoe_msg_step_norm){p->prepare.step, p->prepare.attempt + (how == 254),
-                                              layers, n, p->prepare.owner};
+    m.step_norm = (struct smoe_msg_step_norm){
+        p->prepare.step, p->prepare.attempt + (how == 254), layers, n, p->prepare.owner, 0};
     say(p, &m, 0, out);
     p->prepare_due = false;
 }

@@ -56,6 +56,8 @@ void smoe_agent_check(const struct smoe_agent *a)
                      a->steps[i].phase == SMOE_AGENT_STEP_STAGING;
         smoe_assert(smoe_agent_step_tasks(a, i) == (waits ? a->steps[i].n_tasks : 0));
         smoe_assert(!waits || a->steps[i].n_tasks);
+        smoe_assert((a->steps[i].phase == SMOE_AGENT_STEP_SUMS) == (a->steps[i].n_sums > 0) ||
+                    a->steps[i].phase == SMOE_AGENT_STEP_NONE);
     }
     smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
     smoe_assert(a->experts.bytes <= a->experts.bytes_max);

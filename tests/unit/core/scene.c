@@ -482,8 +482,8 @@ static void say_norms(struct scene *s, uint32_t session, const struct smoe_msg_s
             layers[i].n++;
         }
     }
-    m.step_norm = (struct smoe_msg_step_norm){asked->step, asked->attempt, layers, asked->n_layers,
-                                              asked->owner};
+    m.step_norm = (struct smoe_msg_step_norm){asked->step,     asked->attempt, layers,
+                                              asked->n_layers, asked->owner,   0};
     scene_say(s, session, &m);
 }
 

@@ -54,6 +54,9 @@ static const struct {
     {"STEP_GRADIENT", 63, "wW", SMOE_RAW_MUST},
     {"EVICTED", 64, "w", SMOE_RAW_NONE},
     {"PARCEL_INPUTS", 65, "W", SMOE_RAW_MUST},
+    {"SHARD_ASK", 66, "W", SMOE_RAW_NONE},
+    {"SHARD_PART", 67, "wW", SMOE_RAW_MUST},
+    {"SHARD_TAKEN", 68, "w", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
