@@ -19,6 +19,7 @@
 #include "daemon/core/fleet.h"
 #include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
+#include "daemon/core/place.h"
 #include "daemon/core/policy_plan.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
@@ -70,6 +71,9 @@ struct smoe_core_options {
     /* Every decision is also told with SMOE_ACT_TRACE: room for so many bytes of them an update; 0: they
      * are not. */
     size_t trace_bytes_max;
+    /* Layers declared from now on are sharded, and placed by this rule; else each expert has one host. */
+    bool sharded;
+    struct smoe_place_rule placement;
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };

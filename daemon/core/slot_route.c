@@ -16,6 +16,8 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "daemon/core/place_popularity.h"
+#include "daemon/core/sharded.h"
 #include "daemon/core/slot_state.h"
 
 /* A solve may take about half a slot, a unit of its work 1 to 3 ns; but a few sweeps over the scores
@@ -67,6 +69,17 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
 static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
 {
     uint32_t n = 0;
+    const struct smoe_sharded *s = layer->sharded;
+    for (uint32_t e = 0; s && e < layer->shape.experts; e++) {
+        c->replica_first[e] = n;
+        for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)
+            if (smoe_worker_live(&c->fleet.workers[s->replica_worker[r]]))
+                c->replica_node[n++] = s->replica_worker[r];
+    }
+    if (s) {
+        c->replica_first[layer->shape.experts] = n;
+        return;
+    }
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         c->replica_first[e] = n;
         uint32_t host = layer->experts[e].worker;
@@ -223,11 +236,14 @@ static void account_quality(struct smoe_core *c, const struct smoe_slot_group *g
                             const float *scores)
 {
     uint32_t width = c->layers[g->layer].shape.experts;
+    const struct smoe_sharded *sharded = c->layers[g->layer].sharded;
     for (uint32_t t = 0; t < g->n_tokens; t++) {
         const uint16_t *chosen = c->chosen_expert + (size_t)t * g->top_k;
         const float *row = scores + (size_t)t * width;
         if (chosen[0] == SMOE_ROUTE_NONE)
             continue;
+        if (sharded && g->training)
+            smoe_place_count(row, width, g->top_k, sharded->popularity);
         c->totals.tokens_routed++;
         for (uint32_t k = 0; k < g->top_k; k++) {
             uint32_t better = 0;
@@ -358,7 +374,7 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
 /* No more room will come than there is with nothing at work, unless a host is about to leave or to stay. */
 static bool hosts_are_open(const struct smoe_core *c, const struct smoe_layer *layer)
 {
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+    for (uint32_t e = 0; e < layer->shape.experts; e++) { /* sharded: the first hosts say enough */
         const struct smoe_worker *w = &c->fleet.workers[layer->experts[e].worker];
         if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
             return false;

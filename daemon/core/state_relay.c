@@ -7,6 +7,7 @@
  * expert has a host again and asks that one. Other requests are answered with an error then; what a
  * trainer asked is forgotten when it leaves.
  */
+#include "daemon/core/state_relay.h"
 #include "daemon/core/core_state.h"
 
 /* Elements of one flat parameter vector (common/kernels/ffn.h). */
@@ -37,6 +38,10 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
                          layer->shape.experts);
     if (layer->state == SMOE_LAYER_LOST)
         return smoe_fail(why, SMOE_ELOST, "layer %s: its experts are lost", layer->name);
+    if (layer->sharded)
+        return smoe_fail(why, SMOE_ESTATE,
+                         "layer %s: states of sharded layers cannot be fetched or stored yet",
+                         layer->name);
     if (layer->state != SMOE_LAYER_READY && !may_wait)
         return smoe_fail(why, SMOE_ESTATE, "layer %s: not all experts have a host now",
                          layer->name);

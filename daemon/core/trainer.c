@@ -23,6 +23,7 @@
 
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
+#include "daemon/core/state_relay.h"
 
 /* ---- hello and goodbye ---- */
 
