@@ -239,6 +239,8 @@ struct smoe_msg_expert_state {
     uint64_t request;
     uint32_t layer, expert, parts;
     uint64_t step;
+    uint64_t offset, length; /* elements, of a sharded layer; length 0: all of them */
+    uint64_t series;
 };
 struct smoe_msg_expert_store {
     uint64_t request;

@@ -202,7 +202,7 @@ static void strike(struct smoe_world *w, enum smoe_sim_act act, uint64_t away_ns
 
 void smoe_story_sharded_phases(struct smoe_world *w)
 {
-    strike(w, SMOE_SIM_CRASH, 300 * MS);
+    strike(w, SMOE_SIM_CRASH, (w->options.seed % 2 ? 300 : 20) * MS);
 }
 
 void smoe_story_sharded_reset(struct smoe_world *w)

@@ -155,6 +155,8 @@ struct smoe_relay {
     uint32_t layer, expert, parts;
     bool store;
     uint64_t step;
+    uint32_t n_due;  /* of a sharded layer: pieces to come, or copies of pieces to be stored */
+    uint64_t series; /* which attempt at them it is */
 };
 #define SMOE_RELAYS_MAX 4096
 

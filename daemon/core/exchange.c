@@ -300,7 +300,7 @@ struct smoe_verdict smoe_exchange_expect(const struct smoe_core *c, uint32_t wor
 {
     const struct smoe_transfer *t = expected(c, worker, m);
     if (!t)
-        return (struct smoe_verdict){.kind = SMOE_IGNORE};
+        return smoe_sharded_expect_state(c, worker, m);
     return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = t->bytes};
 }
 
@@ -308,8 +308,10 @@ void smoe_exchange_part(struct smoe_core *c, uint32_t worker, const struct smoe_
 {
     struct smoe_transfer *t = expected(c, worker, m);
     const uint32_t *takers;
-    if (!t)
-        return; /* voided while it came in */
+    if (!t) {
+        smoe_sharded_state(c, worker, m); /* or it was voided while it came in */
+        return;
+    }
     t->asked = false;
     t->n_due = list_takers(c, c->layers[m->layer].sharded, &t->ask, t->from, &takers);
     for (uint32_t i = 0; i < t->n_due; i++) {
@@ -322,6 +324,8 @@ void smoe_exchange_part(struct smoe_core *c, uint32_t worker, const struct smoe_
 void smoe_exchange_taken(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_taken *m)
 {
     struct smoe_transfer *t = transfer_of(c, m->number);
+    if (c->sharding && !t)
+        smoe_sharded_stored(c, m);
     if (!t || t->asked != !t->ask.send || (!t->ask.send && t->from != worker))
         return;
     if (--t->n_due == 0)

@@ -172,7 +172,9 @@ void smoe_layers_advance(struct smoe_core *c)
             make_ready(c, l);
         else if (!complete && layer->state == SMOE_LAYER_READY)
             layer_move(layer, SMOE_LAYER_WAITING);
-        if (complete)
+        if (layer->sharded)
+            smoe_sharded_serve_fetches(c, l);
+        else if (complete)
             smoe_relay_go_on(c, l); /* a follower in its host's place is there at once, too */
         if (!layer->sharded)
             smoe_copies_advance(c, l);
@@ -393,6 +395,7 @@ void smoe_layer_declared(struct smoe_core *c, uint32_t trainer,
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
 {
     const struct smoe_layer *layer = &core->layers[l];
+    const struct smoe_sharded *s = layer->sharded;
     return (struct smoe_layer_view){
         .state = layer->state,
         .name = layer->name,
@@ -402,5 +405,9 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .forward_flops = layer->forward_flops,
         .experts = layer->experts,
         .owner = layer->owner,
+        .sharded = s != NULL,
+        .replica_first = s ? s->replica_first : NULL,
+        .replica_worker = s ? s->replica_worker : NULL,
+        .map = s ? &s->map : NULL,
     };
 }

@@ -241,7 +241,7 @@ size_t smoe_sharded_hosts_of(struct smoe_core *c, uint64_t layers, uint32_t work
 static void exchange(struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
-    if (s->exchange.kind != SMOE_EXCHANGE_NONE || !all_there(c, l))
+    if (s->exchange.kind != SMOE_EXCHANGE_NONE || !all_there(c, l) || smoe_sharded_storing(c, l))
         return;
     if (any_stale(s))
         smoe_exchange_begin(c, l, SMOE_EXCHANGE_WEIGHTS);
@@ -279,6 +279,7 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = c->layers[l].sharded;
     s->plan_due = true;
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
+    smoe_sharded_interrupt_fetches(c, l);
 }
 
 /* ---- workers that come, go, or refuse ---- */
@@ -291,6 +292,8 @@ static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
     if (!smoe_sharded_on_worker(s, worker))
         return;
     smoe_exchange_void(c, l);
+    smoe_sharded_interrupt_fetches(c, l);
+    smoe_sharded_fail_stores(c, l);
     if (s->filling.length && (s->filling.to == worker || s->filling.from == worker)) {
         s->filling.length = 0;
         c->fleet.workers[s->filling.to].host_due |= bit;

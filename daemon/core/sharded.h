@@ -118,6 +118,26 @@ void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
 /* The range being filled has come: it counts from now on. */
 void smoe_sharded_filled(struct smoe_core *core, uint32_t layer);
 
+/* ---- sharded_states.c: states for trainers ---- */
+/* 0, or why a store cannot be now. */
+int smoe_sharded_reachable(const struct smoe_core *core, uint32_t layer, struct smoe_why *why);
+/* The first fetch that waits goes on, if no other is being answered. */
+void smoe_sharded_serve_fetches(struct smoe_core *core, uint32_t layer);
+/* What they ask for has changed: they begin again. */
+void smoe_sharded_interrupt_fetches(struct smoe_core *core, uint32_t layer);
+struct smoe_verdict smoe_sharded_expect_state(const struct smoe_core *core, uint32_t worker,
+                                              const struct smoe_msg_shard_part *m);
+void smoe_sharded_state(struct smoe_core *core, uint32_t worker,
+                        const struct smoe_msg_shard_part *m);
+/* The ExpertStore that is being handled, remembered as this relay, goes to all holders. */
+void smoe_sharded_store(struct smoe_core *core, struct smoe_relay *relay);
+void smoe_sharded_stored(struct smoe_core *core, const struct smoe_msg_shard_taken *m);
+bool smoe_sharded_storing(const struct smoe_core *core, uint32_t layer);
+/* A holder is gone: what it was to store did not arrive everywhere. */
+void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
+/* The layer's step is another from now on; states follow. */
+void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
+
 /* ---- exchange.c ---- */
 void smoe_exchange_begin(struct smoe_core *core, uint32_t layer, enum smoe_exchange_kind kind);
 /* Asks for what there is room for. */

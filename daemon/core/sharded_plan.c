@@ -240,6 +240,7 @@ static void mark_holders(struct smoe_core *c, uint32_t l, const struct smoe_shar
 
 static void take_map(struct smoe_core *c, uint32_t l)
 {
+    smoe_sharded_interrupt_fetches(c, l);
     struct smoe_shard_map *map = &c->layers[l].sharded->map, *spare = &c->sharding->spare;
     mark_holders(c, l, map);
     mark_holders(c, l, spare);
@@ -325,6 +326,7 @@ void smoe_sharded_filled(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = c->layers[l].sharded;
     struct smoe_shard_move f = s->filling;
     s->filling.length = 0;
+    smoe_sharded_interrupt_fetches(c, l);
     if (!smoe_shard_give(&s->map, f.offset, f.length, f.from, f.to))
         return;
     c->fleet.workers[f.from].host_due |= UINT64_C(1) << l;

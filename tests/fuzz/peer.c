@@ -673,7 +673,7 @@ static void say_state(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
     const struct smoe_msg_expert_fetch *f = &asked.expert_fetch;
     uint64_t step = how ? how % 4 : p->held[f->layer % FUZZ_LAYERS].step;
     m.expert_state =
-        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, step};
+        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, step, 0, 0, 0};
     say(p, &m, state_bytes(&p->shapes[f->layer % FUZZ_LAYERS], f->parts) + (how == 255), out);
 }
 

@@ -29,6 +29,25 @@ static int check_overlap(const struct smoe_shard_range *sorted, size_t n, size_t
     return 0;
 }
 
+/* Neighbours of one role become one range: the gateway may ask across them, when it has come to see them as one. */
+static void coalesce(struct smoe_shard_layout *layout)
+{
+    size_t n = 0, n_owned = layout->n_owned, n_held = layout->n_held;
+    struct smoe_shard_range *r = layout->ranges;
+    for (size_t i = 0; i < layout->n; i++) {
+        bool begins = i == 0 || i == n_owned || i == n_held; /* another role */
+        layout->n_owned = i == n_owned ? n : layout->n_owned;
+        layout->n_held = i == n_held ? n : layout->n_held;
+        if (!begins && r[n - 1].offset + r[n - 1].length == r[i].offset)
+            r[n - 1].length += r[i].length;
+        else
+            r[n++] = r[i];
+    }
+    layout->n_owned = n_owned == layout->n ? n : layout->n_owned;
+    layout->n_held = n_held == layout->n ? n : layout->n_held;
+    layout->n = n;
+}
+
 int smoe_shard_layout_make(const struct smoe_msg_host *host, size_t n_params,
                            struct smoe_shard_layout *ret, struct smoe_why *why)
 {
@@ -55,6 +74,7 @@ int smoe_shard_layout_make(const struct smoe_msg_host *host, size_t n_params,
         return rc;
     }
     layout.ranges = ranges;
+    coalesce(&layout);
     *ret = layout;
     return 0;
 }

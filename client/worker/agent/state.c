@@ -122,8 +122,8 @@ static void answer_fetch(struct smoe_agent *a, uint32_t expert,
     }
     smoe_experts_read(&a->experts, expert, f->parts, blob->data);
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
-    m.expert_state = (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts,
-                                                    a->experts.experts[expert].state_step};
+    m.expert_state = (struct smoe_msg_expert_state){
+        f->request, f->layer, f->expert, f->parts, a->experts.experts[expert].state_step, 0, 0, 0};
     struct smoe_segment segment = {blob, blob->data, bytes};
     smoe_agent_send(a, &m, &segment, 1);
     smoe_blob_unref(blob);

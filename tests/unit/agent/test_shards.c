@@ -39,6 +39,29 @@ Test(shard_layout, has_owned_pieces_first_and_finds_each_where_it_lies)
     smoe_shard_layout_release(&layout);
 }
 
+Test(shard_layout, takes_neighbours_of_one_role_for_one_range)
+{
+    static const uint64_t offsets[] = {0, 10, 30, 20, 40}, lengths[] = {10, 10, 10, 10, 10};
+    struct smoe_shard_layout layout;
+    struct smoe_why why;
+    cr_assert_eq(make(offsets, lengths, 5, 3, 1, &layout, &why), 0);
+    cr_assert(layout.n == 4 && layout.n_owned == 2 && layout.n_held == 3);
+    cr_assert_eq(smoe_shard_find(&layout, 5, 15), 5);
+    cr_assert_eq(smoe_shard_find(&layout, 15, 10), SMOE_SHARD_NOWHERE,
+                 "the second half is followed");
+    cr_assert_eq(smoe_shard_find(&layout, 20, 10), 30);
+    smoe_shard_layout_release(&layout);
+    cr_assert_eq(make(offsets, lengths, 2, 0, 2, &layout, &why), 0);
+    cr_assert(layout.n == 1 && layout.n_owned == 0 && layout.n_held == 1);
+    smoe_shard_layout_release(&layout);
+    cr_assert_eq(make(offsets, lengths, 2, 2, 0, &layout, &why), 0);
+    cr_assert(layout.n == 1 && layout.n_owned == 1 && layout.n_held == 1);
+    smoe_shard_layout_release(&layout);
+    cr_assert_eq(make(offsets, lengths, 2, 0, 0, &layout, &why), 0);
+    cr_assert(layout.n == 1 && layout.n_owned == 0 && layout.n_held == 0);
+    smoe_shard_layout_release(&layout);
+}
+
 Test(shard_layout, of_pieces_that_overlap_or_reach_beyond_the_end_is_refused)
 {
     static const uint64_t offsets[] = {0, 10, 99}, lengths[] = {10, 10, 1};
