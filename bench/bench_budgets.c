@@ -3,9 +3,11 @@
  * Do real workers keep to their budgets while they do all the work that the budgets sustain? Four workers
  * at the same speed, by duty cycle and the model meter, may draw 100, 60, 40 and 20 % of what they draw at
  * full speed. An open stream of evaluations (they come at random whether the last are done or not) is as
- * much as 0.8 of what the budgets pay for together; what a visit costs is measured first. What is
- * reported is joules over time against the budget, visits done against those that came (at this load the
- * simulator does them all), and what waits at the end.
+ * much as 0.8 of what the budgets pay for together. What a visit costs is measured all the time, and the
+ * rate follows: it depends on how many come together, and on who else uses the machine.
+ *
+ * What is reported is joules over time against the budget, visits done against those that came, what waits at the
+ * end, and what the simulator's whole daemon does with the same fleet, cost, and rate (stablemoe-sim run --whole).
  */
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -29,6 +31,12 @@
 #define FULL_W     10.0 /* of a worker at its speed: --watts times --speed */
 #define SPEED      0.2  /* all of them together leave a core for the rest */
 #define LOAD       0.8
+#define SLOT_S     0.05
+#define RATE_FIRST 300  /* tokens a second, before anything is known */
+#define SECOND     1000 /* ms between two looks at the cost */
+#define MEMORY     0.7  /* of what was seen, at the next look */
+#define CATCH_UP_S 4
+#define NOISE      0.03 /* of the model meter, as stablemoe-worker has it */
 #define TURN_MS    10
 #define TURN_MAX   256  /* tokens of a turn */
 #define FLIGHT_MAX 2048 /* batches on their way */
@@ -42,8 +50,9 @@ struct stream {
     struct smoe_ticket *flight[FLIGHT_MAX]; /* [n_flight] */
     bool done[FLIGHT_MAX];
     size_t n_flight;
-    uint64_t tokens; /* that came */
-    uint64_t late;   /* that found no place */
+    uint64_t tokens;       /* that came */
+    uint64_t late;         /* that found no place */
+    double busy_s, visits; /* of late: what a visit costs */
     float scores[TURN_MAX * EXPERTS];
     smoe_real x[TURN_MAX * D_MODEL];
 };
@@ -196,71 +205,157 @@ static int open_stream(struct stream *s, const char *address, struct smoe_why *w
     return rc ? smoe_fail(why, rc, "%s", smoe_client_error(s->client)) : 0;
 }
 
-static void report(struct smoe_bench *bench, const struct stream *s, uint64_t came, double paid,
-                   const struct view *from, const struct view *to)
+/* ---- the simulator ---- */
+
+static int write_scenario(const char *path, double cost_s, double rate)
 {
-    double seconds = (double)(to->at_ns - from->at_ns) * 1e-9, done = 0, busy_s = 0;
-    for (unsigned i = 0; i < WORKERS; i++) {
-        struct smoe_sample share = {.n = 0};
-        smoe_sample_add(&share, (to->joules[i] - from->joules[i]) / seconds / budgets_w[i]);
-        smoe_report_add(bench->report, "x", &share, "budgets.%.0fpercent.to_budget",
-                        100 * budgets_w[i] / FULL_W);
-        done += to->visits[i] - from->visits[i];
+    FILE *f = fopen(path, "w");
+    double hz = SPEED * 1e9;
+    if (!f)
+        return SMOE_EDATA;
+    fprintf(f,
+            "[fleet]\nworkers = %d\nbudgets = %g %g %g %g\nfreq_max = %.9g\ncycles = %.9g\n"
+            "kappa = %.9g\npower = line\nmeter_noise = %g\n[tokens]\nnumber = %.9g\n"
+            "[gate]\nexperts = %d\ntop_k = 1\nskew = 0\n[routing]\nslot = %gms\n",
+            WORKERS, budgets_w[0], budgets_w[1], budgets_w[2], budgets_w[3], hz, cost_s * 1e9,
+            FULL_W / (hz * hz * hz), NOISE, rate * SLOT_S, EXPERTS, SLOT_S * 1e3);
+    return fclose(f) ? SMOE_EDATA : 0;
+}
+
+/* Share of the visits that came which the simulator does, and the largest power over budget. */
+static int predict(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
+                   double cost_s, double rate, double seconds, double *ret_done,
+                   double *ret_overdraft, struct smoe_why *why)
+{
+    char program[1100], scenario[160], output[160], slots[24];
+    static char text[1 << 16];
+    pid_t pid;
+    snprintf(program, sizeof program, "%s/stablemoe-sim", bench->bin_dir);
+    snprintf(scenario, sizeof scenario, "%.120s/scenario.conf", fleet->dir);
+    snprintf(output, sizeof output, "%.120s/predicted.json", fleet->dir);
+    snprintf(slots, sizeof slots, "%.0f", seconds / SLOT_S);
+    const char *argv[] = {program,    "run",     "--whole", "--scenario", scenario, "--policy",
+                          "lyapunov", "--slots", slots,     "--json",     NULL};
+    int rc = write_scenario(scenario, cost_s, rate);
+    rc = rc ? rc : smoe_child_start(argv, output, &pid, why);
+    if (rc || smoe_child_wait(pid) || !smoe_read_text_file(output, text, sizeof text))
+        return smoe_fail(why, SMOE_EDATA, "budgets: stablemoe-sim: %.150s", text);
+    cJSON *o = cJSON_Parse(text);
+    const cJSON *run = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(o, "policies"), 0);
+    double tokens = number(run, "tokens");
+    *ret_done = tokens > 0 ? number(run, "visits") / tokens : 0;
+    *ret_overdraft = number(run, "energy_overdraft");
+    cJSON_Delete(o);
+    return tokens > 0 ? 0 : smoe_fail(why, SMOE_EDATA, "budgets: the simulator did nothing");
+}
+
+/* ---- the bench ---- */
+
+/* CPU seconds a second that all budgets together pay for. */
+static double paid(void)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < WORKERS; i++)
+        sum += budgets_w[i] / FULL_W * SPEED;
+    return sum;
+}
+
+static double cost_of(const struct stream *s)
+{
+    return s->visits > 0 ? s->busy_s / s->visits : 0;
+}
+
+/* CPU seconds that the workers were busy between two looks. */
+static double busy_between(const struct view *from, const struct view *to)
+{
+    double busy_s = 0;
+    for (unsigned i = 0; i < WORKERS; i++)
         busy_s += (to->busy_ns[i] - from->busy_ns[i]) * 1e-9;
-    }
-    struct smoe_sample throughput = {.n = 0}, waiting = {.n = 0}, late = {.n = 0};
-    struct smoe_sample load = {.n = 0};
-    smoe_sample_add(&load, busy_s / seconds / paid);
-    smoe_sample_add(&throughput, done / (double)came);
-    smoe_sample_add(&waiting, to->backlog / ((double)came / seconds));
-    smoe_sample_add(&late, (double)s->late);
-    smoe_report_add(bench->report, "x", &load, "budgets.load");
-    smoe_report_add(bench->report, "x", &throughput, "budgets.throughput");
-    smoe_report_add(bench->report, "s", &waiting, "budgets.backlog");
-    smoe_report_add(bench->report, "", &late, "budgets.refused");
+    return busy_s;
 }
 
-/* CPU time of a visit while tokens come at that rate. [s] */
-static int cost_at(const struct smoe_bench_fleet *fleet, struct stream *s, double rate,
-                   double seconds, double *ret, struct smoe_why *why)
+static void learn_cost(struct stream *s, const struct view *from, const struct view *to)
 {
-    struct view before, after;
-    double busy_s = 0, visits = 0;
-    int rc = look(fleet, &before, why);
-    if (rc == 0 && (rc = run(s, rate, seconds)))
-        smoe_fail(why, rc, "budgets: %s", smoe_strerror(rc));
-    rc = rc ? rc : look(fleet, &after, why);
-    for (unsigned i = 0; i < WORKERS && !rc; i++) {
-        busy_s += (after.busy_ns[i] - before.busy_ns[i]) * 1e-9;
-        visits += after.visits[i] - before.visits[i];
-    }
-    *ret = visits > 0 ? busy_s / visits : 0;
-    return rc || *ret > 0 ? rc : smoe_fail(why, SMOE_EDATA, "budgets: nothing was computed");
+    s->busy_s = s->busy_s * MEMORY + busy_between(from, to);
+    s->visits *= MEMORY;
+    for (unsigned i = 0; i < WORKERS; i++)
+        s->visits += to->visits[i] - from->visits[i];
 }
 
-/* What a visit costs depends on how many come together: measured by guess, and at what that comes to; by
- * then the gateway has learned costs and power too. */
+/* Tokens a second that are LOAD of what is paid for, as the cost is of late; what was too little or too much
+ * since the beginning is made up for in a few seconds. */
+static double rate_now(const struct stream *s, const struct view *began, const struct view *now)
+{
+    double due_s = LOAD * paid() * (double)(now->at_ns - began->at_ns) * 1e-9;
+    double missing_s = (due_s - busy_between(began, now)) / CATCH_UP_S;
+    if (!(cost_of(s) > 0))
+        return RATE_FIRST;
+    return fmax(LOAD * paid() + missing_s, LOAD * paid() / 2) / cost_of(s);
+}
+
+static int run_at_load(const struct smoe_bench_fleet *fleet, struct stream *s, double seconds,
+                       struct smoe_why *why)
+{
+    struct view began, before, after;
+    int rc = look(fleet, &began, why);
+    before = began;
+    for (double left_s = seconds; left_s > 0 && !rc; left_s -= SECOND * 1e-3) {
+        double rate = rate_now(s, &began, &before);
+        if ((rc = run(s, rate, fmin(left_s, SECOND * 1e-3)))) {
+            smoe_fail(why, rc, "budgets: %s", smoe_strerror(rc));
+            break;
+        }
+        rc = look(fleet, &after, why);
+        if (rc == 0)
+            learn_cost(s, &before, &after);
+        before = after;
+    }
+    return rc;
+}
+
+static void add(struct smoe_bench *bench, const char *unit, double value, const char *key)
+{
+    struct smoe_sample sample = {.n = 0};
+    smoe_sample_add(&sample, value);
+    smoe_report_add(bench->report, unit, &sample, "budgets.%s", key);
+}
+
+static int report(struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
+                  const struct stream *s, uint64_t came, const struct view *from,
+                  const struct view *to, struct smoe_why *why)
+{
+    double seconds = (double)(to->at_ns - from->at_ns) * 1e-9, done = 0;
+    double predicted, overdraft, busy_s = busy_between(from, to);
+    char key[32];
+    for (unsigned i = 0; i < WORKERS; i++) {
+        snprintf(key, sizeof key, "%.0fpercent.to_budget", 100 * budgets_w[i] / FULL_W);
+        add(bench, "x", (to->joules[i] - from->joules[i]) / seconds / budgets_w[i], key);
+        done += to->visits[i] - from->visits[i];
+    }
+    int rc = predict(bench, fleet, busy_s / fmax(done, 1), (double)came / seconds, seconds,
+                     &predicted, &overdraft, why);
+    if (rc)
+        return rc;
+    add(bench, "x", busy_s / seconds / paid(), "load");
+    add(bench, "x", done / (double)came, "throughput");
+    add(bench, "x", predicted, "throughput.predicted");
+    add(bench, "x", done / (double)came / predicted, "throughput.to_predicted");
+    add(bench, "x", 1 + overdraft, "to_budget.predicted");
+    add(bench, "s", to->backlog / ((double)came / seconds), "backlog");
+    add(bench, "", (double)s->late, "refused");
+    return 0;
+}
+
 static int measure(struct smoe_bench *bench, const struct smoe_bench_fleet *fleet, struct stream *s,
                    struct smoe_why *why)
 {
-    static const double seconds[] = {3, 6, 6, 6, 6};
     struct view before, after;
-    double paid = 0, rate = 300, cost_s = 0; /* paid: CPU seconds a second, by all budgets */
-    for (unsigned i = 0; i < WORKERS; i++)
-        paid += budgets_w[i] / FULL_W * SPEED;
-    int rc = 0;
-    for (size_t k = 0; k < sizeof seconds / sizeof *seconds && !rc; k++) {
-        rc = cost_at(fleet, s, rate, bench->quick ? 0.5 : seconds[k], &cost_s, why);
-        rate = rc ? 0 : LOAD * paid / cost_s;
-    }
+    int rc = run_at_load(fleet, s, bench->quick ? 2 : 24, why); /* it learns costs and power */
     rc = rc ? rc : look(fleet, &before, why);
     uint64_t came = s->tokens;
-    if (rc == 0 && (rc = run(s, rate, bench->quick ? 1 : 30)))
-        smoe_fail(why, rc, "budgets: %s", smoe_strerror(rc));
+    rc = rc ? rc : run_at_load(fleet, s, bench->quick ? 1 : 25, why);
     rc = rc ? rc : look(fleet, &after, why);
-    if (rc == 0)
-        report(bench, s, s->tokens - came, paid, &before, &after);
-    return rc;
+    return rc ? rc : report(bench, fleet, s, s->tokens - came, &before, &after, why);
 }
 
 static int start_workers(const struct smoe_bench *bench, struct smoe_bench_fleet *fleet,
@@ -281,7 +376,7 @@ static int start_workers(const struct smoe_bench *bench, struct smoe_bench_fleet
 int smoe_bench_budgets(struct smoe_bench *bench, struct smoe_why *why)
 {
     static const char *const settings[] = {"fleet.workers_min=4", "routing.plan=slot",
-                                           "routing.slot=50ms", NULL};
+                                           "routing.slot=50ms", NULL}; /* SLOT_S */
     struct smoe_bench_fleet fleet;
     struct stream *s = calloc(1, sizeof *s);
     if (!s)

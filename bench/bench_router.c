@@ -31,11 +31,11 @@
 enum lane { UNKNOWN, TOP, ROWS, TORCH, GATHER, LANES };
 
 struct router_race {
-    struct smoe_shared shared; /* float scores [CODES_MAX, EXPERTS], then uint16_t codes [TOKENS] */
+    struct smoe_shared shared; /* float scores [CODES_MAX, EXPERTS], then uint32_t codes [TOKENS] */
     struct smoe_rival torch;
     bool has_torch;
     struct smoe_router_table table;
-    const uint16_t *codes;
+    const uint32_t *codes;
     size_t n;
     uint32_t top_k;
     uint16_t *expert;     /* [TOKENS, TOP_K_MAX] */
@@ -86,13 +86,13 @@ static double torch_gather(void *context, uint64_t calls)
 static void draw(struct router_race *r, uint32_t codes)
 {
     float *scores = r->shared.bytes;
-    uint16_t *words = (uint16_t *)(void *)(scores + (size_t)CODES_MAX * EXPERTS);
+    uint32_t *words = (uint32_t *)(void *)(scores + (size_t)CODES_MAX * EXPERTS);
     struct smoe_rng rng;
     smoe_rng_init(&rng, 1, codes);
     for (size_t i = 0; i < (size_t)codes * EXPERTS; i++)
         scores[i] = (float)smoe_rng_unit(&rng);
     for (size_t i = 0; i < r->n; i++) /* the inverse of Zipf's distribution, nearly */
-        words[i] = (uint16_t)(exp(smoe_rng_unit(&rng) * log((double)codes)) - 1);
+        words[i] = (uint32_t)(exp(smoe_rng_unit(&rng) * log((double)codes)) - 1);
     r->codes = words;
 }
 
@@ -185,7 +185,7 @@ static int start(struct smoe_bench *bench, struct router_race *r, struct smoe_wh
     if (!r->expert || !r->best || !r->rows)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
     int rc = smoe_shared_init(&r->shared, (size_t)CODES_MAX * EXPERTS * sizeof(float) +
-                                              TOKENS * sizeof(uint16_t));
+                                              TOKENS * sizeof(uint32_t));
     if (rc == 0)
         rc = smoe_rival_share_core();
     return rc ? smoe_fail(why, rc, "%s", smoe_strerror(rc)) : start_torch(bench, r, why);

@@ -166,9 +166,11 @@ static int start_gateway(const struct smoe_bench *bench, const char *const *sett
                          struct smoe_bench_fleet *fleet, struct smoe_why *why)
 {
     char program[1100], state[160], log[160];
-    const char *argv[ARGUMENTS_MAX] = {program,       "--state-dir", state,        "--listen",
-                                       "127.0.0.1:0", "--status",    "127.0.0.1:0"};
-    size_t n = 7;
+    const char *argv[ARGUMENTS_MAX] = {
+        program,       "--state-dir", state,
+        "--listen",    "127.0.0.1:0", "--status",
+        "127.0.0.1:0", "--set",       "security.insecure=loopback-only"};
+    size_t n = 9;
     snprintf(program, sizeof program, "%s/stablemoed", bench->bin_dir);
     snprintf(state, sizeof state, "%s/gateway", fleet->dir);
     snprintf(log, sizeof log, "%s/gateway.log", fleet->dir);

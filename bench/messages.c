@@ -24,6 +24,8 @@ struct smoe_message smoe_example_report(uint64_t ceiling)
         .temperature_c = 55.5,
         .kept_bytes = 33554432,
         .cycles = UINT64_C(6850000000000),
+        .forward_row_flops = UINT64_C(183500800000),
+        .backward_row_flops = UINT64_C(364380160000),
     };
     return m;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The only subtle thing is `pending`. A message with a raw part is decoded when its protobuf part is
+ * The only subtle thing is what is pending. A message with a raw part is decoded when its protobuf part is
  * complete, because the owner must judge it before memory is taken; it is delivered when its raw part
- * is. Its arrays lie in the wire's arena, which any other channel's message overwrites in between; then
- * the generation has moved on and the message is decoded again from the body, which the inbox keeps.
+ * is. It lies in the wire's one message and arena, where any other channel's overwrites it in between; then
+ * the generation has moved on and the message is decoded again from the body, which the inbox keeps. (Of a
+ * message for each channel those of a thousand channels would not be in the cache.)
  */
 #include "proto/channel.h"
 
@@ -46,14 +47,15 @@ static int on_body(struct smoe_channel *ch, const struct smoe_channel_owner *own
                    struct smoe_why *why)
 {
     const struct smoe_frame_header *h = &ch->in.header;
-    int rc = smoe_wire_decode(ch->wire, h->type, ch->in.body, h->body_bytes, &ch->pending, why);
+    struct smoe_message *message = smoe_wire_message(ch->wire);
+    int rc = smoe_wire_decode(ch->wire, h->type, ch->in.body, h->body_bytes, message, why);
     if (rc)
         return rc;
     if (!h->tensor_bytes) {
         ch->frames_in++;
-        return owner->deliver(owner->context, &ch->pending, NULL, why);
+        return owner->deliver(owner->context, message, NULL, why);
     }
-    rc = owner->expect(owner->context, &ch->pending, h->tensor_bytes, why);
+    rc = owner->expect(owner->context, message, h->tensor_bytes, why);
     if (rc == SMOE_CHANNEL_SKIP) {
         smoe_inbox_skip(&ch->in);
         return 0;
@@ -73,13 +75,14 @@ static int on_tensor(struct smoe_channel *ch, const struct smoe_channel_owner *o
                      struct smoe_why *why)
 {
     const struct smoe_frame_header *h = &ch->in.header;
+    struct smoe_message *message = smoe_wire_message(ch->wire);
     if (ch->pending_generation != smoe_wire_generation(ch->wire)) {
-        int rc = smoe_wire_decode(ch->wire, h->type, ch->in.body, h->body_bytes, &ch->pending, why);
+        int rc = smoe_wire_decode(ch->wire, h->type, ch->in.body, h->body_bytes, message, why);
         if (rc)
             return rc;
     }
     ch->frames_in++;
-    int rc = owner->deliver(owner->context, &ch->pending, ch->in.blob, why);
+    int rc = owner->deliver(owner->context, message, ch->in.blob, why);
     smoe_blob_unref(ch->in.blob); /* now: the next frame of an idle peer may never come */
     ch->in.blob = NULL;
     return rc;

@@ -24,9 +24,8 @@ struct smoe_channel {
     uint64_t tensor_bytes_max;  /* raw part, at most, now */
     struct smoe_inbox in;
     struct smoe_outbox out;
-    struct smoe_message pending; /* decoded, waiting for its raw part */
     uint64_t
-        pending_generation; /* of the wire's decode arena: `pending` holds while it is unchanged */
+        pending_generation; /* of the wire's: its message waits for our raw part while unchanged */
     uint64_t frames_in, frames_out, bytes_in, bytes_out;
 };
 

@@ -25,11 +25,19 @@ static bool is_flat_field(const ProtobufCFieldDescriptor *field)
            kinds[field->type] != NOT_FLAT;
 }
 
-bool smoe_is_flat(const ProtobufCMessageDescriptor *descriptor)
+bool smoe_flat_describe(const ProtobufCMessageDescriptor *descriptor, struct smoe_flat *ret)
 {
-    for (unsigned i = 0; i < descriptor->n_fields; i++)
-        if (!is_flat_field(&descriptor->fields[i]))
+    struct smoe_flat flat = {.descriptor = descriptor, .n_fields = descriptor->n_fields};
+    if (descriptor->n_fields > SMOE_FLAT_FIELDS_MAX || descriptor->sizeof_message > UINT16_MAX)
+        return false;
+    for (unsigned i = 0; i < descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
+        if (!is_flat_field(field))
             return false;
+        flat.fields[i] =
+            (struct smoe_flat_field){field->id, (uint16_t)field->offset, kinds[field->type]};
+    }
+    *ret = flat;
     return true;
 }
 
@@ -39,8 +47,33 @@ struct reader {
     const uint8_t *at, *end;
 };
 
+/* Eight groups of seven bits, each in a byte of its own, as one number. */
+static inline uint64_t join_groups(uint64_t x)
+{
+    x = (x & UINT64_C(0x007f007f007f007f)) | (x & UINT64_C(0x7f007f007f007f00)) >> 1;
+    x = (x & UINT64_C(0x00003fff00003fff)) | (x & UINT64_C(0x3fff00003fff0000)) >> 2;
+    return (x & UINT64_C(0x000000000fffffff)) | (x & UINT64_C(0x0fffffff00000000)) >> 4;
+}
+
+/* A varint that ends within eight bytes, where there are as many: without a branch for each. False: it is to
+ * be read another way. */
+static inline bool read_short_varint(struct reader *r, uint64_t *ret)
+{
+    uint64_t word;
+    if (r->end - r->at < (ptrdiff_t)sizeof word)
+        return false;
+    memcpy(&word, r->at, sizeof word);
+    uint64_t last = ~word & UINT64_C(0x8080808080808080);
+    if (!last)
+        return false;
+    uint64_t upto = last ^ (last - 1); /* all bits up to that of the last byte's sign */
+    r->at += (size_t)(__builtin_ctzll(last) + 1) / 8;
+    *ret = join_groups(word & upto & UINT64_C(0x7f7f7f7f7f7f7f7f));
+    return true;
+}
+
 /* A varint of at most `max` bytes; what does not fit 64 bits is cut off. */
-static inline bool read_varint(struct reader *r, size_t max, uint64_t *ret)
+static bool read_varint(struct reader *r, size_t max, uint64_t *ret)
 {
     const uint8_t *at = r->at;
     const uint8_t *stop = (size_t)(r->end - at) < max ? r->end : at + max;
@@ -98,7 +131,9 @@ static bool pass_over(struct reader *r, unsigned wire_type)
 static bool read_number(struct reader *r, enum kind kind, unsigned wire_type, void *member)
 {
     uint64_t value;
-    if (wire_type != PROTOBUF_C_WIRE_TYPE_VARINT || !read_varint(r, VARINT_BYTES_MAX, &value))
+    if (wire_type != PROTOBUF_C_WIRE_TYPE_VARINT)
+        return false;
+    if (!read_short_varint(r, &value) && !read_varint(r, VARINT_BYTES_MAX, &value))
         return false;
     uint32_t low = (uint32_t)value;
     if (kind == NUMBER_64)
@@ -152,48 +187,56 @@ static bool read_string(struct reader *r, struct smoe_arena *arena, unsigned wir
     return true;
 }
 
-static bool read_field(struct reader *r, const ProtobufCFieldDescriptor *field,
+static bool read_field(struct reader *r, const struct smoe_flat_field *field,
                        struct smoe_arena *arena, unsigned wire_type, uint8_t *message)
 {
     void *member = message + field->offset;
-    enum kind kind = kinds[field->type];
-    if (kind == TEXT)
-        return read_string(r, arena, wire_type, member);
+    enum kind kind = field->kind;
+    if (kind == NUMBER_32 || kind == NUMBER_64)
+        return read_number(r, kind, wire_type, member);
     if (kind == FIXED_32 || kind == FIXED_64)
         return read_fixed(r, kind, wire_type, member);
     if (kind == TRUTH)
         return read_truth(r, wire_type, member);
-    return read_number(r, kind, wire_type, member);
+    return read_string(r, arena, wire_type, member);
 }
 
 /* Fields are mostly sent in the order of their ids: the search begins behind the last one. */
-static const ProtobufCFieldDescriptor *find(const ProtobufCMessageDescriptor *descriptor,
-                                            uint32_t id, unsigned *next)
+static const struct smoe_flat_field *find(const struct smoe_flat *flat, uint32_t id, unsigned *next)
 {
-    unsigned n = descriptor->n_fields;
+    unsigned n = flat->n_fields;
     for (unsigned tried = 0; tried < n; tried++) {
         unsigned i = *next < n ? *next : 0;
         *next = i + 1;
-        if (descriptor->fields[i].id == id)
-            return &descriptor->fields[i];
+        if (flat->fields[i].id == id)
+            return &flat->fields[i];
     }
     return NULL;
 }
 
-void *smoe_flat_unpack(const ProtobufCMessageDescriptor *descriptor, struct smoe_arena *arena,
-                       const uint8_t *body, size_t bytes)
+/* Most ids are below 16, and such a tag one byte. */
+static inline bool read_tag(struct reader *r, uint64_t *ret)
+{
+    if (*r->at >= 0x80)
+        return read_varint(r, TAG_BYTES_MAX, ret);
+    *ret = *r->at++;
+    return true;
+}
+
+void *smoe_flat_unpack(const struct smoe_flat *flat, struct smoe_arena *arena, const uint8_t *body,
+                       size_t bytes)
 {
     struct reader r = {body, bytes ? body + bytes : body};
-    uint8_t *message = smoe_arena_alloc(arena, descriptor->sizeof_message);
+    uint8_t *message = smoe_arena_alloc(arena, flat->descriptor->sizeof_message);
     unsigned next = 0;
     uint64_t tag;
     if (!message)
         return NULL;
-    descriptor->message_init((ProtobufCMessage *)message);
+    flat->descriptor->message_init((ProtobufCMessage *)message);
     while (r.at < r.end) {
-        if (*r.at < 1 << 3 || !read_varint(&r, TAG_BYTES_MAX, &tag))
+        if (*r.at < 1 << 3 || !read_tag(&r, &tag))
             return NULL; /* no field has the id 0 */
-        const ProtobufCFieldDescriptor *field = find(descriptor, (uint32_t)(tag >> 3), &next);
+        const struct smoe_flat_field *field = find(flat, (uint32_t)(tag >> 3), &next);
         if (!(field ? read_field(&r, field, arena, tag & 7, message) : pass_over(&r, tag & 7)))
             return NULL;
     }

@@ -19,11 +19,19 @@
 
 #define ARENA_BYTES (512u << 10) /* 64 KiB of protobuf unpack into at most this, or are refused */
 
+/* As large as the highest number of a type, and one. */
+union numbers {
+#define X(symbol, number, field, pb, senders, raw) char field[number + 1];
+    SMOE_MESSAGE_MAP(X)
+#undef X
+};
+
 struct smoe_wire {
     struct smoe_arena decode;
     struct smoe_arena encode;
-    uint64_t generation; /* of the decode arena */
-    uint64_t flat[2];    /* bit t: messages of type t are flat */
+    uint64_t generation;                           /* of the decode arena */
+    struct smoe_flat flats[sizeof(union numbers)]; /* by type, of those that are flat */
+    struct smoe_message message;                   /* lent by smoe_wire_message */
     uint8_t out[SMOE_CONTROL_BYTES_MAX];
 };
 
@@ -39,6 +47,11 @@ void smoe_wire_free(struct smoe_wire *wire)
 uint64_t smoe_wire_generation(const struct smoe_wire *wire)
 {
     return wire->generation;
+}
+
+struct smoe_message *smoe_wire_message(struct smoe_wire *wire)
+{
+    return &wire->message;
 }
 
 static void *arena_alloc(void *arena, size_t size)
@@ -112,8 +125,8 @@ int smoe_wire_new(struct smoe_wire **ret)
         return SMOE_ENOMEMORY;
     }
     for (size_t t = 0; t < sizeof rows / sizeof *rows; t++)
-        if (rows[t].name && smoe_is_flat(rows[t].descriptor))
-            wire->flat[t / 64] |= UINT64_C(1) << t % 64;
+        if (rows[t].name)
+            (void)smoe_flat_describe(rows[t].descriptor, &wire->flats[t]);
     *ret = wire;
     return 0;
 }
@@ -172,8 +185,9 @@ static const void *unpack(struct smoe_wire *wire, const struct row *row, const u
     ProtobufCAllocator allocator = {arena_alloc, arena_keep, &wire->decode};
     smoe_arena_reset(&wire->decode);
     wire->generation++;
-    if (wire->flat[row->type / 64] >> row->type % 64 & 1)
-        return smoe_flat_unpack(row->descriptor, &wire->decode, body, bytes);
+    const struct smoe_flat *flat = &wire->flats[row->type];
+    if (flat->descriptor)
+        return smoe_flat_unpack(flat, &wire->decode, body, bytes);
     return protobuf_c_message_unpack(row->descriptor, &allocator, bytes, body);
 }
 

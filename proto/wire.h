@@ -15,6 +15,8 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "proto/wire_shard.h"
+#include "stablemoe/frozen.h"
 
 #define SMOE_PROTOCOL_MIN 1
 #define SMOE_PROTOCOL_MAX 1
@@ -74,7 +76,11 @@
     X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)                   \
     X(SHARD_ASK, 66, shard_ask, ShardAsk, SMOE_TO_WORKER, NONE)                               \
     X(SHARD_PART, 67, shard_part, ShardPart, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)           \
-    X(SHARD_TAKEN, 68, shard_taken, ShardTaken, SMOE_BY_WORKER, NONE)
+    X(SHARD_TAKEN, 68, shard_taken, ShardTaken, SMOE_BY_WORKER, NONE)                         \
+    X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
+    X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
+    X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -89,7 +95,6 @@ enum smoe_state_part {
     SMOE_STATE_MOMENTS = 2,
     SMOE_STATE_GRADIENT = 4,
 };
-enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHARD_STATE = 3 };
 
 /* Strings are NUL-terminated and valid UTF-8 without control characters. */
 typedef char smoe_name[SMOE_NAME_MAX + 1];
@@ -173,12 +178,14 @@ struct smoe_msg_layer_ready {
     uint32_t layer;
     struct smoe_layer_shape shape;
     uint64_t run, step;
+    struct smoe_frozen_head router; /* version 0: none is frozen */
 };
 
 struct smoe_msg_submit {
     uint64_t batch, attempt;
     uint32_t layer, tokens, top_k;
     bool needs_gradient, routed;
+    uint64_t router_version, router_digest; /* 0: scores are given; never with `routed` */
 };
 
 struct smoe_msg_result {
@@ -231,6 +238,28 @@ struct smoe_msg_restore {
     uint64_t step, attempt;
 };
 
+struct smoe_msg_freeze {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_frozen_head router; /* version > 0 */
+};
+struct smoe_msg_router_query {
+    uint64_t request;
+    uint32_t layer;
+};
+struct smoe_msg_router_state {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_frozen_head router; /* version 0: none is frozen */
+};
+
+struct smoe_msg_routing_report {
+    uint32_t layer;
+    smoe_name router;
+    uint64_t step, tokens;
+    double changed, agreement, fluctuation_20, fluctuation_50, fluctuation_80; /* -1: not known */
+};
+
 struct smoe_msg_expert_fetch {
     uint64_t request;
     uint32_t layer, expert, parts;
@@ -251,12 +280,6 @@ struct smoe_msg_expert_store {
 struct smoe_msg_expert_stored {
     uint64_t request;
     uint32_t layer, expert;
-};
-
-/* Pieces of the parameters of every expert of a layer; borrowed until the next decode. */
-struct smoe_pieces {
-    const uint64_t *offsets, *lengths; /* [n] elements; lengths > 0 */
-    size_t n;                          /* 0..SMOE_WORKER_PIECES_MAX */
 };
 
 struct smoe_inventory_layer {
@@ -353,6 +376,7 @@ struct smoe_msg_report {
     uint64_t kept_bytes, cycles;
     uint64_t freq_requested_khz, freq_achieved_khz;
     char driver_note[160];
+    uint64_t forward_row_flops, backward_row_flops;
 };
 
 struct smoe_layer_experts {
@@ -409,29 +433,6 @@ struct smoe_msg_step_commit {
     uint32_t owner;
 };
 
-struct smoe_msg_shard_ask {
-    uint64_t number;
-    enum smoe_shard_kind kind;
-    uint32_t layer, expert;
-    uint64_t offset, length; /* elements; length > 0 */
-    uint32_t rank;           /* GRADIENT */
-    uint64_t step, attempt;
-    uint64_t fill; /* WEIGHTS */
-    bool send;
-};
-struct smoe_msg_shard_part {
-    uint64_t number;
-    enum smoe_shard_kind kind;
-    uint32_t layer, expert;
-    uint64_t offset, length;
-    uint32_t rank;
-    uint64_t step, attempt;
-    uint64_t fill;
-};
-struct smoe_msg_shard_taken {
-    uint64_t number;
-};
-
 struct smoe_message {
     enum smoe_message_type type;
     union {
@@ -463,6 +464,9 @@ void smoe_wire_free(struct smoe_wire *wire);
 
 /* Changes with every decode: arrays of an earlier message are gone when it differs. */
 uint64_t smoe_wire_generation(const struct smoe_wire *wire);
+
+/* A message to decode into, the same at every call: for those that need it no longer than its arrays. */
+struct smoe_message *smoe_wire_message(struct smoe_wire *wire);
 
 /* Packs a message. The bytes are valid until the next encode with this wire. Returns SMOE_ETOOBIG if
  * they exceed SMOE_CONTROL_BYTES_MAX. The message is trusted. */

@@ -57,6 +57,11 @@ SMOE_MESSAGE_MAP(X)
 void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape *p);
 int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
                     struct smoe_layer_shape *m);
+/* NULL for version 0. SMOE_ETOOBIG when the arena is full. */
+int smoe_fill_head(struct smoe_arena *arena, const struct smoe_frozen_head *m,
+                   Stablemoe__V1__RouterHead **ret);
+int smoe_read_head(struct smoe_reader *r, const Stablemoe__V1__RouterHead *p,
+                   struct smoe_frozen_head *m);
 void smoe_fill_step_optimizer(const struct smoe_step_optimizer *m, Stablemoe__V1__Optimizer *p);
 int smoe_read_step_optimizer(struct smoe_reader *r, const Stablemoe__V1__Optimizer *p,
                              struct smoe_step_optimizer *m);

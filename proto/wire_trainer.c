@@ -92,7 +92,8 @@ int smoe_fill_layer_ready(struct smoe_arena *arena, const struct smoe_msg_layer_
     p->run = m->run;
     p->step = m->step;
     p->shape = new_shape(arena, &m->shape);
-    return p->shape ? 0 : SMOE_ETOOBIG;
+    int rc = smoe_fill_head(arena, &m->router, &p->router);
+    return p->shape ? rc : SMOE_ETOOBIG;
 }
 
 int smoe_read_layer_ready(struct smoe_reader *r, const Stablemoe__V1__LayerReady *p,
@@ -103,6 +104,8 @@ int smoe_read_layer_ready(struct smoe_reader *r, const Stablemoe__V1__LayerReady
     m->run = p->run;
     m->step = p->step;
     int rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+    if (rc == 0)
+        rc = smoe_read_head(r, p->router, &m->router);
     return rc ? rc : smoe_read_shape(r, p->shape, &m->shape);
 }
 
@@ -117,6 +120,8 @@ int smoe_fill_submit(struct smoe_arena *arena, const struct smoe_msg_submit *m,
     p->top_k = m->top_k;
     p->needs_gradient = m->needs_gradient;
     p->routed = m->routed;
+    p->router_version = m->router_version;
+    p->router_digest = m->router_digest;
     return 0;
 }
 
@@ -129,8 +134,21 @@ int smoe_read_submit(struct smoe_reader *r, const Stablemoe__V1__Submit *p,
         (rc = smoe_check_range(r, "tokens", p->tokens, 1, SMOE_BATCH_TOKENS_MAX)) ||
         (rc = smoe_check_range(r, "top_k", p->top_k, 1, SMOE_TOP_K_MAX)))
         return rc;
-    *m = (struct smoe_msg_submit){p->batch, p->attempt,        p->layer, p->tokens,
-                                  p->top_k, p->needs_gradient, p->routed};
+    if (p->routed && p->router_version)
+        return smoe_fail(r->why, SMOE_EFIELD,
+                         "SUBMIT.router_version %llu: not with routed, which brings experts",
+                         (unsigned long long)p->router_version);
+    *m = (struct smoe_msg_submit){
+        .batch = p->batch,
+        .attempt = p->attempt,
+        .layer = p->layer,
+        .tokens = p->tokens,
+        .top_k = p->top_k,
+        .needs_gradient = p->needs_gradient,
+        .routed = p->routed,
+        .router_version = p->router_version,
+        .router_digest = p->router_digest,
+    };
     return 0;
 }
 

@@ -356,6 +356,8 @@ int smoe_fill_report(struct smoe_arena *arena, const struct smoe_msg_report *m,
     p->freq_requested_khz = m->freq_requested_khz;
     p->freq_achieved_khz = m->freq_achieved_khz;
     p->driver_note = smoe_unconst(m->driver_note);
+    p->forward_row_flops = m->forward_row_flops;
+    p->backward_row_flops = m->backward_row_flops;
     return 0;
 }
 
@@ -391,6 +393,8 @@ int smoe_read_report(struct smoe_reader *r, const Stablemoe__V1__Report *p,
     m->freq_requested_khz = p->freq_requested_khz;
     m->freq_achieved_khz = p->freq_achieved_khz;
     smoe_read_text(p->driver_note, m->driver_note, sizeof m->driver_note);
+    m->forward_row_flops = p->forward_row_flops;
+    m->backward_row_flops = p->backward_row_flops;
     return 0;
 }
 

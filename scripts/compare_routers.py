@@ -18,10 +18,11 @@ import statistics
 import subprocess
 import sys
 
-# What was fixed before anything was compared.
+# What was fixed before anything was compared. The learning rate of the words is the best of 0.002 .. 0.024 for
+# `hash`, the strongest rival, on the seeds 101 to 103 (docs/results.md); all else is as it was first written down.
 TASKS = {
     "jargon": ["--dataset", "jargon", "--vocabulary", "2048", "--context", "8", "--experts", "16", "--d-ff", "128",
-               "--batch", "256", "--epochs", "2"],
+               "--batch", "256", "--epochs", "2", "--lr", "0.012"],
     "fashion-mnist": ["--dataset", "fashion-mnist", "--patches", "4", "--experts", "8", "--d-ff", "128", "--batch",
                       "128", "--epochs", "4"],
 }

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # stablemoe in one command: installs what is missing, builds, starts a gateway and four local workers of
-# unlike speed, trains an MoE layer across them on Fashion-MNIST, then trains with plain top-k routing
-# for comparison, prints both as a table, and stops everything.
+# unlike speed, each with a key of its own and TLS between them, trains an MoE layer across them on
+# Fashion-MNIST, then trains with plain top-k routing for comparison, prints both as a table, and stops
+# everything.
 #
 #   scripts/demo.sh [--epochs N] [--keep]     --keep leaves the logs where the last line says
 set -euo pipefail
@@ -13,7 +14,7 @@ epochs=6
 keep=no
 while [ $# -gt 0 ]; do
     case "$1" in
-    --help) sed -n 's/^# \{0,1\}//; 4,9p' "$0"; exit 0 ;;
+    --help) sed -n 's/^# \{0,1\}//; 4,10p' "$0"; exit 0 ;;
     --epochs) epochs=${2:?--epochs needs a number}; shift ;;
     --keep) keep=yes ;;
     *) echo "demo.sh: $1: unknown option; --epochs N, --keep or --help" >&2; exit 2 ;;
@@ -72,9 +73,15 @@ listening() { # LOG KEY PID
     return 1
 }
 
+make_key() { # DIRECTORY ROLE NAME
+    (umask 077 && "$bin/stablemoectl" --state-dir "$1/gateway" key add "$2" "$3" >"$1/$3.key")
+}
+
 start_fleet() { # POLICY
     local dir=$work/$1 i
     mkdir -p "$dir"
+    for i in 1 2 3 4; do make_key "$dir" worker "worker-$i"; done
+    make_key "$dir" trainer trainer
     "$bin/stablemoed" --state-dir "$dir/gateway" --listen 127.0.0.1:0 --status 127.0.0.1:0 \
         --set "routing.policy=$1" --set fleet.workers_min=4 2>"$dir/gateway.log" &
     pids+=($!)
@@ -82,7 +89,7 @@ start_fleet() { # POLICY
     status=$(listening "$dir/gateway.log" status "${pids[0]}")
     for i in 1 2 3 4; do
         "$bin/stablemoe-worker" --gateway "$gateway" --id "worker-$i" --speed "${speeds[i - 1]}" \
-            --state-dir "$dir/worker-$i" 2>"$dir/worker-$i.log" &
+            --key "$dir/worker-$i.key" --state-dir "$dir/worker-$i" 2>"$dir/worker-$i.log" &
         pids+=($!)
     done
 }
@@ -93,7 +100,7 @@ ask_status() { # COMMAND
 
 run_policy() { # POLICY EPOCHS
     start_fleet "$1"
-    "$bin/stablemoe-train" --gateway "$gateway" --dataset fashion-mnist --epochs "$2" "${shape[@]}" \
+    "$bin/stablemoe-train" --gateway "$gateway" --key "$work/$1/trainer.key" --dataset fashion-mnist --epochs "$2" "${shape[@]}" \
         --json >"$work/$1.train.json"
     ask_status workers >"$work/$1.workers.json"
     stop_fleet

@@ -13,20 +13,19 @@ def load(directory, name):
 
 
 def worker_table(directory, policy, speeds):
-    """One row a worker; returns the largest relative distance of a share from the share of speed."""
+    """One row a worker; returns the largest relative distance of a share of visits from that of speed."""
     workers = sorted(load(directory, f"{policy}.workers")["workers"], key=lambda w: w["id"])
     visits = sum(w["visits_done"] for w in workers)
-    rate = sum(w["visits_per_second"] for w in workers)
     worst = 0.0
     print(f"policy {policy}")
-    print(f"  {'worker':<10}{'speed set':>10}{'measured':>14}{'of fleet':>10}"
+    print(f"  {'worker':<10}{'speed set':>10}{'of fleet':>10}{'measured':>14}"
           f"{'visits':>10}{'share':>8}{'backlog':>9}")
     for worker, speed in zip(workers, speeds):
         share = worker["visits_done"] / visits
-        of_fleet = worker["visits_per_second"] / rate
+        of_fleet = float(speed) / sum(map(float, speeds))
         worst = max(worst, abs(share / of_fleet - 1))
-        print(f"  {worker['id']:<10}{speed:>10}{worker['visits_per_second']:>12.0f}/s"
-              f"{of_fleet:>9.1%} {worker['visits_done']:>10}{share:>7.1%} "
+        print(f"  {worker['id']:<10}{speed:>10}{of_fleet:>10.1%}{worker['visits_per_second']:>12.0f}/s"
+              f"{worker['visits_done']:>10}{share:>8.1%}"
               f"{worker['backlog_visits']:>9.1f}")
     return worst
 
@@ -37,7 +36,7 @@ def main():
     worst = worker_table(directory, "lyapunov", speeds)
     print()
     worker_table(directory, "topk", speeds)
-    print("\n(measured: visits a second while the worker had work; of fleet: its share of that)\n")
+    print("\n(of fleet: share of all speed; measured: visits a second while the worker had work, steps included)\n")
     print(f"lyapunov  {ours['samples_per_second']:>8.0f} samples/s   each worker's share of visits is "
           f"within {worst:.0%} of its share of speed")
     print(f"topk      {plain['samples_per_second']:>8.0f} samples/s   bound by its slowest worker; "

@@ -22,6 +22,8 @@ build      libcjson-dev            JSON of the status port, results, checkpoint 
 build      libinih-dev             syntax of the configuration files
 build      libopenblas-serial-dev  matrix products (the serial build: threads are ours)
 build      libsqlite3-dev          journal of the daemon
+build      libxxhash-dev           names frozen routers by their values (headers only)
+build      libssl-dev              TLS 1.3 between nodes and gateway, their keys (OpenSSL 3)
 build      zlib1g-dev              reads gzipped data sets
 build      libcpupower-dev         cpufreq limits (stablemoe-freqd only: it is GPL-2.0-only)
 build      libpowercap-dev         energy counters of the processor (RAPL)
@@ -34,6 +36,7 @@ test       libcriterion-dev        unit tests
 test       gnuplot-nox             figures of the simulator
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
 test       python3-fusepy          a /sys that rounds, refuses and lies, for the frequency tests
+test       valgrind                that secrets steer no branch and no access
 test       systemd-container       boots the installed units under a real systemd
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources

@@ -23,17 +23,25 @@ uint32_t smoe_sim_residue(smoe_real value)
 
 /* ---- the exact expert ---- */
 
+/* The parameter after k, round and round: a matrix of d x d may be larger than the vector. */
+static size_t next_of(size_t k, size_t n_params)
+{
+    return k + 1 == n_params ? 0 : k + 1;
+}
+
 void smoe_sim_exact_forward(size_t d, size_t n_params, const smoe_real *w, size_t n,
                             const smoe_real *x, smoe_real *ret_y)
 {
-    for (size_t row = 0; row < n; row++, x += d, ret_y += d) {
-        for (size_t i = 0; i < d; i++) {
-            uint64_t sum = 0;
-            for (size_t j = 0; j < d; j++)
-                sum += smoe_sim_residue(w[(i * d + j) % n_params]) * smoe_sim_residue(x[j]);
-            for (size_t m = i; m < n_params; m += d)
-                sum += smoe_sim_residue(w[m]);
-            ret_y[i] = (smoe_real)(sum % P);
+    for (size_t i = 0; i < d; i++) {
+        uint64_t bias = 0;
+        for (size_t m = i; m < n_params; m += d)
+            bias += smoe_sim_residue(w[m]);
+        for (size_t row = 0; row < n; row++) {
+            uint64_t sum = bias;
+            size_t k = i * d % n_params;
+            for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
+                sum += smoe_sim_residue(w[k]) * smoe_sim_residue(x[row * d + j]);
+            ret_y[row * d + i] = (smoe_real)(sum % P);
         }
     }
 }
@@ -56,8 +64,9 @@ void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size
         }
         for (size_t i = 0; i < d; i++) {
             uint32_t dy_i = smoe_sim_residue(dy[i]);
-            for (size_t j = 0; j < d; j++)
-                add(&gradient[(i * d + j) % n_params], dy_i * smoe_sim_residue(x[j]));
+            size_t k = i * d % n_params;
+            for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
+                add(&gradient[k], dy_i * smoe_sim_residue(x[j]));
             for (size_t m = i; m < n_params; m += d)
                 add(&gradient[m], dy_i);
         }

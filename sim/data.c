@@ -22,6 +22,26 @@ static void draw_scores(struct smoe_rng *rng, double skew, uint32_t experts, flo
         ret[e] = (float)((double)ret[e] / sum);
 }
 
+float smoe_script_table(const struct smoe_script *s, uint32_t layer, uint32_t code, uint32_t expert)
+{
+    uint64_t seed = s->process->world->options.seed;
+    uint64_t number = ((uint64_t)layer << 32) + code * SMOE_EXPERTS_MAX + expert;
+    return (float)(smoe_mix64(smoe_mix64(seed) ^ number) % 1024) / 1024; /* ties are welcome */
+}
+
+/* The scores of a step in which a frozen table scores are its rows. */
+static void draw_codes(const struct smoe_script *s, struct smoe_script_batch *b,
+                       struct smoe_rng *rng)
+{
+    uint32_t experts = s->options->shape.experts;
+    b->by_codes = true;
+    for (uint32_t t = 0; t < s->options->tokens; t++) {
+        b->codes[t] = (uint32_t)smoe_rng_below(rng, SMOE_SCRIPT_CODES);
+        for (uint32_t e = 0; e < experts; e++)
+            b->scores[t * experts + e] = smoe_script_table(s, b->layer, b->codes[t], e);
+    }
+}
+
 void smoe_script_draw(const struct smoe_script *s, struct smoe_script_batch *b, uint32_t number)
 {
     const struct smoe_sim_trainer_options *o = s->options;
@@ -34,6 +54,23 @@ void smoe_script_draw(const struct smoe_script *s, struct smoe_script_batch *b, 
                         : (smoe_real)smoe_rng_normal(&rng);
     for (uint32_t t = 0; t < o->tokens; t++)
         draw_scores(&rng, o->skew, o->shape.experts, b->scores + (size_t)t * o->shape.experts);
+    if (o->freeze_step && b->step >= o->freeze_step)
+        draw_codes(s, b, &rng);
+}
+
+bool smoe_script_as_frozen(const struct smoe_script *s, const struct smoe_script_batch *b)
+{
+    const struct smoe_uplink_ticket *t = b->ticket;
+    uint32_t experts = s->options->shape.experts, k = t->top_k;
+    for (uint32_t v = 0; v < t->tokens * k; v++) {
+        const float *row = b->scores + v / k * experts;
+        uint32_t e = t->experts[v], before = 0;
+        for (uint32_t other = 0; other < experts; other++)
+            before += row[other] > row[e] || (row[other] == row[e] && other < e);
+        if (before >= k || t->scores[v] != row[e])
+            return false;
+    }
+    return true;
 }
 
 /* (3 y + a hash of the visit and i) mod p */

@@ -78,6 +78,8 @@ SAY(SUBMIT)
     const struct smoe_msg_submit *s = &m->submit;
     ADD(" batch %" PRIu64 ": %" PRIu32 " token%s, top %" PRIu32 "%s%s", s->batch, s->tokens,
         plural(s->tokens), s->top_k, evaluates(!s->needs_gradient), s->routed ? ", replay" : "");
+    if (s->router_version)
+        ADD(", by router %" PRIu64, s->router_version);
     if ((s->attempt & UINT32_MAX) > 1)
         ADD(", attempt %" PRIu64 ".%" PRIu64, EPOCH_AND_NUMBER(s->attempt));
 }
@@ -293,6 +295,37 @@ SAY(STEP_COMMIT)
 SAY(FORGET)
 {
     ADD(" %zu parcel%s", m->forget.n_parcels, plural(m->forget.n_parcels));
+}
+
+/* Version and digest, or that there is none. */
+static void add_router(struct smoe_text *t, const struct smoe_frozen_head *router)
+{
+    if (router->version)
+        ADD(" router %" PRIu64 " %016" PRIx64, router->version, router->digest);
+    else
+        ADD(" no router");
+}
+
+SAY(FREEZE)
+{
+    ADD(" layer %" PRIu32, m->freeze.layer);
+    add_router(t, &m->freeze.router);
+}
+
+SAY(ROUTER_QUERY)
+{
+    ADD(" layer %" PRIu32, m->router_query.layer);
+}
+
+SAY(ROUTER_STATE)
+{
+    ADD(" layer %" PRIu32, m->router_state.layer);
+    add_router(t, &m->router_state.router);
+}
+
+SAY(ROUTING_REPORT)
+{
+    ADD(" layer %" PRIu32 " step %" PRIu64, m->routing_report.layer, m->routing_report.step);
 }
 
 SAY(PING)

@@ -122,6 +122,20 @@ void smoe_simnet_freeze(struct smoe_simnet *net, uint32_t process, bool frozen)
     }
 }
 
+void smoe_sim_wire_lose(struct smoe_sim_wire *w)
+{
+    const struct smoe_sim_host *hosts = w->net->processes;
+    uint32_t a = hosts[w->ends[0].process].lost_in, b = hosts[w->ends[1].process].lost_in;
+    w->pipes[0].lost_in = w->pipes[1].lost_in = !a || (b && b < a) ? b : a;
+}
+
+void smoe_simnet_lose(struct smoe_simnet *net, uint32_t process, uint32_t one_in)
+{
+    net->processes[process].lost_in = one_in;
+    smoe_list_for_each (it, &net->wires)
+        smoe_sim_wire_lose(smoe_container_of(it, struct smoe_sim_wire, link));
+}
+
 /* Nobody is there any more for this end. */
 static void abandon(struct smoe_sim_conn *end, bool silently)
 {
@@ -155,6 +169,16 @@ void smoe_simnet_crash(struct smoe_simnet *net, uint32_t process, bool silently)
 uint32_t smoe_simnet_connections(const struct smoe_simnet *net)
 {
     return smoe_list_count(&net->wires, UINT32_MAX);
+}
+
+uint64_t smoe_simnet_lost(const struct smoe_simnet *net)
+{
+    uint64_t lost = net->lost;
+    smoe_list_for_each (it, &net->wires) {
+        const struct smoe_sim_wire *w = smoe_container_of(it, struct smoe_sim_wire, link);
+        lost += w->pipes[0].lost + w->pipes[1].lost;
+    }
+    return lost;
 }
 
 uint64_t smoe_simnet_bytes(const struct smoe_simnet *net)

@@ -5,6 +5,7 @@
  * Without --timings and --train its output is a function of its arguments, the same bytes on every
  * machine.
  */
+#include <malloc.h>
 #include <string.h>
 
 #include "sim/program/program.h"
@@ -19,7 +20,7 @@ static const struct smoe_cli_option options[] = {
       .type = SMOE_STRING,
       .standard = "1",
       AT(seeds),
-      .help = "story: tell it for each of these seeds; run --train: mean over them"},
+      .help = "story, torture: tell it for each of these seeds; run --train: mean over them"},
      0,
      "A..B",
      false},
@@ -160,13 +161,14 @@ static const struct smoe_cli cli = {
     .program = SMOE_SIM_PROGRAM,
     .version = STABLEMOE_VERSION,
     .summary = "Runs the daemon's, workers' and trainers' own machines in virtual time",
-    .operands = "story NAME|all|list | run | plot | placement | replay | trace FILE",
+    .operands = "story NAME|all|list | torture | run | plot | placement | replay | trace FILE",
     .operands_min = 1,
     .operands_max = 2,
     .more =
         "Commands:\n"
         "  story list       the stories, and what each must come to\n"
         "  story NAME|all   tell it; `random` makes up a world with faults from each seed\n"
+        "  torture          many random worlds (--seeds A..B) with faults of every kind, counted\n"
         "  run              policies side by side on a scenario\n"
         "  plot             the same as figures (SVG, by gnuplot), with V and mu swept\n"
         "  placement        rules of placement while popularity drifts; --slots: iterations of a "
@@ -175,7 +177,9 @@ static const struct smoe_cli cli = {
         "  trace FILE       what is in a trace\n"
         "  run --trace FILE policies side by side on the tokens and workers of a trace\n"
         "Keys of a scenario file:\n"
-        "  [fleet]   workers speeds budgets caps freq_max cycles kappa nodes up down seed\n"
+        "  [fleet]   workers speeds budgets caps freq_max cycles kappa power parcel_rows "
+        "meter_noise\n"
+        "            nodes up down seed\n"
         "  [tokens]  source number arrivals burst swing period trace\n"
         "  [gate]    experts copies top_k skew ranks drift pool\n"
         "  [routing] slot v mu delay work\n"
@@ -188,6 +192,12 @@ static const struct smoe_cli cli = {
 static int story(const char *name, const struct smoe_sim_arguments *a)
 {
     return smoe_sim_tell_stories(name, a);
+}
+
+static int torture(const char *operand, const struct smoe_sim_arguments *a)
+{
+    (void)operand;
+    return smoe_sim_torture(a);
 }
 
 static int run(const char *operand, const struct smoe_sim_arguments *a)
@@ -223,9 +233,13 @@ static const struct command {
     const char *name;
     const char *operand; /* what it must be given, or NULL */
     int (*run)(const char *operand, const struct smoe_sim_arguments *a);
-} commands[] = {
-    {"story", "NAME, all or list", story}, {"run", NULL, run},       {"plot", NULL, plot},
-    {"placement", NULL, placement},        {"replay", NULL, replay}, {"trace", "FILE", summarise}};
+} commands[] = {{"story", "NAME, all or list", story},
+                {"torture", NULL, torture},
+                {"run", NULL, run},
+                {"plot", NULL, plot},
+                {"placement", NULL, placement},
+                {"replay", NULL, replay},
+                {"trace", "FILE", summarise}};
 
 static const struct command *find_command(const struct smoe_cli_rest *rest, struct smoe_why *why)
 {
@@ -242,7 +256,8 @@ static const struct command *find_command(const struct smoe_cli_rest *rest, stru
             return c;
         return NULL;
     }
-    smoe_why_set(why, "%s: no such command: story, run, plot, placement, replay or trace", name);
+    smoe_why_set(why, "%s: no such command: story, torture, run, plot, placement, replay or trace",
+                 name);
     return NULL;
 }
 
@@ -252,6 +267,8 @@ int main(int argc, char **argv)
     struct smoe_cli_rest rest;
     struct smoe_why why;
     memset(&a, 0, sizeof a);
+    /* Worlds come and go: their large tables are to come from the system, zeroed where they are touched. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 17);
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;

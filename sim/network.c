@@ -40,6 +40,7 @@ static void free_wire(struct smoe_sim_wire *w)
         smoe_sim_cancel(clock, &w->ends[i].over);
         smoe_sim_cancel(clock, &w->ends[i].room);
         smoe_sim_cancel(clock, &w->ends[i].patience);
+        w->net->lost += w->pipes[i].lost;
         smoe_sim_pipe_release(&w->pipes[i]);
     }
     smoe_sim_cancel(clock, &w->handshake);
@@ -340,6 +341,7 @@ struct smoe_sim_conn *smoe_simnet_connect(struct smoe_simnet *net, uint32_t from
     w->give_up.fire = on_give_up;
     w->pipes[0].held = smoe_simnet_is_cut(net, from, to);
     w->pipes[1].held = smoe_simnet_is_cut(net, to, from);
+    smoe_sim_wire_lose(w);
     smoe_list_push_back(&net->wires, &w->link);
     smoe_simnet_set(net, &w->handshake, profile.latency_ns);
     if (smoe_sim_wire_is_cut(w))

@@ -76,6 +76,11 @@ void smoe_simnet_read(struct smoe_simnet *net, uint32_t process, bool reads);
  * hears of nothing, but its system keeps its connections. */
 void smoe_simnet_freeze(struct smoe_simnet *net, uint32_t process, bool frozen);
 
+/* One in so many segments from and to the process is lost, and comes again later; 0: none. Returns how many
+ * have been so far, of connections that are still there. */
+void smoe_simnet_lose(struct smoe_simnet *net, uint32_t process, uint32_t one_in);
+uint64_t smoe_simnet_lost(const struct smoe_simnet *net);
+
 /* The process died: its ends are gone without a word to their owners, it listens no more. If its
  * system lives on, peers see a reset; otherwise only silence. */
 void smoe_simnet_crash(struct smoe_simnet *net, uint32_t process, bool silently);

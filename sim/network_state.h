@@ -51,6 +51,7 @@ struct smoe_sim_host {
     struct smoe_sim_profile profile;
     struct smoe_sim_listener listener;
     bool reads, frozen;
+    uint32_t lost_in; /* smoe_simnet_lose */
 };
 
 struct smoe_sim_cut {
@@ -65,6 +66,7 @@ struct smoe_simnet {
     struct smoe_sim_cut *cuts; /* [n_cuts], owned */
     uint32_t n_cuts;
     struct smoe_list wires;
+    uint64_t lost; /* segments of wires that are gone */
 };
 
 /* ---- small helpers ---- */
@@ -101,6 +103,7 @@ static inline void smoe_simnet_set(struct smoe_simnet *net, struct smoe_sim_even
 }
 
 /* ---- faults.c ---- */
+void smoe_sim_wire_lose(struct smoe_sim_wire *wire); /* as its two processes do now */
 bool smoe_simnet_is_cut(const struct smoe_simnet *net, uint32_t from, uint32_t to);
 bool smoe_sim_wire_is_cut(const struct smoe_sim_wire *wire); /* in either direction */
 

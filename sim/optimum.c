@@ -22,7 +22,7 @@ struct batch {
 static bool has_optimum(const struct smoe_scenario *s)
 {
     return s->spec.source == SMOE_SOURCE_OPEN && s->spec.experts == s->spec.workers &&
-           s->spec.copies == 1 && !s->spec.up;
+           s->spec.copies == 1 && !s->spec.slots && !s->spec.up;
 }
 
 static void collect(const struct smoe_scenario *s, uint64_t seed, uint64_t slots, struct batch *b)

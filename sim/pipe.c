@@ -10,6 +10,8 @@
 
 #include "common/base/assert.h"
 
+#define RETRANSMIT_NS (200 * SMOE_SIM_MS) /* twice that the next time, as TCP does */
+
 void smoe_sim_pipe_init(struct smoe_sim_pipe *p, struct smoe_sim_clock *clock, struct smoe_rng *rng,
                         const struct smoe_sim_profile *profile, uint64_t opens_ns,
                         void (*due)(struct smoe_sim_event *event))
@@ -54,6 +56,9 @@ static uint64_t arrival(struct smoe_sim_pipe *p, size_t bytes)
     uint64_t at = p->line_free_ns + p->profile.latency_ns;
     if (p->profile.jitter_ns)
         at += smoe_rng_below(p->rng, p->profile.jitter_ns + 1);
+    for (uint64_t wait = RETRANSMIT_NS; p->lost_in && !smoe_rng_below(p->rng, p->lost_in);
+         wait *= 2, p->lost++)
+        at += wait;
     if (at > p->last_arrival_ns)
         p->last_arrival_ns = at;
     return p->last_arrival_ns;

@@ -49,6 +49,8 @@ struct smoe_sim_pipe {
     uint64_t line_free_ns, last_arrival_ns;
     enum smoe_sim_pipe_end end;
     uint64_t end_ns;           /* when the reader learns of it */
+    uint32_t lost_in;          /* one in so many segments is lost and comes again; 0: none */
+    uint64_t lost;             /* so many were */
     bool held;                 /* the way is cut: nothing arrives until it is whole again */
     struct smoe_sim_event due; /* `fire` is the owner's */
 };

@@ -130,6 +130,8 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     add_number(o, "energy_debt_max", r->debt_max);
     add_number(o, "energy_debt_rest", r->debt_rest);
     add_number(o, "energy_overdraft", r->overdraft);
+    add_number(o, "joules", r->joules);
+    add_number(o, "joules_per_token", r->complete ? r->joules / (double)r->complete : 0);
     add_number(o, "topk_agreement", r->agreement);
     add_number(o, "gate_mass", r->gate_mass);
     add_number(o, "gate_consistency", consistency(r));

@@ -36,6 +36,16 @@ static double complete(const struct smoe_training_result *r)
     return (double)r->fleet.complete;
 }
 
+static double joules_per_token(const struct smoe_training_result *r)
+{
+    return r->fleet.complete ? r->fleet.joules / (double)r->fleet.complete : 0;
+}
+
+static double overdraft(const struct smoe_training_result *r)
+{
+    return r->fleet.overdraft;
+}
+
 static double backlog(const struct smoe_training_result *r)
 {
     return r->fleet.backlog_mean;
@@ -154,6 +164,16 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
         else
             cJSON_AddItemToArray(slots_to, cJSON_CreateNull());
     }
+    cJSON *joules_to = cJSON_AddArrayToObject(o, "joules_to_80_percent");
+    for (size_t s = 0; s < seeds; s++) {
+        double joules = smoe_training_joules_to(&run->results[s], GOAL);
+        if (joules > 0)
+            add_number(joules_to, NULL, joules);
+        else
+            cJSON_AddItemToArray(joules_to, cJSON_CreateNull());
+    }
+    add_number(o, "joules_per_token", mean_of(run, seeds, joules_per_token));
+    add_number(o, "energy_overdraft", mean_of(run, seeds, overdraft));
     add_glances(o, run, seeds);
     add_number(o, "load", run->results[0].fleet.load);
     add_number(o, "complete_per_slot", mean_of(run, seeds, complete) / (double)job->slots);

@@ -20,7 +20,8 @@
 #define LINGER_NS (500 * SMOE_SIM_MS)
 #define DRAIN_NS  (4000 * SMOE_SIM_MS)
 #define POLL_NS   (20 * SMOE_SIM_MS)
-#define DISK_NS   (2 * SMOE_SIM_MS) /* a write takes at most so long */
+#define DISK_NS   (2 * SMOE_SIM_MS)    /* a write takes at most so long */
+#define AGAIN_NS  (1000 * SMOE_SIM_MS) /* one that failed is tried again */
 
 struct gateway_process;
 
@@ -42,6 +43,7 @@ struct gateway_process {
     struct smoe_sim_event drain; /* while it is stopping */
     struct smoe_sim_disk disk;
     struct smoe_sim_event write; /* while something is to be written */
+    bool disk_fails;
     bool stopping, saying_goodbye;
     uint64_t drain_began_ns;
 };
@@ -181,6 +183,11 @@ static void on_written(struct smoe_sim_event *event)
     struct gateway_process *g = smoe_container_of(event, struct gateway_process, write);
     if (!smoe_world_due(&g->process, event))
         return;
+    if (g->disk_fails) {
+        g->process.world->acts[SMOE_SIM_DISK_FAILS]++;
+        smoe_process_set(&g->process, event, now_of(g) + AGAIN_NS);
+        return;
+    }
     smoe_gateway_journalled(g->gateway, smoe_sim_disk_sync(&g->disk), now_of(g));
     flush(g);
 }
@@ -310,6 +317,8 @@ static void fill_settings(struct smoe_core_settings *s)
         .copies = 2,
         .silence_ns = 1000 * SMOE_SIM_MS,
         .worker_lease_ns = 10000 * SMOE_SIM_MS,
+        .strikes_max = 3,
+        .quarantine_ns = 600000 * SMOE_SIM_MS,
         .trainer_lease_ns = 30000 * SMOE_SIM_MS,
         .window_bytes = 64 << 20,
         .window_visits = 1000000,
@@ -357,6 +366,12 @@ uint32_t smoe_world_add_gateway(struct smoe_world *w, const struct smoe_sim_gate
 struct smoe_gateway *smoe_sim_gateway_machine(const struct smoe_sim_process *p)
 {
     return p->kind == SMOE_SIM_GATEWAY && p->up ? self_of(p)->gateway : NULL;
+}
+
+void smoe_sim_gateway_break_disk(struct smoe_sim_process *p, bool broken)
+{
+    if (p->kind == SMOE_SIM_GATEWAY)
+        self_of(p)->disk_fails = broken;
 }
 
 void smoe_sim_gateway_drain(struct smoe_sim_process *p, const char *worker, bool drain)

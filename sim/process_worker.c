@@ -10,6 +10,7 @@
  * A duty cycle changes with the next slice, as in lanes.c; where the voltage follows, the slice under way
  * goes on at the new frequency.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -42,6 +43,7 @@ struct worker_process {
     struct lane lanes[LANES_MAX];
     struct smoe_sim_event clock;
     double slowness; /* cycles_per_flop times this */
+    bool lies;
     uint64_t freq_obeyed_khz;
     double freq_hz; /* in force */
     bool stopping;
@@ -60,11 +62,23 @@ static uint64_t now_of(const struct worker_process *w)
 
 /* ---- lanes ---- */
 
+/* What the task's next slice costs; its first one, if of visits, what every parcel does. [cycle] */
+static double slice_cycles(const struct lane *lane)
+{
+    const struct smoe_sim_worker_options *o = &lane->worker->options;
+    const struct smoe_task *t = lane->task;
+    double flops = (double)smoe_sim_slice_flops(t);
+    if (t->kind <= SMOE_TASK_BACKWARD && t->rows_done == 0)
+        flops += o->parcel_rows * (double)smoe_task_forward_flops(&t->shape) *
+                 (t->kind == SMOE_TASK_FORWARD ? 1 : 2);
+    return flops * o->cycles_per_flop * lane->worker->slowness;
+}
+
 static void begin_slice(struct lane *lane)
 {
     struct worker_process *w = lane->worker;
     const struct smoe_sim_worker_options *o = &w->options;
-    double cycles = (double)smoe_sim_slice_flops(lane->task) * o->cycles_per_flop * w->slowness;
+    double cycles = slice_cycles(lane);
     double cpu_ns = cycles * 1e9 / o->nominal_hz;
     double wall_ns = cycles * 1e9 / w->freq_hz;
     if (o->jitter > 0)
@@ -151,6 +165,10 @@ static void on_slice_over(struct smoe_sim_event *event)
     }
     struct smoe_task *task = lane->task;
     lane->task = NULL;
+    if (w->lies && task->kind <= SMOE_TASK_BACKWARD) {
+        task->out[0] = (smoe_real)NAN;
+        w->process.world->acts[SMOE_SIM_LIE]++;
+    }
     smoe_agent_task_done(w->agent, task, lane->cpu_ns, now_of(w));
     settle(w);
 }
@@ -351,6 +369,12 @@ void smoe_world_slow_worker(struct smoe_world *world, uint32_t number, double ti
     struct worker_process *w = self_of(world->processes[number]);
     smoe_assert(w->process.kind == SMOE_SIM_WORKER && times > 0);
     w->slowness = times;
+}
+
+void smoe_sim_worker_lie(struct smoe_sim_process *p, bool lies)
+{
+    if (p->kind == SMOE_SIM_WORKER)
+        self_of(p)->lies = lies;
 }
 
 struct smoe_agent *smoe_sim_worker_machine(const struct smoe_sim_process *p)

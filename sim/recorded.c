@@ -65,7 +65,8 @@ static void count_workers(struct smoe_recorded *r, const struct smoe_trace_route
         r->workers = t->nodes;
     }
     for (uint32_t i = 0; i < t->n_workers; i++) {
-        struct smoe_plan_worker w = smoe_replay_worker(&t->workers[i], NULL);
+        struct smoe_power_curve curve;
+        struct smoe_plan_worker w = smoe_replay_worker(&t->workers[i], &curve);
         r->rate_sum[t->workers[i].worker] +=
             smoe_freq_ceiling(&w.physics) / w.physics.cycles_per_visit;
         r->seen[t->workers[i].worker]++;
@@ -187,7 +188,8 @@ static void take_fleet(struct smoe_recorded *r, const struct smoe_trace_route *t
     memset(r->known, 0, r->workers * sizeof *r->known);
     for (uint32_t i = 0; i < t->n_workers; i++)
         if (t->workers[i].worker < r->workers)
-            r->known[t->workers[i].worker] = smoe_replay_worker(&t->workers[i], NULL);
+            r->known[t->workers[i].worker] =
+                smoe_replay_worker(&t->workers[i], &r->curves[t->workers[i].worker]);
     memcpy(r->replica_first, t->replica_first, (r->experts + 1u) * sizeof *r->replica_first);
     memcpy(r->replica_node, t->replica_node, replicas * sizeof *r->replica_node);
 }
@@ -235,6 +237,7 @@ int smoe_recorded_open(struct smoe_recorded *r, const char *path, const char *la
     r->tape.next = next;
     r->scores = smoe_sim_alloc((size_t)r->tape.tokens_max * r->experts, sizeof *r->scores);
     r->known = smoe_sim_alloc(r->workers, sizeof *r->known);
+    r->curves = smoe_sim_alloc(r->workers, sizeof *r->curves);
     r->replica_first = smoe_sim_alloc(r->experts + 1u, sizeof *r->replica_first);
     r->replica_node = smoe_sim_alloc(r->tape.replicas_max + 1u, sizeof *r->replica_node);
     smoe_recorded_rewind(r);
@@ -245,7 +248,8 @@ void smoe_recorded_close(struct smoe_recorded *r)
 {
     if (r->file.file)
         smoe_recording_close(&r->file);
-    void *arrays[] = {r->rate_sum, r->seen, r->scores, r->known, r->replica_first, r->replica_node};
+    void *arrays[] = {r->rate_sum, r->seen,          r->scores,      r->known,
+                      r->curves,   r->replica_first, r->replica_node};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *r = (struct smoe_recorded){0};

@@ -35,7 +35,8 @@ struct smoe_recorded {
     int rc; /* a file that changed under us: slots are empty from then on, */
     struct smoe_why why;
     float *scores;                  /* [tokens_max, experts], owned, as are */
-    struct smoe_plan_worker *known; /* [workers] of the last record used */
+    struct smoe_plan_worker *known; /* [workers] of the last record used, and what they draw */
+    struct smoe_power_curve *curves;
     uint32_t *replica_first, *replica_node;
 };
 

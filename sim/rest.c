@@ -22,6 +22,10 @@ static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
     if (g->budget.used_bytes)
         return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
                          g->budget.used_bytes);
+    /* These workers are ours, whatever happens to them. */
+    if (smoe_core_quarantine(g->core)->strikes && !smoe_world_acts(p->world, SMOE_SIM_LIE))
+        return smoe_fail(why, SMOE_ESTATE, "%s blamed a worker: %s", p->name,
+                         smoe_core_quarantine(g->core)->conducts[0].why);
     return 0;
 }
 
@@ -178,6 +182,16 @@ static int check_layer(const struct smoe_sim_process *trainer, const struct smoe
     return 0;
 }
 
+/* The values of frozen routers, which are kept for gateways that come back without them. */
+static size_t router_bytes(const struct smoe_uplink *u)
+{
+    size_t bytes = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (u->layers[l].router.values)
+            bytes += u->layers[l].router.values->bytes;
+    return bytes;
+}
+
 static int check_trainer(const struct smoe_sim_process *p, struct smoe_why *why)
 {
     const struct smoe_script *s = smoe_sim_trainer_script(p);
@@ -186,7 +200,7 @@ static int check_trainer(const struct smoe_sim_process *p, struct smoe_why *why)
     int rc = 0;
     if (s->state != SMOE_SCRIPT_DONE)
         return 0;
-    if (u->budget.used_bytes)
+    if (u->budget.used_bytes != router_bytes(u))
         return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
                          u->budget.used_bytes);
     if (!gateway->up || s->options->evaluate)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/assert.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "sim/events.h"
@@ -90,6 +91,27 @@ const struct smoe_scenario_spec smoe_scenarios[] = {
      .slot_ns = 1000 * SMOE_SIM_MS,
      .v = 50,
      .mu = 1},
+    /* StableMoE's router on Stable-MoE's fleet with SYMI's replicas: a vocabulary of 512 codes, whose scores never
+     * change, and 16 experts on the 40 slots of the paper's ten workers. */
+    {.name = "frozen",
+     .workers = 10,
+     .speeds = "1",
+     .budgets = "1.5..9.5",
+     .caps = "3..15",
+     .freq_hz = 3e9,
+     .cycles = 1e7,
+     .kappa = 2e-27,
+     .source = SMOE_SOURCE_OPEN,
+     .tokens = 500,
+     .experts = 16,
+     .copies = 1,
+     .slots = 4,
+     .top_k = 2,
+     .skew = 0.1,
+     .pool = 512,
+     .slot_ns = 1000 * SMOE_SIM_MS,
+     .v = 50,
+     .mu = 1},
 };
 const uint32_t smoe_scenarios_len = sizeof smoe_scenarios / sizeof *smoe_scenarios;
 
@@ -132,6 +154,9 @@ static int check(const struct smoe_scenario_spec *s, struct smoe_why *why)
                          SMOE_TOP_K_MAX);
     if (s->copies < 1 || s->copies > s->workers)
         return smoe_fail(why, SMOE_ECONFIG, "gate.copies: not in 1..workers");
+    if (s->slots > SMOE_EXPERTS_MAX || (s->slots && s->slots * s->workers < s->experts))
+        return smoe_fail(why, SMOE_ECONFIG, "gate.slots: not in 0..%d, or fewer than the experts",
+                         SMOE_EXPERTS_MAX);
     if (s->up && !s->down)
         return smoe_fail(why, SMOE_ECONFIG, "fleet.down: who leaves is away for a slot or more");
     if (s->delay > SMOE_SCENARIO_DELAY_MAX)
@@ -225,6 +250,16 @@ static int read_all(struct smoe_scenario *s, struct smoe_why *why)
     return rc;
 }
 
+static void draw_lines(struct smoe_scenario *s)
+{
+    s->curve = smoe_sim_alloc(s->spec.workers, sizeof *s->curve);
+    for (uint64_t j = 0; j < s->spec.workers; j++) {
+        double hz = s->freq_max_hz[j], watts = s->spec.kappa * hz * hz * hz;
+        smoe_assert(smoe_power_hull(0, &hz, &watts, 1, &s->curve[j]));
+        s->curve[j].stepless = true;
+    }
+}
+
 int smoe_scenario_init(struct smoe_scenario *s, const struct smoe_scenario_spec *spec,
                        struct smoe_why *why)
 {
@@ -244,6 +279,8 @@ int smoe_scenario_init(struct smoe_scenario *s, const struct smoe_scenario_spec 
         s->freq_max_hz[j] *= spec->freq_hz;
     if (rc)
         smoe_scenario_release(s);
+    else if (spec->power == SMOE_SIM_LINE && spec->kappa > 0)
+        draw_lines(s);
     return rc;
 }
 
@@ -252,6 +289,7 @@ struct smoe_freq_node smoe_scenario_physics(const struct smoe_scenario *s, uint6
     return (struct smoe_freq_node){.cycles_per_visit = s->spec.cycles,
                                    .freq_max_hz = s->freq_max_hz[j],
                                    .kappa = s->spec.kappa,
+                                   .power = s->curve ? &s->curve[j] : NULL,
                                    .energy_max_w = s->cap_w[j],
                                    .energy_mean_w = s->budget_w[j]};
 }
@@ -283,6 +321,7 @@ void smoe_scenario_release(struct smoe_scenario *s)
     free(s->freq_max_hz);
     free(s->budget_w);
     free(s->cap_w);
+    free(s->curve);
     free(s->rank);
     free(s->trace);
     *s = (struct smoe_scenario){0};

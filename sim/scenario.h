@@ -36,6 +36,12 @@ enum smoe_sim_arrivals {
     SMOE_ARRIVALS_TRACE,   /* recorded: one number a slot, from the start again at its end */
 };
 
+/* How the power of a worker depends on its frequency; kappa fmax^3 at the highest. */
+enum smoe_sim_power {
+    SMOE_SIM_CUBE, /* kappa f^3: the voltage follows */
+    SMOE_SIM_LINE, /* kappa fmax^2 f: a duty cycle, which is cheaper per second and not per cycle */
+};
+
 struct smoe_scenario_spec {
     char name[64];
     uint64_t workers;                     /* 1..SMOE_SCENARIO_WORKERS_MAX */
@@ -45,6 +51,9 @@ struct smoe_scenario_spec {
     double freq_hz;                       /* fmax of a worker of speed 1 */
     double cycles;                        /* c, of a visit */
     double kappa;                         /* [J s^2 / cycle^3]; 0: energy has no model */
+    unsigned power;                       /* enum smoe_sim_power */
+    double parcel_rows; /* run whole: a parcel costs as much as so many visits beside its own */
+    double meter_noise; /* run whole: of the model meters (agent.h) */
     char nodes
         [SMOE_SCENARIO_PATH_MAX]; /* file: speed, budget and cap of a worker a line; "": none */
     uint64_t up, down;   /* churn: mean slots of presence and of absence; up 0: nobody leaves */
@@ -55,7 +64,9 @@ struct smoe_scenario_spec {
     double burst, swing;
     uint64_t period;                    /* [slot] an on and an off phase on average; a day */
     char trace[SMOE_SCENARIO_PATH_MAX]; /* file of numbers, for SMOE_ARRIVALS_TRACE */
-    uint64_t experts, copies; /* each expert stands on so many workers, dealt out in turn */
+    uint64_t experts, copies; /* each expert stands on so many workers, dealt out in turn, or */
+    uint64_t
+        slots; /* so many experts on each worker, placed by how often tokens want them; 0: copies */
     uint64_t top_k;
     double skew;                        /* g = softmax(skew * rank + N(0,1)) */
     char ranks[SMOE_SCENARIO_LIST_MAX]; /* of each expert; "": 0, 1, 2, .. */
@@ -70,6 +81,7 @@ struct smoe_scenario_spec {
 struct smoe_scenario {
     struct smoe_scenario_spec spec;
     double *freq_max_hz, *budget_w, *cap_w; /* [workers], owned */
+    struct smoe_power_curve *curve;         /* [workers], owned; NULL: all are kappa f^3 */
     double *rank;                           /* [experts], owned */
     double *trace;                          /* [trace_len], owned; NULL: none */
     uint64_t trace_len;

@@ -45,6 +45,7 @@ static struct smoe_script_batch *new_batch(const struct smoe_script *s, uint32_t
     b->x = smoe_sim_alloc(o->tokens * row, sizeof *b->x);
     b->dy = smoe_sim_alloc(o->tokens * row * o->top_k, sizeof *b->dy);
     b->scores = smoe_sim_alloc((size_t)o->tokens * o->shape.experts, sizeof *b->scores);
+    b->codes = smoe_sim_alloc(o->tokens, sizeof *b->codes);
     smoe_list_init(&b->link);
     smoe_script_draw(s, b, number);
     return b;
@@ -56,6 +57,7 @@ static void free_batch(struct smoe_script_batch *b)
     free(b->x);
     free(b->dy);
     free(b->scores);
+    free(b->codes);
     free(b);
 }
 
@@ -192,6 +194,10 @@ static void look_at_results(struct smoe_script *s, struct smoe_script_batch *b)
     b->answered = true;
     b->think_until_ns = now_of(s) + s->options->think_ns;
     s->view.batches++;
+    if (b->by_codes && !smoe_script_as_frozen(s, b))
+        smoe_world_fail(s->process->world, SMOE_ESTATE,
+                        "%s: step %llu was not routed as its router was frozen", s->process->name,
+                        (unsigned long long)b->step);
     if (s->has_oracles)
         check_error(s, "a result of step", b->step,
                     smoe_oracle_forward_error(&s->oracles[b->layer], &r, b->ticket->y));
@@ -253,6 +259,23 @@ static uint32_t without_gradient(const struct smoe_script *s)
     return n;
 }
 
+/* Once for each layer: the uplink sees to it that every gateway has it from then on. */
+static void freeze(struct smoe_script *s, uint32_t l)
+{
+    uint32_t experts = s->options->shape.experts;
+    const struct smoe_frozen_head head = {
+        .version = 1, .kind = SMOE_FROZEN_TABLE, .inputs = SMOE_SCRIPT_CODES};
+    float *values = smoe_sim_alloc(SMOE_SCRIPT_CODES * experts, sizeof *values);
+    struct smoe_why why = {""};
+    for (uint32_t i = 0; i < SMOE_SCRIPT_CODES * experts; i++)
+        values[i] = smoe_script_table(s, l, i / experts, i % experts);
+    int rc = smoe_uplink_freeze(s->uplink, s->layers[l], &head, values, &why);
+    free(values);
+    s->frozen[l] = rc == 0;
+    if (rc)
+        smoe_script_give_up(s, rc, why.text);
+}
+
 static bool submit(struct smoe_script *s)
 {
     const struct smoe_sim_trainer_options *o = s->options;
@@ -264,9 +287,12 @@ static bool submit(struct smoe_script *s)
     struct smoe_uplink_submit m = {.layer = s->layers[b->layer],
                                    .tokens = o->tokens,
                                    .top_k = o->top_k,
-                                   .scores = b->scores,
+                                   .scores = b->by_codes ? NULL : b->scores,
+                                   .codes = b->by_codes ? b->codes : NULL,
                                    .x = b->x,
                                    .evaluate = o->evaluate};
+    if (b->by_codes && !s->frozen[b->layer])
+        freeze(s, b->layer);
     int rc = smoe_uplink_submit(s->uplink, &m, &b->ticket, &why);
     if (rc && o->evaluate) { /* a new gateway does not know its layer yet: declare it again */
         free_batch(b);

@@ -22,12 +22,14 @@ struct smoe_script_batch {
     struct smoe_list link;
     struct smoe_uplink_ticket *ticket;
     uint32_t layer;
-    uint64_t step; /* the one it belongs to */
-    smoe_real *x;  /* [tokens, d], owned, as all below */
-    float *scores; /* [tokens, experts] */
-    smoe_real *dy; /* [tokens, K, d], when given */
-    bool answered; /* its results were seen */
-    bool given;    /* its gradient was given */
+    uint64_t step;   /* the one it belongs to */
+    smoe_real *x;    /* [tokens, d], owned, as all below */
+    float *scores;   /* [tokens, experts] */
+    bool by_codes;   /* `scores` are the frozen table's rows of */
+    uint32_t *codes; /* [tokens] */
+    smoe_real *dy;   /* [tokens, K, d], when given */
+    bool answered;   /* its results were seen */
+    bool given;      /* its gradient was given */
     uint64_t think_until_ns;
 };
 
@@ -45,7 +47,8 @@ struct smoe_script {
     uint64_t target;          /* step whose batches are being submitted */
     uint32_t submitted;       /* of its batches */
     bool stepping, restoring, poisoned;
-    double loss_sum; /* over the target's tokens */
+    bool frozen[SMOE_SIM_LAYERS_MAX]; /* the layer's router was given to the uplink */
+    double loss_sum;                  /* over the target's tokens */
     struct smoe_sim_trainer_view view;
 };
 
@@ -68,6 +71,14 @@ bool smoe_script_over(const struct smoe_script *script);
  * in it, so that every run of a world trains on the same data. */
 void smoe_script_draw(const struct smoe_script *script, struct smoe_script_batch *batch,
                       uint32_t number);
+/* The table that this trainer freezes for each of its layers, [SMOE_SCRIPT_CODES, experts]: a function of the
+ * world's seed and the layer, so that a trainer that comes back means the same. */
+enum { SMOE_SCRIPT_CODES = 24 };
+float smoe_script_table(const struct smoe_script *script, uint32_t layer, uint32_t code,
+                        uint32_t expert);
+/* Whether the results of a batch that came by codes are of the experts and scores that the table says; the
+ * gateway's policy must be `topk`. */
+bool smoe_script_as_frozen(const struct smoe_script *script, const struct smoe_script_batch *batch);
 /* dy of a batch whose results are in; returns its loss, summed over tokens. */
 double smoe_script_loss(const struct smoe_script *script, struct smoe_script_batch *batch,
                         smoe_real *ret_dy);

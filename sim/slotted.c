@@ -110,7 +110,10 @@ static void init_fleet(struct smoe_sim_fleet *f)
         expect_tape(f);
     } else {
         smoe_sim_stream_init(&f->stream, f->s, f->o->seed);
-        deal_experts(f);
+        if (spec->slots)
+            smoe_slotted_place(f);
+        else
+            deal_experts(f);
     }
     alloc_tokens(f);
     for (uint32_t j = 0; j < f->n_workers; j++)
@@ -157,23 +160,50 @@ static void prepare_nodes(struct smoe_sim_fleet *f, double tau_s)
     bool decides = smoe_slotted_decides_frequency(f->o->policy);
     for (uint32_t j = 0; j < f->n_workers; j++) {
         double unused = 0, *carry = decides ? &f->carry[j] : &unused;
+        struct smoe_freq_node p = f->physics[j];
+        if (decides)
+            p.energy_max_w = smoe_freq_restraint(&p, f->seen_debt[j],
+                                                 (double)f->s->spec.slot_ns * 1e-9, f->s->spec.v);
         f->nodes[j] = (struct smoe_node){
             .backlog = f->seen_queue[j],
             .executable = f->seen_queue[j],
             .penalty = f->s->spec.v,
-            .energy_price = smoe_freq_energy_price(&f->physics[j], f->seen_debt[j], tau_s),
-            .service_max = f->away[j] ? 0 : smoe_freq_service_max(&f->physics[j], tau_s, carry),
+            .energy_price = smoe_freq_energy_price(&p, f->seen_debt[j], tau_s),
+            .power = p.power,
+            .visit_hz = p.cycles_per_visit / tau_s,
+            .service_max = f->away[j] ? 0 : smoe_freq_service_max(&p, tau_s, carry),
             .arrivals_max = f->away[j] ? 0 : UINT32_MAX};
     }
 }
 
+/* A policy that keeps experts lets tokens wait whose experts are all away, and here they cannot: they go to the
+ * next best. NULL, or scores to be freed in which such an expert is the worst. */
+static float *scores_on_offer(const struct smoe_sim_fleet *f, uint32_t tokens)
+{
+    float *masked = NULL;
+    for (uint32_t e = 0; f->o->policy == SMOE_POLICY_LYAPUNOV_STRICT && e < f->experts; e++) {
+        bool offered = false;
+        for (uint32_t r = f->replica_first[e]; r < f->replica_first[e + 1]; r++)
+            offered |= !f->away[f->replica_node[r]];
+        if (offered)
+            continue;
+        size_t n = (size_t)tokens * f->experts;
+        if (!masked)
+            masked = memcpy(smoe_sim_alloc(n + 1, sizeof *masked), f->scores, n * sizeof *masked);
+        for (uint32_t i = 0; i < tokens; i++)
+            masked[(size_t)i * f->experts + e] = -1;
+    }
+    return masked;
+}
+
 static void route(struct smoe_sim_fleet *f, uint32_t tokens)
 {
+    float *masked = scores_on_offer(f, tokens);
     struct smoe_route_problem problem = {.n_tokens = tokens,
                                          .n_experts = f->experts,
                                          .n_nodes = f->n_workers,
                                          .top_k = f->top_k,
-                                         .scores = f->scores,
+                                         .scores = masked ? masked : f->scores,
                                          .score_weight = f->s->spec.v * f->s->spec.mu,
                                          .replica_first = f->replica_first,
                                          .replica_node = f->replica_node,
@@ -185,6 +215,7 @@ static void route(struct smoe_sim_fleet *f, uint32_t tokens)
     smoe_route_scratch_limit(f->scratch, (uint64_t)(f->s->spec.work * tokens));
     smoe_policy_route(f->o->policy, &problem, f->seen_debt, &f->ties, f->scratch, &answer);
     f->result->solve_ns += f->o->clock_ns ? f->o->clock_ns() - began : 0;
+    free(masked);
     smoe_assert(answer.n_routed == tokens);
     f->promised = answer.exact && smoe_policy_cost_mode(f->o->policy) == SMOE_COST_EXACT &&
                   f->s->spec.source == SMOE_SOURCE_OPEN && !f->s->spec.delay;

@@ -75,6 +75,7 @@ struct smoe_slotted_result {
     double backlog_slope;                           /* over the last half [visit/slot] */
     double debt_mean, debt_max;       /* Z: mean over workers and slots, largest [J] */
     double debt_rest;                 /* max_j Z_j / (T Eavg_j) at the end */
+    double joules;                    /* spent by all */
     double overdraft;                 /* max_j max(0, mean E_j / Eavg_j - 1) */
     double gate_mass, gate_mass_best; /* a token: obtained; of its own top K */
     double agreement;                 /* share of choices among the token's top K */

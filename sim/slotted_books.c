@@ -77,8 +77,12 @@ static void check_promise(const struct smoe_sim_fleet *f)
     const struct smoe_scenario_spec *spec = &f->s->spec;
     double gain = spec->v * spec->mu * (f->result->gate_mass - f->mass), cost = -f->potential;
     for (uint32_t j = 0; j < f->n_workers; j++) {
+        const struct smoe_node *node = &f->nodes[j];
         double d = f->serving[j];
-        cost += f->queue[j] * f->queue[j] / 2 - spec->v * d + f->nodes[j].energy_price * d * d * d;
+        double energy = node->power ? smoe_power_at(node->power, d * node->visit_hz) -
+                                          smoe_power_at(node->power, 0)
+                                    : d * d * d;
+        cost += f->queue[j] * f->queue[j] / 2 - spec->v * d + node->energy_price * energy;
     }
     double scale = f->potential + fabs(cost) + gain + 1;
     smoe_assert(fabs(cost - gain - f->promise) <= DRIFT_TOLERANCE * scale);

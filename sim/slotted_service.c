@@ -139,6 +139,7 @@ double smoe_sim_fleet_work(struct smoe_sim_fleet *f, uint32_t j, double tau_s)
     finish_visits(f, j, (uint64_t)served);
     double joules = smoe_freq_energy(p, hz, busy_s);
     f->spent[j] += joules;
+    f->result->joules += joules;
     f->debt[j] += joules; /* less the slot's budget, once its length is known */
     return busy_s;
 }

@@ -82,4 +82,8 @@ void smoe_sim_fleet_close_slot(struct smoe_sim_fleet *f, uint64_t slot, double s
                                uint64_t complete_before);
 void smoe_sim_fleet_sum_up(struct smoe_sim_fleet *f);
 
+/* ---- slotted_place.c ---- */
+/* Replicas by popularity, for the run. */
+void smoe_slotted_place(struct smoe_sim_fleet *fleet);
+
 #endif

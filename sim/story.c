@@ -40,6 +40,8 @@ void smoe_story_tell(const struct smoe_story *story, uint64_t seed, bool keep_tr
                                    .events = smoe_world_events(w),
                                    .messages = trace->messages,
                                    .digest = trace->digest};
+    for (int act = 0; act < SMOE_SIM_ACTS; act++)
+        ret->acts[act] = smoe_world_acts(w, (enum smoe_sim_act)act);
     ret->code = smoe_world_verdict(w, &ret->why);
     if (keep_trace) {
         ret->trace = smoe_sim_alloc(trace->len + 1, 1);

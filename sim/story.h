@@ -28,7 +28,9 @@ const struct smoe_story *smoe_story_find(const char *name);
 struct smoe_story_end {
     int code; /* 0: as it must be */
     struct smoe_why why;
-    uint32_t losses; /* trainers and layers that ended without their experts; 0 but in `random` */
+    uint32_t
+        losses; /* trainers and layers that ended without their experts; 0 but in random worlds */
+    uint64_t acts[SMOE_SIM_ACTS]; /* smoe_world_acts */
     uint64_t virtual_ns, events, messages;
     uint64_t digest; /* of everything that happened */
     char *trace;     /* to be freed; NULL if none was kept */
@@ -96,6 +98,10 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
     X(gateway_restart, EXACT, "a new gateway learns all from workers and trainers and goes on")    \
+    X(frozen_restart, EXACT,                                                                       \
+      "a gateway killed in stage 2 comes back with the same router: same codes, same experts")     \
+    X(frozen_lost, EXACT,                                                                          \
+      "a router that died unwritten with its gateway is brought again before it is needed")        \
     X(worker_dies_expected, EXACT,                                                                 \
       "a worker that a new gateway waited for may come, die and return with nothing")              \
     X(new_layer_expected, EXACT,                                                                   \
@@ -116,7 +122,9 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
-    X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once")
+    X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
+    X(torture, EXACT,                                                                              \
+      "the same with lost packets, disks that fail, and workers that slow down or lie")
 
 #define X(name, arithmetic, about) void smoe_story_##name(struct smoe_world *world);
 SMOE_STORY_MAP(X)

@@ -29,6 +29,7 @@ struct made_up {
     uint32_t n_workers, n_trainers;
     bool workers_die; /* experts may be lost */
     bool sharded;
+    uint32_t n_kinds; /* the first of `faults` */
 };
 
 static uint32_t below(struct made_up *m, uint32_t n)
@@ -124,16 +125,28 @@ static const struct fault {
     {SMOE_SIM_CUT_TO, SMOE_SIM_HEAL, true, true, true, 8000},
     {SMOE_SIM_CUT_FROM, SMOE_SIM_HEAL, true, true, true, 8000},
     {SMOE_SIM_DRAIN, SMOE_SIM_UNDRAIN, true, false, false, 4000},
+    {SMOE_SIM_LOSSY, SMOE_SIM_LOSSLESS, true, true, true, 8000},
+    {SMOE_SIM_DISK_FAILS, SMOE_SIM_DISK_WORKS, false, false, true, 8000},
+    {SMOE_SIM_SLOW, SMOE_SIM_QUICK, true, false, false, 8000},
+    {SMOE_SIM_LIE, SMOE_SIM_HONEST, true, false, false, 8000},
 };
+enum { RANDOM_KINDS = 10, TORTURE_KINDS = sizeof faults / sizeof *faults };
+
+/* At most one lies: where two do, the numbers of one confirm the other's. */
+static uint32_t some_worker(struct made_up *m, enum smoe_sim_act breaks)
+{
+    uint32_t i = below(m, m->n_workers);
+    return m->workers[breaks == SMOE_SIM_LIE ? 0 : i];
+}
 
 static void plan_fault(struct made_up *m)
 {
-    const struct fault *f = &faults[below(m, sizeof faults / sizeof *faults)];
+    const struct fault *f = &faults[below(m, m->n_kinds)];
     uint64_t at = below(m, (uint32_t)(MEND_NS / MS / 4)) * MS + below(m, 1000) * SMOE_SIM_US;
     uint64_t later = at + (1 + below(m, f->longest_ms)) * MS;
     uint32_t who = below(m, 5);
     uint32_t process = who == 0   ? m->gateway
-                       : who <= 3 ? m->workers[below(m, m->n_workers)]
+                       : who <= 3 ? some_worker(m, f->breaks)
                                   : m->trainers[below(m, m->n_trainers)];
     bool fits = who == 0 ? f->of_gateway && !m->sharded : who <= 3 ? f->of_worker : f->of_trainer;
     bool dies = f->mends == SMOE_SIM_START && who > 0 && who <= 3;
@@ -146,8 +159,11 @@ static void plan_fault(struct made_up *m)
 /* Faults may have overlapped: whatever is still broken is mended now. */
 static void mend(struct made_up *m)
 {
-    static const enum smoe_sim_act mends[] = {SMOE_SIM_HEAL, SMOE_SIM_RESUME, SMOE_SIM_HEARING,
-                                              SMOE_SIM_START, SMOE_SIM_UNDRAIN};
+    static const enum smoe_sim_act mends[] = {SMOE_SIM_HEAL,     SMOE_SIM_RESUME,
+                                              SMOE_SIM_HEARING,  SMOE_SIM_START,
+                                              SMOE_SIM_LOSSLESS, SMOE_SIM_DISK_WORKS,
+                                              SMOE_SIM_QUICK,    SMOE_SIM_HONEST,
+                                              SMOE_SIM_UNDRAIN}; /* out of quarantine too */
     for (size_t i = 0; i < sizeof mends / sizeof *mends; i++)
         for (uint32_t p = 0; p < smoe_world_processes(m->world); p++)
             smoe_world_act(m->world, mends[i], p);
@@ -197,9 +213,9 @@ static void lengthen_lease(const struct made_up *m)
     smoe_world_configure(m->world, m->gateway, &totals.settings);
 }
 
-static void tell(struct smoe_world *w, bool sharded)
+static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
 {
-    struct made_up m = {.world = w, .sharded = sharded};
+    struct made_up m = {.world = w, .n_kinds = n_kinds, .sharded = sharded};
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);
@@ -225,10 +241,15 @@ static void tell(struct smoe_world *w, bool sharded)
 
 void smoe_story_random(struct smoe_world *w)
 {
-    tell(w, false);
+    play(w, RANDOM_KINDS, false);
 }
 
 void smoe_story_random_sharded(struct smoe_world *w)
 {
-    tell(w, true);
+    play(w, RANDOM_KINDS, true);
+}
+
+void smoe_story_torture(struct smoe_world *w)
+{
+    play(w, TORTURE_KINDS, false);
 }

@@ -195,8 +195,10 @@ static void learn(void *context, uint64_t slot, uint32_t n, const uint64_t *toke
     smoe_assert(n <= t->rows_max);
     if (n)
         train(t, n, tokens, experts);
-    if (slots % SMOE_TRAINING_EVERY == 0)
+    if (slots % SMOE_TRAINING_EVERY == 0) {
+        t->result->glance_joules[t->result->glances] = t->result->fleet.joules;
         t->result->glance[t->result->glances++] = evaluate(t, SMOE_TRAINING_GLANCE);
+    }
     for (size_t b = 0; b < SMOE_TRAINING_BUDGETS; b++)
         if (slots == smoe_training_budgets[b])
             t->result->budget[b] = evaluate(t, t->data->test_n);
@@ -211,8 +213,10 @@ int smoe_training_run(const struct smoe_scenario *scenario,
     struct trainer t = {.data = data, .result = ret};
     struct smoe_slotted_trainer hooks = {&t, score, learn};
     struct smoe_slotted_options o = *options;
-    *ret = (struct smoe_training_result){
-        .glance = smoe_sim_alloc(o.slots / SMOE_TRAINING_EVERY + 1, sizeof *ret->glance)};
+    size_t glances = o.slots / SMOE_TRAINING_EVERY + 1;
+    *ret = (struct smoe_training_result){.glance = smoe_sim_alloc(glances, sizeof *ret->glance),
+                                         .glance_joules =
+                                             smoe_sim_alloc(glances, sizeof *ret->glance_joules)};
     for (size_t b = 0; b < SMOE_TRAINING_BUDGETS; b++)
         ret->budget[b] = -1;
     o.trainer = &hooks;
@@ -229,6 +233,7 @@ void smoe_training_release(struct smoe_training_result *result)
 {
     smoe_slotted_release(&result->fleet);
     free(result->glance);
+    free(result->glance_joules);
     *result = (struct smoe_training_result){0};
 }
 
@@ -238,4 +243,10 @@ uint64_t smoe_training_slots_to(const struct smoe_training_result *result, doubl
         if (result->glance[i] >= accuracy)
             return (i + 1) * SMOE_TRAINING_EVERY;
     return 0;
+}
+
+double smoe_training_joules_to(const struct smoe_training_result *result, double accuracy)
+{
+    uint64_t slots = smoe_training_slots_to(result, accuracy);
+    return slots ? result->glance_joules[slots / SMOE_TRAINING_EVERY - 1] : 0;
 }

@@ -33,6 +33,7 @@ struct smoe_training_result {
     struct smoe_slotted_result fleet;
     double budget[SMOE_TRAINING_BUDGETS]; /* test accuracy after each; -1: the run was shorter */
     double *glance;                       /* [glances] every SMOE_TRAINING_EVERY slots, owned */
+    double *glance_joules;                /* [glances] spent by then, owned */
     uint64_t glances;
     uint64_t steps; /* of the optimizer: slots in which tokens were completed */
 };
@@ -46,5 +47,7 @@ void smoe_training_release(struct smoe_training_result *result);
 
 /* The first slot after which a glance saw this much; 0: none did. */
 uint64_t smoe_training_slots_to(const struct smoe_training_result *result, double accuracy);
+/* What was spent by then. [J] */
+double smoe_training_joules_to(const struct smoe_training_result *result, double accuracy);
 
 #endif

@@ -52,7 +52,7 @@ int smoe_whole_check(const struct smoe_scenario *scenario, const struct smoe_slo
     const struct smoe_scenario_spec *s = &scenario->spec;
     if (s->source != SMOE_SOURCE_OPEN)
         return smoe_fail(why, SMOE_ECONFIG, "tokens.source: only an open source runs whole");
-    if (s->copies != 1)
+    if (s->copies != 1 || s->slots)
         return smoe_fail(why, SMOE_ECONFIG,
                          "gate.copies: the daemon serves an expert on one worker");
     if (s->up)
@@ -155,10 +155,11 @@ static uint32_t add_worker(struct whole *w, uint32_t j)
         .nominal_hz = p.freq_max_hz,
         .cycles_per_flop = cycles_per_flop(w, &p),
         .busy_watts = busy_watts(&p),
-        .meter_noise = w->fleet.meter_noise,
+        .parcel_rows = w->s->spec.parcel_rows,
+        .meter_noise = w->s->spec.meter_noise,
         .budget_watts = finite_or_none(p.energy_mean_w),
         .cap_watts = finite_or_none(cap_w),
-        .voltage_follows = !w->fleet.rests,
+        .voltage_follows = w->s->spec.power == SMOE_SIM_CUBE,
         .memory_bytes = PLENTY,
         .parcels_max = parcels < SMOE_AGENT_PARCELS_MAX ? parcels : SMOE_AGENT_PARCELS_MAX};
     snprintf(o.name, sizeof o.name, "node-%u", j);
@@ -291,6 +292,7 @@ static void sum_up_energy(struct whole *w)
     for (uint32_t j = 0; j < w->s->spec.workers; j++) {
         const struct smoe_worker *worker = worker_of(w, j);
         double budget_j = r->seconds * w->s->budget_w[j];
+        r->joules += worker->joules;
         r->share[j] = r->visits ? (double)worker->account.settled / (double)r->visits : 0;
         if (!(budget_j > 0) || isinf(budget_j))
             continue;

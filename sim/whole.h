@@ -19,9 +19,7 @@
 
 /* What a scenario does not say of the nodes, and who looks on. */
 struct smoe_whole_fleet {
-    bool rests;         /* duty cycles: power is a line from 0 to kappa fmax^3, not the cube */
-    double meter_noise; /* of the model meters (agent.h) */
-    double prior_off;   /* the daemon's priors are the truth times this; 0: the truth */
+    double prior_off; /* the daemon's priors are the truth times this; 0: the truth */
     /* The books of slot `slot` were read; core and worker numbers are valid meanwhile. NULL: nobody. */
     void (*watch)(void *context, uint64_t slot, const struct smoe_core *core,
                   struct smoe_world *world);

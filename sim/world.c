@@ -13,6 +13,8 @@
 #include "common/base/assert.h"
 #include "sim/world_state.h"
 
+#define LOST_IN 8 /* of the segments of a process that loses packets, one */
+
 #define START_NS UINT64_C(1000000000) /* the machines take time 0 for "never" */
 
 struct plan {
@@ -163,8 +165,51 @@ const char *smoe_sim_act_name(enum smoe_sim_act act)
         [SMOE_SIM_HEAL] = "is reachable again",
         [SMOE_SIM_DRAIN] = "is drained",
         [SMOE_SIM_UNDRAIN] = "may work again",
+        [SMOE_SIM_LOSSY] = "loses packets",
+        [SMOE_SIM_LOSSLESS] = "loses no packets any more",
+        [SMOE_SIM_DISK_FAILS] = "cannot write its disk",
+        [SMOE_SIM_DISK_WORKS] = "can write its disk again",
+        [SMOE_SIM_SLOW] = "is slowed down",
+        [SMOE_SIM_QUICK] = "is as fast as before",
+        [SMOE_SIM_LIE] = "lies",
+        [SMOE_SIM_HONEST] = "lies no more",
     };
     return names[act];
+}
+
+const char *smoe_sim_act_word(enum smoe_sim_act act)
+{
+    static const char *const words[SMOE_SIM_ACTS] = {
+        [SMOE_SIM_START] = "start",
+        [SMOE_SIM_STOP] = "stop",
+        [SMOE_SIM_CRASH] = "crash",
+        [SMOE_SIM_VANISH] = "power_loss",
+        [SMOE_SIM_PAUSE] = "pause",
+        [SMOE_SIM_RESUME] = "resume",
+        [SMOE_SIM_DEAF] = "deaf",
+        [SMOE_SIM_HEARING] = "hearing",
+        [SMOE_SIM_RESET] = "reset",
+        [SMOE_SIM_CUT] = "cut",
+        [SMOE_SIM_CUT_TO] = "cut_to_gateway",
+        [SMOE_SIM_CUT_FROM] = "cut_from_gateway",
+        [SMOE_SIM_HEAL] = "heal",
+        [SMOE_SIM_DRAIN] = "drain",
+        [SMOE_SIM_UNDRAIN] = "undrain",
+        [SMOE_SIM_LOSSY] = "packet_lost",
+        [SMOE_SIM_LOSSLESS] = "lossless",
+        [SMOE_SIM_DISK_FAILS] = "write_failed",
+        [SMOE_SIM_DISK_WORKS] = "disk_works",
+        [SMOE_SIM_SLOW] = "slow",
+        [SMOE_SIM_QUICK] = "quick",
+        [SMOE_SIM_LIE] = "result_spoilt",
+        [SMOE_SIM_HONEST] = "honest",
+    };
+    return words[act];
+}
+
+uint64_t smoe_world_acts(const struct smoe_world *w, enum smoe_sim_act act)
+{
+    return act == SMOE_SIM_LOSSY ? smoe_simnet_lost(w->net) : w->acts[act];
 }
 
 static void start(struct smoe_sim_process *p)
@@ -241,6 +286,23 @@ static void act_while_up(struct smoe_sim_process *p, enum smoe_sim_act act)
         if (gateway->up && !gateway->paused)
             smoe_sim_gateway_drain(gateway, p->name, act == SMOE_SIM_DRAIN);
         break;
+    case SMOE_SIM_DISK_FAILS:
+    case SMOE_SIM_DISK_WORKS:
+        smoe_sim_gateway_break_disk(p, act == SMOE_SIM_DISK_FAILS);
+        break;
+    case SMOE_SIM_SLOW:
+    case SMOE_SIM_QUICK:
+        if (p->kind == SMOE_SIM_WORKER)
+            smoe_world_slow_worker(p->world, p->number, act == SMOE_SIM_SLOW ? 4 : 1);
+        break;
+    case SMOE_SIM_LIE:
+    case SMOE_SIM_HONEST:
+        smoe_sim_worker_lie(p, act == SMOE_SIM_LIE);
+        break;
+    case SMOE_SIM_LOSSY:
+    case SMOE_SIM_LOSSLESS:
+        smoe_simnet_lose(p->world->net, p->number, act == SMOE_SIM_LOSSY ? LOST_IN : 0);
+        break;
     case SMOE_SIM_START:
     case SMOE_SIM_RESET:
     case SMOE_SIM_CUT:
@@ -259,6 +321,8 @@ void smoe_world_act(struct smoe_world *w, enum smoe_sim_act act, uint32_t proces
     if (!of_path && p->up == (act == SMOE_SIM_START))
         return;
     smoe_sim_trace_say(&w->trace, "%s %s", p->name, smoe_sim_act_name(act));
+    w->acts[act] +=
+        act != SMOE_SIM_DISK_FAILS && act != SMOE_SIM_LIE; /* they count what comes of them */
     if (of_path)
         act_on_paths(p, act);
     else if (act == SMOE_SIM_START)

@@ -63,6 +63,7 @@ struct smoe_sim_worker_options {
     double speed;                   /* of nominal_hz, 1 */
     double nominal_hz;              /* 1e9 */
     double cycles_per_flop;         /* 1 */
+    double parcel_rows;             /* a parcel costs as much as so many rows more, 0 */
     double jitter;                  /* a slice takes up to this share longer, 0 */
     uint32_t lanes;                 /* 1 */
     double busy_watts;              /* 0 */
@@ -113,6 +114,8 @@ struct smoe_sim_trainer_options {
     struct smoe_step_optimizer optimizer; /* of shape.optimizer's kind; SGD at 0.05 */
     double clip_norm;
     double dense_square_norm;
+    uint64_t
+        freeze_step; /* from this step on its tokens come with codes for a table that it froze; 0: never */
     uint64_t poison_step; /* its first gradient holds a NaN the first time; 0: none does */
     uint64_t patience_ns; /* 60 s without the gateway, then it gives up */
     const struct smoe_sim_program *program; /* borrowed; NULL: the script */
@@ -145,9 +148,19 @@ enum smoe_sim_act {
     SMOE_SIM_HEAL,
     SMOE_SIM_DRAIN, /* the operator drains the worker */
     SMOE_SIM_UNDRAIN,
+    SMOE_SIM_LOSSY, /* one in eight of its segments is lost, and comes again */
+    SMOE_SIM_LOSSLESS,
+    SMOE_SIM_DISK_FAILS, /* the gateway's journal cannot be written */
+    SMOE_SIM_DISK_WORKS,
+    SMOE_SIM_SLOW, /* the worker's visits take four times the cycles, and it does not say so */
+    SMOE_SIM_QUICK,
+    SMOE_SIM_LIE, /* the worker's results are not numbers */
+    SMOE_SIM_HONEST,
     SMOE_SIM_ACTS,
 };
 const char *smoe_sim_act_name(enum smoe_sim_act act);
+/* A word for tables: "crash". */
+const char *smoe_sim_act_word(enum smoe_sim_act act);
 
 /* Now. What makes no sense (to start what runs, to stop what does not) does nothing. */
 void smoe_world_act(struct smoe_world *world, enum smoe_sim_act act, uint32_t process);
@@ -176,6 +189,10 @@ bool smoe_world_run_trainers(struct smoe_world *world, uint64_t until_ns);
 
 /* 0, or what was found wrong first. */
 int smoe_world_verdict(const struct smoe_world *world, struct smoe_why *ret_why);
+
+/* How often something was done to a process; of LOSSY, DISK_FAILS and LIE: segments that were lost, writes
+ * that failed, results that were spoilt. */
+uint64_t smoe_world_acts(const struct smoe_world *world, enum smoe_sim_act act);
 
 /* When all is at rest: nothing is in flight, no tensor is held by anybody, and every expert of every
  * trainer is, where it is hosted, what the oracle says. A code and a sentence otherwise. */

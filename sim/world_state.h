@@ -51,6 +51,7 @@ struct smoe_world {
     struct smoe_list plans;
     int verdict;
     struct smoe_why why;
+    uint64_t acts[SMOE_SIM_ACTS];
     uint32_t losses; /* trainers whose experts are lost, where the story takes that (sim/story.h) */
 };
 
@@ -86,9 +87,11 @@ void smoe_sim_default_path(struct smoe_sim_profile *path, uint64_t latency_ns);
 void smoe_sim_gateway_drain(struct smoe_sim_process *gateway, const char *worker, bool drain);
 void smoe_sim_gateway_configure(struct smoe_sim_process *gateway,
                                 const struct smoe_core_settings *settings);
+void smoe_sim_gateway_break_disk(struct smoe_sim_process *gateway, bool broken);
 struct smoe_gateway *smoe_sim_gateway_machine(const struct smoe_sim_process *gateway);
 
 /* ---- process_worker.c ---- */
+void smoe_sim_worker_lie(struct smoe_sim_process *worker, bool lies);
 struct smoe_agent *smoe_sim_worker_machine(const struct smoe_sim_process *worker);
 
 /* ---- process_trainer.c ---- */

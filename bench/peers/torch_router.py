@@ -5,7 +5,7 @@
 One thread, on the core it was started on. Speaks bench/rival.h: `topk CODES EXPERTS TOP_K TOKENS CODES_MAX CALLS`
 gathers the tokens' rows and takes the K largest, `gather ...` gathers lists that were made beforehand, both with
 experts and scores. Answers with the CPU time and the sum of score times (1 + expert) of what was chosen last. The
-argument is the descriptor of the memory: float32 scores [CODES_MAX, EXPERTS], uint16 codes [TOKENS].
+argument is the descriptor of the memory: float32 scores [CODES_MAX, EXPERTS], uint32 codes [TOKENS].
 
 Written to be fast: results go into tensors that exist, and the tokens' codes are made 64-bit indices, which torch
 wants, outside the time that is reported.
@@ -30,7 +30,7 @@ except ImportError:
 
 def run(memory, job, codes, experts, top_k, tokens, codes_max, calls):
     scores = torch.from_numpy(memory[:codes * experts * 4].view(numpy.float32)).view(codes, experts)
-    words = memory[codes_max * experts * 4:][:tokens * 2].view(numpy.uint16)
+    words = memory[codes_max * experts * 4:][:tokens * 4].view(numpy.uint32)
     index = torch.from_numpy(words.astype(numpy.int64))
     rows = torch.empty(tokens, experts)
     out = (torch.empty(tokens, top_k), torch.empty(tokens, top_k, dtype=torch.int64))

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client/ctl/ask.h"
+#include "client/ctl/keys.h"
 #include "client/ctl/pretty.h"
 #include "client/ctl/table.h"
 #include "client/ctl/watch.h"
@@ -42,9 +43,12 @@ enum view { VIEW_JSON, VIEW_WORKERS, VIEW_DONE, VIEW_WATCH };
     X("set-budget", "WORKER WATTS", "set-budget WORKER WATTS", VIEW_DONE,                         \
       "mean power of this worker; off: that set for all")                                         \
     X("drain", "WORKER", "drain WORKER           ", VIEW_DONE, "give this worker nothing new")    \
-    X("undrain", "WORKER", "undrain WORKER         ", VIEW_DONE, "let it work again")             \
+    X("undrain", "WORKER", "undrain WORKER         ", VIEW_DONE,                                  \
+      "let it work again, out of quarantine too")                                                 \
     X("reload", NULL, "reload                 ", VIEW_DONE,                                       \
-      "read the configuration again, as SIGHUP")
+      "read configuration and keys again, as SIGHUP")                                             \
+    X("reload-keys", NULL, "reload-keys            ", VIEW_DONE,                                  \
+      "read the keys again, and end sessions whose key is gone")
 
 static const struct command {
     const char *name, *argument;
@@ -90,12 +94,12 @@ static const struct smoe_cli cli = {
     .summary = "Asks and administers the stablemoed of this machine",
     .operands = "COMMAND [ARGUMENT..]",
     .operands_min = 1,
-    .operands_max = 3,
+    .operands_max = 4,
     .more = "Commands:\n"
 #define X(name, argument, usage, view, help) "  " usage "   " help "\n"
     COMMANDS(X)
 #undef X
-        "\nwatch ends with Ctrl-C, or when its input ends.\n",
+        SMOE_CTL_KEY_USAGE "\nwatch ends with Ctrl-C, or when its input ends.\n",
     .options = options,
     .options_len = sizeof options / sizeof *options,
 };
@@ -200,6 +204,14 @@ static int ask_and_show(const struct arguments *a, const struct command *command
     return rc;
 }
 
+static int manage_keys(const struct arguments *a, const struct smoe_cli_rest *rest)
+{
+    struct smoe_why why = {""};
+    int rc = smoe_ctl_keys(a->state_dir, rest->operands + 1, rest->len - 1, stdout, &why);
+    int exit_code = rc == SMOE_ECONFIG ? SMOE_EXIT_USAGE : SMOE_EXIT_FAILED;
+    return rc ? smoe_cli_fail(PROGRAM, exit_code, &why, stderr) : SMOE_EXIT_OK;
+}
+
 int main(int argc, char **argv)
 {
     struct arguments a;
@@ -211,13 +223,15 @@ int main(int argc, char **argv)
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;
-    int rc = make_line(&rest, &command, line, &why);
-    if (rc)
-        return smoe_cli_fail(PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
     const char *from_environment = getenv(STATE_DIR_VARIABLE);
     if (!*a.state_dir)
         snprintf(a.state_dir, sizeof a.state_dir, "%s",
                  from_environment && *from_environment ? from_environment : STATE_DIR);
+    if (strcmp(rest.operands[0], "key") == 0)
+        return manage_keys(&a, &rest);
+    int rc = make_line(&rest, &command, line, &why);
+    if (rc)
+        return smoe_cli_fail(PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
     struct smoe_ctl_watch watch = {a.state_dir, a.interval_ns, stdout, 0};
     rc = command->view == VIEW_WATCH ? smoe_ctl_watch(&watch, &why)
                                      : ask_and_show(&a, command, line, &why);

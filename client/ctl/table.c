@@ -213,9 +213,20 @@ static void print_trainer(const cJSON *trainer, FILE *to)
             *waits && *waits != '-' ? ", waits for " : "", *waits == '-' ? "" : waits);
 }
 
+/* Only layers whose router is frozen have something to say. */
+static void print_router(const cJSON *layer, FILE *to)
+{
+    const cJSON *router = cJSON_GetObjectItemCaseSensitive(layer, "router");
+    if (cJSON_IsObject(router))
+        fprintf(to, "layer %s: router %.0f is frozen: a %s of %.0f, digest %s\n",
+                text(layer, "layer"), number(router, "version"),
+                strcmp(text(router, "kind"), "table") == 0 ? "table" : "linear map",
+                number(router, "inputs"), text(router, "digest"));
+}
+
 void smoe_ctl_print_gateway(const cJSON *answer, FILE *to)
 {
-    const cJSON *ledger = cJSON_GetObjectItemCaseSensitive(answer, "ledger"), *trainer;
+    const cJSON *ledger = cJSON_GetObjectItemCaseSensitive(answer, "ledger"), *trainer, *layer;
     bool draining = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(answer, "draining"));
     fprintf(to, "stablemoed %s on %s, up %.0f s%s: policy %s, V %g, mu %g\n",
             text(answer, "version"), text(answer, "listen"), number(answer, "uptime_s"),
@@ -230,4 +241,6 @@ void smoe_ctl_print_gateway(const cJSON *answer, FILE *to)
             number(ledger, "in_flight"));
     cJSON_ArrayForEach(trainer, cJSON_GetObjectItemCaseSensitive(answer, "trainers"))
         print_trainer(trainer, to);
+    cJSON_ArrayForEach(layer, cJSON_GetObjectItemCaseSensitive(answer, "layers"))
+        print_router(layer, to);
 }

@@ -207,6 +207,18 @@ static int read_dense(struct smoe_train_run *run, const struct smoe_safetensors 
     return rc;
 }
 
+/* `data` lies in the file as it comes: perhaps not aligned. */
+static int take_frozen(struct smoe_train_run *run, const void *data, size_t n)
+{
+    float *values = malloc(n * sizeof *values);
+    if (!values)
+        return SMOE_ENOMEMORY;
+    memcpy(values, data, n * sizeof *values);
+    int rc = smoe_router_take_frozen(&run->router, values);
+    free(values);
+    return rc;
+}
+
 /* The run's router has just been made: stage 1. */
 static int read_router(struct smoe_train_run *run, const struct smoe_safetensors *file,
                        struct smoe_why *why)
@@ -224,15 +236,13 @@ static int read_router(struct smoe_train_run *run, const struct smoe_safetensors
     }
     if (!frozen)
         return rc;
-    struct smoe_frozen *f = &run->router.frozen;
     size_t n = (size_t)d->shape.inputs * d->shape.experts;
-    if (frozen->dtype != SMOE_TENSOR_F32 || frozen->n_bytes != n * sizeof *f->values)
+    if (frozen->dtype != SMOE_TENSOR_F32 || frozen->n_bytes != n * sizeof(float))
         return smoe_fail(why, SMOE_EDATA, "tensor %s: not %zu numbers of F32", ROUTER_FROZEN, n);
-    if (smoe_frozen_blank(f, &d->shape))
-        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    memcpy(f->values, frozen->data, n * sizeof *f->values);
-    run->model.shape.balance_weight = 0;
-    return 0;
+    rc = take_frozen(run, frozen->data, n);
+    if (rc)
+        return smoe_fail(why, rc, "tensor %s: %s", ROUTER_FROZEN, smoe_strerror(rc));
+    return smoe_train_begin_stage_2(run, why);
 }
 
 static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors *file, uint32_t e,

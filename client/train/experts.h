@@ -12,6 +12,7 @@
 #define SMOE_TRAIN_EXPERTS_H
 
 #include "client/train/options.h"
+#include "client/train/router/frozen.h"
 #include "common/kernels/real.h"
 #include "stablemoe/stablemoe.h"
 
@@ -19,10 +20,11 @@ struct smoe_experts;
 
 /* One batch of tokens, borrowed until `done`. */
 struct smoe_experts_batch {
-    size_t n;            /* tokens */
-    const float *scores; /* [n, E] */
-    const smoe_real *x;  /* [n, d] */
-    bool evaluate;       /* no backward will follow */
+    size_t n;                                /* tokens */
+    const float *scores;                     /* [n, E]; NULL: by the frozen router, from */
+    const struct smoe_frozen_tokens *tokens; /* what it reads of them */
+    const smoe_real *x;                      /* [n, d] */
+    bool evaluate;                           /* no backward will follow */
 };
 
 /* Each returns 0 or an error with its sentence. */
@@ -46,6 +48,12 @@ struct smoe_experts_ops {
     int (*restore)(struct smoe_experts *, uint64_t step, struct smoe_why *why);
     int (*store)(struct smoe_experts *, uint32_t expert, const smoe_real *state,
                  struct smoe_why *why);
+    /* NULL: batches come with scores, always. Else the router is frozen where the experts are, and once that is
+     * done batches may come without: the same choices, made there. */
+    int (*freeze)(struct smoe_experts *, const struct smoe_frozen *router, struct smoe_why *why);
+    /* NULL: there is nobody to tell. */
+    int (*report)(struct smoe_experts *, const struct smoe_routing_report *report,
+                  struct smoe_why *why);
     void (*close)(struct smoe_experts *);
 };
 

@@ -35,6 +35,8 @@ static int submit(struct smoe_experts *e, size_t part, const struct smoe_experts
         .tokens = (uint32_t)batch->n,
         .top_k = f->top_k,
         .scores = batch->scores,
+        .codes = batch->scores ? NULL : batch->tokens->codes,
+        .features = batch->scores ? NULL : batch->tokens->features,
         .x = batch->x,
         .evaluate = batch->evaluate,
     };
@@ -101,6 +103,23 @@ static int store(struct smoe_experts *e, uint32_t expert, const smoe_real *state
     return say(f, smoe_expert_store(f->layer, expert, state), why);
 }
 
+/* A run freezes once; it is a new layer when it is resumed. */
+static int freeze(struct smoe_experts *e, const struct smoe_frozen *router, struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    struct smoe_freeze_options o = {.version = 1,
+                                    .kind = (enum smoe_frozen_kind)router->kind,
+                                    .inputs = router->inputs,
+                                    .values = router->values};
+    return say(f, smoe_freeze(f->layer, &o, NULL), why);
+}
+
+static int report(struct smoe_experts *e, const struct smoe_routing_report *r, struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    return say(f, smoe_report_routing(f->layer, r), why);
+}
+
 static void close_fleet(struct smoe_experts *e)
 {
     struct fleet *f = self_of(e);
@@ -115,6 +134,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 {
     struct smoe_client_options client = {.gateway = o->gateway,
                                          .name = *o->name ? o->name : NULL,
+                                         .key_file = *o->key ? o->key : NULL,
                                          .patience_ms = (uint32_t)(o->patience_ns / 1000000)};
     struct smoe_layer_options layer = {
         .name = o->layer,
@@ -137,7 +157,7 @@ int smoe_experts_open_fleet(const struct smoe_train_options *o, struct smoe_expe
 {
     static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
                                                 done,   step,         fetch,    restore,
-                                                store,  close_fleet};
+                                                store,  freeze,       report,   close_fleet};
     struct fleet *f = calloc(1, sizeof *f);
     if (!f)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

@@ -188,7 +188,7 @@ int smoe_experts_open_local(const struct smoe_train_options *o, size_t rows_max,
 {
     static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
                                                 done,   step,         fetch,    restore,
-                                                store,  close_local};
+                                                store,  NULL,         NULL,     close_local};
     struct local *l = calloc(1, sizeof *l);
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

@@ -12,7 +12,8 @@ struct smoe_train_options {
     char gateway[SMOE_HOST_MAX + 10];
     char dataset[32];
     char data_dir[256];            /* "": where Debian puts it */
-    char name[SMOE_NAME_MAX + 1];  /* of the trainer; "": made up */
+    char name[SMOE_NAME_MAX + 1];  /* of the trainer; "": the key's, or made up */
+    char key[256];                 /* file; "": plaintext, to this machine only */
     char layer[SMOE_NAME_MAX + 1]; /* of its layer at the gateway */
     char checkpoint[256], resume[256];
     uint64_t epochs, seed, batch, parts, limit, patience_ns;

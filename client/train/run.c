@@ -9,7 +9,8 @@
  *
  * A StableMoE run is in stage 1 until the step of smoe_train_freeze_step: the distilled router learns from
  * the gate's choices and steps for itself, clipped by its own norm, so that nothing of it reaches the others.
- * Then it is frozen, and the balance loss has no more to say.
+ * Then it is frozen, and the balance loss has no more to say. A gateway is given the frozen router and scores the
+ * tokens itself from then on; `--local` scores them here, by the same functions.
  *
  * With two parts the workers compute one while the trainer computes the other. The gradients of the
  * parts are means over equally many samples, so both sides divide their sum by the number of parts.
@@ -71,7 +72,12 @@ static int submit(struct smoe_train_run *run, size_t part, size_t n, bool evalua
 {
     struct smoe_train_part *p = &run->parts[part];
     smoe_train_score(run, p, n, !evaluate);
-    struct smoe_experts_batch batch = {p->pass.n, p->pass.scores, p->pass.h, evaluate};
+    bool routes_itself = run->experts->ops->freeze && smoe_router_stage(&run->router) == 2;
+    struct smoe_experts_batch batch = {.n = p->pass.n,
+                                       .scores = routes_itself ? NULL : p->pass.scores,
+                                       .tokens = &run->router.read,
+                                       .x = p->pass.h,
+                                       .evaluate = evaluate};
     return run->experts->ops->submit(run->experts, part, &batch, why);
 }
 
@@ -280,9 +286,16 @@ static int freeze(struct smoe_train_run *run, struct smoe_why *why)
 {
     int rc = smoe_watch_freeze(&run->watch, run);
     if (rc)
-        return smoe_fail(why, rc, "out of memory");
+        return smoe_fail(why, rc, "freeze: %s", smoe_strerror(rc));
+    return smoe_train_begin_stage_2(run, why);
+}
+
+int smoe_train_begin_stage_2(struct smoe_train_run *run, struct smoe_why *why)
+{
     run->model.shape.balance_weight = 0;
-    return 0;
+    return run->experts->ops->freeze
+               ? run->experts->ops->freeze(run->experts, &run->router.frozen, why)
+               : 0;
 }
 
 static int train_next(struct smoe_train_run *run, double *ret_loss, struct smoe_why *why)
@@ -294,9 +307,7 @@ static int train_next(struct smoe_train_run *run, double *ret_loss, struct smoe_
     if (rc == 0)
         rc = train_batch(run, first, left < run->options->batch ? left : run->options->batch,
                          ret_loss, why);
-    if (rc == 0)
-        smoe_watch_step(&run->watch, run);
-    return rc;
+    return rc ? rc : smoe_watch_step(&run->watch, run, why);
 }
 
 static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progress,
@@ -344,7 +355,7 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
             rc = smoe_checkpoint_write(run, run->options->checkpoint, why);
     }
     if (rc == 0)
-        smoe_watch_finish(&run->watch, run);
+        rc = smoe_watch_finish(&run->watch, run, why);
     smoe_progress_end(&progress);
     return rc;
 }

@@ -61,6 +61,9 @@ uint64_t smoe_train_steps_in_all(const struct smoe_train_run *run);
 /* Steps after which the router is frozen; UINT64_MAX: never. */
 uint64_t smoe_train_freeze_step(const struct smoe_train_run *run);
 
+/* The router is frozen: tells those who compute the experts. */
+int smoe_train_begin_stage_2(struct smoe_train_run *run, struct smoe_why *why);
+
 /* The first half of a forward pass of n samples: encoder, gate, and the scores of the router in force. In
  * training it is also where stage 1 learns. */
 void smoe_train_score(struct smoe_train_run *run, struct smoe_train_part *part, size_t n,

@@ -52,6 +52,20 @@ static bool needs_codes(const struct smoe_train_options *o)
            (o->router == SMOE_ROUTER_STABLEMOE && o->feature == SMOE_FEATURE_TABLE);
 }
 
+/* What is to be frozen one day must fit a frozen router. */
+static int check_frozen(const struct smoe_train_run *run, struct smoe_why *why)
+{
+    const struct smoe_train_options *o = run->options;
+    bool linear = o->feature == SMOE_FEATURE_LINEAR;
+    uint32_t inputs = linear ? run->feed.values : run->feed.codes, experts = (uint32_t)o->experts;
+    if (o->router != SMOE_ROUTER_STABLEMOE ||
+        smoe_frozen_shape(linear ? SMOE_FROZEN_LINEAR : SMOE_FROZEN_TABLE, inputs, experts) == 0)
+        return 0;
+    return smoe_fail(why, SMOE_ECONFIG,
+                     "--router stablemoe: %u inputs for %u experts; a frozen router has at most %u",
+                     inputs, experts, SMOE_FROZEN_VALUES_MAX / experts);
+}
+
 static int load(struct smoe_train_run *run, struct smoe_why *why)
 {
     const struct smoe_train_options *o = run->options;
@@ -68,7 +82,7 @@ static int load(struct smoe_train_run *run, struct smoe_why *why)
     int rc = smoe_feed_init(&run->feed, &feed, why);
     if (rc == 0 && run->feed.vocabulary && o->feature == SMOE_FEATURE_LINEAR)
         rc = smoe_fail(why, SMOE_ECONFIG, "--feature linear: words have no values, only numbers");
-    return rc;
+    return rc ? rc : check_frozen(run, why);
 }
 
 static int start_batch(struct smoe_train_run *run)

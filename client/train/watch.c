@@ -60,14 +60,44 @@ static double differ(const struct smoe_watch *watch, const struct smoe_train_run
     return smoe_choices_differ(watch->tokens, (uint32_t)run->options->top_k, a, b);
 }
 
-void smoe_watch_step(struct smoe_watch *watch, struct smoe_train_run *run)
+/* -1 instead of NAN: not known. */
+static double known(double share)
+{
+    return isnan(share) ? -1 : share;
+}
+
+/* `changed` since the mark before; NAN: it was not seen. */
+static int report(const struct smoe_watch *watch, struct smoe_train_run *run, double changed,
+                  struct smoe_why *why)
+{
+    const struct smoe_watch_result *r = &run->result.routing;
+    struct smoe_routing_report report = {.router = smoe_train_routers[run->options->router],
+                                         .step = run->step,
+                                         .tokens = watch->tokens,
+                                         .changed = known(changed),
+                                         .agreement = known(r->agreement)};
+    for (size_t i = 0; i < SMOE_WATCH_MARKS; i++)
+        report.fluctuation[i] = known(r->fluctuation[i]);
+    return run->experts->ops->report ? run->experts->ops->report(run->experts, &report, why) : 0;
+}
+
+int smoe_watch_step(struct smoe_watch *watch, struct smoe_train_run *run, struct smoe_why *why)
 {
     uint64_t all = smoe_train_steps_in_all(run);
-    for (size_t i = 0; i < SMOE_WATCH_MARKS; i++)
-        if (run->step == (all * smoe_watch_percent[i] + 99) / 100) {
-            look(run, watch->top[i]);
-            watch->seen[i] = true;
-        }
+    for (size_t i = 0; i < SMOE_WATCH_MARKS; i++) {
+        if (run->step != (all * smoe_watch_percent[i] + 99) / 100)
+            continue;
+        look(run, watch->top[i]);
+        watch->seen[i] = true;
+        int rc = report(watch, run,
+                        i > 0 && watch->seen[i - 1]
+                            ? differ(watch, run, watch->top[i - 1], watch->top[i])
+                            : (double)NAN,
+                        why);
+        if (rc)
+            return rc;
+    }
+    return 0;
 }
 
 int smoe_watch_freeze(struct smoe_watch *watch, struct smoe_train_run *run)
@@ -86,7 +116,7 @@ int smoe_watch_freeze(struct smoe_watch *watch, struct smoe_train_run *run)
     return rc;
 }
 
-void smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run)
+int smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run, struct smoe_why *why)
 {
     struct smoe_watch_result *result = &run->result.routing;
     look(run, watch->top[SCRATCH]);
@@ -95,6 +125,7 @@ void smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run)
             result->fluctuation[i] = differ(watch, run, watch->top[i], watch->top[SCRATCH]);
     if (smoe_router_stage(&run->router) == 2) {
         result->freeze_step = smoe_train_freeze_step(run);
-        result->digest = smoe_frozen_digest(&run->router.frozen);
+        result->digest = run->router.frozen.digest;
     }
+    return report(watch, run, result->fluctuation[SMOE_WATCH_MARKS - 1], why);
 }

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/err.h"
+
 struct smoe_train_run;
 
 enum { SMOE_WATCH_MARKS = 3 };
@@ -37,11 +39,11 @@ struct smoe_watch {
 int smoe_watch_init(struct smoe_watch *watch, struct smoe_train_run *run);
 void smoe_watch_release(struct smoe_watch *watch);
 
-/* After each step: looks if this one is a mark. */
-void smoe_watch_step(struct smoe_watch *watch, struct smoe_train_run *run);
+/* After each step: looks if this one is a mark, and tells a gateway what it saw. 0 or an error. */
+int smoe_watch_step(struct smoe_watch *watch, struct smoe_train_run *run, struct smoe_why *why);
 /* Freezes the router, and keeps how well it agrees. 0 or SMOE_ENOMEMORY. */
 int smoe_watch_freeze(struct smoe_watch *watch, struct smoe_train_run *run);
-/* After the last step: run->result.routing. */
-void smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run);
+/* After the last step: run->result.routing, and the gateway is told. 0 or an error. */
+int smoe_watch_finish(struct smoe_watch *watch, struct smoe_train_run *run, struct smoe_why *why);
 
 #endif

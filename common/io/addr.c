@@ -171,6 +171,21 @@ bool smoe_addr_is_any(const struct smoe_addr *a)
     return a->sa.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a->v6.sin6_addr);
 }
 
+uint64_t smoe_addr_origin(const struct smoe_addr *a)
+{
+    const uint8_t *b = a->v6.sin6_addr.s6_addr;
+    uint64_t half = 0;
+    if (smoe_addr_is_loopback(a))
+        return 0;
+    if (a->sa.sa_family == AF_INET)
+        return UINT64_C(1) << 32 | ntohl(a->v4.sin_addr.s_addr);
+    bool mapped = IN6_IS_ADDR_V4MAPPED(&a->v6.sin6_addr);
+    unsigned from = mapped ? 12 : IN6_IS_ADDR_LINKLOCAL(&a->v6.sin6_addr) ? 8 : 0;
+    for (unsigned i = from; i < (mapped ? 16 : from + 8); i++)
+        half = half << 8 | b[i];
+    return mapped ? UINT64_C(1) << 32 | half : half;
+}
+
 uint16_t smoe_addr_port(const struct smoe_addr *a)
 {
     return ntohs(a->sa.sa_family == AF_INET6 ? a->v6.sin6_port : a->v4.sin_port);

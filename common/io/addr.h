@@ -43,6 +43,10 @@ bool smoe_addr_is_loopback(const struct smoe_addr *a);
 /* True for 0.0.0.0 and ::, which listen on every interface. */
 bool smoe_addr_is_any(const struct smoe_addr *a);
 
+/* Where it comes from, as a number to count by: the address, of an IPv6 one its network of 64 bits (whoever has
+ * one address there has them all), or of a link-local one its interface. 0 for loopback: this machine. */
+uint64_t smoe_addr_origin(const struct smoe_addr *a);
+
 uint16_t smoe_addr_port(const struct smoe_addr *a);
 void smoe_addr_set_port(struct smoe_addr *a, uint16_t port);
 socklen_t smoe_addr_len(const struct smoe_addr *a);

@@ -12,10 +12,10 @@
  * Writable is watched for only while the kernel takes no more (`blocked`): changing what is watched
  * costs two system calls, writing without asking none.
  *
- * With a ring the poll watches for that only, and input comes as the completion of a read, one at a time:
- * when it has filled its buffer the rest is read here, which is how long frames still go into their place,
- * and then the next one is begun. A read under way would keep the socket open and its peer waiting, so a
- * connection that is closed is shut down first, which ends the read.
+ * With a ring the poll watches for that only, and input comes in pieces from a read that goes on. When
+ * bytes have a place of their own (the rest of a long frame) the read is told to stop; when it has, they are
+ * read straight into it, and a new one begins behind them. A read under way would keep the socket open and
+ * its peer waiting, so a connection that is closed is shut down first, which ends the read.
  */
 #include "common/io/conn.h"
 
@@ -133,29 +133,36 @@ static int begin_read(struct smoe_conn *conn)
     if (rc)
         return rc;
     conn->reading = true;
+    conn->stopping = false;
     conn->handles++;
     return 0;
 }
 
-static void take_read(struct smoe_conn *conn, const uint8_t *data, ssize_t n)
+/* What a read brought. Nothing is read past it while it goes on: that would be out of order. */
+static void take_piece(struct smoe_conn *conn, const uint8_t *data, ssize_t n, bool more)
 {
+    size_t room;
     if (n > 0)
         conn->owner.received(conn->owner.context, data, (size_t)n);
     else if (n == 0)
         begin_close(conn, 0);
-    else if (n != UV_ENOBUFS && n != UV_EAGAIN && n != UV_EINTR)
+    else if (n != UV_ENOBUFS && n != UV_EAGAIN && n != UV_EINTR && n != UV_ECANCELED)
         begin_close(conn, (int)n);
-    if (n == SMOE_RING_READ_BYTES || n == UV_ENOBUFS)
+    if (!more)
         read_some(conn);
+    else if (!conn->closing && !conn->stopping && conn->owner.direct(conn->owner.context, &room))
+        conn->stopping = conn->ring->stop(conn->ring, &conn->read) == 0;
 }
 
-static void on_read(struct smoe_ring_read *read, const uint8_t *data, ssize_t n)
+static void on_piece(struct smoe_ring_read *read, const uint8_t *data, ssize_t n, bool more)
 {
     struct smoe_conn *conn = smoe_container_of(read, struct smoe_conn, read);
     int rc;
-    conn->reading = false; /* its handle is kept until here is done */
+    conn->reading = more; /* its handle is kept until here is done */
     if (!conn->closing)
-        take_read(conn, data, n);
+        take_piece(conn, data, n, more);
+    if (more)
+        return;
     if (!conn->closing && (rc = begin_read(conn)))
         begin_close(conn, rc);
     drop_handle(conn);
@@ -254,7 +261,7 @@ static void finish_sends(struct smoe_conn *const *conns, const struct smoe_ring_
         int rc = took(conns[i], sends[i].result, sends[i].bytes);
         if (rc)
             begin_close(conns[i], rc);
-        else
+        else if (sends[i].result != (ssize_t)sends[i].bytes) /* or that was all */
             smoe_conn_flush(conns[i]);
     }
 }
@@ -282,7 +289,7 @@ static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_co
                    uint8_t *scratch)
 {
     *conn = (struct smoe_conn){
-        .owner = *owner, .scratch = scratch, .handles = 1, .read = {.done = on_read}};
+        .owner = *owner, .scratch = scratch, .handles = 1, .read = {.got = on_piece}};
     int rc = uv_tcp_init(loop, &conn->tcp);
     conn->tcp.data = conn;
     return rc;

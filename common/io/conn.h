@@ -47,7 +47,8 @@ struct smoe_conn {
     int watched;        /* events that poll was started for */
     int status;         /* why it is being closed */
     bool open;          /* there is a socket that can be read and written */
-    bool reading;       /* the ring has a read of it under way */
+    bool reading;       /* the ring has a read of it under way, */
+    bool stopping;      /* which is to stop */
     bool blocked;       /* the kernel takes no more now */
     bool closing;       /* uv_close was called */
     bool close_flushed; /* to be closed when all is written */

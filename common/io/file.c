@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,13 +88,28 @@ static int write_all(int fd, const char *data, size_t len)
     return 0;
 }
 
-/* The complete file under its temporary name, on the disk. */
-static int write_temporary(int dir, const char *temporary, const void *data, size_t len)
+/* Before anything is in it: the mode, whatever was there, and the owner of its directory. */
+static int make_private(int fd, int dir)
 {
-    int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
+    struct stat st;
+    if (fchmod(fd, 0600) < 0 || fstatat(dir, ".", &st, 0) < 0)
+        return -errno;
+    if (geteuid() == 0 && fchown(fd, st.st_uid, st.st_gid) < 0)
+        return -errno;
+    return 0;
+}
+
+/* The complete file under its temporary name, on the disk. */
+static int write_temporary(int dir, const char *temporary, const void *data, size_t len,
+                           bool private)
+{
+    int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+                    private ? 0600 : 0640);
     if (fd < 0)
         return -errno;
-    int rc = write_all(fd, data, len);
+    int rc = private ? make_private(fd, dir) : 0;
+    if (rc == 0)
+        rc = write_all(fd, data, len);
     if (rc == 0 && fsync(fd) < 0)
         rc = -errno;
     if (close(fd) < 0 && rc == 0)
@@ -117,13 +133,14 @@ static int sync_directory(int dir, const char *name)
     return rc;
 }
 
-int smoe_file_write(int dir, const char *name, const void *data, size_t len, struct smoe_why *why)
+static int replace(int dir, const char *name, const void *data, size_t len, bool private,
+                   struct smoe_why *why)
 {
     char temporary[PATH_MAX];
     int n = snprintf(temporary, sizeof temporary, "%s.tmp", name);
     if (n < 0 || (size_t)n >= sizeof temporary)
         return smoe_fail(why, -ENAMETOOLONG, "%s: name too long", name);
-    int rc = write_temporary(dir, temporary, data, len);
+    int rc = write_temporary(dir, temporary, data, len, private);
     if (rc == 0 && renameat(dir, temporary, dir, name) < 0)
         rc = -errno;
     if (rc) {
@@ -134,4 +151,15 @@ int smoe_file_write(int dir, const char *name, const void *data, size_t len, str
     if (rc)
         return smoe_fail(why, rc, "%s: written, but its directory: %s", name, smoe_strerror(rc));
     return 0;
+}
+
+int smoe_file_write(int dir, const char *name, const void *data, size_t len, struct smoe_why *why)
+{
+    return replace(dir, name, data, len, false, why);
+}
+
+int smoe_file_write_private(int dir, const char *name, const void *data, size_t len,
+                            struct smoe_why *why)
+{
+    return replace(dir, name, data, len, true, why);
 }

@@ -21,4 +21,8 @@ int smoe_file_read(int dir, const char *name, size_t max, char **ret_data, size_
  * failure, except if only the last fsync failed. */
 int smoe_file_write(int dir, const char *name, const void *data, size_t len, struct smoe_why *why);
 
+/* The same for secrets: mode 0600, and, where root writes it, owned by whoever owns the directory. */
+int smoe_file_write_private(int dir, const char *name, const void *data, size_t len,
+                            struct smoe_why *why);
+
 #endif

@@ -7,11 +7,12 @@
  *
  * Memory never changes hands. What is read lies in buffers of the ring's own and is lent for the length of
  * a callback; what is sent is sent, or refused, before `send` returns. So there is nothing that
- * must be kept for the kernel, and a read can only be under way, not half done.
+ * must be kept for the kernel. A read is asked for once and goes on from piece to piece.
  */
 #ifndef SMOE_IO_RING_H
 #define SMOE_IO_RING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -22,10 +23,11 @@
 
 /* A read that is under way, in its owner's memory. */
 struct smoe_ring_read {
-    /* Called once, from the loop: n bytes at `data` (borrowed for this call), 0 at the end of the stream,
-     * or a negative libuv error. UV_ENOBUFS: there is something, and it is still in the socket, because
-     * that was asked for or all buffers are in use. */
-    void (*done)(struct smoe_ring_read *read, const uint8_t *data, ssize_t n);
+    /* Called from the loop, for each piece in turn: n bytes at `data` (borrowed for this call), 0 at the end
+     * of the stream, or a negative libuv error. UV_ENOBUFS: there is something, and it is still in the
+     * socket, because that was asked for or all buffers are in use. `more`: it goes on; without, it was
+     * the last call. */
+    void (*got)(struct smoe_ring_read *read, const uint8_t *data, ssize_t n, bool more);
 };
 
 struct smoe_ring_send {
@@ -38,11 +40,15 @@ struct smoe_ring_send {
 /* What a connection calls: an interface, so that programs which have connections and no ring (the worker,
  * the client library) need not be linked with liburing. */
 struct smoe_ring {
-    /* Begins a read from a socket; `read` must stay until `done`, which also follows when the socket is
-     * shut down, but not when its descriptor is closed. A negative return: nothing has begun. */
+    /* Begins to read what comes from a socket, until it is told to stop, the stream ends, or buffers do;
+     * `read` must stay until the last call of `got`, which also follows when the socket is shut down, but
+     * not when its descriptor is closed. A negative return: nothing has begun. */
     int (*read)(struct smoe_ring *ring, int fd, struct smoe_ring_read *read);
-    /* The same, but what comes is left in the socket: for bytes that have a place of their own. */
+    /* Tells when there is something to read, once, and leaves it in the socket: for bytes that have a place of
+     * their own. */
     int (*wait)(struct smoe_ring *ring, int fd, struct smoe_ring_read *read);
+    /* Asks a `read` to stop: pieces may still come, then UV_ECANCELED. A negative return: not asked. */
+    int (*stop)(struct smoe_ring *ring, struct smoe_ring_read *read);
     /* Sends at once what the kernel takes at once, from n <= SMOE_RING_SENDS_MAX sockets, in order. */
     void (*send)(struct smoe_ring *ring, struct smoe_ring_send *sends, size_t n);
 };

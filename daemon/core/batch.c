@@ -27,9 +27,14 @@ bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id
 
 static uint64_t submit_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
 {
-    uint64_t choice = m->routed ? ((uint64_t)m->tokens * m->top_k * 2 + 7) / 8 * 8
-                                : (uint64_t)m->tokens * layer->shape.experts * 4;
-    return choice + m->tokens * smoe_row_bytes(layer);
+    return smoe_choice_bytes(layer, m) + m->tokens * smoe_row_bytes(layer);
+}
+
+/* What is held of it here: a router's tokens become scores. */
+static uint64_t held_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
+{
+    uint64_t scores = m->router_version ? (uint64_t)m->tokens * layer->shape.experts * 4 : 0;
+    return submit_bytes(layer, m) + scores;
 }
 
 /* Parcels that a batch needs when it is routed at once: one an expert, or more if they are long. What
@@ -63,9 +68,11 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
             m->batch, 0);
     const struct smoe_layer *layer = &c->layers[m->layer];
     const struct smoe_core_settings *s = &c->options.settings;
-    uint64_t bytes = submit_bytes(layer, m);
     uint64_t visits = (uint64_t)m->tokens * m->top_k;
-    int rc = 0;
+    int rc = m->router_version ? smoe_freezing_check(c, m, why) : 0;
+    if (rc)
+        return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
+    uint64_t bytes = submit_bytes(layer, m), held = held_bytes(layer, m);
     if (m->top_k > layer->shape.experts)
         rc = smoe_fail(why, SMOE_EFIELD, "SUBMIT.top_k %u: layer %s has %u experts", m->top_k,
                        layer->name, layer->shape.experts);
@@ -77,11 +84,11 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
     else if (smoe_batch_find(c, trainer, m->batch, &other))
         rc = smoe_fail(why, SMOE_EEXIST, "SUBMIT.batch %llu: not committed yet",
                        (unsigned long long)m->batch);
-    else if (bytes > s->window_bytes || visits > s->window_visits)
+    else if (held > s->window_bytes || visits > s->window_visits)
         rc = smoe_fail(why, SMOE_ELIMIT,
                        "SUBMIT: %llu bytes and %llu visits, the window is %llu bytes "
                        "and %llu visits: submit smaller batches",
-                       (unsigned long long)bytes, (unsigned long long)visits,
+                       (unsigned long long)held, (unsigned long long)visits,
                        (unsigned long long)s->window_bytes, (unsigned long long)s->window_visits);
     else if (m->needs_gradient && visits * smoe_row_bytes(layer) > c->options.tensor_bytes_max)
         rc = smoe_fail(why, SMOE_ELIMIT,
@@ -163,6 +170,7 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
         .used = true,
         .training = m->needs_gradient,
         .routed = m->routed,
+        .frozen = m->router_version > 0,
         .after_step = t->step.phase != SMOE_STEP_NONE,
         .id = m->batch,
         .trainer = trainer,
@@ -206,7 +214,9 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     }
     uint32_t experts = c->layers[m->layer].shape.experts;
     int rc = 0;
-    if (m->routed && !experts_valid(event->experts, m->tokens, m->top_k, experts))
+    if (event->refused)
+        rc = smoe_fail(&why, event->refused, "SUBMIT: %s", event->refused_why);
+    else if (m->routed && !experts_valid(event->experts, m->tokens, m->top_k, experts))
         rc = smoe_fail(&why, SMOE_EFIELD,
                        "SUBMIT: experts of a token must be distinct and below %u", experts);
     else if (!m->routed && !all_finite(event->scores, (size_t)m->tokens * experts))

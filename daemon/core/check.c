@@ -5,9 +5,9 @@
 #include "common/base/assert.h"
 #include "daemon/core/sharded.h"
 
-static void check_batch(const struct smoe_core *c, uint32_t batch)
+static void check_batch(const struct smoe_core *c, const struct smoe_batch *b)
 {
-    const struct smoe_batch *b = &c->batches[batch];
+    uint32_t batch = (uint32_t)(b - c->batches);
     uint64_t visits = (uint64_t)b->n_waiting * b->top_k;
     uint64_t forward_done = 0, settled = 0;
     smoe_list_for_each (it, &b->parcels) {
@@ -104,12 +104,11 @@ static void check_total(const struct smoe_core *c)
 void smoe_core_check(const struct smoe_core *c)
 {
     uint32_t batches = 0;
-    for (uint32_t b = 0; b < c->options.limits.batches_max; b++) {
-        if (!c->batches[b].used)
-            continue;
-        check_batch(c, b);
-        batches++;
-    }
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        smoe_list_for_each (it, &c->trainers[t].batches) {
+            check_batch(c, smoe_container_of(it, struct smoe_batch, trainer_link));
+            batches++;
+        }
     smoe_assert(batches + c->n_batch_free + c->n_batch_zombie == c->options.limits.batches_max);
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         check_worker(c, w);

@@ -25,14 +25,14 @@ static bool is_copy(const struct smoe_relay *r)
 static uint64_t bytes_under_way(const struct smoe_core *c)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; c->n_copying && i < c->relays_reached; i++)
         bytes += is_copy(&c->relays[i]) ? c->relays[i].bytes : 0;
     return bytes;
 }
 
 static bool being_filled(const struct smoe_core *c, uint32_t l, uint32_t expert)
 {
-    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; c->n_copying && i < c->relays_reached; i++)
         if (is_copy(&c->relays[i]) && c->relays[i].layer == l && c->relays[i].expert == expert)
             return true;
     return false;
@@ -40,7 +40,7 @@ static bool being_filled(const struct smoe_core *c, uint32_t l, uint32_t expert)
 
 bool smoe_copies_under_way(const struct smoe_core *c, uint64_t layers)
 {
-    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; c->n_copying && i < c->relays_reached; i++)
         if (is_copy(&c->relays[i]) && (layers >> c->relays[i].layer & 1))
             return true;
     return false;
@@ -102,7 +102,7 @@ void smoe_copies_end(struct smoe_core *c, struct smoe_relay *r)
 
 void smoe_copies_void(struct smoe_core *c, uint32_t l, uint32_t expert)
 {
-    for (uint32_t i = 0; c->n_copying && i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; c->n_copying && i < c->relays_reached; i++)
         if (is_copy(&c->relays[i]) && c->relays[i].layer == l &&
             (expert == SMOE_NONE || c->relays[i].expert == expert))
             smoe_copies_end(c, &c->relays[i]);

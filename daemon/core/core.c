@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "daemon/core/conduct.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
 
@@ -31,7 +32,7 @@ struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type 
     struct smoe_action *a = &core->actions[core->n_actions++];
     a->type = type;
     a->session = session;
-    a->batch = SMOE_NONE;
+    a->batch = a->layer = SMOE_NONE;
     a->tensor = SMOE_TENSOR_NONE;
     a->parcels = NULL;
     a->n_parcels = 0;
@@ -79,9 +80,11 @@ void smoe_core_refuse(struct smoe_core *core, uint32_t session, int code, const 
     core->totals.refused++;
     struct smoe_msg_error *e = &smoe_core_send(core, session, SMOE_MSG_ERROR)->error;
     *e = (struct smoe_msg_error){.code = code, .fatal = fatal, .batch = batch, .request = request};
-    snprintf(e->message, sizeof e->message, "%s", sentence);
-    if (!fatal)
+    if (!fatal) {
+        snprintf(e->message, sizeof e->message, "%s", sentence);
         return;
+    }
+    smoe_conduct_ended(core, session, code, sentence, e->message);
     smoe_core_act(core, SMOE_ACT_CLOSE, session);
     if (core->sessions[session].kind == SMOE_SESSION_FREE)
         core->sessions[session].kind = SMOE_SESSION_CLOSING;
@@ -186,6 +189,12 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
     case SMOE_MSG_EXPERT_STORE:
         smoe_relay_store(c, index, &m->expert_store);
         break;
+    case SMOE_MSG_FREEZE:
+        smoe_freezing_begin(c, index, event);
+        break;
+    case SMOE_MSG_ROUTING_REPORT:
+        smoe_freezing_reported(c, index, &m->routing_report);
+        break;
     case SMOE_MSG_ERROR:
     case SMOE_MSG_PONG:
         break;
@@ -207,12 +216,16 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     const struct smoe_session *s = &c->sessions[event->session];
     const struct smoe_message *m = event->message;
     smoe_core_heard(c, event->session, c->now_ns);
-    if (m->type == SMOE_MSG_PING) {
+    if (event->bad_numbers && smoe_conduct_numbers(c, event)) {
+        return;
+    } else if (m->type == SMOE_MSG_PING) {
         smoe_core_send(c, event->session, SMOE_MSG_PONG)->pong.nonce = m->ping.nonce;
     } else if (m->type == SMOE_MSG_BYE) {
         if (s->kind == SMOE_SESSION_TRAINER)
             c->trainers[s->index].said_bye = true;
         smoe_core_act(c, SMOE_ACT_CLOSE, event->session);
+    } else if (m->type == SMOE_MSG_ROUTER_QUERY && s->kind <= SMOE_SESSION_TRAINER) {
+        smoe_freezing_query(c, event->session, &m->router_query);
     } else if (s->kind == SMOE_SESSION_WORKER) {
         on_worker_message(c, event->session, s->index, m);
     } else if (s->kind == SMOE_SESSION_TRAINER) {
@@ -220,9 +233,19 @@ static void on_message(struct smoe_core *c, const struct smoe_event *event)
     }
 }
 
+static void on_closed(struct smoe_core *c, const struct smoe_event *event)
+{
+    smoe_sentence told;
+    if (event->code)
+        smoe_conduct_ended(c, event->session, event->code, event->sentence, told);
+    smoe_session_closed(c, event->session);
+}
+
 static void on_drain(struct smoe_core *c, const struct smoe_event *event)
 {
     uint32_t i;
+    if (!event->drain)
+        (void)smoe_quarantine_pardon(&c->quarantine, event->worker_id);
     if (!smoe_fleet_find(&c->fleet, event->worker_id, &i))
         return;
     struct smoe_worker *w = &c->fleet.workers[i];
@@ -278,7 +301,7 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         on_message(c, event);
         break;
     case SMOE_EVENT_CLOSED:
-        smoe_session_closed(c, event->session);
+        on_closed(c, event);
         break;
     case SMOE_EVENT_CONFIGURE:
         on_configure(c, event->settings);
@@ -293,6 +316,7 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
         c->draining = true;
         break;
     case SMOE_EVENT_JOURNALLED:
+        smoe_freezing_journalled(c, event->sequence);
         smoe_step_journalled(c, event->sequence);
         break;
     }
@@ -423,6 +447,11 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core)
 {
     return &core->fleet;
+}
+
+const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
+{
+    return &core->quarantine;
 }
 
 uint64_t smoe_core_epoch(const struct smoe_core *core)

@@ -21,6 +21,8 @@
 #include "daemon/core/ledger.h"
 #include "daemon/core/place.h"
 #include "daemon/core/policy_plan.h"
+#include "daemon/core/quarantine.h"
+#include "daemon/core/router_frozen.h"
 #include "daemon/core/shard.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
@@ -40,6 +42,7 @@ struct smoe_core_limits {
 struct smoe_core_settings {
     uint64_t slot_ns; /* 1 ms .. 60 s */
     enum smoe_policy policy;
+    enum smoe_consistency consistency; /* of tokens that a frozen router has scored */
     enum smoe_plan plan;
     double v;             /* V: weight of throughput and gate mass against backlog, > 0 */
     double mu;            /* weight of gate mass within it, >= 0 */
@@ -47,6 +50,8 @@ struct smoe_core_settings {
     uint32_t copies;      /* of an expert's state, 1 or 2 (0: 1); of layers declared from now on */
     uint64_t silence_ns;  /* a worker silent for longer is lost (not below 3 slots) */
     uint64_t worker_lease_ns;  /* how long a lost worker's place is kept */
+    uint32_t strikes_max;      /* of misconduct, then a worker is out; 0: never (quarantine.h) */
+    uint64_t quarantine_ns;    /* for so long */
     uint64_t trainer_lease_ns; /* how long a gone trainer's layers stay its own */
     uint64_t window_bytes;     /* credit of a trainer: raw bytes submitted, forward not done */
     uint64_t window_visits;
@@ -85,7 +90,7 @@ enum smoe_event_type {
     SMOE_EVENT_MESSAGE,    /* a later one */
     SMOE_EVENT_CLOSED,     /* the session's connection is gone */
     SMOE_EVENT_CONFIGURE,  /* new settings */
-    SMOE_EVENT_DRAIN,      /* drain or undrain a worker */
+    SMOE_EVENT_DRAIN,      /* drain a worker, or let it work again, also out of quarantine */
     SMOE_EVENT_BUDGET,     /* the mean power of one worker, here or not */
     SMOE_EVENT_SHUTDOWN,   /* take nothing new; finish what is out */
     SMOE_EVENT_JOURNALLED, /* records up to `sequence` are durable */
@@ -100,6 +105,16 @@ struct smoe_event {
     const float *scores;     /* [tokens, experts]; until SMOE_ACT_INPUT_FREED. NULL if routed */
     const uint16_t *experts; /* [tokens, top_k], if routed */
     uint32_t *room;          /* smoe_core_batch_room() numbers, uninitialised */
+    /* FREEZE: the router that was made of the raw part, the caller's until this step returns. */
+    const struct smoe_frozen *router;
+    /* FREEZE, and SUBMIT of a router's tokens: why the raw part is refused (it could not be looked at before);
+     * 0: it is good. */
+    int refused;
+    const char *refused_why;
+    bool bad_numbers; /* MESSAGE: its raw part has numbers beyond smoe_core_numbers */
+    /* CLOSED: 0, or what its peer did wrong, in words */
+    int code;
+    const char *sentence;
     /* CONFIGURE */
     const struct smoe_core_settings *settings;
     /* DRAIN, BUDGET */
@@ -135,16 +150,20 @@ enum smoe_action_type {
     SMOE_ACT_INPUTS_TAKEN, /* this INPUTS' raw part is the x of `batch`: keep it until INPUT_FREED */
     SMOE_ACT_GRADIENT_TAKEN, /* this GRADIENT's raw part belongs to `batch`: keep it */
     SMOE_ACT_GRADIENT_FREED,
-    SMOE_ACT_BATCH_FREED, /* room and whatever is kept of `batch` */
-    SMOE_ACT_DRAINED,     /* shutting down: nothing is in flight any more */
-    SMOE_ACT_JOURNAL,     /* write `record` after those before it */
-    SMOE_ACT_TRACE,       /* `trace` was decided, or there was no room to tell what was (LOST) */
+    SMOE_ACT_BATCH_FREED,  /* room and whatever is kept of `batch` */
+    SMOE_ACT_DRAINED,      /* shutting down: nothing is in flight any more */
+    SMOE_ACT_JOURNAL,      /* write `record` after those before it */
+    SMOE_ACT_TRACE,        /* `trace` was decided, or there was no room to tell what was (LOST) */
+    SMOE_ACT_ROUTER_TAKEN, /* keep this FREEZE's router as the next one of `layer` */
+    SMOE_ACT_ROUTER_IN_FORCE, /* the next router of `layer` takes the place of the one before it */
+    SMOE_ACT_ROUTER_FREED,    /* `layer` has no router any more, nor a next one */
 };
 
 struct smoe_action {
     enum smoe_action_type type;
     uint32_t session;
     uint32_t batch;
+    uint32_t layer; /* ROUTER_* */
     enum smoe_tensor_plan tensor;
     const uint32_t
         *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
@@ -191,6 +210,17 @@ struct smoe_verdict {
 struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
                                      const struct smoe_message *message, uint64_t tensor_bytes,
                                      struct smoe_why *why);
+
+/* Where the raw part of a message has numbers, and how large they may be. */
+struct smoe_numbers {
+    bool any;    /* false: do not look */
+    size_t skip; /* bytes before the first; they go on to the end */
+    bool f64;
+    double limit; /* of their magnitude; NaN and infinity are beyond any */
+};
+/* Of a message that smoe_core_expect said to TAKE. */
+struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t session,
+                                      const struct smoe_message *message);
 
 /* uint32_t numbers of room a batch needs. */
 size_t smoe_core_batch_room(uint32_t tokens, uint32_t top_k);
@@ -241,8 +271,10 @@ struct smoe_layer_view {
     uint64_t run, step;
     struct smoe_layer_shape shape;
     uint64_t forward_flops;
-    const struct smoe_expert_view *experts; /* [shape.experts] */
-    uint32_t owner;                         /* trainer index or UINT32_MAX */
+    const struct smoe_expert_view *experts;        /* [shape.experts] */
+    uint32_t owner;                                /* trainer index or UINT32_MAX */
+    struct smoe_frozen_head router;                /* in force; version 0: none is frozen */
+    const struct smoe_msg_routing_report *routing; /* the owner's last; tokens 0: none yet */
     bool
         sharded; /* then an expert's hosts are replica_worker[replica_first[e] .. replica_first[e+1]), */
     const uint32_t *replica_first, *replica_worker;
@@ -253,6 +285,7 @@ const char *smoe_layer_state_name(enum smoe_layer_state state);
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t layer);
 
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core);
+const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core);
 
 struct smoe_trainer_view {
     bool live; /* in use */

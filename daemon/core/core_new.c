@@ -40,10 +40,11 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Records of one step: layers that changed (twice: before a commit, and at the end), gone ones, commits. */
+/* Records of one step: layers that changed (twice: before a commit or a router, and at the end), gone ones,
+ * commits, a router. */
 static size_t most_records(const struct smoe_core_limits *l)
 {
-    return 3 * SMOE_LAYERS_MAX + (size_t)l->trainers_max;
+    return 3 * SMOE_LAYERS_MAX + (size_t)l->trainers_max + 1;
 }
 
 /* Most actions of one step, by what they come from. Pairs of a trainer or a layer and a worker are
@@ -60,6 +61,7 @@ static size_t most_actions(const struct smoe_core_limits *l)
            + 3 * t * SMOE_LAYERS_MAX            /* LayerReady; Error and close for lost layers */
            + least(SMOE_LAYERS_MAX * w, hosted) /* Host */
            + b + 1                              /* traced groups, each of other batches */
+           + 4 * SMOE_LAYERS_MAX                /* routers that are freed or come into force */
            + 2 * b + 4 * w + 6 * t + SMOE_LAYERS_MAX + 64;
 }
 
@@ -144,6 +146,7 @@ static bool allocate(struct smoe_core *c)
     }
     all = all && (!c->options.sharded || smoe_sharding_new(&c->options, &c->sharding) == 0);
     return all && smoe_fleet_init(&c->fleet, l->workers_max) == 0 &&
+           smoe_quarantine_init(&c->quarantine, l->workers_max) == 0 &&
            smoe_map_init(&c->batch_by_id, l->batches_max, c->options.seed) == 0 &&
            smoe_route_scratch_new(l->slot_tokens_max, SMOE_EXPERTS_MAX, l->workers_max,
                                   &c->scratch) == 0;
@@ -219,6 +222,7 @@ void smoe_core_free(struct smoe_core *c)
         free(blocks[i]);
     smoe_sharding_free(c->sharding);
     smoe_fleet_release(&c->fleet);
+    smoe_quarantine_release(&c->quarantine);
     smoe_map_release(&c->batch_by_id);
     smoe_route_scratch_free(c->scratch);
     free(c);

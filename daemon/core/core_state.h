@@ -4,8 +4,8 @@
  * in, actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who
  * follows their experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their
  * batches; parcel.c moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
- * commits, and record.c says what must survive the daemon; state_relay.c (and .h) passes expert states on.
- * Layers that are sharded: sharded.h.
+ * commits, and record.c says what must survive the daemon; state_relay.c (and .h) passes expert states on, freezing.c
+ * knows routers. Layers that are sharded: sharded.h.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
 #define SMOE_CORE_CORE_STATE_H
@@ -14,6 +14,7 @@
 #include "common/base/map.h"
 #include "common/base/rng.h"
 #include "daemon/core/core.h"
+#include "daemon/core/freezing.h"
 
 #define SMOE_NONE       UINT32_MAX
 #define SMOE_NO_TRAINER (UINT32_MAX - 1) /* where SMOE_NONE means the core itself */
@@ -43,6 +44,7 @@ struct smoe_layer {
     uint32_t owner;                 /* trainer index, or SMOE_NONE */
     smoe_name owner_name;           /* of the present or last one */
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
+    struct smoe_freezing router;
     struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
     struct smoe_sharded *sharded; /* sharded.h; NULL: each expert stands whole, with one host */
 };
@@ -50,14 +52,14 @@ struct smoe_layer {
 /* One Submit. The visits array lies in the room the shell lent. */
 struct smoe_batch {
     bool used;
-    bool training;   /* needs a gradient */
-    bool routed;     /* replay: experts given */
-    bool after_step; /* submitted after a pending Step: waits for its commit */
-    bool in_step;    /* named by the pending Step */
-    bool has_gradient;
-    uint32_t n_backward_due; /* parcels whose part of it has not been sent */
-    bool input_freed;
-    bool inputs_asked, inputs_back; /* x came once more, for evicted parcels */
+    bool training;              /* needs a gradient */
+    bool routed;                /* replay: experts given */
+    bool frozen;                /* scored by a frozen router */
+    bool after_step;            /* submitted after a pending Step: waits for its commit */
+    bool in_step;               /* named by the pending Step */
+    bool has_gradient, tainted; /* with numbers that cannot be: nobody else is to blame for more */
+    uint32_t n_backward_due;    /* parcels whose part of it has not been sent */
+    bool input_freed, inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
     uint64_t raw_bytes;
@@ -177,6 +179,7 @@ struct smoe_core {
     struct smoe_session *sessions;
     uint32_t n_sessions;
     struct smoe_fleet fleet;
+    struct smoe_quarantine quarantine;
     uint64_t expiry_ns; /* no worker's silence or lease ends before; 0: to be found out */
     struct smoe_trainer *trainers;
     bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
@@ -199,9 +202,9 @@ struct smoe_core {
     struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
-    struct smoe_sharding *sharding; /* sharded.h; NULL: new layers are pinned */
-    struct smoe_relay *relays;      /* [SMOE_RELAYS_MAX] */
-    uint64_t relay_serial;          /* requests so far */
+    struct smoe_sharding *sharding;        /* sharded.h; NULL: new layers are pinned */
+    struct smoe_relay *relays;             /* [SMOE_RELAYS_MAX] */
+    uint64_t relay_serial, relays_reached; /* requests; from here on never used */
 
     /* The slot */
     uint64_t slot_deadline_ns;
@@ -343,6 +346,9 @@ void smoe_copies_gradient(struct smoe_core *core, uint32_t worker,
                           const struct smoe_msg_step_gradient *m);
 
 /* ---- record.c: what must survive the daemon ---- */
+/* Emits the router of a Freeze; its sequence number. */
+uint64_t smoe_journal_router(struct smoe_core *core, uint32_t layer,
+                             const struct smoe_frozen_head *head, const float *values);
 /* Emits records of the layers that changed. */
 void smoe_journal_flush(struct smoe_core *core);
 void smoe_journal_drop(struct smoe_core *core, uint32_t layer);
@@ -445,36 +451,6 @@ bool smoe_step_expects(const struct smoe_core *core, uint32_t worker, uint32_t o
 void smoe_step_journalled(struct smoe_core *core, uint64_t sequence);
 void smoe_step_abort(struct smoe_core *core, uint32_t trainer);
 
-/* A verdict that fails the message or the session; the sentence is in why. */
-static inline struct smoe_verdict smoe_verdict_fail(unsigned kind, int code, uint64_t batch,
-                                                    uint64_t request)
-{
-    return (struct smoe_verdict){.kind = kind, .code = code, .batch = batch, .request = request};
-}
-
-/* Who follows the expert once everything is filled; SMOE_NONE: nobody. */
-static inline uint32_t smoe_standing_follower_to_be(const struct smoe_expert_view *expert)
-{
-    return expert->filling != SMOE_NONE ? expert->filling : expert->follower;
-}
-
-static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
-{
-    return layer->shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
-}
-
-static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
-{
-    return layer->shape.d_model * smoe_real_bytes(layer);
-}
-
-/* Most rows of a parcel: its Result, 8 bytes a row longer than its x, must fit a frame too. 0: no row
- * of this layer fits. */
-static inline uint32_t smoe_parcel_rows_max(const struct smoe_core *core,
-                                            const struct smoe_layer *layer)
-{
-    uint64_t rows = core->options.tensor_bytes_max / (smoe_row_bytes(layer) + 8);
-    return rows < SMOE_PARCEL_ROWS_MAX ? (uint32_t)rows : SMOE_PARCEL_ROWS_MAX;
-}
+#include "daemon/core/core_inline.h"
 
 #endif

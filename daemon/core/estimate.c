@@ -167,9 +167,11 @@ static double median(const double *a)
     return sorted[SMOE_ESTIMATE_ASIDE / 2];
 }
 
-static void restart(struct smoe_estimate *e)
+/* Of two coefficients either may be the cause of all that an observation of this u shows. */
+static void restart(struct smoe_estimate *e, const double u[2])
 {
     double ratio = median(e->aside), off[SMOE_ESTIMATE_ASIDE];
+    double all = ratio * expected(e, u);
     for (int i = 0; i < SMOE_ESTIMATE_ASIDE; i++)
         off[i] = fabs(e->aside[i] / ratio - 1);
     double noise = 1.4826 * median(off); /* the standard deviation of normal noise */
@@ -178,7 +180,7 @@ static void restart(struct smoe_estimate *e)
     for (uint32_t i = 0; i < e->n; i++) {
         const struct smoe_estimate_term *t = &e->terms[i];
         e->value[i] = clamp(e->value[i] * ratio, t->low, t->high);
-        double scale = e->value[i] > 0 ? e->value[i] : t->spread;
+        double scale = u[i] > 0 ? all / u[i] : e->value[i] > 0 ? e->value[i] : t->spread;
         e->information[2 * i] = RESTART_WORTH[e->n] / (scale * scale);
     }
     e->n_aside = 0;
@@ -194,13 +196,14 @@ static void rescale(struct smoe_estimate *e, double ratio)
     }
 }
 
-static enum smoe_estimate_verdict put_aside(struct smoe_estimate *e, double ratio)
+static enum smoe_estimate_verdict put_aside(struct smoe_estimate *e, const double u[2],
+                                            double ratio)
 {
     e->rejected++;
     e->aside[e->n_aside++] = ratio;
     if (e->n_aside < SMOE_ESTIMATE_ASIDE)
         return SMOE_ESTIMATE_REJECTED;
-    restart(e);
+    restart(e, u);
     return SMOE_ESTIMATE_RESTARTED;
 }
 
@@ -247,7 +250,7 @@ enum smoe_estimate_verdict smoe_estimate_observe(struct smoe_estimate *e, const 
     if (!o.ignorant)
         learn_noise(e, o.distance * o.distance / o.variance);
     if (aside && e->taken)
-        return put_aside(e, o.ratio);
+        return put_aside(e, u, o.ratio);
     if (aside) { /* a prior is not to be believed rather than the machine */
         rescale(e, o.ratio);
         if (!look(e, u, y, weight, &o))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Raw parts, judged by their message before they are read: what nobody waits for is not even taken in.
+ * Messages with a raw part, judged by their protobuf part before memory is taken for the rest.
  */
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
@@ -17,6 +17,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
         return smoe_backward_expect_inputs(c, trainer, &m->inputs);
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
+    if (m->type == SMOE_MSG_FREEZE)
+        return smoe_freezing_expect(c, trainer, &m->freeze, why);
     if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
         return smoe_verdict_fail(
             SMOE_FATAL,

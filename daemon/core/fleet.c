@@ -317,6 +317,8 @@ static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, doub
                   (double)grown(now->backward_flops, last->backward_flops)},
         .cycles = {(double)grown(now->forward_cycles, last->forward_cycles),
                    (double)grown(now->backward_cycles, last->backward_cycles)},
+        .row_flops = {(double)grown(now->forward_row_flops, last->forward_row_flops),
+                      (double)grown(now->backward_row_flops, last->backward_row_flops)},
         .all_cycles = (double)grown(now->cycles, last->cycles),
         .offered_cycles = (double)grown(now->active_ns, last->active_ns) * 1e-9 * hz,
         .wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9,
@@ -356,16 +358,15 @@ void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *r
     draw_curve(w);
 }
 
-/* Steps are paid for by the backward passes between them: what a worker does for its experts whatever it
- * serves makes each of its training visits dearer. */
-static double overhead(const struct smoe_worker *w, enum smoe_phase phase)
+static double parcel_rows(const struct smoe_worker *w)
 {
-    return phase == SMOE_FORWARD ? 1 : smoe_learned_overhead(&w->learned);
+    return w->parcel_rows > 0 ? w->parcel_rows : (double)INFINITY;
 }
 
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    return overhead(w, phase) * smoe_learned_cost(&w->learned, phase)->value[0];
+    double unused;
+    return smoe_learned_cost_at(&w->learned, phase, parcel_rows(w), &unused);
 }
 
 double smoe_worker_efficiency(const struct smoe_worker *w)
@@ -450,11 +451,11 @@ struct smoe_worker_doubts smoe_worker_doubts(const struct smoe_worker *w, uint64
                                              bool training)
 {
     struct smoe_worker_doubts d;
-    double f = (double)forward_flops;
-    double forward = f * smoe_estimate_error(smoe_learned_cost(&w->learned, SMOE_FORWARD), 0);
-    double backward = 2 * f * smoe_estimate_error(smoe_learned_cost(&w->learned, SMOE_BACKWARD), 0);
-    backward *= training ? overhead(w, SMOE_BACKWARD) : 0;
-    d.cycles_per_visit = sqrt(forward * forward + backward * backward);
+    double forward, backward;
+    (void)smoe_learned_cost_at(&w->learned, SMOE_FORWARD, parcel_rows(w), &forward);
+    (void)smoe_learned_cost_at(&w->learned, SMOE_BACKWARD, parcel_rows(w), &backward);
+    backward *= training ? 2 : 0;
+    d.cycles_per_visit = (double)forward_flops * sqrt(forward * forward + backward * backward);
     smoe_learned_kappa(&w->learned, in_force_hz(w) * smoe_worker_efficiency(w), &d.kappa);
     smoe_learned_static_w(&w->learned, &d.static_w);
     return d;

@@ -83,6 +83,7 @@ struct smoe_worker {
     uint64_t debt_ns;               /* Z is charged up to here */
 
     double freq_max_hz; /* present ceiling, a speed cap included */
+    double parcel_rows; /* rows that its parcels are planned to have, >= 1; 0: many */
     struct smoe_learned learned;
     struct smoe_power_curve curve; /* if `curved`: what it draws, as of the last report */
     bool curved; /* it has a limit of power, and kappa does not describe what it draws */
@@ -174,7 +175,8 @@ void smoe_worker_charge(struct smoe_worker *worker, double new_joules, uint64_t 
  * names, never more than the books have. [flop] */
 uint64_t smoe_worker_executable(const struct smoe_worker *worker, enum smoe_phase phase);
 
-/* Cost of a phase now, with its share of the optimizer steps. [cycle/flop] */
+/* Cost of a phase in parcels as planned (parcel_rows). What a worker does whatever it is given, its optimizer
+ * steps, is no cost of a visit. [cycle/flop] */
 double smoe_worker_cycles_per_flop(const struct smoe_worker *worker, enum smoe_phase phase);
 
 /* Share of the frequency in force that all lanes together really achieve, (0, 1]: the operating system,

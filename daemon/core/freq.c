@@ -17,6 +17,9 @@
 /* A tau that was chosen so that the work just fits must not lose a visit to rounding. */
 static const double WHOLE_VISIT_SLACK = 1e-9;
 
+static const double BACKLOG_SLOTS = 5; /* of what is sustained: a longer queue justifies no debt */
+static const double PART_MIN = 0.1;    /* of the budget, for work, however deep the debt */
+
 /* The frequency at which the node draws `watts` while it runs; fmax where nothing limits it. */
 static double frequency_at_power(const struct smoe_freq_node *node, double watts)
 {
@@ -35,6 +38,23 @@ double smoe_freq_ceiling(const struct smoe_freq_node *node)
 double smoe_freq_sustainable_rate(const struct smoe_freq_node *node)
 {
     return frequency_at_power(node, node->energy_mean_w) / node->cycles_per_visit;
+}
+
+double smoe_freq_restraint(const struct smoe_freq_node *node, double debt_j, double slot_s,
+                           double penalty)
+{
+    double mean_j = node->energy_mean_w * slot_s;
+    double served = smoe_freq_sustainable_rate(node) * slot_s;
+    if (isinf(mean_j) || !(served > 0))
+        return node->energy_max_w;
+    double explained_j = mean_j * (penalty + BACKLOG_SLOTS * served) / (3 * served);
+    if (debt_j <= explained_j)
+        return node->energy_max_w;
+    double part = 1 - (debt_j - explained_j) / (BACKLOG_SLOTS * mean_j);
+    double static_w = node->power ? smoe_power_at(node->power, 0) : 0;
+    double watts =
+        static_w + (node->energy_mean_w - static_w) * (part > PART_MIN ? part : PART_MIN);
+    return watts < node->energy_max_w ? watts : node->energy_max_w; /* MODEL.md (7'') */
 }
 
 double smoe_freq_service_max(const struct smoe_freq_node *node, double tau_s, double *carry)

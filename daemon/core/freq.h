@@ -24,6 +24,12 @@ struct smoe_freq_node {
  * which it reaches the cap. [Hz] */
 double smoe_freq_ceiling(const struct smoe_freq_node *node);
 
+/* What it may draw at most with this debt, MODEL.md (7''): energy_max_w, until the debt is more than queues of
+ * five slots would explain; then no more than the mean budget, and less the deeper it is in. `slot_s`, `penalty`:
+ * the slot's length and V. [W] */
+double smoe_freq_restraint(const struct smoe_freq_node *node, double debt_j, double slot_s,
+                           double penalty);
+
 /* Sustainable visits a second at the average budget: min(fmax, (Pavg/kappa)^(1/3)) / c. */
 double smoe_freq_sustainable_rate(const struct smoe_freq_node *node);
 

@@ -15,17 +15,37 @@ static struct smoe_standing *copy_standings(const struct smoe_record *r)
     return copy;
 }
 
+size_t smoe_record_values_bytes(const struct smoe_record *r)
+{
+    return r->type == SMOE_RECORD_ROUTER
+               ? (size_t)r->router.inputs * r->layer.shape.experts * sizeof *r->values
+               : 0;
+}
+
+static float *copy_values(const struct smoe_record *r)
+{
+    size_t bytes = smoe_record_values_bytes(r);
+    float *copy = malloc(bytes);
+    if (copy)
+        memcpy(copy, r->values, bytes);
+    return copy;
+}
+
 int smoe_record_copy(const struct smoe_record *record, struct smoe_record *ret)
 {
+    bool layer = record->type == SMOE_RECORD_LAYER, router = record->type == SMOE_RECORD_ROUTER;
     *ret = *record;
-    ret->standings = record->type == SMOE_RECORD_LAYER ? copy_standings(record) : NULL;
-    return record->type == SMOE_RECORD_LAYER && !ret->standings ? SMOE_ENOMEMORY : 0;
+    ret->standings = layer ? copy_standings(record) : NULL;
+    ret->values = router ? copy_values(record) : NULL;
+    return (layer && !ret->standings) || (router && !ret->values) ? SMOE_ENOMEMORY : 0;
 }
 
 void smoe_record_release(struct smoe_record *copy)
 {
     free((void *)(uintptr_t)copy->standings);
+    free((void *)(uintptr_t)copy->values);
     copy->standings = NULL;
+    copy->values = NULL;
 }
 
 struct smoe_restored_layer *smoe_restored_find(const struct smoe_restored *in, const char *name)
@@ -42,6 +62,7 @@ static void drop_layer(struct smoe_restored *to, const char *name)
     if (!layer)
         return;
     free(layer->standings);
+    free(layer->values);
     *layer = to->layers[--to->n_layers];
 }
 
@@ -54,8 +75,29 @@ static int put_layer(struct smoe_restored *to, const struct smoe_record *r)
     struct smoe_standing *standings = to->layers ? copy_standings(r) : NULL;
     if (!standings)
         return SMOE_ENOMEMORY;
-    drop_layer(to, r->layer.name);
-    to->layers[to->n_layers++] = (struct smoe_restored_layer){r->layer, standings};
+    struct smoe_restored_layer *old = smoe_restored_find(to, r->layer.name);
+    if (old) {
+        free(old->standings); /* its router stays: only a layer that is gone loses it */
+        old->layer = r->layer;
+        old->standings = standings;
+        return 0;
+    }
+    to->layers[to->n_layers++] =
+        (struct smoe_restored_layer){.layer = r->layer, .standings = standings};
+    return 0;
+}
+
+static int put_router(struct smoe_restored *to, const struct smoe_record *r)
+{
+    struct smoe_restored_layer *layer = smoe_restored_find(to, r->layer.name);
+    if (!layer)
+        return SMOE_EUNKNOWN;
+    float *values = copy_values(r);
+    if (!values)
+        return SMOE_ENOMEMORY;
+    free(layer->values);
+    layer->router = r->router;
+    layer->values = values;
     return 0;
 }
 
@@ -85,14 +127,18 @@ int smoe_restored_apply(struct smoe_restored *to, const struct smoe_record *reco
         return 0;
     case SMOE_RECORD_COMMIT:
         return put_commit(to, record);
+    case SMOE_RECORD_ROUTER:
+        return put_router(to, record);
     }
     return SMOE_EUNKNOWN;
 }
 
 void smoe_restored_release(struct smoe_restored *restored)
 {
-    for (size_t i = 0; i < restored->n_layers; i++)
+    for (size_t i = 0; i < restored->n_layers; i++) {
         free(restored->layers[i].standings);
+        free(restored->layers[i].values);
+    }
     free(restored->layers);
     *restored = (struct smoe_restored){0};
 }

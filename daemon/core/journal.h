@@ -37,6 +37,7 @@ enum smoe_record_type {
     SMOE_RECORD_LAYER,  /* insert or replace: layer and standing of all its experts */
     SMOE_RECORD_DROP,   /* layer.name is gone */
     SMOE_RECORD_COMMIT, /* step, attempt and done of layers[0..n_layers) */
+    SMOE_RECORD_ROUTER, /* layer.name and its shape, router, values: replaces what router the layer had */
 };
 
 struct smoe_record {
@@ -46,25 +47,32 @@ struct smoe_record {
     const struct smoe_standing *standings; /* LAYER: [layer.shape.experts], until the next step */
     smoe_name layers[SMOE_LAYERS_MAX];     /* COMMIT: names */
     size_t n_layers;
+    struct smoe_frozen_head router; /* ROUTER */
+    const float *values; /* ROUTER: [router.inputs * layer.shape.experts], until the next step */
 };
 
 /* What the store held when the daemon started. */
 struct smoe_restored_layer {
     struct smoe_journal_layer layer;
     struct smoe_standing *standings; /* [layer.shape.experts] */
+    struct smoe_frozen_head router;  /* version 0: none is frozen */
+    float *values;                   /* [router.inputs * layer.shape.experts], or NULL */
 };
 struct smoe_restored {
     struct smoe_restored_layer *layers; /* [SMOE_LAYERS_MAX], or NULL while there are none */
     size_t n_layers;
 };
 
-/* A copy that outlives the core's next step; its standings are owned. SMOE_ENOMEMORY. */
+/* Bytes of a record's values, 0 for one that has none. */
+size_t smoe_record_values_bytes(const struct smoe_record *record);
+
+/* A copy that outlives the core's next step; its standings and values are owned. SMOE_ENOMEMORY. */
 int smoe_record_copy(const struct smoe_record *record, struct smoe_record *ret);
 void smoe_record_release(struct smoe_record *copy);
 
 /* What a record means: `to` becomes what a daemon is given that starts after it. `to` owns what it holds;
- * zeroed, it is an empty store. SMOE_ENOMEMORY, SMOE_ELIMIT (too many layers), SMOE_EUNKNOWN (a commit of
- * a layer that is not there): nothing changed then. */
+ * zeroed, it is an empty store. SMOE_ENOMEMORY, SMOE_ELIMIT (too many layers), SMOE_EUNKNOWN (a commit or router
+ * of a layer that is not there): nothing changed then. */
 int smoe_restored_apply(struct smoe_restored *to, const struct smoe_record *record);
 void smoe_restored_release(struct smoe_restored *restored);
 

@@ -100,6 +100,7 @@ static void free_layer(struct smoe_core *c, uint32_t l)
             smoe_standing_clear(c, l, e);
         smoe_standing_tell(c, l);
     }
+    smoe_freezing_drop(c, l);
     smoe_journal_drop(c, l);
     smoe_relay_drop_layer(c, l, "the layer was replaced");
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
@@ -133,6 +134,7 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
     m->shape = layer->shape;
     m->run = layer->run;
     m->step = layer->step;
+    m->router = layer->router.in_force;
 }
 
 void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
@@ -405,6 +407,8 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .forward_flops = layer->forward_flops,
         .experts = layer->experts,
         .owner = layer->owner,
+        .router = layer->router.in_force,
+        .routing = &layer->router.report,
         .sharded = s != NULL,
         .replica_first = s ? s->replica_first : NULL,
         .replica_worker = s ? s->replica_worker : NULL,

@@ -16,8 +16,6 @@
 
 #define SHARE_MIN      0.05 /* a worker that is starved of work is not a slow one */
 #define SHARE_CYCLES   2e8  /* after which half of it is from them */
-#define OVERHEAD_MAX   4    /* nor one that has little to do between its steps */
-#define STEPS_CYCLES   2e8  /* of backward passes, after which half of the ratio is theirs */
 #define FULL_FADES     0.9
 #define POWER_FULL_S   0.005 /* metered for shorter it is a part of an observation */
 #define WATTS_S        10    /* time that `watts` is a mean of, roughly */
@@ -27,17 +25,19 @@
 #define SAME_HZ        0.01  /* of a state and the bound that is meant to be it */
 #define CUBE_NEAR      0.1   /* metered power may be so far from the cube and be called one */
 #define PRIOR_SPREAD   3     /* a prior may be wrong by four times: of itself */
+#define PARCEL_SPREAD  30    /* what a parcel costs is not known before: rows */
 #define STATIC_SPREAD  0.2   /* of static power, of busy power */
 
 void smoe_learned_init(struct smoe_learned *l, const struct smoe_priors *priors,
                        enum smoe_power_law law)
 {
     double c = priors->cycles_per_flop > 0 ? priors->cycles_per_flop : SMOE_COST_PRIOR;
-    struct smoe_estimate_term cost = {c, PRIOR_SPREAD * c, 1e-9, 1e9};
+    struct smoe_estimate_term cost[2] = {{c, PRIOR_SPREAD * c, 1e-9, 1e9},
+                                         {0, PARCEL_SPREAD * c, 0, 1e9}};
     struct smoe_estimate_term share = {1, 1, SHARE_MIN, 1};
     *l = (struct smoe_learned){.priors = *priors, .law = law};
     for (int p = 0; p < SMOE_PHASES; p++)
-        smoe_estimate_init(&l->cost[p], &cost, 1);
+        smoe_estimate_init(&l->cost[p], cost, 2);
     smoe_estimate_init(&l->share, &share, 1);
 }
 
@@ -72,30 +72,26 @@ static double weigh(double *full, double work)
     return work / *full;
 }
 
-static void learn_ratio(struct smoe_estimate *e, double *full, double y, double u)
+/* A parcel costs something however few its rows are (weights come from memory, a lane wakes up). Averaged over
+ * rows that would make a worker with little work look slow, and get less. */
+static void learn_cost(struct smoe_learned *l, enum smoe_phase p, const struct smoe_observed *o)
 {
-    if (y > 0 && u > 0)
-        smoe_estimate_observe(e, &u, y, weigh(full, y));
+    double u[2] = {o->flops[p], o->row_flops[p]};
+    if (o->cycles[p] > 0 && u[0] > 0)
+        smoe_estimate_observe(&l->cost[p], u, o->cycles[p], weigh(&l->full[p], o->cycles[p]));
 }
 
 /* The quotient of the sums; what the estimate adds is how sure that is, and when all of it is another. */
 static void learn_share(struct smoe_learned *l, const struct smoe_observed *o)
 {
     double keep = SHARE_CYCLES / (SHARE_CYCLES + o->all_cycles);
-    learn_ratio(&l->share, &l->full[SMOE_PHASES], o->all_cycles, o->offered_cycles);
+    if (o->all_cycles > 0 && o->offered_cycles > 0)
+        smoe_estimate_observe(&l->share, &o->offered_cycles, o->all_cycles,
+                              weigh(&l->full[SMOE_PHASES], o->all_cycles));
     l->shared.of = l->shared.of * keep + o->all_cycles;
     l->shared.per = l->shared.per * keep + o->offered_cycles;
     if (l->shared.per > 0)
         l->share.value[0] = fmin(fmax(l->shared.of / l->shared.per, SHARE_MIN), 1);
-}
-
-/* Evaluations, which have neither backward passes nor steps, teach nothing. */
-static void learn_steps(struct smoe_ratio *r, const struct smoe_observed *o)
-{
-    double backward = o->cycles[SMOE_BACKWARD];
-    double keep = STEPS_CYCLES / (STEPS_CYCLES + backward);
-    r->of = r->of * keep + fmax(o->all_cycles - backward - o->cycles[SMOE_FORWARD], 0);
-    r->per = r->per * keep + backward;
 }
 
 /* ---- power ---- */
@@ -236,10 +232,9 @@ bool smoe_learned_curve(const struct smoe_learned *l, double top_hz, struct smoe
 
 void smoe_learned_observe(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
 {
-    for (int p = 0; p < SMOE_PHASES; p++)
-        learn_ratio(&l->cost[p], &l->full[p], o->cycles[p], o->flops[p]);
+    for (enum smoe_phase p = SMOE_FORWARD; p < SMOE_PHASES; p++)
+        learn_cost(l, p, o);
     learn_share(l, o);
-    learn_steps(&l->steps, o);
     learn_power(l, o, top_hz);
     if (o->wall_s > 0)
         l->watts += (o->joules - l->watts * o->wall_s) / (WATTS_S + o->wall_s);
@@ -251,9 +246,13 @@ const struct smoe_estimate *smoe_learned_cost(const struct smoe_learned *l, enum
     return !own->taken && other->taken ? other : own;
 }
 
-double smoe_learned_overhead(const struct smoe_learned *l)
+double smoe_learned_cost_at(const struct smoe_learned *l, enum smoe_phase phase, double rows,
+                            double *ret_error)
 {
-    return l->steps.per > 0 ? 1 + fmin(l->steps.of / l->steps.per, OVERHEAD_MAX) : 1;
+    const struct smoe_estimate *e = smoe_learned_cost(l, phase);
+    double row = smoe_estimate_error(e, 0), parcel = smoe_estimate_error(e, 1) / rows;
+    *ret_error = sqrt(row * row + parcel * parcel);
+    return e->value[0] + e->value[1] / rows;
 }
 
 double smoe_learned_kappa(const struct smoe_learned *l, double hz, double *ret_error)

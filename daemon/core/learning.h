@@ -31,7 +31,8 @@ enum smoe_power_law {
 /* Between two reports. Frequencies are of all lanes together. */
 struct smoe_observed {
     double flops[SMOE_PHASES], cycles[SMOE_PHASES];
-    double all_cycles;     /* steps included */
+    double row_flops[SMOE_PHASES]; /* of one row of each parcel */
+    double all_cycles;             /* steps included */
     double offered_cycles; /* those that the frequency in force had for the time with work */
     double wall_s;
     double joules; /* metered; 0 while the meter has not moved */
@@ -56,12 +57,12 @@ struct smoe_power_state {
 
 struct smoe_learned {
     struct smoe_priors priors;
-    struct smoe_estimate cost[SMOE_PHASES]; /* [cycle/flop] */
-    struct smoe_estimate share;             /* cycles done of those offered, (0, 1] */
+    /* [cycle/flop]: of a row more; and of a parcel, as if it had so many cycles for each flop of a row */
+    struct smoe_estimate cost[SMOE_PHASES];
+    struct smoe_estimate share; /* cycles done of those offered, (0, 1] */
     struct smoe_estimate power; /* static [W], and that of work by `law`; n = 0: nothing metered */
     enum smoe_power_law law;
     struct smoe_ratio shared;     /* cycles done, offered: what `share` is the quotient of */
-    struct smoe_ratio steps;      /* cycles of optimizer steps per cycle of backward passes */
     double full[SMOE_PHASES + 1]; /* cycles of a full observation: the largest of late */
     double table_hz[SMOE_FREQ_STATES_MAX]; /* [n_table] P-states, of all lanes as set, rising */
     uint32_t n_table;                      /* 0: any frequency can be had */
@@ -91,13 +92,14 @@ void smoe_learned_table(struct smoe_learned *learned, const double *hz, uint32_t
 void smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observed *observed,
                           double top_hz);
 
-/* Cost of a phase without its share of the steps: its own, that of the other while that is all that is
- * known, or the prior. [cycle/flop] */
+/* Cost of a phase: its own, that of the other while that is all that is known, or the prior. Its two terms are
+ * as above. [cycle/flop] */
 const struct smoe_estimate *smoe_learned_cost(const struct smoe_learned *learned,
                                               enum smoe_phase phase);
 
-/* What a backward pass costs more for the optimizer steps that it will cause, >= 1. */
-double smoe_learned_overhead(const struct smoe_learned *learned);
+/* Cost of a flop in a parcel of so many rows (INFINITY: of a row more), and its standard error. [cycle/flop] */
+double smoe_learned_cost_at(const struct smoe_learned *learned, enum smoe_phase phase, double rows,
+                            double *ret_error);
 
 /* kappa, and its standard error: of the cube that meets the machine's power at hz, where the law is a line.
  * 0 while nothing is metered. [J s^2 / cycle^3] */

@@ -53,6 +53,13 @@ enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy)
     return policy == SMOE_POLICY_LYAPUNOV_LINEAR ? SMOE_COST_LINEAR : SMOE_COST_EXACT;
 }
 
+enum smoe_policy smoe_policy_of_frozen(enum smoe_policy policy, enum smoe_consistency consistency)
+{
+    return policy == SMOE_POLICY_LYAPUNOV && consistency == SMOE_CONSISTENCY_STRICT
+               ? SMOE_POLICY_LYAPUNOV_STRICT
+               : policy;
+}
+
 bool smoe_policy_draws(enum smoe_policy policy)
 {
     return policy != SMOE_POLICY_BASE && strncmp(smoe_policy_name(policy), "lyapunov", 8) != 0;
@@ -158,6 +165,9 @@ void smoe_policy_route(enum smoe_policy policy, const struct smoe_route_problem 
         return;
     case SMOE_POLICY_LYAPUNOV_SEPARABLE:
         smoe_route_separable(problem, scratch, answer);
+        return;
+    case SMOE_POLICY_LYAPUNOV_STRICT:
+        smoe_route_strict(problem, scratch, answer);
         return;
     case SMOE_POLICY_BASE:
         smoe_route_base(problem, scratch, answer);

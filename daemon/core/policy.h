@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Routing policies by name. `lyapunov` is the product: the exact solve of route.h. `lyapunov-*` are its
- * own references, weaker on purpose. The others are the baselines it is compared with (MODEL.md section
+ * Routing policies by name. `lyapunov` is the product: the exact solve of route.h. `lyapunov-strict` is the
+ * same for tokens that keep their experts, the other `lyapunov-*` are its own references, weaker on purpose. The others are the baselines it is compared with (MODEL.md section
  * 5): they see Q and Z at slot start (`queue-jsq` counts on), break ties at random per token from a
  * seeded stream, and send each visit to the expert's replica on the shortest queue at slot start
  * (`energy`: on the smallest debt). Caps bind every policy, and a token is routed whole or not at all.
@@ -28,6 +28,8 @@
       "lyapunov with the paper's linear drift bound, solved exactly")                          \
     X(LYAPUNOV_SEPARABLE, "lyapunov-separable",                                                \
       "lyapunov, each token for itself at prices fixed at the queues")                         \
+    X(LYAPUNOV_STRICT, "lyapunov-strict",                                                      \
+      "the K largest gate scores, always: lyapunov chooses among their replicas")              \
     X(BASE, "base", "equally many tokens for every expert, of greatest gate mass: BASE layers")
 
 enum smoe_policy {
@@ -43,6 +45,20 @@ const char *smoe_policy_help(enum smoe_policy policy);
 const char *smoe_policy_list(void);
 /* False if there is no policy of that name. */
 bool smoe_policy_parse(const char *name, enum smoe_policy *ret);
+
+/* What happens to the experts that a frozen router has chosen (StableMoE meets Stable-MoE). */
+#define SMOE_CONSISTENCY_MAP(X)                                                              \
+    X(SOFT, "soft")     /* traded for shorter queues, with the weight mu of the gate mass */ \
+    X(STRICT, "strict") /* kept: only the replica is chosen */
+
+enum smoe_consistency {
+#define X(symbol, name) SMOE_CONSISTENCY_##symbol,
+    SMOE_CONSISTENCY_MAP(X)
+#undef X
+};
+
+/* The policy for tokens that a frozen router has scored: of `lyapunov`, its strict one. */
+enum smoe_policy smoe_policy_of_frozen(enum smoe_policy policy, enum smoe_consistency consistency);
 
 /* The drift that the policy reckons with: frequencies must be decided by the same (smoe_cost). */
 enum smoe_cost_mode smoe_policy_cost_mode(enum smoe_policy policy);

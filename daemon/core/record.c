@@ -69,6 +69,19 @@ void smoe_journal_drop(struct smoe_core *c, uint32_t l)
     memcpy(r->layer.name, c->layers[l].name, sizeof r->layer.name);
 }
 
+uint64_t smoe_journal_router(struct smoe_core *c, uint32_t l, const struct smoe_frozen_head *head,
+                             const float *values)
+{
+    if (!c->options.journal)
+        return 0;
+    smoe_journal_flush(c); /* a layer must be there before its router */
+    struct smoe_record *r = emit(c, SMOE_RECORD_ROUTER);
+    fill(&c->layers[l], &r->layer);
+    r->router = *head;
+    r->values = values;
+    return r->sequence;
+}
+
 uint64_t smoe_journal_commit(struct smoe_core *c, uint32_t trainer)
 {
     const struct smoe_trainer *t = &c->trainers[trainer];
@@ -111,6 +124,7 @@ static int restore_layer(struct smoe_core *c, const struct smoe_restored_layer *
     layer->step = j->step;
     layer->attempt = j->attempt;
     layer->done = j->done;
+    layer->router.in_force = from->router;
     memcpy(layer->owner_name, j->owner, sizeof layer->owner_name);
     layer->owner_until_ns = c->now_ns + c->options.settings.trainer_lease_ns;
     for (uint32_t e = 0; e < j->shape.experts && !rc; e++) {

@@ -91,6 +91,12 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
 void smoe_route_greedy(const struct smoe_route_problem *problem, struct smoe_route_scratch *scratch,
                        struct smoe_route_answer *answer);
 
+/* Every token keeps its K largest scores (ties to the lowest index); only the replica of each is chosen, so that
+ * sum_j Phi_j(A_j) is least: optimal for the tokens routed, and then `exact`, with the primal for a bound. Spends
+ * what smoe_route_scratch_limit allows; then visits go to the cheapest replica one by one. */
+void smoe_route_strict(const struct smoe_route_problem *problem, struct smoe_route_scratch *scratch,
+                       struct smoe_route_answer *answer);
+
 /* Each token for itself, at prices fixed at the queues Q_j of slot start. No bound. */
 void smoe_route_separable(const struct smoe_route_problem *problem,
                           struct smoe_route_scratch *scratch, struct smoe_route_answer *answer);

@@ -14,6 +14,7 @@
  *     route_arcs.c    rows of arcs, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
+ *     route_strict.c  experts as they are scored, replicas by augmenting paths
  *     route_exact.c   the exact solve, put together from those above
  *
  * A visit is one of a token's K places: visit v = i K + k belongs to token i = v / K.

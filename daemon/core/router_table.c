@@ -69,9 +69,9 @@ void smoe_router_table_release(struct smoe_router_table *t)
     *t = (struct smoe_router_table){.codes = 0};
 }
 
-size_t smoe_router_table_unknown(const struct smoe_router_table *t, size_t n, const uint16_t *codes)
+size_t smoe_router_table_unknown(const struct smoe_router_table *t, size_t n, const uint32_t *codes)
 {
-    uint16_t most = 0;
+    uint32_t most = 0;
     for (size_t i = 0; i < n; i++)
         most = codes[i] > most ? codes[i] : most;
     if (n == 0 || most < t->codes)
@@ -83,17 +83,17 @@ size_t smoe_router_table_unknown(const struct smoe_router_table *t, size_t n, co
 }
 
 /* One loop for each K: `k` is a literal where it is inlined. */
-static inline void copy_lists(const struct smoe_router_table *t, size_t n, const uint16_t *codes,
+static inline void copy_lists(const struct smoe_router_table *t, size_t n, const uint32_t *codes,
                               size_t k, uint16_t *ret_expert, float *ret_score)
 {
     size_t listed = t->listed;
     for (size_t i = 0; i < n; i++) {
-        memcpy(ret_expert + i * k, t->expert + codes[i] * listed, k * sizeof *ret_expert);
-        memcpy(ret_score + i * k, t->best + codes[i] * listed, k * sizeof *ret_score);
+        memcpy(ret_expert + i * k, t->expert + (size_t)codes[i] * listed, k * sizeof *ret_expert);
+        memcpy(ret_score + i * k, t->best + (size_t)codes[i] * listed, k * sizeof *ret_score);
     }
 }
 
-void smoe_router_table_top(const struct smoe_router_table *t, size_t n, const uint16_t *codes,
+void smoe_router_table_top(const struct smoe_router_table *t, size_t n, const uint32_t *codes,
                            uint32_t top_k, uint16_t *ret_expert, float *ret_score)
 {
     smoe_assert(top_k >= 1 && top_k <= t->listed);
@@ -105,7 +105,7 @@ void smoe_router_table_top(const struct smoe_router_table *t, size_t n, const ui
         copy_lists(t, n, codes, top_k, ret_expert, ret_score);
 }
 
-void smoe_router_table_scores(const struct smoe_router_table *t, size_t n, const uint16_t *codes,
+void smoe_router_table_scores(const struct smoe_router_table *t, size_t n, const uint32_t *codes,
                               float *ret)
 {
     for (size_t i = 0; i < n; i++)

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SMOE_ROUTER_CODES_MAX UINT32_C(65536) /* a code has 16 bits */
+#define SMOE_ROUTER_CODES_MAX (UINT32_C(1) << 20) /* more than any vocabulary in use */
 
 struct smoe_router_table {
     uint32_t codes, experts;
@@ -30,14 +30,14 @@ void smoe_router_table_release(struct smoe_router_table *table);
 /* The first of n codes that the table does not have; n if it has them all. Codes come from outside: ask before
  * reading. */
 size_t smoe_router_table_unknown(const struct smoe_router_table *table, size_t n,
-                                 const uint16_t *codes);
+                                 const uint32_t *codes);
 
 /* The K best experts of n tokens, ret_expert [n, K], with their scores ret_score [n, K]; K <= listed. */
-void smoe_router_table_top(const struct smoe_router_table *table, size_t n, const uint16_t *codes,
+void smoe_router_table_top(const struct smoe_router_table *table, size_t n, const uint32_t *codes,
                            uint32_t top_k, uint16_t *ret_expert, float *ret_score);
 
 /* All scores of n tokens, ret [n, E]: what a solve trades experts by. */
 void smoe_router_table_scores(const struct smoe_router_table *table, size_t n,
-                              const uint16_t *codes, float *ret);
+                              const uint32_t *codes, float *ret);
 
 #endif

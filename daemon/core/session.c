@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/core/core_state.h"
+#include "daemon/core/conduct.h"
 #include "daemon/core/state_relay.h"
 
 /* ---- the end ---- */
@@ -141,6 +141,8 @@ void smoe_session_hello(struct smoe_core *c, uint32_t session, const struct smoe
                          0);
     } else if (m->role == SMOE_ROLE_TRAINER) {
         smoe_trainer_hello(c, session, m, protocol);
+    } else if (smoe_conduct_admit(c, m->name, &why)) {
+        smoe_core_refuse(c, session, SMOE_EQUARANTINED, why.text, true, 0, 0);
     } else {
         int rc = smoe_fleet_join(&c->fleet, session, m, c->now_ns, &worker, &why);
         if (rc)

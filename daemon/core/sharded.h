@@ -115,6 +115,8 @@ bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_replan(struct smoe_core *core, uint32_t layer);
 /* Gives missing copies and shares of newcomers, a range at a time: begins to fill the next. */
 void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
+/* Which live workers hold each expert, into core->replica_first and replica_node. */
+void smoe_sharded_fill_replicas(struct smoe_core *core, const struct smoe_sharded *s);
 /* The range being filled has come: it counts from now on. */
 void smoe_sharded_filled(struct smoe_core *core, uint32_t layer);
 

@@ -333,3 +333,17 @@ void smoe_sharded_filled(struct smoe_core *c, uint32_t l)
     c->fleet.workers[f.to].host_due |= UINT64_C(1) << l;
     c->journal_due |= UINT64_C(1) << l;
 }
+
+/* ---- for routing ---- */
+
+void smoe_sharded_fill_replicas(struct smoe_core *c, const struct smoe_sharded *s)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < s->plan.n_experts; e++) {
+        c->replica_first[e] = n;
+        for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)
+            if (smoe_worker_live(&c->fleet.workers[s->replica_worker[r]]))
+                c->replica_node[n++] = s->replica_worker[r];
+    }
+    c->replica_first[s->plan.n_experts] = n;
+}

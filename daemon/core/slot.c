@@ -60,10 +60,14 @@ struct smoe_plan_law smoe_slot_law(const struct smoe_core *c)
 struct smoe_plan_worker smoe_slot_know(const struct smoe_core *c, const struct smoe_worker *w,
                                        uint64_t forward_flops, bool training)
 {
+    const struct smoe_core_settings *s = &c->options.settings;
+    double debt_j = smoe_worker_debt(w, c->now_ns);
+    struct smoe_freq_node physics = smoe_worker_freq_node(w, forward_flops, training);
+    physics.energy_max_w = smoe_freq_restraint(&physics, debt_j, (double)s->slot_ns * 1e-9, s->v);
     return (struct smoe_plan_worker){
         .serves = true,
-        .physics = smoe_worker_freq_node(w, forward_flops, training),
-        .debt_j = smoe_worker_debt(w, c->now_ns),
+        .physics = physics,
+        .debt_j = debt_j,
         .carry = w->service_carry,
         .units = w->lanes * smoe_worker_efficiency(w),
         .before_khz = w->freq_khz_sent,

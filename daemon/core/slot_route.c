@@ -2,8 +2,8 @@
  *
  * Routing of one slot: from waiting tokens to parcels.
  *
- *  1. pending batches are taken in groups that one solve can route together (same layer, K and
- *     kind), oldest first, up to slot_tokens_max tokens a group;
+ *  1. pending batches are taken in groups that one solve can route together (same layer, K, kind, and
+ *     whether a frozen router scored them), oldest first, up to slot_tokens_max tokens a group;
  *  2. the group's problem is set up in visits of its layer: Q and Dhat of every worker for the planned
  *     length tau (MODEL.md, "Slot length"), caps from the workers' inboxes, weights from the scores;
  *  3. the policy solves it; chosen visits become parcels, tokens without K experts wait.
@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/detmath.h"
 #include "daemon/core/place_popularity.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/slot_state.h"
@@ -39,6 +40,45 @@ static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struc
     return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
 }
 
+/* Visits a second at which it neither exceeds its limits nor runs into debt, in parcels of many rows. */
+static double fair_rate(struct smoe_worker *w, const struct smoe_layer *layer, bool training)
+{
+    w->parcel_rows = 0;
+    struct smoe_freq_node node = smoe_worker_freq_node(w, layer->forward_flops, training);
+    return fmin(smoe_freq_ceiling(&node) / node.cycles_per_visit,
+                smoe_freq_sustainable_rate(&node));
+}
+
+/* Rows of a parcel if all take their share by rates, at random over the group's batches and their own experts:
+ * `visits` in `parcels`, of which some stay empty. What they really got last is not looked at: who gets
+ * little has small parcels, which cost more a visit, and would get less still. */
+static double fair_rows(double visits, double parcels)
+{
+    double each = visits / parcels;
+    return each > 0 ? each / (1 - smoe_exp(-each)) : 1;
+}
+
+static void plan_parcels(struct smoe_core *c, const struct smoe_slot_group *g)
+{
+    const struct smoe_layer *layer = &c->layers[g->layer];
+    size_t mark = c->lists_used; /* scratch: given back below */
+    double *rates = smoe_core_list(c, c->fleet.n_used * sizeof *rates), sum = 0;
+    uint32_t *hosted = smoe_core_list(c, c->fleet.n_used * sizeof *hosted);
+    memset(hosted, 0, c->fleet.n_used * sizeof *hosted);
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->experts[e].worker != SMOE_NONE)
+            hosted[layer->experts[e].worker]++;
+    for (uint32_t i = 0; i < c->fleet.n_used; i++)
+        if (hosted[i])
+            sum += rates[i] = fair_rate(&c->fleet.workers[i], layer, g->training);
+    double visits = (double)g->n_tokens * g->top_k;
+    for (uint32_t i = 0; i < c->fleet.n_used && sum > 0; i++)
+        if (hosted[i])
+            c->fleet.workers[i].parcel_rows =
+                fair_rows(visits * rates[i] / sum, (double)hosted[i] * g->n_batches);
+    c->lists_used = mark;
+}
+
 /* What is known of the workers, in visits of the group's layer; tau and the solver's nodes from it. Returns
  * the record of it, NULL if none is kept. */
 static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot_group *g,
@@ -46,7 +86,9 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
 {
     const struct smoe_layer *layer = &c->layers[g->layer];
     struct smoe_plan_law law = smoe_slot_law(c);
+    law.policy = g->policy;
     uint32_t n = c->fleet.n_used;
+    plan_parcels(c, g);
     for (uint32_t i = 0; i < n; i++) {
         const struct smoe_worker *w = &c->fleet.workers[i];
         c->known[i] = (struct smoe_plan_worker){0};
@@ -69,15 +111,8 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
 static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
 {
     uint32_t n = 0;
-    const struct smoe_sharded *s = layer->sharded;
-    for (uint32_t e = 0; s && e < layer->shape.experts; e++) {
-        c->replica_first[e] = n;
-        for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)
-            if (smoe_worker_live(&c->fleet.workers[s->replica_worker[r]]))
-                c->replica_node[n++] = s->replica_worker[r];
-    }
-    if (s) {
-        c->replica_first[layer->shape.experts] = n;
+    if (layer->sharded) {
+        smoe_sharded_fill_replicas(c, layer->sharded);
         return;
     }
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
@@ -236,14 +271,13 @@ static void account_quality(struct smoe_core *c, const struct smoe_slot_group *g
                             const float *scores)
 {
     uint32_t width = c->layers[g->layer].shape.experts;
-    const struct smoe_sharded *sharded = c->layers[g->layer].sharded;
     for (uint32_t t = 0; t < g->n_tokens; t++) {
         const uint16_t *chosen = c->chosen_expert + (size_t)t * g->top_k;
         const float *row = scores + (size_t)t * width;
         if (chosen[0] == SMOE_ROUTE_NONE)
             continue;
-        if (sharded && g->training)
-            smoe_place_count(row, width, g->top_k, sharded->popularity);
+        if (c->layers[g->layer].sharded && g->training)
+            smoe_place_count(row, width, g->top_k, c->layers[g->layer].sharded->popularity);
         c->totals.tokens_routed++;
         for (uint32_t k = 0; k < g->top_k; k++) {
             uint32_t better = 0;
@@ -300,7 +334,7 @@ static void route_group(struct smoe_core *c, const struct smoe_slot_group *g)
         .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
     uint64_t work_max = work_limit(c, &problem);
     smoe_route_scratch_limit(c->scratch, work_max);
-    smoe_policy_route(c->options.settings.policy, &problem, c->debts, &c->rng, c->scratch, &answer);
+    smoe_policy_route(g->policy, &problem, c->debts, &c->rng, c->scratch, &answer);
     smoe_tracing_decided(c, trace, work_max, &answer);
     account_proof(c, &problem, &answer);
     account_quality(c, g, scores);
@@ -333,6 +367,7 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
     struct smoe_slot_group g = {.layer = b->layer,
                                 .top_k = b->top_k,
                                 .training = b->training,
+                                .policy = c->options.settings.policy,
                                 .n_tokens = n,
                                 .n_batches = 1,
                                 .batches = &batch};
@@ -349,8 +384,12 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
 static struct smoe_slot_group collect_group(struct smoe_core *c, const struct smoe_batch *first)
 {
     uint32_t width = c->layers[first->layer].shape.experts;
+    const struct smoe_core_settings *s = &c->options.settings;
     struct smoe_slot_group g = {
-        .layer = first->layer, .top_k = first->top_k, .training = first->training};
+        .layer = first->layer,
+        .top_k = first->top_k,
+        .training = first->training,
+        .policy = first->frozen ? smoe_policy_of_frozen(s->policy, s->consistency) : s->policy};
     uint64_t most = c->gather_floats / width;
     if (most > c->options.limits.slot_tokens_max)
         most = c->options.limits.slot_tokens_max;
@@ -359,7 +398,7 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
     for (const struct smoe_list *it = &first->pending_link; it != &c->pending; it = it->next) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (b->layer != g.layer || b->top_k != g.top_k || b->training != g.training || b->routed ||
-            !smoe_batch_routable(c, b) || g.n_tokens == most)
+            b->frozen != first->frozen || !smoe_batch_routable(c, b) || g.n_tokens == most)
             continue;
         uint64_t room = most - g.n_tokens;
         batches[g.n_batches++] = (uint32_t)(b - c->batches);
@@ -374,7 +413,7 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
 /* No more room will come than there is with nothing at work, unless a host is about to leave or to stay. */
 static bool hosts_are_open(const struct smoe_core *c, const struct smoe_layer *layer)
 {
-    for (uint32_t e = 0; e < layer->shape.experts; e++) { /* sharded: the first hosts say enough */
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
         const struct smoe_worker *w = &c->fleet.workers[layer->experts[e].worker];
         if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
             return false;

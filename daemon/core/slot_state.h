@@ -12,7 +12,8 @@
 struct smoe_slot_group {
     uint32_t layer, top_k;
     bool training;
-    uint32_t n_tokens; /* of the batches in order, each from its waiting_first on */
+    enum smoe_policy policy; /* that routes them */
+    uint32_t n_tokens;       /* of the batches in order, each from its waiting_first on */
     uint32_t n_batches;
     const uint32_t *batches; /* [n_batches] */
 };

@@ -242,16 +242,30 @@ void smoe_standing_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wo
             smoe_standing_change(c, l, &layer->experts[e].worker, SMOE_NONE);
 }
 
-/* Does the worker hold the layer's expert as it was committed last? */
-static bool has_current(const struct smoe_layer *layer, const struct smoe_inventory_layer *held,
-                        uint32_t expert)
+/* The step of the layer's owner while it is being committed, or NULL. It can no longer be taken back: what
+ * came before it is of no use any more. */
+static const struct smoe_step *committing(const struct smoe_core *c, const struct smoe_layer *layer)
 {
-    if (!layer->learned)
+    if (layer->owner == SMOE_NONE)
+        return NULL;
+    const struct smoe_step *s = &c->trainers[layer->owner].step;
+    bool of_it = s->layers >> (layer - c->layers) & 1;
+    return s->phase == SMOE_STEP_COMMITTING && of_it ? s : NULL;
+}
+
+/* Does the worker hold the layer's expert as it was, or is being, committed last? */
+static bool has_current(const struct smoe_core *c, const struct smoe_layer *layer,
+                        const struct smoe_inventory_layer *held, uint32_t expert)
+{
+    const struct smoe_step *next = committing(c, layer);
+    uint64_t step = next ? next->number : layer->step;
+    uint64_t attempt = next ? next->attempt : layer->attempt;
+    if (!layer->learned && !next)
         return true; /* it is in the seed */
     if (!held)
         return false;
-    bool in_force = held->step == layer->step && held->attempt == layer->attempt;
-    bool staged = held->staged_step == layer->step && held->staged_attempt == layer->attempt;
+    bool in_force = held->step == step && held->attempt == attempt;
+    bool staged = held->staged_step == step && held->staged_attempt == attempt;
     if (!in_force && !staged)
         return false;
     for (size_t i = 0; i < held->n_experts; i++)
@@ -266,7 +280,7 @@ void smoe_standing_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
     struct smoe_layer *layer = &c->layers[l];
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         struct smoe_expert_view *x = &layer->experts[e];
-        bool has = has_current(layer, held, e);
+        bool has = has_current(c, layer, held, e);
         if (x->worker == worker && !has)
             smoe_standing_change(c, l, &x->worker, SMOE_NONE);
         if (x->follower == worker && !has)

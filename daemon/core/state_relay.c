@@ -70,6 +70,7 @@ int smoe_relay_remember(struct smoe_core *c, const struct smoe_relay *relay, uin
     if (i == SMOE_NONE)
         return smoe_fail(why, SMOE_ELIMIT, "%d expert states are on their way already",
                          SMOE_RELAYS_MAX);
+    c->relays_reached = i < c->relays_reached ? c->relays_reached : i + 1;
     c->relays[i] = *relay;
     c->relays[i].number = *ret_number = ++c->relay_serial * SMOE_RELAYS_MAX + i;
     return 0;
@@ -130,7 +131,7 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
 
 void smoe_relay_go_on(struct smoe_core *c, uint32_t layer)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || !r->waiting || r->layer != layer)
             continue;
@@ -268,7 +269,7 @@ void smoe_relay_stored(struct smoe_core *c, uint32_t worker, const struct smoe_m
 void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer, const char *sentence)
 {
     smoe_copies_void(c, layer, SMOE_NONE);
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != layer)
             continue;
@@ -296,7 +297,7 @@ static void worker_left(struct smoe_core *c, struct smoe_relay *r, uint32_t work
 
 void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used)
             continue;

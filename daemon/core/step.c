@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "daemon/core/conduct.h"
 #include "daemon/core/sharded.h"
 
 static void await(struct smoe_step *s, uint32_t worker)
@@ -293,7 +294,7 @@ static bool sum_norms(struct smoe_core *c, uint32_t trainer)
             return false;
         s->square_norm += *norm_of(c, trainer, w);
     }
-    return s->square_norm <= 1e300; /* what a StepDone may carry */
+    return true; /* far below what a StepDone may carry */
 }
 
 /* A gradient that is NaN or infinite: the step is refused and nothing of it reaches a weight. */
@@ -307,6 +308,12 @@ static void refuse_not_finite(struct smoe_core *c, uint32_t trainer)
     smoe_trainer_reset(c, trainer, why.text);
 }
 
+/* -1 is not finite; beyond the square of what may move between layers nothing can be. */
+static double credible(double square_norm)
+{
+    return square_norm <= SMOE_MAGNITUDE_MAX * SMOE_MAGNITUDE_MAX ? square_norm : -1;
+}
+
 void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_norm *m)
 {
     uint32_t trainer = m->owner;
@@ -318,15 +325,16 @@ void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_
         for (size_t j = 0; j < m->layers[i].n && asked; j++)
             if (m->layers[i].experts[j] < layer->shape.experts &&
                 layer->experts[m->layers[i].experts[j]].worker == worker)
-                layer->experts[m->layers[i].experts[j]].square_norm = m->layers[i].square_norms[j];
+                layer->experts[m->layers[i].experts[j]].square_norm =
+                    credible(m->layers[i].square_norms[j]);
     }
     if (c->sharding)
-        *norm_of(c, trainer, worker) = m->shards;
+        *norm_of(c, trainer, worker) = credible(m->shards);
     if (!answered(&c->trainers[trainer].step, worker))
         return;
     if (sum_norms(c, trainer))
         stage(c, trainer);
-    else
+    else if (!smoe_conduct_norms(c, trainer))
         refuse_not_finite(c, trainer);
 }
 

@@ -111,9 +111,8 @@ static bool take_batches(struct smoe_core *c, const struct smoe_slot_group *g,
 }
 
 /* Prices of another fleet or layer are not started from. */
-static bool take_prices(struct smoe_core *c, struct smoe_trace_route *t)
+static bool take_prices(struct smoe_core *c, enum smoe_policy policy, struct smoe_trace_route *t)
 {
-    enum smoe_policy policy = c->options.settings.policy;
     const double *prices = smoe_policy_prices(policy, c->scratch, &t->n_prices);
     if (t->n_prices != (policy == SMOE_POLICY_BASE ? t->experts : t->nodes))
         t->n_prices = 0;
@@ -157,12 +156,12 @@ static void take_law(const struct smoe_core *c, const struct smoe_slot_group *g,
     t->tokens = g->n_tokens;
     t->nodes = c->fleet.n_used;
     t->training = g->training;
-    strcpy(t->policy, smoe_policy_name(s->policy));
+    strcpy(t->policy, smoe_policy_name(g->policy));
     strcpy(t->plan, smoe_plan_name(s->plan));
     t->slot_ns = s->slot_ns;
     t->v = s->v;
     t->mu = s->mu;
-    t->draws = smoe_policy_draws(s->policy);
+    t->draws = smoe_policy_draws(g->policy);
     memcpy(t->rng, c->rng.s, sizeof t->rng);
     t->tau_s = c->tau_s;
 }
@@ -180,7 +179,7 @@ struct smoe_trace_route *smoe_tracing_asked(struct smoe_core *c, const struct sm
     *entry = (struct smoe_trace_entry){.type = SMOE_TRACE_ROUTE, .route = {.given = !scores}};
     take_law(c, g, &entry->route);
     bool room = take_workers(c, &entry->route) && take_batches(c, g, &entry->route) &&
-                take_prices(c, &entry->route) && take_replicas(c, &entry->route) &&
+                take_prices(c, g->policy, &entry->route) && take_replicas(c, &entry->route) &&
                 take_tokens(c, scores, &entry->route);
     if (!room) {
         tell_lost(c);

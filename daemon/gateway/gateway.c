@@ -6,10 +6,9 @@
  *               \________________^
  *
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
- * nothing more is read. A session gets there by the peer's mistake, by the core's word, by not saying
- * hello in time (or not before its place was needed), or by not reading. That it must close is often found while an update is being carried
- * out; it is marked then, and the core is told when that update is done (`bury`), because a core step
- * would overwrite the update.
+ * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
+ * time (or before its place was needed), or by not reading. That is often found while an update is being
+ * carried out; the core is told when that is done (`unburied`): a core step would overwrite it.
  */
 #include "daemon/gateway/gateway.h"
 
@@ -34,9 +33,6 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     gw->options = *options;
     gw->budget.max_bytes = options->tensors_bytes_max;
     gw->n_sessions = smoe_core_sessions_max(&options->core.limits);
-    gw->hellos_max =
-        (gw->n_sessions - options->core.limits.workers_max - options->core.limits.trainers_max) /
-        4 * 3;
     gw->sessions = calloc(gw->n_sessions, sizeof *gw->sessions);
     gw->batches = calloc(options->core.limits.batches_max, sizeof *gw->batches);
     int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
@@ -47,6 +43,8 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
         gw->options.core.trace_bytes_max = 0;
     if (!rc)
         rc = smoe_core_new(&gw->options.core, &gw->core, why);
+    if (!rc)
+        rc = smoe_gate_routers_restore(gw, options->core.restored, why);
     gw->options.core.restored = NULL;
     if (rc) {
         smoe_gateway_free(gw);
@@ -68,6 +66,7 @@ void smoe_gateway_free(struct smoe_gateway *gw)
         smoe_relay_free_batch(&gw->batches[b]);
     free(gw->sessions);
     free(gw->batches);
+    smoe_gate_routers_release(gw);
     smoe_wire_free(gw->wire);
     smoe_core_free(gw->core);
     free(gw);
@@ -80,34 +79,25 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gw)
 
 /* ---- closing ---- */
 
-static void mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
+void smoe_gate_mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
 {
     if (!smoe_list_linked(&s->dirty_link))
         smoe_list_push_back(&gw->dirty, &s->dirty_link);
 }
 
-/* Its time to say hello is over, one way or the other. */
-static void leave_hellos(struct smoe_gateway *gw, struct smoe_gate_session *s)
-{
-    if (s->state != SMOE_GATE_HELLO)
-        return;
-    smoe_list_remove(&s->hello_link);
-    gw->n_hellos--;
-}
-
 /* The session ends; the core, if it knows it, hears of it when the present update has been carried out.
  * `reason` NULL: it is known already, from the Error or Bye that went before. */
-static void doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
+void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
 {
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
     if (s->state == SMOE_GATE_OPEN)
         smoe_list_push_back(&gw->unburied, &s->unburied_link);
-    leave_hellos(gw, s);
+    smoe_gate_leave_hellos(gw, s);
     s->state = SMOE_GATE_CLOSING;
     if (reason)
         snprintf(s->reason, sizeof s->reason, "%s", reason);
-    mark_dirty(gw, s);
+    smoe_gate_mark_dirty(gw, s);
 }
 
 /* ---- carrying out updates ---- */
@@ -136,13 +126,13 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
     if (rc == 0)
         rc = smoe_channel_send(&s->channel, &a->message, segments, n_segments);
     if (rc == 0)
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
     smoe_relay_release(segments, n_segments);
     if (rc == SMOE_ELIMIT) {
         gw->slow_peers++;
-        doom(gw, s, "does not read what it is sent");
+        smoe_gate_doom(gw, s, "does not read what it is sent");
     } else if (rc) {
-        doom(gw, s, smoe_strerror(rc));
+        smoe_gate_doom(gw, s, smoe_strerror(rc));
     }
 }
 
@@ -153,7 +143,7 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
         send_action(gw, a, blob);
         break;
     case SMOE_ACT_CLOSE:
-        doom(gw, &gw->sessions[a->session], NULL);
+        smoe_gate_doom(gw, &gw->sessions[a->session], NULL);
         break;
     case SMOE_ACT_BATCH_TAKEN:
         smoe_relay_take_batch(gw, a->batch, blob);
@@ -180,6 +170,15 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     case SMOE_ACT_JOURNAL:
         gw->options.journal(gw->options.journal_context, a->record, smoe_core_epoch(gw->core));
         break;
+    case SMOE_ACT_ROUTER_TAKEN:
+        smoe_gate_routers_take(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_IN_FORCE:
+        smoe_gate_routers_put_in_force(gw, a->layer);
+        break;
+    case SMOE_ACT_ROUTER_FREED:
+        smoe_gate_routers_free(gw, a->layer);
+        break;
     case SMOE_ACT_TRACE:
         gw->options.trace(gw->options.trace_context, a->trace);
         break;
@@ -197,7 +196,7 @@ static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
     gw->wake_ns = update.wake_ns;
 }
 
-static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
+void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
 {
     step_once(gw, event, blob);
     while (!smoe_list_empty(&gw->unburied)) {
@@ -206,7 +205,9 @@ static void step(struct smoe_gateway *gw, const struct smoe_event *event, struct
         smoe_list_remove(&s->unburied_link);
         struct smoe_event closed = {.type = SMOE_EVENT_CLOSED,
                                     .now_ns = event->now_ns,
-                                    .session = (uint32_t)(s - gw->sessions)};
+                                    .session = (uint32_t)(s - gw->sessions),
+                                    .code = s->code,
+                                    .sentence = s->reason};
         step_once(gw, &closed, NULL);
     }
 }
@@ -215,7 +216,7 @@ void smoe_gateway_journalled(struct smoe_gateway *gw, uint64_t sequence, uint64_
 {
     struct smoe_event event = {
         .type = SMOE_EVENT_JOURNALLED, .now_ns = now_ns, .sequence = sequence};
-    step(gw, &event, NULL);
+    smoe_gate_step(gw, &event, NULL);
 }
 
 /* ---- messages ---- */
@@ -244,7 +245,7 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
                          (unsigned long long)v.bytes);
     case SMOE_REFUSE:
         smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch, v.request);
-        mark_dirty(d->gw, d->session);
+        smoe_gate_mark_dirty(d->gw, d->session);
         break;
     case SMOE_IGNORE:
         break;
@@ -252,7 +253,7 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
         return v.code;
     }
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = d->now_ns};
-    step(d->gw, &tick, NULL); /* credit that came back with the refusal */
+    smoe_gate_step(d->gw, &tick, NULL); /* credit that came back with the refusal */
     return SMOE_CHANNEL_SKIP;
 }
 
@@ -261,7 +262,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
     struct smoe_gate_session *s = d->session;
     const struct smoe_msg_hello *m = &message->hello;
     bool worker = m->role == SMOE_ROLE_WORKER;
-    leave_hellos(d->gw, s);
+    smoe_gate_leave_hellos(d->gw, s);
     s->state = SMOE_GATE_OPEN;
     s->channel.peer_side = worker ? SMOE_BY_WORKER : SMOE_BY_TRAINER;
     s->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
@@ -271,7 +272,7 @@ static void hello(struct delivery *d, const struct smoe_message *message)
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
                                .message = message};
-    step(d->gw, &event, NULL);
+    smoe_gate_step(d->gw, &event, NULL);
 }
 
 static int deliver(void *context, const struct smoe_message *message, struct smoe_blob *blob,
@@ -285,8 +286,10 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
         return smoe_fail(why, SMOE_ESTATE, "%s: %s", smoe_message_name((uint16_t)message->type),
                          s->state == SMOE_GATE_HELLO ? "HELLO must come first" : "sent already");
     if (message->type == SMOE_MSG_HELLO) {
-        hello(d, message);
-        return 0;
+        int rc = smoe_gate_may_be(s, &message->hello, why);
+        if (rc == 0)
+            hello(d, message);
+        return rc;
     }
     if (message->type == SMOE_MSG_ERROR || message->type == SMOE_MSG_BYE)
         snprintf(s->reason, sizeof s->reason, "%s",
@@ -294,50 +297,22 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
     struct smoe_event event = {.type = SMOE_EVENT_MESSAGE,
                                .now_ns = d->now_ns,
                                .session = (uint32_t)(s - d->gw->sessions),
-                               .message = message};
+                               .message = message,
+                               .bad_numbers = !smoe_relay_good(d->gw, s, message, blob)};
     if (message->type == SMOE_MSG_SUBMIT) {
         int rc = smoe_relay_prepare_submit(d->gw, &message->submit, blob, &event, why);
         if (rc)
             return rc;
     }
-    step(d->gw, &event, blob);
+    if (message->type == SMOE_MSG_FREEZE)
+        smoe_gate_routers_prepare(d->gw, &message->freeze, blob, &event, why);
+    smoe_gate_step(d->gw, &event, blob);
     smoe_relay_drop_unused_room(d->gw);
+    smoe_gate_routers_drop_hand(d->gw);
     return 0;
 }
 
 /* ---- the transport's side ---- */
-
-static struct smoe_gate_session *oldest_hello(const struct smoe_gateway *gw)
-{
-    struct smoe_list *first = smoe_list_first(&gw->hellos);
-    return first ? smoe_container_of(first, struct smoe_gate_session, hello_link) : NULL;
-}
-
-int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_session)
-{
-    if (gw->n_hellos >= gw->hellos_max) {
-        gw->crowded_out++;
-        doom(gw, oldest_hello(gw), "its place was needed before it said hello");
-    }
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
-        struct smoe_gate_session *s = &gw->sessions[i];
-        if (s->state != SMOE_GATE_FREE)
-            continue;
-        memset(s, 0, sizeof *s);
-        smoe_list_init(&s->dirty_link);
-        smoe_list_init(&s->unburied_link);
-        smoe_channel_init(&s->channel, gw->wire, &gw->budget, SMOE_BY_PEER,
-                          gw->options.outbox_bytes_max);
-        s->state = SMOE_GATE_HELLO;
-        s->opened_ns = now_ns;
-        smoe_list_push_back(&gw->hellos, &s->hello_link);
-        gw->n_hellos++;
-        gw->in_use++;
-        *ret_session = i;
-        return 0;
-    }
-    return SMOE_ELIMIT;
-}
 
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gw, uint32_t session, size_t *ret_room)
 {
@@ -358,9 +333,10 @@ void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint
     if (!rc || s->state == SMOE_GATE_CLOSING)
         return;
     smoe_channel_send_error(&s->channel, rc, why.text, true, 0, 0);
-    doom(gw, s, why.text);
+    s->code = rc;
+    smoe_gate_doom(gw, s, why.text);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-    step(gw, &tick, NULL);
+    smoe_gate_step(gw, &tick, NULL);
 }
 
 void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now_ns)
@@ -368,9 +344,9 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
     struct smoe_gate_session *s = &gw->sessions[session];
     smoe_assert(s->state != SMOE_GATE_FREE);
     if (s->state != SMOE_GATE_CLOSING) {
-        doom(gw, s, "");
+        smoe_gate_doom(gw, s, "");
         struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-        step(gw, &tick, NULL);
+        smoe_gate_step(gw, &tick, NULL);
     }
     gw->frames_in += s->channel.frames_in;
     gw->frames_out += s->channel.frames_out;
@@ -382,21 +358,11 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
     gw->in_use--;
 }
 
-/* Connections that do not say hello in time; nothing is answered to them. */
-static void expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
-{
-    struct smoe_gate_session *s;
-    while ((s = oldest_hello(gw)) && now_ns >= s->opened_ns + gw->options.hello_timeout_ns) {
-        gw->hello_timeouts++;
-        doom(gw, s, "said no hello in time");
-    }
-}
-
 void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
 {
-    expire_hellos(gw, now_ns);
+    smoe_gate_expire_hellos(gw, now_ns);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
-    step(gw, &tick, NULL);
+    smoe_gate_step(gw, &tick, NULL);
 }
 
 uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
@@ -434,63 +400,24 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
     s->credit_is_held =
         smoe_channel_send(&s->channel, &credit, NULL, 0) != 0; /* no memory: later */
     if (!s->credit_is_held)
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
 }
 
-/* ---- administration ---- */
-
-void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_settings *settings,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_CONFIGURE, .now_ns = now_ns, .settings = settings};
-    step(gw, &event, NULL);
-}
-
-int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
-{
-    uint32_t unused;
-    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused))
-        return SMOE_EUNKNOWN;
-    struct smoe_event event = {
-        .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
-    step(gw, &event, NULL);
-    return 0;
-}
-
-int smoe_gateway_set_budget(struct smoe_gateway *gw, const char *worker_id, double watts,
-                            uint64_t now_ns)
-{
-    struct smoe_event event = {
-        .type = SMOE_EVENT_BUDGET, .now_ns = now_ns, .worker_id = worker_id, .budget_w = watts};
-    step(gw, &event, NULL);
-    return smoe_fleet_budget(smoe_core_fleet(gw->core), worker_id) == watts ? 0 : SMOE_ELIMIT;
-}
-
-void smoe_gateway_shutdown(struct smoe_gateway *gw, uint64_t now_ns)
-{
-    struct smoe_event event = {.type = SMOE_EVENT_SHUTDOWN, .now_ns = now_ns};
-    step(gw, &event, NULL);
-}
-
-bool smoe_gateway_drained(const struct smoe_gateway *gw)
-{
-    return gw->drained;
-}
+/* ---- the end ---- */
 
 void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
 {
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    struct smoe_message bye = {.type = SMOE_MSG_BYE};
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
+    for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
             continue;
-        struct smoe_message bye = {.type = SMOE_MSG_BYE};
-        snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
-        leave_hellos(gw, s);
+        smoe_gate_leave_hellos(gw, s);
         s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
         snprintf(s->reason, sizeof s->reason, "%s", reason);
-        mark_dirty(gw, s);
+        smoe_gate_mark_dirty(gw, s);
     }
 }

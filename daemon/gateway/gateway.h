@@ -43,9 +43,20 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gateway);
 
 /* ---- the transport tells ---- */
 
+#define SMOE_GATE_STRANGERS_MAX    96 /* sessions that have not said hello, */
+#define SMOE_GATE_STRANGERS_OF_ONE 32 /* of one origin */
+
 /* A connection came. Where too many have not said hello the one that is there longest is closed for it.
- * SMOE_ELIMIT when too many still close: let it wait. */
+ * SMOE_ELIMIT when that one has just come, or too many still close: let it wait. */
 int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
+
+/* Where it came from, as a number; 0 (which is also what is not told) is not counted. Of one origin that
+ * has too many strangers the oldest is closed. */
+void smoe_gateway_came_from(struct smoe_gateway *gateway, uint32_t session, uint64_t origin);
+
+/* Whose key it has shown; from then on it may say hello as nobody else. */
+void smoe_gateway_identify(struct smoe_gateway *gateway, uint32_t session, enum smoe_role role,
+                           const char *name);
 
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session,
@@ -94,6 +105,9 @@ int smoe_gateway_drain(struct smoe_gateway *gateway, const char *worker_id, bool
  * there may be workers have one. */
 int smoe_gateway_set_budget(struct smoe_gateway *gateway, const char *worker_id, double watts,
                             uint64_t now_ns);
+/* Closes a session, with an Error if it has said hello. */
+void smoe_gateway_dismiss(struct smoe_gateway *gateway, uint32_t session, int code,
+                          const char *sentence, uint64_t now_ns);
 /* Take nothing new; smoe_gateway_drained tells when nothing is in flight any more. */
 void smoe_gateway_shutdown(struct smoe_gateway *gateway, uint64_t now_ns);
 bool smoe_gateway_drained(const struct smoe_gateway *gateway);

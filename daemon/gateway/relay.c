@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/within.h"
 #include "daemon/gateway/gateway_state.h"
 
 /* Copies rows: row v of `from` if the visit is a dy row, row v / top_k if it is an x row. */
@@ -62,10 +63,10 @@ static int visit_list(struct smoe_gateway *gw, uint32_t parcel, bool with_scores
     memset(blob->data, 0, bytes);
     memcpy(blob->data, p.visits, list);
     const struct smoe_gate_batch *stored = &gw->batches[p.batch];
-    for (uint32_t i = 0; with_scores && !b.routed && i < p.rows; i++) {
+    for (uint32_t i = 0; with_scores && stored->scores && i < p.rows; i++) {
         size_t token = p.visits[i] / b.top_k;
-        memcpy(blob->data + list + i * sizeof(float),
-               stored->input->data + (token * b.experts + p.expert) * sizeof(float), sizeof(float));
+        memcpy(blob->data + list + i * sizeof(float), &stored->scores[token * b.experts + p.expert],
+               sizeof(float));
     }
     *ret = (struct smoe_segment){blob, blob->data, bytes};
     return 0;
@@ -127,13 +128,52 @@ void smoe_relay_release(struct smoe_segment *segments, size_t n)
         smoe_blob_unref(segments[i].blob);
 }
 
+/* Bytes in front of x: experts, what a router reads, or scores. */
+static size_t choice_bytes(const struct smoe_msg_submit *m, const struct smoe_layer_view *layer)
+{
+    if (m->routed)
+        return ((size_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8;
+    if (m->router_version)
+        return smoe_frozen_bytes(&layer->router, m->tokens);
+    return (size_t)m->tokens * layer->shape.experts * sizeof(float);
+}
+
+/* Where the scores of the Submit in hand are: in its raw part, or made by its router; or why they are not. */
+static void find_scores(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
+                        const struct smoe_blob *blob, struct smoe_event *event,
+                        struct smoe_why *why)
+{
+    gw->spare_scores = m->routed ? NULL : (const float *)(const void *)blob->data;
+    if (m->router_version) {
+        event->refused = smoe_gate_routers_score(gw, m, blob, &gw->spare_scored, why);
+        event->refused_why = why->text;
+        gw->spare_scores =
+            event->refused ? NULL : (const float *)(const void *)gw->spare_scored->data;
+    }
+    event->scores = gw->spare_scores;
+}
+
+bool smoe_relay_good(const struct smoe_gateway *gw, const struct smoe_gate_session *session,
+                     const struct smoe_message *message, const struct smoe_blob *blob)
+{
+    if (!blob)
+        return true;
+    struct smoe_numbers n =
+        smoe_core_numbers(gw->core, (uint32_t)(session - gw->sessions), message);
+    if (!n.any || n.skip > blob->bytes)
+        return true;
+    const void *first = blob->data + n.skip;
+    size_t bytes = blob->bytes - n.skip;
+    return n.f64 ? smoe_within_f64(first, bytes / sizeof(double), n.limit)
+                 : smoe_within_f32(first, bytes / sizeof(float), (float)n.limit);
+}
+
 int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
                               struct smoe_blob *blob, struct smoe_event *event,
                               struct smoe_why *why)
 {
     struct smoe_layer_view layer = smoe_core_layer(gw->core, m->layer);
-    size_t choices = m->routed ? ((size_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8
-                               : (size_t)m->tokens * layer.shape.experts * sizeof(float);
+    size_t choices = choice_bytes(m, &layer);
     size_t real_bytes = layer.shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
     if (!blob || blob->bytes != choices + (size_t)m->tokens * layer.shape.d_model * real_bytes)
         return smoe_fail(why, SMOE_ESHAPE, "SUBMIT: the layer was replaced meanwhile");
@@ -142,24 +182,30 @@ int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_sub
         return smoe_fail(why, SMOE_ENOMEMORY, "SUBMIT: no memory for %u tokens", m->tokens);
     gw->spare_x_offset = choices;
     event->room = gw->spare_room;
-    event->scores = m->routed ? NULL : (const float *)(const void *)blob->data;
     event->experts = m->routed ? (const uint16_t *)(const void *)blob->data : NULL;
+    find_scores(gw, m, blob, event, why);
     return 0;
 }
 
 void smoe_relay_drop_unused_room(struct smoe_gateway *gw)
 {
     free(gw->spare_room);
+    smoe_blob_unref(gw->spare_scored);
     gw->spare_room = NULL;
+    gw->spare_scored = NULL;
 }
 
 void smoe_relay_take_batch(struct smoe_gateway *gw, uint32_t batch, struct smoe_blob *blob)
 {
     struct smoe_gate_batch *b = &gw->batches[batch];
     smoe_assert(!b->input && !b->room && gw->spare_room);
-    *b = (struct smoe_gate_batch){
-        .input = smoe_blob_ref(blob), .x_offset = gw->spare_x_offset, .room = gw->spare_room};
+    *b = (struct smoe_gate_batch){.input = smoe_blob_ref(blob),
+                                  .x_offset = gw->spare_x_offset,
+                                  .scores = gw->spare_scores,
+                                  .scored = gw->spare_scored,
+                                  .room = gw->spare_room};
     gw->spare_room = NULL;
+    gw->spare_scored = NULL;
 }
 
 void smoe_relay_take_inputs(struct smoe_gate_batch *batch, struct smoe_blob *blob)
@@ -172,7 +218,9 @@ void smoe_relay_take_inputs(struct smoe_gate_batch *batch, struct smoe_blob *blo
 void smoe_relay_free_input(struct smoe_gate_batch *batch)
 {
     smoe_blob_unref(batch->input);
-    batch->input = NULL;
+    smoe_blob_unref(batch->scored);
+    batch->input = batch->scored = NULL;
+    batch->scores = NULL;
 }
 
 void smoe_relay_free_batch(struct smoe_gate_batch *batch)

@@ -84,7 +84,10 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
     const struct smoe_estimate *power = &w->learned.power;
     struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
     double unused;
+    double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
+                    2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
     add_double(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
+    add_double(o, "cycles_per_parcel", parcel * (double)w->reference_flops);
     add_double(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
     add_double(o, "kappa", smoe_worker_kappa(w));
     add_known(o, "kappa_error", power->n, d.kappa);
@@ -187,6 +190,39 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
     add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
 }
 
+/* The frozen router in force, or null. */
+static void add_router(cJSON *o, const struct smoe_frozen_head *router)
+{
+    if (!router->version) {
+        cJSON_AddNullToObject(o, "router");
+        return;
+    }
+    cJSON *r = cJSON_AddObjectToObject(o, "router");
+    add_u64(r, "version", router->version);
+    cJSON_AddStringToObject(r, "kind", router->kind == SMOE_FROZEN_TABLE ? "table" : "linear");
+    add_u64(r, "inputs", router->inputs);
+    add_hex(r, "digest", router->digest);
+}
+
+/* What the layer's owner said last of how its routing changes, or null. Shares that it does not know are null. */
+static void add_routing_report(cJSON *o, const struct smoe_msg_routing_report *r)
+{
+    if (!r->tokens) {
+        cJSON_AddNullToObject(o, "routing");
+        return;
+    }
+    cJSON *x = cJSON_AddObjectToObject(o, "routing");
+    cJSON_AddStringToObject(x, "router", r->router);
+    add_u64(x, "step", r->step);
+    add_u64(x, "tokens_watched", r->tokens);
+    add_known(x, "changed", r->changed >= 0, r->changed);
+    add_known(x, "frozen_agreement", r->agreement >= 0, r->agreement);
+    cJSON *f = cJSON_AddObjectToObject(x, "fluctuation");
+    add_known(f, "20", r->fluctuation_20 >= 0, r->fluctuation_20);
+    add_known(f, "50", r->fluctuation_50 >= 0, r->fluctuation_50);
+    add_known(f, "80", r->fluctuation_80 >= 0, r->fluctuation_80);
+}
+
 static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_view *layer)
 {
     const struct smoe_fleet *fleet = smoe_core_fleet(core);
@@ -198,6 +234,8 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     add_u64(o, "step", layer->step);
     add_u64(o, "d_model", layer->shape.d_model);
     add_u64(o, "d_ff", layer->shape.d_ff);
+    add_router(o, &layer->router);
+    add_routing_report(o, layer->routing);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         total += layer->experts[e].account.submitted;
     cJSON *list = cJSON_AddArrayToObject(o, "experts");
@@ -273,6 +311,8 @@ static void add_slots(cJSON *o, const struct smoe_core_totals *t)
 static void add_routing(cJSON *o, const struct smoe_core_totals *t)
 {
     cJSON_AddStringToObject(o, "policy", smoe_policy_name(t->settings.policy));
+    cJSON_AddStringToObject(o, "consistency",
+                            t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
     add_double(o, "v", t->settings.v);
     add_double(o, "mu", t->settings.mu);
     add_u64(o, "tokens_routed", t->tokens_routed);
@@ -306,6 +346,29 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     add_u64(o, "evictions", t->evictions);
 }
 
+/* Who is out or has strikes, and why; in words for people. */
+static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_core_settings *s,
+                              uint64_t now_ns)
+{
+    const struct smoe_quarantine *q = smoe_core_quarantine(core);
+    struct smoe_quarantine_rules rules = {s->strikes_max, s->quarantine_ns};
+    cJSON *o = cJSON_CreateObject(), *list;
+    add_u64(o, "strikes", q->strikes);
+    list = cJSON_AddArrayToObject(o, "workers");
+    for (uint32_t i = 0; i < q->n; i++) {
+        const struct smoe_conduct *c = &q->conducts[i];
+        if (!smoe_quarantine_find(q, &rules, c->worker, now_ns))
+            continue;
+        cJSON *w = cJSON_CreateObject();
+        cJSON_AddStringToObject(w, "id", c->worker);
+        add_u64(w, "strikes", c->strikes);
+        add_double(w, "out_s", (double)smoe_quarantine_left_ns(c, &rules, now_ns) * 1e-9);
+        cJSON_AddStringToObject(w, "why", c->why);
+        cJSON_AddItemToArray(list, w);
+    }
+    return o;
+}
+
 static cJSON *trace_json(const struct smoe_report_trace *t)
 {
     cJSON *o = cJSON_CreateObject();
@@ -336,6 +399,11 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
+    cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
+    cJSON *security = cJSON_AddObjectToObject(o, "security");
+    cJSON_AddStringToObject(security, "transport", c->security ? c->security : "none");
+    add_u64(security, "keys", c->keys);
+    add_u64(security, "refused", c->refused);
     cJSON *journal = cJSON_AddObjectToObject(o, "journal");
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)

@@ -30,6 +30,9 @@ struct smoe_report_context {
     const char *waiting;                   /* why new connections wait now, or "" */
     const char *journal_trouble;           /* why the journal cannot be written now, or "" */
     const struct smoe_report_trace *trace; /* NULL: none is recorded */
+    const char *security;                  /* "tls", "insecure", or NULL */
+    uint64_t keys;                         /* that are valid */
+    uint64_t refused;                      /* connections without a key that is */
 };
 
 /* One line of JSON without a newline, or NULL when memory is out. The caller frees it with free(). */

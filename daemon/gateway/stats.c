@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the gateway tells of its sessions, what it has counted, and the invariants that are its own: sessions in use, memory within
- * the budget, nobody whose end the core has still to hear of between two calls.
+ * What the gateway tells of its sessions, what it has counted, and the invariants that are its own:
+ * sessions in use, memory within the budget, nobody whose end the core has still to hear of between two
+ * calls.
  */
 #include "common/base/assert.h"
 #include "daemon/gateway/gateway_state.h"
@@ -9,6 +10,11 @@
 bool smoe_gateway_closing(const struct smoe_gateway *gw, uint32_t session)
 {
     return gw->sessions[session].state == SMOE_GATE_CLOSING;
+}
+
+bool smoe_gateway_drained(const struct smoe_gateway *gw)
+{
+    return gw->drained;
 }
 
 const char *smoe_gateway_close_reason(const struct smoe_gateway *gw, uint32_t session)
@@ -40,7 +46,7 @@ void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats
         .slow_peers = gw->slow_peers,
         .sessions = gw->in_use,
     };
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    for (uint32_t i = 0; i < gw->reached; i++) {
         const struct smoe_gate_session *s = &gw->sessions[i];
         if (s->state == SMOE_GATE_FREE)
             continue;
@@ -54,11 +60,11 @@ void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats
 void smoe_gateway_check(const struct smoe_gateway *gw)
 {
     uint32_t in_use = 0, hellos = 0;
-    for (uint32_t i = 0; i < gw->n_sessions; i++) {
+    for (uint32_t i = 0; i < gw->reached; i++) {
         in_use += gw->sessions[i].state != SMOE_GATE_FREE;
         hellos += gw->sessions[i].state == SMOE_GATE_HELLO;
     }
-    smoe_assert(hellos == gw->n_hellos && hellos <= gw->hellos_max);
+    smoe_assert(hellos == gw->n_hellos && hellos <= SMOE_GATE_STRANGERS_MAX);
     smoe_assert(in_use == gw->in_use && smoe_list_empty(&gw->unburied));
     smoe_assert(gw->budget.used_bytes <= gw->budget.max_bytes);
     smoe_core_check(gw->core);

@@ -132,6 +132,15 @@ static char *run_reload(struct smoe_commands *c, const char *argument, const str
     return done_json(c->reload(c->context, &why), &why);
 }
 
+static char *run_reload_keys(struct smoe_commands *c, const char *argument,
+                             const struct command *self)
+{
+    struct smoe_why why = {""};
+    (void)argument;
+    (void)self;
+    return done_json(c->reload_keys(c->context, &why), &why);
+}
+
 static char *run_help(struct smoe_commands *c, const char *argument, const struct command *self);
 
 static const struct command commands[] = {
@@ -144,8 +153,9 @@ static const struct command commands[] = {
     {"set-budget", "WORKER WATTS", true, run_set_budget,
      "mean power of this worker; off: that of all"},
     {"drain", "WORKER", true, run_drain, "give this worker nothing new"},
-    {"undrain", "WORKER", true, run_drain, "let it work again"},
-    {"reload", NULL, true, run_reload, "read the configuration again (as SIGHUP)"},
+    {"undrain", "WORKER", true, run_drain, "let it work again, out of quarantine too"},
+    {"reload", NULL, true, run_reload, "read configuration and keys again (as SIGHUP)"},
+    {"reload-keys", NULL, true, run_reload_keys, "read the keys again, and end revoked sessions"},
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 

@@ -20,6 +20,7 @@ struct smoe_commands {
     /* The shell's part of what administrators may do; each returns 0 or a code with a sentence. */
     void *context;
     int (*reload)(void *context, struct smoe_why *why);
+    int (*reload_keys)(void *context, struct smoe_why *why);
     int (*set_policy)(void *context, const char *name, struct smoe_why *why);
     /* `watts`: what was typed. */
     int (*set_budget)(void *context, const char *worker_id, const char *watts,

@@ -19,50 +19,19 @@
 
 #include "common/io/clock.h"
 #include "common/io/evloop.h"
-#include "common/io/log.h"
-#include "common/io/notify.h"
-#include "common/io/statedir.h"
 #include "daemon/shell/budgets.h"
-#include "daemon/shell/commands.h"
-#include "daemon/shell/lines.h"
-#include "daemon/shell/peers.h"
-#include "daemon/shell/recorder.h"
-#include "daemon/shell/store.h"
+#include "daemon/shell/loop_internal.h"
 
 #define DRAIN_MS  4000
 #define LINGER_MS 500
 #define CHECK_MS  1000 /* the full walk over the invariants */
 #define POLL_MS   20   /* while draining */
 
-enum { SIG_TERM, SIG_INT, SIG_HUP, N_SIGNALS };
-
-struct daemon {
-    const struct smoe_daemon_start *start;
-    struct smoe_daemon_settings settings; /* in force */
-    struct smoe_config config;            /* of `settings` */
-    uv_loop_t loop;
-    struct smoe_log log;
-    struct smoe_notify notify;
-    struct smoe_statedir state;
-    struct smoe_store *store;
-    bool store_started, store_in_trouble;
-    struct smoe_recorder *recorder; /* NULL: no trace */
-    struct smoe_gateway *gateway;
-    struct smoe_peers *peers;
-    struct smoe_lines *status, *admin;
-    struct smoe_commands commands;
-    char listen_text[SMOE_ADDR_TEXT_MAX];
-    uv_signal_t signals[N_SIGNALS];
-    uv_timer_t checks, drain, watchdog;
-    uint64_t started_ns, drain_began_ns;
-    bool signals_open, stopping;
-};
-
 /* ---- the end ---- */
 
 static void on_store_closed(void *context)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     for (int i = 0; i < N_SIGNALS; i++)
         uv_close((uv_handle_t *)&d->signals[i], NULL);
     uv_close((uv_handle_t *)&d->checks, NULL);
@@ -76,7 +45,7 @@ static void on_store_closed(void *context)
 
 static void on_trace_closed(void *context)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     if (d->store_started)
         smoe_store_stop(d->store, on_store_closed, d);
     else
@@ -85,7 +54,7 @@ static void on_trace_closed(void *context)
 
 static void on_lines_closed(void *context)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     if (d->recorder)
         smoe_recorder_stop(d->recorder, smoe_clock_monotonic_ns(), on_trace_closed, d);
     else
@@ -94,7 +63,7 @@ static void on_lines_closed(void *context)
 
 static void on_admin_closed(void *context)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     struct smoe_lines *status = d->status;
     d->status = NULL;
     smoe_lines_close(status, on_lines_closed, d);
@@ -102,14 +71,14 @@ static void on_admin_closed(void *context)
 
 static void on_peers_closed(void *context)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     struct smoe_lines *admin = d->admin;
     d->peers = NULL;
     d->admin = NULL;
     smoe_lines_close(admin, on_admin_closed, d);
 }
 
-static void close_all(struct daemon *d)
+static void close_all(struct smoe_daemon *d)
 {
     uv_timer_stop(&d->drain);
     smoe_gateway_goodbye(d->gateway, "the gateway is shutting down");
@@ -118,7 +87,7 @@ static void close_all(struct daemon *d)
 
 static void on_drain(uv_timer_t *timer)
 {
-    struct daemon *d = timer->data;
+    struct smoe_daemon *d = timer->data;
     uint64_t waited_ns = smoe_clock_monotonic_ns() - d->drain_began_ns;
     bool done = smoe_gateway_drained(d->gateway);
     if (!done && waited_ns < UINT64_C(1000000) * DRAIN_MS)
@@ -128,7 +97,7 @@ static void on_drain(uv_timer_t *timer)
     close_all(d);
 }
 
-static void stop(struct daemon *d)
+static void stop(struct smoe_daemon *d)
 {
     if (d->stopping) {
         if (uv_is_active((uv_handle_t *)&d->drain))
@@ -145,86 +114,18 @@ static void stop(struct daemon *d)
     uv_timer_start(&d->drain, on_drain, 0, POLL_MS);
 }
 
-/* ---- administration ---- */
-
-static void apply_settings(struct daemon *d)
-{
-    struct smoe_core_settings settings = smoe_daemon_core_settings(&d->settings);
-    d->log.level = (enum smoe_log_level)d->settings.log_level;
-    smoe_gateway_configure(d->gateway, &settings, smoe_clock_monotonic_ns());
-    smoe_peers_flush(d->peers);
-}
-
-static int reload(void *context, struct smoe_why *why)
-{
-    struct daemon *d = context;
-    struct smoe_daemon_settings fresh_settings;
-    struct smoe_config fresh;
-    struct smoe_config_changes changes;
-    memset(&fresh_settings, 0, sizeof fresh_settings);
-    int rc = smoe_config_load(&fresh, smoe_daemon_options, smoe_daemon_options_len, &fresh_settings,
-                              &d->start->sources, why);
-    if (rc)
-        return rc;
-    rc = smoe_daemon_settings_check(&fresh_settings, why);
-    if (rc == 0) {
-        smoe_config_apply(&d->config, &fresh, &changes);
-        apply_settings(d);
-        smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("configuration reloaded"),
-                 smoe_u64_field("changed", changes.applied),
-                 smoe_text_field("needs_restart", changes.kept ? changes.names : NULL));
-    }
-    smoe_config_release(&fresh);
-    return rc;
-}
-
-static int set_policy(void *context, const char *name, struct smoe_why *why)
-{
-    struct daemon *d = context;
-    enum smoe_policy policy;
-    if (!smoe_policy_parse(name, &policy))
-        return smoe_fail(why, SMOE_EUNKNOWN, "no policy \"%.40s\": %s", name, smoe_policy_list());
-    d->settings.policy = (unsigned)policy;
-    apply_settings(d);
-    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("policy changed"), smoe_text_field("policy", name));
-    return 0;
-}
-
-static int drain_worker(void *context, const char *worker_id, bool drain, struct smoe_why *why)
-{
-    struct daemon *d = context;
-    int rc = smoe_gateway_drain(d->gateway, worker_id, drain, smoe_clock_monotonic_ns());
-    if (rc)
-        return smoe_fail(why, rc, "no worker \"%.63s\"", worker_id);
-    smoe_peers_flush(d->peers);
-    smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg(drain ? "worker drains" : "worker works again"),
-             smoe_text_field("id", worker_id));
-    return 0;
-}
-
-static int set_budget(void *context, const char *worker_id, const char *watts, struct smoe_why *why)
-{
-    struct daemon *d = context;
-    int rc = smoe_budgets_set(d->gateway, d->state.fd, worker_id, watts, why);
-    if (rc == 0)
-        smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("budget set"), smoe_text_field("id", worker_id),
-                 smoe_text_field("watts", watts));
-    smoe_peers_flush(d->peers);
-    return rc;
-}
-
 /* ---- signals and timers ---- */
 
 static void on_signal(uv_signal_t *handle, int signum)
 {
-    struct daemon *d = handle->data;
+    struct smoe_daemon *d = handle->data;
     struct smoe_why why = {""};
     if (signum != SIGHUP) {
         stop(d);
         return;
     }
     (void)smoe_notify_reloading(&d->notify, smoe_clock_monotonic_ns());
-    if (reload(d, &why))
+    if (smoe_daemon_reload(d, &why))
         smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("configuration not reloaded"),
                  smoe_text_field("why", why.text));
     (void)smoe_notify_ready(&d->notify);
@@ -232,15 +133,15 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 static void on_check(uv_timer_t *timer)
 {
-    smoe_gateway_check(((struct daemon *)timer->data)->gateway);
+    smoe_gateway_check(((struct smoe_daemon *)timer->data)->gateway);
 }
 
 static void on_watchdog(uv_timer_t *timer)
 {
-    (void)smoe_notify_alive(&((struct daemon *)timer->data)->notify);
+    (void)smoe_notify_alive(&((struct smoe_daemon *)timer->data)->notify);
 }
 
-static int start_signals(struct daemon *d)
+static int start_signals(struct smoe_daemon *d)
 {
     static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
     int rc = 0;
@@ -253,7 +154,7 @@ static int start_signals(struct daemon *d)
     return rc;
 }
 
-static void start_timers(struct daemon *d)
+static void start_timers(struct smoe_daemon *d)
 {
     uint64_t interval_ns;
     uv_timer_t *timers[] = {&d->checks, &d->drain, &d->watchdog};
@@ -270,7 +171,7 @@ static void start_timers(struct daemon *d)
 
 static void on_record(void *context, const struct smoe_record *record, uint64_t epoch)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     if (smoe_store_append(d->store, record, epoch) == 0)
         return;
     /* a commit that is in no journal must not be announced: systemd starts us again */
@@ -280,7 +181,7 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
 
 static void on_written(void *context, uint64_t sequence, int status)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     bool trouble = status != 0;
     if (trouble != d->store_in_trouble)
         smoe_log(&d->log, trouble ? SMOE_LOG_ERROR : SMOE_LOG_NOTICE,
@@ -299,21 +200,24 @@ static void on_written(void *context, uint64_t sequence, int status)
 
 static void on_decided(void *context, const struct smoe_trace_entry *entry)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     smoe_recorder_append(d->recorder, entry);
 }
 
 static void tell(void *context, struct smoe_report_context *to, struct smoe_report_trace *trace)
 {
-    const struct daemon *d = context;
+    const struct smoe_daemon *d = context;
     to->waiting = d->peers ? smoe_peers_waiting(d->peers) : "";
+    to->security = d->guard.tls ? "tls" : "insecure";
+    to->keys = d->guard.keys.len;
+    to->refused = d->peers ? smoe_peers_refused(d->peers) : 0;
     to->journal_trouble = smoe_store_trouble(d->store);
     to->trace = smoe_recorder_tell(d->recorder, trace) ? trace : NULL;
 }
 
 static void on_trace_trouble(void *context, const struct smoe_report_trace *now)
 {
-    struct daemon *d = context;
+    struct smoe_daemon *d = context;
     bool begins = *now->trouble != 0;
     smoe_log(&d->log, begins ? SMOE_LOG_WARNING : SMOE_LOG_NOTICE,
              smoe_msg(begins ? "the trace is not being written" : "the trace is written again"),
@@ -322,7 +226,7 @@ static void on_trace_trouble(void *context, const struct smoe_report_trace *now)
              smoe_u64_field("lost", now->lost));
 }
 
-static int start_recorder(struct daemon *d, const char *software, struct smoe_why *why)
+static int start_recorder(struct smoe_daemon *d, const char *software, struct smoe_why *why)
 {
     const struct smoe_daemon_settings *s = &d->settings;
     if (!*s->trace_file)
@@ -342,7 +246,7 @@ static int start_recorder(struct daemon *d, const char *software, struct smoe_wh
 
 /* ---- the beginning ---- */
 
-static int make_gateway(struct daemon *d, struct smoe_why *why)
+static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
 {
     const struct smoe_daemon_settings *s = &d->settings;
     uint64_t epoch;
@@ -384,7 +288,7 @@ static int make_gateway(struct daemon *d, struct smoe_why *why)
     return rc;
 }
 
-static int listen_all(struct daemon *d, struct smoe_why *why)
+static int listen_all(struct smoe_daemon *d, struct smoe_why *why)
 {
     struct smoe_addr address;
     char path[sizeof d->settings.state_dir + 16];
@@ -395,15 +299,12 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
         .tell = tell,
         .started_ns = d->started_ns,
         .now_ns = smoe_clock_monotonic_ns,
-        .context = d,
-        .reload = reload,
-        .set_policy = set_policy,
-        .set_budget = set_budget,
-        .drain = drain_worker,
     };
+    smoe_daemon_administer(d, &d->commands);
     snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
     enum smoe_backend backend = (enum smoe_backend)d->settings.backend;
-    struct smoe_peers_options peers = {&d->loop, &d->settings.listen, backend, d->gateway, &d->log};
+    struct smoe_peers_options peers = {&d->loop,     &d->settings.listen, backend,
+                                       d->guard.tls, d->gateway,          &d->log};
     int rc = smoe_peers_start(&peers, &d->peers, why);
     rc = rc ? rc
             : smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
@@ -418,7 +319,7 @@ static int listen_all(struct daemon *d, struct smoe_why *why)
     return 0;
 }
 
-static void say_ready(struct daemon *d)
+static void say_ready(struct smoe_daemon *d)
 {
     struct smoe_addr address;
     char status[SMOE_ADDR_TEXT_MAX], line[200];
@@ -428,20 +329,22 @@ static void say_ready(struct daemon *d)
              smoe_text_field("peers", d->listen_text), smoe_text_field("status", status),
              smoe_text_field("state", d->settings.state_dir),
              smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)),
-             smoe_text_field("io", smoe_peers_backend(d->peers)));
-    if (d->settings.insecure)
-        smoe_log(&d->log, SMOE_LOG_WARNING,
-                 smoe_msg("connections are plaintext and open to whoever reaches them"),
-                 smoe_text_field("because", "net.insecure = yes"));
+             smoe_text_field("io", smoe_peers_backend(d->peers)),
+             smoe_text_field("security", d->guard.tls ? "tls" : "insecure, loopback only"),
+             smoe_u64_field(d->guard.tls ? "keys" : NULL, d->guard.keys.len));
     snprintf(line, sizeof line, "listening on %s, status on %s", d->listen_text, status);
     (void)smoe_notify_status(&d->notify, line);
     (void)smoe_notify_ready(&d->notify);
 }
 
 /* Brings everything up. On failure what is up is closed by the caller through close_partly. */
-static int bring_up(struct daemon *d, struct smoe_why *why)
+static int bring_up(struct smoe_daemon *d, struct smoe_why *why)
 {
-    int rc = make_gateway(d, why);
+    int rc = smoe_guard_init(&d->guard, (enum smoe_insecure)d->settings.insecure, d->state.fd,
+                             smoe_peers_established, why);
+    if (rc)
+        return smoe_fail_at(why, rc, "state directory %s", d->settings.state_dir);
+    rc = make_gateway(d, why);
     rc = rc ? rc : smoe_budgets_load(d->gateway, d->state.fd, why);
     rc = rc ? rc : listen_all(d, why);
     if (rc == 0 && (rc = start_signals(d)))
@@ -450,7 +353,7 @@ static int bring_up(struct daemon *d, struct smoe_why *why)
 }
 
 /* After a failed start: the same chain as at the end, over what there is. */
-static void close_partly(struct daemon *d)
+static void close_partly(struct smoe_daemon *d)
 {
     for (int i = 0; i < N_SIGNALS; i++)
         if (!d->signals[i].data)
@@ -463,10 +366,10 @@ static void close_partly(struct daemon *d)
 
 int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
 {
-    struct daemon *d = calloc(1, sizeof *d);
+    struct smoe_daemon *d = calloc(1, sizeof *d);
     if (!d)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    *d = (struct daemon){.start = start, .settings = start->settings, .config = start->config};
+    *d = (struct smoe_daemon){.start = start, .settings = start->settings, .config = start->config};
     d->config.values = &d->settings;
     d->started_ns = smoe_clock_monotonic_ns();
     smoe_log_init(&d->log, 2, (enum smoe_log_level)d->settings.log_level, getenv("JOURNAL_STREAM"),
@@ -490,6 +393,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     smoe_gateway_free(d->gateway);
     smoe_recorder_free(d->recorder);
     smoe_store_close(d->store);
+    smoe_guard_release(&d->guard);
     smoe_statedir_release(&d->state);
     smoe_notify_release(&d->notify);
     free(d);

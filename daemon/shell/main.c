@@ -163,7 +163,8 @@ int main(int argc, char **argv)
     } else if (rc == 0 && !a.check_config) {
         raise_descriptors();
         rc = smoe_daemon_run(&start, &why);
-        bool usage = rc == -EADDRINUSE || rc == -EADDRNOTAVAIL; /* an address to be configured */
+        /* an address to be configured, or keys */
+        bool usage = rc == -EADDRINUSE || rc == -EADDRNOTAVAIL || rc == SMOE_ECONFIG;
         exit_code = !rc ? SMOE_EXIT_OK : usage ? SMOE_EXIT_USAGE : SMOE_EXIT_FAILED;
     }
     smoe_config_release(&start.config);

@@ -14,6 +14,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/assert.h"
 #include "common/base/list.h"
@@ -32,6 +33,7 @@
 
 struct peer {
     struct smoe_conn conn;
+    struct smoe_tls tls; /* zeroed: plaintext */
     struct smoe_peers *peers;
     uint32_t session;
     uv_timer_t cut; /* closes a connection that does not take its last bytes */
@@ -42,8 +44,10 @@ struct peer {
 
 struct smoe_peers {
     uv_loop_t *loop;
-    struct smoe_ring *ring; /* NULL: epoll */
-    char backend[80];       /* for people: which, and why not the other */
+    struct smoe_ring *ring;       /* NULL: epoll */
+    char backend[80];             /* for people: which, and why not the other */
+    struct smoe_tls_context *tls; /* NULL: plaintext */
+    uint64_t refused;
     struct smoe_listener listener;
     struct smoe_alarm clock;
     struct smoe_gateway *gateway;
@@ -107,6 +111,8 @@ static void log_end(const struct peer *peer, int status)
     const char *name = smoe_gateway_peer_name(p->gateway, peer->session);
     const char *reason = smoe_gateway_close_reason(p->gateway, peer->session);
     uint64_t suppressed;
+    if (!*name && *peer->tls.why.text)
+        reason = peer->tls.why.text;
     if (!smoe_log_allowed(*name ? &p->ends : &p->strangers, smoe_clock_monotonic_ns(), &suppressed))
         return;
     smoe_log(p->log, SMOE_LOG_INFO, smoe_msg("disconnected"),
@@ -121,6 +127,7 @@ static void on_conn_closed(void *context, int status)
 {
     struct peer *peer = context;
     struct smoe_peers *p = peer->peers;
+    p->refused += *peer->tls.why.text && !*smoe_gateway_peer_name(p->gateway, peer->session);
     log_end(peer, status);
     p->by_session[peer->session] = NULL;
     smoe_gateway_closed(p->gateway, peer->session, smoe_clock_monotonic_ns());
@@ -161,6 +168,38 @@ static void peer_consume(void *context, size_t bytes)
     smoe_gateway_consume(peer->peers->gateway, peer->session, bytes);
 }
 
+/* ---- who it is ---- */
+
+void smoe_peers_established(void *context, const struct smoe_key *key)
+{
+    struct peer *peer = context;
+    smoe_gateway_identify(peer->peers->gateway, peer->session, key->role, key->name);
+}
+
+unsigned smoe_peers_revoke(struct smoe_peers *p, const struct smoe_keyring *keys)
+{
+    unsigned n = 0;
+    smoe_list_for_each (it, &p->all) {
+        struct peer *peer = smoe_container_of(it, struct peer, link);
+        char identity[SMOE_KEY_IDENTITY_MAX];
+        smoe_key_identity(&peer->tls.who, identity);
+        if (peer->tls.state != SMOE_TLS_OPEN ||
+            smoe_keyring_find(keys, identity, strlen(identity)) ||
+            smoe_gateway_closing(p->gateway, peer->session))
+            continue;
+        smoe_gateway_dismiss(p->gateway, peer->session, SMOE_EROLE, "its key was revoked",
+                             smoe_clock_monotonic_ns());
+        n++;
+    }
+    smoe_peers_flush(p);
+    return n;
+}
+
+uint64_t smoe_peers_refused(const struct smoe_peers *p)
+{
+    return p->refused;
+}
+
 /* ---- listening ---- */
 
 static void on_full(void *context, int status)
@@ -192,31 +231,64 @@ static bool has_had_its_turn(struct smoe_peers *p)
     return p->taken++ >= AT_ONCE;
 }
 
+/* Whoever speaks plaintext must be of this machine, whatever way it was let through to a loopback address. */
+static void check_origin(struct peer *peer)
+{
+    struct smoe_peers *p = peer->peers;
+    struct smoe_addr from = {0};
+    int bytes = sizeof from;
+    uint64_t suppressed;
+    if (uv_tcp_getpeername(&peer->conn.tcp, &from.sa, &bytes))
+        return; /* gone already */
+    uint64_t origin = smoe_addr_origin(&from);
+    smoe_gateway_came_from(p->gateway, peer->session, origin);
+    if (p->tls || !origin)
+        return;
+    p->refused++;
+    if (smoe_log_allowed(&p->strangers, smoe_clock_monotonic_ns(), &suppressed))
+        smoe_log(p->log, SMOE_LOG_WARNING,
+                 smoe_msg("refused: security.insecure is for this machine only"));
+    smoe_conn_close(&peer->conn, UV_EACCES);
+}
+
+/* A session of the gateway for a new connection, and TLS where it is asked for. 0, or why it must wait. */
+static int begin_session(struct peer *peer, struct smoe_conn_owner *owner)
+{
+    struct smoe_peers *p = peer->peers;
+    int rc = smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &peer->session);
+    smoe_peers_flush(p); /* of whoever makes room */
+    if (rc)
+        return UV_EAGAIN;
+    if (p->tls && smoe_tls_wrap(&peer->tls, p->tls, &peer->conn, owner, owner)) {
+        smoe_gateway_closed(p->gateway, peer->session, smoe_clock_monotonic_ns());
+        return UV_ENOMEM;
+    }
+    return 0;
+}
+
 static int on_connection(void *context, uv_stream_t *server)
 {
     struct smoe_peers *p = context;
     if (has_had_its_turn(p))
         return UV_EAGAIN;
     struct peer *peer = calloc(1, sizeof *peer);
-    uint32_t session;
     if (!peer)
         return UV_ENOMEM;
-    int rc = smoe_gateway_opened(p->gateway, smoe_clock_monotonic_ns(), &session);
-    smoe_peers_flush(p); /* of whoever makes room */
-    if (rc) {
-        free(peer);
-        return UV_EAGAIN;
-    }
-    peer->peers = p;
-    peer->session = session;
-    peer->handles = 2;
-    smoe_list_push_back(&p->all, &peer->link);
-    p->by_session[session] = peer;
-    uv_timer_init(p->loop, &peer->cut);
-    peer->cut.data = peer;
     struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
                                     peer_peek, peer_consume, on_conn_closed};
-    smoe_conn_accept(&peer->conn, server, &owner, p->scratch, p->ring);
+    peer->peers = p;
+    int rc = begin_session(peer, &owner);
+    if (rc) {
+        free(peer);
+        return rc;
+    }
+    peer->handles = 2;
+    smoe_list_push_back(&p->all, &peer->link);
+    p->by_session[peer->session] = peer;
+    uv_timer_init(p->loop, &peer->cut);
+    peer->cut.data = peer;
+    if (smoe_conn_accept(&peer->conn, server, &owner, p->scratch, p->ring) == 0)
+        check_origin(peer);
     return 0;
 }
 
@@ -314,6 +386,7 @@ int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers
     *p = (struct smoe_peers){.loop = options->loop,
                              .gateway = options->gateway,
                              .log = options->log,
+                             .tls = options->tls,
                              .listening = true,
                              .handles = 2,
                              .waits = {.interval_ns = 10 * SECOND_NS, .burst = 6},

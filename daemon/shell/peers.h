@@ -8,6 +8,7 @@
 #include "common/base/err.h"
 #include "common/io/addr.h"
 #include "common/io/log.h"
+#include "common/io/tls.h"
 #include "daemon/gateway/gateway.h"
 
 #include <uv.h>
@@ -30,6 +31,9 @@ struct smoe_peers_options {
     uv_loop_t *loop;
     const struct smoe_addr *address; /* to listen on */
     enum smoe_backend backend;
+    struct smoe_tls_context
+        *tls; /* whose `established` is smoe_peers_established. NULL: plaintext, with
+                                     processes of this machine only */
     struct smoe_gateway *gateway; /* borrowed until the closed callback, */
     struct smoe_log *log;         /* as this */
 };
@@ -40,6 +44,15 @@ int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers
 
 /* The address really listened on (the kernel may have chosen the port). */
 void smoe_peers_address(const struct smoe_peers *peers, struct smoe_addr *ret);
+
+/* For the TLS context. */
+void smoe_peers_established(void *context, const struct smoe_key *peer);
+
+/* Ends the sessions whose key is not in the ring any more. How many. */
+unsigned smoe_peers_revoke(struct smoe_peers *peers, const struct smoe_keyring *keys);
+
+/* Connections that ended before the gateway knew who they were, by their own mistake. */
+uint64_t smoe_peers_refused(const struct smoe_peers *peers);
 
 /* What moves the bytes, for the log: "io_uring", "epoll", or "epoll (io_uring: operation not permitted)". */
 const char *smoe_peers_backend(const struct smoe_peers *peers);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/io/log.h"
+#include "daemon/shell/guard.h"
 #include "daemon/shell/peers.h"
 
 #define PINNED            "pinned"
@@ -15,6 +16,12 @@
 static const char *const policies[] = {
 #define X(symbol, name, help) name,
     SMOE_POLICY_MAP(X)
+#undef X
+        NULL};
+
+static const char *const consistencies[] = {
+#define X(symbol, name) name,
+    SMOE_CONSISTENCY_MAP(X)
 #undef X
         NULL};
 
@@ -30,14 +37,17 @@ static const char *const backends[] = {
 #undef X
         NULL};
 
+static const char *const insecures[] = {
+#define X(symbol, name) name,
+    SMOE_INSECURE_MAP(X)
+#undef X
+        NULL};
+
 const struct smoe_option smoe_daemon_options[] = {
     {"net", "listen", SMOE_ADDRESS, .standard = "127.0.0.1:7700", .min = 0, .max = 65535,
      AT(listen), .help = "where workers and trainers connect"},
     {"net", "status", SMOE_ADDRESS, .standard = "127.0.0.1:7701", .min = 0, .max = 65535,
      AT(status), .help = "where status is read: one command a connection, JSON back, read-only"},
-    {"net", "insecure", SMOE_BOOL, .standard = "no", AT(insecure),
-     .help = "allow plaintext on addresses other than loopback: whoever reaches the port may train "
-             "and serve"},
     {"net", "backend", SMOE_ENUM, .standard = "auto", .choices = backends, AT(backend),
      .help =
          "what moves the bytes of workers and trainers; auto: io_uring where the kernel permits "
@@ -45,12 +55,21 @@ const struct smoe_option smoe_daemon_options[] = {
     {"net", "hello_timeout", SMOE_DURATION, .standard = "2s", .min = 1e8, .max = 6e10,
      AT(hello_timeout_ns), .help = "a connection that has not said hello by then is closed"},
 
+    {"security", "insecure", SMOE_ENUM, .standard = "no", .choices = insecures, AT(insecure),
+     .help = "plaintext without keys, and then only with processes of this machine; otherwise TLS "
+             "1.3 and a key for everybody (stablemoectl key)"},
+
     {"state", "dir", SMOE_STRING, .standard = "/var/lib/stablemoe", AT(state_dir),
      .help = "directory of the journal, the lock and the admin socket; one daemon each"},
 
     {"routing", "policy", SMOE_ENUM, .standard = "lyapunov", .choices = policies, AT(policy),
      .reloadable = true,
      .help = "who serves a token; lyapunov is the product, the others are baselines"},
+    {"routing", "consistency", SMOE_ENUM, .standard = "soft", .choices = consistencies,
+     AT(consistency), .reloadable = true,
+     .help =
+         "experts that a frozen router chose: strict keeps them and lyapunov chooses among their "
+         "replicas, soft trades them for shorter queues by mu"},
     {"routing", "v", SMOE_DOUBLE, .standard = "20", .min = 1e-6, .max = 1e9, .unit = "visits",
      AT(v), .reloadable = true,
      .help = "weight V of throughput and gate scores against backlog and energy"},
@@ -82,6 +101,13 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(worker_lease_ns), .reloadable = true,
      .help = "how long a lost worker's experts wait for its return"},
 
+    {"fleet", "strikes", SMOE_U64, .standard = "3", .min = 0, .max = 1000, .unit = "strikes",
+     AT(strikes_max), .reloadable = true,
+     .help = "a worker that broke the protocol or sent numbers that cannot be so many times is in "
+             "quarantine; 0: never"},
+    {"fleet", "quarantine", SMOE_DURATION, .standard = "10min", .min = 1e8, .max = 3.6e14,
+     AT(quarantine_ns), .reloadable = true,
+     .help = "for so long after its last strike it is not let in"},
     {"placement", "rule", SMOE_STRING, .standard = "pinned", AT(placement_rule),
      .help = "pinned: an expert stands on one worker, a second copy of all its state follows on "
              "another. Or how sharded layers are placed anew at every step: highest-averages, "
@@ -160,10 +186,16 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
 {
     char text[SMOE_ADDR_TEXT_MAX];
     smoe_addr_format(&s->listen, text);
-    if (!s->insecure && !smoe_addr_is_loopback(&s->listen))
+    if (s->insecure && !smoe_addr_is_loopback(&s->listen))
         return smoe_fail(why, SMOE_ECONFIG,
-                         "net.listen: %s is not a loopback address and connections "
-                         "are plaintext: set net.insecure = yes to allow it",
+                         "net.listen: %s is not a loopback address, and security.insecure = "
+                         "loopback-only allows no other",
+                         text);
+    smoe_addr_format(&s->status, text);
+    if (!smoe_addr_is_loopback(&s->status))
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "net.status: %s is not a loopback address, and the status is for this "
+                         "machine only: forward it (ssh -L), or ask the Unix socket",
                          text);
     struct smoe_place_rule rule;
     if (strcmp(s->placement_rule, PINNED) != 0 && !smoe_place_parse(s->placement_rule, &rule))
@@ -185,6 +217,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
     return (struct smoe_core_settings){
         .slot_ns = s->slot_ns,
         .policy = (enum smoe_policy)s->policy,
+        .consistency = (enum smoe_consistency)s->consistency,
         .plan = (enum smoe_plan)s->plan,
         .v = s->v,
         .mu = s->mu,
@@ -192,6 +225,8 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .copies = (uint32_t)s->copies,
         .silence_ns = s->silence_ns,
         .worker_lease_ns = s->worker_lease_ns,
+        .strikes_max = (uint32_t)s->strikes_max,
+        .quarantine_ns = s->quarantine_ns,
         .trainer_lease_ns = s->trainer_lease_ns,
         .window_bytes = s->window_bytes,
         .window_visits = s->window_visits,

@@ -11,19 +11,21 @@
 struct smoe_daemon_settings {
     /* net */
     struct smoe_addr listen, status;
-    bool insecure;
     unsigned backend; /* enum smoe_backend */
     uint64_t hello_timeout_ns;
+    /* security */
+    unsigned insecure; /* enum smoe_insecure */
     /* state */
     char state_dir[256];
     /* routing */
-    unsigned policy; /* enum smoe_policy */
-    unsigned plan;   /* enum smoe_plan */
+    unsigned policy;      /* enum smoe_policy */
+    unsigned consistency; /* enum smoe_consistency */
+    unsigned plan;        /* enum smoe_plan */
     double v, mu;
     uint64_t slot_ns;
     /* fleet */
     uint64_t workers_min, workers_max, copies;
-    uint64_t silence_ns, worker_lease_ns;
+    uint64_t silence_ns, worker_lease_ns, quarantine_ns, strikes_max;
     /* placement */
     char placement_rule[24]; /* "pinned", or as smoe_place_parse takes it */
     double placement_average;
@@ -47,7 +49,7 @@ struct smoe_daemon_settings {
 extern const struct smoe_option smoe_daemon_options[];
 extern const size_t smoe_daemon_options_len;
 
-/* What the rows cannot check one by one: addresses against `insecure`, limits against each other. */
+/* What the rows cannot check one by one: an address against `insecure`, limits against each other. */
 int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe_why *why);
 
 /* The reloadable part, as the core takes it. */

@@ -5,6 +5,8 @@
  *     meta    one row: schema version, epoch
  *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
  *     expert  one row an expert: host and follower by name
+ *     router  one row a layer whose router is frozen, with its values; a daemon from before there were any
+ *             leaves the table alone, and refuses tokens that come without scores
  *
  * Records wait in a queue (store_queue.h). A batch is taken off it as a whole, written by a pool thread in
  * one transaction, and freed when that succeeded; on failure it stays and is tried again, since the
@@ -13,13 +15,13 @@
  */
 #include "daemon/shell/store.h"
 
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/assert.h"
 #include "daemon/shell/store_queue.h"
+#include "daemon/shell/store_sql.h"
 
 #define SCHEMA_VERSION 1
 #define RETRY_MS       1000
@@ -52,104 +54,61 @@ static const char schema[] =
     " attempt INTEGER, done_step INTEGER, done_epoch INTEGER, clip_scale REAL, square_norm REAL)"
     " WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS expert(layer TEXT, expert INTEGER, host TEXT, follower TEXT,"
-    " PRIMARY KEY(layer, expert)) WITHOUT ROWID;";
-
-/* ---- small steps ---- */
-
-static int db_fail(sqlite3 *db, const char *what, struct smoe_why *why)
-{
-    int error = sqlite3_errcode(db) & 0xff; /* without what SQLite knows beyond its kind */
-    if (error == SQLITE_NOTADB || error == SQLITE_CORRUPT)
-        return smoe_fail(why, SMOE_EDATA,
-                         "journal: damaged: %s: move journal.db away and resume from checkpoints",
-                         sqlite3_errmsg(db));
-    return smoe_fail(why, error == SQLITE_FULL ? -28 /* ENOSPC */ : SMOE_EDATA, "journal: %s: %s",
-                     what, sqlite3_errmsg(db));
-}
-
-/* The next row, if there is one. */
-static int next_row(sqlite3 *db, sqlite3_stmt *s, bool *ret_row, struct smoe_why *why)
-{
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    *ret_row = rc == SQLITE_ROW;
-    return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : db_fail(db, "read", why);
-}
-
-static int exec(sqlite3 *db, const char *sql, struct smoe_why *why)
-{
-    return sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_fail(db, "write", why);
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql)
-{
-    sqlite3_stmt *s = NULL;
-    return sqlite3_prepare_v2(db, sql, -1, &s, NULL) == SQLITE_OK ? s : NULL;
-}
-
-/* Numbers in neighbouring places, from `at` on. */
-static void bind_numbers(sqlite3_stmt *s, int at, const uint64_t *values, int n)
-{
-    for (int i = 0; i < n; i++)
-        sqlite3_bind_int64(s, at + i, (sqlite3_int64)values[i]);
-}
-
-static uint64_t column_u64(sqlite3_stmt *s, int at)
-{
-    return (uint64_t)sqlite3_column_int64(s, at);
-}
-
-static void bind_text(sqlite3_stmt *s, int at, const char *text)
-{
-    sqlite3_bind_text(s, at, text, -1, SQLITE_STATIC);
-}
-
-static void column_name(sqlite3_stmt *s, int at, smoe_name ret)
-{
-    const unsigned char *text = sqlite3_column_text(s, at);
-    snprintf(ret, sizeof(smoe_name), "%s", text ? (const char *)text : "");
-}
-
-/* Runs a statement that returns nothing and ends it. */
-static int finish(sqlite3 *db, sqlite3_stmt *s, struct smoe_why *why)
-{
-    int rc = s && sqlite3_step(s) == SQLITE_DONE ? 0 : db_fail(db, "write", why);
-    sqlite3_finalize(s);
-    return rc;
-}
+    " PRIMARY KEY(layer, expert)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER,"
+    " inputs INTEGER, digest INTEGER, data BLOB);";
 
 /* ---- records ---- */
 
 static int write_standing(sqlite3 *db, const char *layer, uint64_t expert,
                           const struct smoe_standing *standing, struct smoe_why *why)
 {
-    sqlite3_stmt *s = prepare(db, "INSERT OR REPLACE INTO expert VALUES(?,?,?,?)");
-    bind_text(s, 1, layer);
-    bind_numbers(s, 2, &expert, 1);
-    bind_text(s, 3, standing->host);
-    bind_text(s, 4, standing->follower);
-    return finish(db, s, why);
+    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT OR REPLACE INTO expert VALUES(?,?,?,?)");
+    smoe_sql_bind_text(s, 1, layer);
+    smoe_sql_bind_numbers(s, 2, &expert, 1);
+    smoe_sql_bind_text(s, 3, standing->host);
+    smoe_sql_bind_text(s, 4, standing->follower);
+    return smoe_sql_finish(db, s, why);
+}
+
+static int delete_of(sqlite3 *db, const char *sql, const char *layer, struct smoe_why *why)
+{
+    sqlite3_stmt *s = smoe_sql_prepare(db, sql);
+    smoe_sql_bind_text(s, 1, layer);
+    return smoe_sql_finish(db, s, why);
+}
+
+/* All but its router, which a layer keeps until it is gone. */
+static int drop_rows(sqlite3 *db, const char *name, struct smoe_why *why)
+{
+    int rc = delete_of(db, "DELETE FROM layer WHERE name = ?", name, why);
+    return rc ? rc : delete_of(db, "DELETE FROM expert WHERE layer = ?", name, why);
 }
 
 static int drop_layer(sqlite3 *db, const char *name, struct smoe_why *why)
 {
-    sqlite3_stmt *s = prepare(db, "DELETE FROM layer WHERE name = ?");
-    bind_text(s, 1, name);
-    int rc = finish(db, s, why);
-    if (rc)
-        return rc;
-    s = prepare(db, "DELETE FROM expert WHERE layer = ?");
-    bind_text(s, 1, name);
-    return finish(db, s, why);
+    int rc = drop_rows(db, name, why);
+    return rc ? rc : delete_of(db, "DELETE FROM router WHERE layer = ?", name, why);
+}
+
+static int write_router(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
+{
+    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT OR REPLACE INTO router VALUES(?,?,?,?,?,?)");
+    const uint64_t head[] = {r->router.version, r->router.kind, r->router.inputs, r->router.digest};
+    smoe_sql_bind_text(s, 1, r->layer.name);
+    smoe_sql_bind_numbers(s, 2, head, 4);
+    sqlite3_bind_blob64(s, 6, r->values, smoe_record_values_bytes(r), SQLITE_STATIC);
+    return smoe_sql_finish(db, s, why);
 }
 
 static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
     const struct smoe_journal_layer *l = &r->layer;
-    int rc = drop_layer(db, l->name, why);
+    int rc = drop_rows(db, l->name, why);
     if (rc)
         return rc;
     sqlite3_stmt *s =
-        prepare(db, "INSERT INTO layer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+        smoe_sql_prepare(db, "INSERT INTO layer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     const uint64_t shape[] = {l->run,
                               l->shape.experts,
                               l->shape.d_model,
@@ -161,13 +120,13 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
                               l->shape.zero_output};
     const uint64_t state[] = {l->learned, l->copies,    l->step,
                               l->attempt, l->done.step, l->done.epoch};
-    bind_text(s, 1, l->name);
-    bind_numbers(s, 2, shape, 9);
-    bind_text(s, 11, l->owner);
-    bind_numbers(s, 12, state, 6);
+    smoe_sql_bind_text(s, 1, l->name);
+    smoe_sql_bind_numbers(s, 2, shape, 9);
+    smoe_sql_bind_text(s, 11, l->owner);
+    smoe_sql_bind_numbers(s, 12, state, 6);
     sqlite3_bind_double(s, 18, l->done.clip_scale);
     sqlite3_bind_double(s, 19, l->done.square_norm);
-    rc = finish(db, s, why);
+    rc = smoe_sql_finish(db, s, why);
     for (uint32_t e = 0; e < l->shape.experts && !rc; e++)
         rc = write_standing(db, l->name, e, &r->standings[e], why);
     return rc;
@@ -177,40 +136,47 @@ static int write_commit(sqlite3 *db, const struct smoe_record *r, struct smoe_wh
 {
     int rc = 0;
     for (size_t i = 0; i < r->n_layers && !rc; i++) {
-        sqlite3_stmt *s =
-            prepare(db, "UPDATE layer SET learned = 1, step = ?, attempt = ?, done_step = ?,"
-                        " done_epoch = ?, clip_scale = ?, square_norm = ? WHERE name = ?");
+        sqlite3_stmt *s = smoe_sql_prepare(
+            db, "UPDATE layer SET learned = 1, step = ?, attempt = ?, done_step = ?,"
+                " done_epoch = ?, clip_scale = ?, square_norm = ? WHERE name = ?");
         const uint64_t state[] = {r->layer.step, r->layer.attempt, r->layer.done.step,
                                   r->layer.done.epoch};
-        bind_numbers(s, 1, state, 4);
+        smoe_sql_bind_numbers(s, 1, state, 4);
         sqlite3_bind_double(s, 5, r->layer.done.clip_scale);
         sqlite3_bind_double(s, 6, r->layer.done.square_norm);
-        bind_text(s, 7, r->layers[i]);
-        rc = finish(db, s, why);
+        smoe_sql_bind_text(s, 7, r->layers[i]);
+        rc = smoe_sql_finish(db, s, why);
     }
     return rc;
 }
 
 static int write_record(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
-    if (r->type == SMOE_RECORD_LAYER)
+    switch (r->type) {
+    case SMOE_RECORD_LAYER:
         return write_layer(db, r, why);
-    return r->type == SMOE_RECORD_DROP ? drop_layer(db, r->layer.name, why)
-                                       : write_commit(db, r, why);
+    case SMOE_RECORD_DROP:
+        return drop_layer(db, r->layer.name, why);
+    case SMOE_RECORD_COMMIT:
+        return write_commit(db, r, why);
+    case SMOE_RECORD_ROUTER:
+        return write_router(db, r, why);
+    }
+    return SMOE_EUNKNOWN;
 }
 
 static int write_epoch(sqlite3 *db, uint64_t epoch, struct smoe_why *why)
 {
-    sqlite3_stmt *s = prepare(db, "UPDATE meta SET epoch = max(epoch, ?)");
-    bind_numbers(s, 1, &epoch, 1);
-    return finish(db, s, why);
+    sqlite3_stmt *s = smoe_sql_prepare(db, "UPDATE meta SET epoch = max(epoch, ?)");
+    smoe_sql_bind_numbers(s, 1, &epoch, 1);
+    return smoe_sql_finish(db, s, why);
 }
 
 /* The list as one transaction: all of it, or nothing. */
 static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why *why)
 {
     uint64_t epoch = 0;
-    int rc = exec(db, "BEGIN IMMEDIATE", why);
+    int rc = smoe_sql_exec(db, "BEGIN IMMEDIATE", why);
     if (rc)
         return rc;
     smoe_list_for_each (it, list) {
@@ -219,7 +185,7 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
         rc = rc ? rc : write_record(db, &q->record, why);
     }
     if (rc == 0 && (rc = write_epoch(db, epoch, why)) == 0)
-        rc = exec(db, "COMMIT", why);
+        rc = smoe_sql_exec(db, "COMMIT", why);
     if (rc)
         (void)sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
     return rc;
@@ -230,12 +196,12 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
 static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_why *why)
 {
     uint64_t version = SCHEMA_VERSION, epoch = 0;
-    sqlite3_stmt *s = prepare(store->db, "SELECT version, epoch FROM meta WHERE id = 1");
+    sqlite3_stmt *s = smoe_sql_prepare(store->db, "SELECT version, epoch FROM meta WHERE id = 1");
     bool row;
-    int rc = next_row(store->db, s, &row, why);
+    int rc = smoe_sql_next(store->db, s, &row, why);
     if (rc == 0 && row) {
-        version = column_u64(s, 0);
-        epoch = column_u64(s, 1);
+        version = smoe_sql_u64(s, 0);
+        epoch = smoe_sql_u64(s, 1);
     }
     sqlite3_finalize(s);
     if (rc)
@@ -246,9 +212,9 @@ static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_
                          "%d): start with that version, or with an empty state directory",
                          (unsigned long long)version, SCHEMA_VERSION);
     *ret_epoch = epoch + 1;
-    s = prepare(store->db, "INSERT OR REPLACE INTO meta VALUES(1, ?, ?)");
-    bind_numbers(s, 1, (const uint64_t[]){SCHEMA_VERSION, *ret_epoch}, 2);
-    return finish(store->db, s, why);
+    s = smoe_sql_prepare(store->db, "INSERT OR REPLACE INTO meta VALUES(1, ?, ?)");
+    smoe_sql_bind_numbers(s, 1, (const uint64_t[]){SCHEMA_VERSION, *ret_epoch}, 2);
+    return smoe_sql_finish(store->db, s, why);
 }
 
 int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoch,
@@ -268,7 +234,7 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
         rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
                        store->db ? sqlite3_errmsg(store->db) : "out of memory");
     if (rc == 0)
-        rc = exec(store->db, schema, why);
+        rc = smoe_sql_exec(store->db, schema, why);
     if (rc == 0)
         rc = read_meta(store, ret_epoch, why);
     if (rc) {
@@ -296,42 +262,74 @@ static int load_standings(struct smoe_store *store, struct smoe_restored_layer *
     if (!layer->standings)
         return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
     sqlite3_stmt *s =
-        prepare(store->db, "SELECT expert, host, follower FROM expert WHERE layer = ?");
+        smoe_sql_prepare(store->db, "SELECT expert, host, follower FROM expert WHERE layer = ?");
     bool row = true;
     int rc = 0;
-    bind_text(s, 1, layer->layer.name);
-    while (rc == 0 && (rc = next_row(store->db, s, &row, why)) == 0 && row) {
-        uint64_t e = column_u64(s, 0);
+    smoe_sql_bind_text(s, 1, layer->layer.name);
+    while (rc == 0 && (rc = smoe_sql_next(store->db, s, &row, why)) == 0 && row) {
+        uint64_t e = smoe_sql_u64(s, 0);
         if (e >= layer->layer.shape.experts)
             continue;
-        column_name(s, 1, layer->standings[e].host);
-        column_name(s, 2, layer->standings[e].follower);
+        smoe_sql_name(s, 1, layer->standings[e].host);
+        smoe_sql_name(s, 2, layer->standings[e].follower);
     }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+static int read_router_row(sqlite3_stmt *s, struct smoe_restored_layer *layer, struct smoe_why *why)
+{
+    const struct smoe_frozen_head head = {smoe_sql_u64(s, 0), (uint32_t)smoe_sql_u64(s, 1),
+                                          (uint32_t)smoe_sql_u64(s, 2), smoe_sql_u64(s, 3)};
+    size_t bytes = (size_t)head.inputs * layer->layer.shape.experts * sizeof(float);
+    if (!head.version || head.inputs > SMOE_FROZEN_INPUTS_MAX || !bytes ||
+        (size_t)sqlite3_column_bytes(s, 4) != bytes)
+        return smoe_fail(why, SMOE_EDATA, "journal: the router of layer %s is damaged",
+                         layer->layer.name);
+    layer->values = malloc(bytes);
+    if (!layer->values)
+        return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
+    memcpy(layer->values, sqlite3_column_blob(s, 4), bytes);
+    layer->router = head;
+    return 0;
+}
+
+static int load_router(struct smoe_store *store, struct smoe_restored_layer *layer,
+                       struct smoe_why *why)
+{
+    bool row = false;
+    sqlite3_stmt *s =
+        smoe_sql_prepare(store->db, "SELECT version, kind, inputs, digest, data FROM router"
+                                    " WHERE layer = ?");
+    smoe_sql_bind_text(s, 1, layer->layer.name);
+    int rc = smoe_sql_next(store->db, s, &row, why);
+    if (rc == 0 && row)
+        rc = read_router_row(s, layer, why);
     sqlite3_finalize(s);
     return rc;
 }
 
 static void read_layer_row(sqlite3_stmt *s, struct smoe_journal_layer *l)
 {
-    column_name(s, 0, l->name);
-    l->run = column_u64(s, 1);
+    smoe_sql_name(s, 0, l->name);
+    l->run = smoe_sql_u64(s, 1);
     l->shape = (struct smoe_layer_shape){
-        .experts = (uint32_t)column_u64(s, 2),
-        .d_model = (uint32_t)column_u64(s, 3),
-        .d_ff = (uint32_t)column_u64(s, 4),
-        .activation = (uint32_t)column_u64(s, 5),
-        .dtype = (enum smoe_dtype)column_u64(s, 6),
-        .optimizer = (uint32_t)column_u64(s, 7),
-        .seed = column_u64(s, 8),
-        .zero_output = column_u64(s, 9) != 0,
+        .experts = (uint32_t)smoe_sql_u64(s, 2),
+        .d_model = (uint32_t)smoe_sql_u64(s, 3),
+        .d_ff = (uint32_t)smoe_sql_u64(s, 4),
+        .activation = (uint32_t)smoe_sql_u64(s, 5),
+        .dtype = (enum smoe_dtype)smoe_sql_u64(s, 6),
+        .optimizer = (uint32_t)smoe_sql_u64(s, 7),
+        .seed = smoe_sql_u64(s, 8),
+        .zero_output = smoe_sql_u64(s, 9) != 0,
     };
-    column_name(s, 10, l->owner);
-    l->learned = column_u64(s, 11) != 0;
-    l->copies = (uint32_t)column_u64(s, 12);
-    l->step = column_u64(s, 13);
-    l->attempt = column_u64(s, 14);
+    smoe_sql_name(s, 10, l->owner);
+    l->learned = smoe_sql_u64(s, 11) != 0;
+    l->copies = (uint32_t)smoe_sql_u64(s, 12);
+    l->step = smoe_sql_u64(s, 13);
+    l->attempt = smoe_sql_u64(s, 14);
     l->done =
-        (struct smoe_msg_step_done){column_u64(s, 15), column_u64(s, 16),
+        (struct smoe_msg_step_done){smoe_sql_u64(s, 15), smoe_sql_u64(s, 16),
                                     sqlite3_column_double(s, 17), sqlite3_column_double(s, 18)};
 }
 
@@ -345,7 +343,8 @@ static int load_layer(struct smoe_store *store, sqlite3_stmt *row, struct smoe_r
     if (layer->layer.shape.experts < 1 || layer->layer.shape.experts > SMOE_EXPERTS_MAX)
         return smoe_fail(why, SMOE_EDATA, "journal: layer %s has %u experts", layer->layer.name,
                          layer->layer.shape.experts);
-    return load_standings(store, layer, why);
+    int rc = load_standings(store, layer, why);
+    return rc ? rc : load_router(store, layer, why);
 }
 
 int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct smoe_why *why)
@@ -353,10 +352,10 @@ int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct 
     *ret = (struct smoe_restored){.layers = calloc(SMOE_LAYERS_MAX, sizeof *ret->layers)};
     if (!ret->layers)
         return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
-    sqlite3_stmt *s = prepare(store->db, "SELECT * FROM layer ORDER BY name");
+    sqlite3_stmt *s = smoe_sql_prepare(store->db, "SELECT * FROM layer ORDER BY name");
     bool row = true;
     int rc = 0;
-    while (rc == 0 && (rc = next_row(store->db, s, &row, why)) == 0 && row)
+    while (rc == 0 && (rc = smoe_sql_next(store->db, s, &row, why)) == 0 && row)
         rc = load_layer(store, s, ret, why);
     sqlite3_finalize(s);
     if (rc)

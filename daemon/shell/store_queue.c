@@ -27,12 +27,12 @@ void smoe_store_queue_release(struct smoe_store_queue *queue)
     queue->reserve_bytes = NULL;
 }
 
-/* Room for a record with so many bytes of standings. */
-static struct smoe_queued *take_room(struct smoe_store_queue *queue, size_t bytes)
+/* Room for a record with so many bytes of standings or values behind it. The reserve has none for values. */
+static struct smoe_queued *take_room(struct smoe_store_queue *queue, size_t bytes, bool may_reserve)
 {
     struct smoe_queued *q = malloc(sizeof *q + bytes);
     struct smoe_list *first = smoe_list_first(&queue->reserve);
-    bool reserved = !q && first;
+    bool reserved = !q && first && may_reserve;
     if (reserved) {
         smoe_list_remove(first);
         q = smoe_container_of(first, struct smoe_queued, link);
@@ -51,14 +51,21 @@ static void free_one(struct smoe_store_queue *queue, struct smoe_queued *q)
         free(q);
 }
 
-/* What waits about a layer that is to be written anew, or dropped. Commits stay: they may name others too. */
+/* Does a record make one that waits, of the same layer, void? What is dropped needs nothing of what was
+ * written before; a layer written anew keeps its router, and needs the DROP that took an older one's. */
+static bool supersedes(enum smoe_record_type by, enum smoe_record_type waiting)
+{
+    return by == SMOE_RECORD_DROP || by == waiting;
+}
+
+/* What waits about a layer and has no more to say. Commits stay: they may name others too. */
 static void drop_superseded(struct smoe_store_queue *queue, const struct smoe_record *by)
 {
     if (by->type == SMOE_RECORD_COMMIT)
         return;
     smoe_list_for_each_safe (it, &queue->waiting) {
         struct smoe_queued *q = smoe_container_of(it, struct smoe_queued, link);
-        if (q->record.type != SMOE_RECORD_COMMIT &&
+        if (q->record.type != SMOE_RECORD_COMMIT && supersedes(by->type, q->record.type) &&
             strcmp(q->record.layer.name, by->layer.name) == 0)
             free_one(queue, q);
     }
@@ -68,16 +75,18 @@ int smoe_store_queue_add(struct smoe_store_queue *queue, const struct smoe_recor
                          uint64_t epoch)
 {
     bool whole = record->type == SMOE_RECORD_LAYER;
-    size_t bytes = whole ? record->layer.shape.experts * sizeof *record->standings : 0;
+    size_t values = smoe_record_values_bytes(record);
+    size_t bytes = whole ? record->layer.shape.experts * sizeof *record->standings : values;
     drop_superseded(queue, record);
-    struct smoe_queued *q = take_room(queue, bytes);
+    struct smoe_queued *q = take_room(queue, bytes, !values);
     if (!q)
         return SMOE_ENOMEMORY;
     q->epoch = epoch;
     q->record = *record;
-    if (whole)
-        memcpy(q->standings, record->standings, bytes);
+    if (bytes)
+        memcpy(q->standings, whole ? (const void *)record->standings : record->values, bytes);
     q->record.standings = whole ? q->standings : NULL;
+    q->record.values = values ? (const float *)(const void *)q->standings : NULL;
     smoe_list_push_back(&queue->waiting, &q->link);
     return 0;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Records that wait for the journal. A record of a whole layer makes those that wait about that layer
- * superfluous (a batch is written as one transaction), so the queue stays about as short as there are layers
- * and trainers however long the disk is full. Where there is no memory for a record it takes one of a few places
- * that were set aside at the beginning; they are not touched before, and cost nothing.
+ * Records that wait for the journal. A record makes one of its kind that waits about the same layer
+ * superfluous (a batch is written as one transaction), and the drop of a layer all of them, so the queue stays
+ * about as short as there are layers and trainers however long the disk is full. Where there is no memory for a
+ * record it takes one of a few places that were set aside at the beginning, unless it is a router, whose values
+ * they would not hold; they are not touched before, and cost nothing.
  */
 #ifndef SMOE_DAEMON_STORE_QUEUE_H
 #define SMOE_DAEMON_STORE_QUEUE_H
@@ -19,7 +20,7 @@ struct smoe_queued {
     uint64_t epoch;
     bool reserved; /* goes back to the reserve */
     struct smoe_record record;
-    struct smoe_standing standings[]; /* the record's own copy */
+    struct smoe_standing standings[]; /* the record's own copy, or of its values */
 };
 
 struct smoe_store_queue {

@@ -29,7 +29,8 @@
     X(SMOE_ECLOSED, -1018, "connection closed")                \
     X(SMOE_ELIMIT, -1019, "limit reached")                     \
     X(SMOE_ECANCELED, -1020, "discarded")                      \
-    X(SMOE_ENOWORKERS, -1021, "not enough workers")
+    X(SMOE_ENOWORKERS, -1021, "not enough workers")            \
+    X(SMOE_EQUARANTINED, -1022, "in quarantine")
 
 enum smoe_error {
 #define X(name, value, text) name = value,

@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "stablemoe/error.h"
+#include "stablemoe/frozen.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -57,6 +58,9 @@ struct smoe_client_options {
     const char *gateway;  /* HOST:PORT */
     const char *name;     /* of this trainer: 1..63 of [A-Za-z0-9._-]; NULL: made up */
     uint32_t patience_ms; /* how long calls wait for a gateway that is away; 0: 60,000 */
+    const char *
+        key_file; /* this trainer's key (stablemoectl key add trainer NAME), which is also its name if
+                             `name` is NULL. NULL: plaintext, to a gateway of this machine only */
 };
 
 /* Connects and says hello. *ret_client is set even on failure, unless memory is out, so that
@@ -109,18 +113,23 @@ struct smoe_submit_options {
     uint32_t tokens; /* n, 1..262144 */
     uint32_t top_k;  /* K, 1..min(experts, 8) */
     const float
-        *scores;        /* [n, experts] gate scores, finite, larger is better: softmax probabilities
-                            for the gateway's trade-off against backlog to be meaningful. Copied. */
-    const smoe_real *x; /* [n, d_model]. Copied. */
-    bool evaluate;      /* no gradient will follow */
+        *scores; /* [n, experts] gate scores, finite, larger is better: softmax probabilities
+                            for the gateway's trade-off against backlog to be meaningful. Copied.
+                            NULL: the layer's frozen router scores the tokens (smoe_freeze), by */
+    const uint32_t *codes; /* [n] their codes, if it is a table. Copied. Or by */
+    const float *features; /* [n, inputs] their features, finite, if it is a linear map. Copied. */
+    const smoe_real *x;    /* [n, d_model]. Copied. */
+    bool evaluate;         /* no gradient will follow */
     /* Called once when the outputs are complete (status 0) or the batch failed; may be NULL. It must
      * not call back into the library except for the ticket's accessors. */
     void (*on_done)(void *context, struct smoe_ticket *ticket, int status);
     void *context;
 };
 
-/* Queues a batch and returns at once; it is sent as the gateway's credit allows. The ticket is the
- * caller's until smoe_ticket_release. SMOE_ELIMIT when 4096 tickets exist. */
+/* Queues a batch and returns at once; it is sent as the gateway's credit allows, and what a frozen router scores
+ * when that is in force. The ticket is the caller's until smoe_ticket_release. SMOE_ELIMIT when 4096 tickets
+ * exist. The ticket fails with SMOE_EUNKNOWN, in a sentence that names both, if another router than the one
+ * known here is in force by then. */
 SMOE_API int smoe_submit(struct smoe_expert_layer *layer, const struct smoe_submit_options *options,
                          struct smoe_ticket **ret_ticket);
 
@@ -141,6 +150,39 @@ SMOE_API int smoe_wait_gradient(struct smoe_ticket *ticket, const smoe_real **re
 /* Gives the ticket back. A training batch that is not committed by then stays part of the next step
  * if it has its gradient, and is discarded if it has none. NULL is fine. */
 SMOE_API void smoe_ticket_release(struct smoe_ticket *ticket);
+
+/* ---- the frozen router (StableMoE, stage 2; stablemoe/frozen.h) ---- */
+
+struct smoe_freeze_options {
+    uint64_t version; /* >= 1, above that of the router in force: 1 is fine for the first */
+    enum smoe_frozen_kind kind;
+    uint32_t inputs;     /* codes of a table, features of a token */
+    const float *values; /* TABLE [inputs, experts], LINEAR [experts, inputs]; finite. Copied. */
+};
+
+/* Gives the layer's router to the gateway and waits until it is in force there: from then on tokens may be
+ * submitted by codes or features, and have the same scores, bit for bit, on every machine and after every
+ * restart. Freezing the same again is fine. ret_head, its name, may be NULL. SMOE_EEXIST if another router of
+ * that version, or a later one, is in force. The library keeps the values, and brings them again to a
+ * gateway that came back without them. */
+SMOE_API int smoe_freeze(struct smoe_expert_layer *layer, const struct smoe_freeze_options *options,
+                         struct smoe_frozen_head *ret_head);
+
+/* Asks the gateway which router is in force; version 0: none. */
+SMOE_API int smoe_router_in_force(struct smoe_expert_layer *layer,
+                                  struct smoe_frozen_head *ret_head);
+
+/* How far the experts of a fixed set of held-out tokens have changed, for the gateway's status. Shares are 0..1, or
+ * -1 where they are not known. */
+struct smoe_routing_report {
+    const char *router; /* who routes: 1..63 of [A-Za-z0-9._-] */
+    uint64_t step, tokens;
+    double changed;        /* since the last report */
+    double agreement;      /* of the frozen router with the gate that it was distilled from */
+    double fluctuation[3]; /* after 20, 50 and 80 % of all steps: against the final experts */
+};
+SMOE_API int smoe_report_routing(struct smoe_expert_layer *layer,
+                                 const struct smoe_routing_report *report);
 
 /* ---- the optimizer step ---- */
 

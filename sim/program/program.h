@@ -31,6 +31,8 @@ struct smoe_sim_arguments {
 #define SMOE_SIM_SLOTS 1000 /* where nobody says how many */
 
 int smoe_sim_tell_stories(const char *name, const struct smoe_sim_arguments *a);
+/* Many random worlds with faults of every kind: exit code 1 if one ends wrong. */
+int smoe_sim_torture(const struct smoe_sim_arguments *a);
 int smoe_sim_run(const struct smoe_sim_arguments *a);
 /* Makes the decisions of a trace again and says whether they are the same: exit code 1 if not. */
 int smoe_sim_replay(const struct smoe_sim_arguments *a);

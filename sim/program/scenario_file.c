@@ -14,6 +14,8 @@
 static const char *const sources[] = {
     [SMOE_SOURCE_OPEN] = "open", [SMOE_SOURCE_CLOSED] = "closed", NULL};
 
+static const char *const powers[] = {[SMOE_SIM_CUBE] = "cube", [SMOE_SIM_LINE] = "line", NULL};
+
 static const char *const arrivals[] = {"poisson", "bursty", "diurnal", "trace", NULL};
 
 static const struct smoe_option keys[] = {
@@ -37,6 +39,12 @@ static const struct smoe_option keys[] = {
      .help = "of lists at random"},
     {"fleet", "kappa", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1, KEY(kappa),
      .help = "energy is kappa f^3 a second; 0: energy costs nothing"},
+    {"fleet", "power", SMOE_ENUM, .standard = "cube", .choices = powers, KEY(power),
+     .help = "cube: kappa f^3; line: kappa freq_max^2 f, as of a duty cycle"},
+    {"fleet", "parcel_rows", SMOE_DOUBLE, .standard = "0", .max = 1e6, KEY(parcel_rows),
+     .help = "--whole: visits that a parcel costs beside its own"},
+    {"fleet", "meter_noise", SMOE_DOUBLE, .standard = "0", .max = 0.5, KEY(meter_noise),
+     .help = "--whole: of the workers' meters, of itself"},
     {"tokens", "source", SMOE_ENUM, .standard = "open", .choices = sources, KEY(source),
      .help = "open: so many come each slot; closed: a batch comes when the last is done"},
     {"tokens", "number", SMOE_DOUBLE, .standard = "256", .min = 1,
@@ -54,6 +62,9 @@ static const struct smoe_option keys[] = {
      .help = "how many"},
     {"gate", "copies", SMOE_U64, .standard = "1", .min = 1, .max = SMOE_SCENARIO_WORKERS_MAX,
      KEY(copies), .help = "of each expert, dealt out to the workers in turn"},
+    {"gate", "slots", SMOE_U64, .standard = "0", .max = SMOE_EXPERTS_MAX, .unit = "experts",
+     KEY(slots),
+     .help = "on each worker, copies placed by how often tokens want them; 0: `copies` of each"},
     {"gate", "drift", SMOE_U64, .standard = "0", .max = 1e9, .unit = "slots", KEY(drift),
      .help = "time in which an expert's popularity wanders on to the next; 0: it stays"},
     {"gate", "pool", SMOE_U64, .standard = "0", .max = 65536, .unit = "tokens", KEY(pool),
@@ -96,7 +107,7 @@ int smoe_sim_load_scenario(const char *name, struct smoe_scenario *ret, struct s
         built_in = &spec;
     if (!built_in && !strpbrk(name, "./"))
         return smoe_fail(why, SMOE_ECONFIG,
-                         "--scenario %s: no such scenario (paper, demo, unlike "
+                         "--scenario %s: no such scenario (paper, demo, unlike, frozen "
                          "or random:N), nor a file",
                          name);
     int rc = built_in ? 0 : load_file(name, &spec, why);

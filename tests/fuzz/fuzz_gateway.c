@@ -178,7 +178,8 @@ static void tick(struct scene *s, uint64_t ns)
 /* The status of any state is one line of JSON. */
 static void report(const struct scene *s, enum smoe_report what)
 {
-    struct smoe_report_context context = {"0.0.0", s->now_ns, 0, "nowhere", "", "", NULL};
+    struct smoe_report_context context = {"0.0.0", s->now_ns, 0,     "nowhere", "",
+                                          "",      NULL,      "tls", 1,         2};
     char *json = smoe_report_json(s->gw, what, &context);
     smoe_assert(json && json[0] == '{' && json[strlen(json) - 1] == '}' && !strchr(json, '\n'));
     free(json);

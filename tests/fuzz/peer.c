@@ -603,6 +603,8 @@ static void say_report(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
         .freq_max_hz = 1 + b * 1e9,
         .active_ns = (uint64_t)b << 20,
         .cycles = (uint64_t)a << 22,
+        .forward_row_flops = (uint64_t)a << b % 48,
+        .backward_row_flops = b,
     };
     say(p, &m, 0, out);
 }
@@ -763,6 +765,30 @@ static void remember_batch(struct fuzz_peer *p, const struct smoe_msg_submit *m)
                                  .unsure = m->tokens * m->top_k > FUZZ_VISITS};
 }
 
+/* A router of zeros, with the second highest bit under a wrong name. */
+static void say_freeze(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
+{
+    static const float zeros[5 * FUZZ_EXPERTS];
+    uint32_t l = how % FUZZ_LAYERS, experts = p->shapes[l].experts;
+    struct smoe_message m = {.type = SMOE_MSG_FREEZE};
+    experts = experts < 1 ? 1 : experts > FUZZ_EXPERTS ? FUZZ_EXPERTS : experts;
+    struct smoe_frozen_head head = {1 + how / 16 % 4, 1 + how / 8 % 2, 5, 0};
+    head.digest = smoe_frozen_digest(head.kind, head.inputs, experts, zeros) ^ (how >> 6 & 1);
+    m.freeze = (struct smoe_msg_freeze){how, l, head};
+    p->routers[l] = head;
+    size_t bytes = head.inputs * experts * sizeof *zeros, at = out->n;
+    say(p, &m, bytes, out);
+    if (out->n > at)
+        memset(out->bytes + out->n - bytes, 0, bytes);
+}
+
+/* What a router of zeros reads, in the place of scores. */
+static void take_zeros(struct fuzz_stream *out, size_t at, size_t bytes, size_t choices)
+{
+    if (out->n > at && bytes <= 1 << 18)
+        memset(out->bytes + out->n - bytes, 0, choices);
+}
+
 static void say_submit(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
 {
     uint8_t a = fuzz_u8(in), b = fuzz_u8(in), c = fuzz_u8(in);
@@ -777,12 +803,21 @@ static void say_submit(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
     if (b == 255)
         m.submit.tokens = 3000;
     const struct smoe_layer_shape *shape = &p->shapes[m.submit.layer];
+    const struct smoe_frozen_head *router = &p->routers[m.submit.layer];
+    bool coded = (c & 8) && !m.submit.routed && router->version;
+    if (coded) {
+        m.submit.router_version = router->version;
+        m.submit.router_digest = router->digest;
+    }
     size_t choices = m.submit.routed ? (m.submit.tokens * m.submit.top_k * 2 + 7) / 8 * 8
+                     : coded         ? smoe_frozen_bytes(router, m.submit.tokens)
                                      : m.submit.tokens * shape->experts * 4;
     size_t bytes = choices + m.submit.tokens * row_bytes(p, m.submit.layer);
     remember_batch(p, &m.submit);
     size_t at = out->n;
     say(p, &m, bytes + (b == 254), out);
+    if (coded && b != 253) /* else what the tape says: codes that the router does not have */
+        take_zeros(out, at, bytes + (b == 254), choices);
     if (!m.submit.routed || out->n == at || bytes > 1 << 18)
         return;
     uint8_t *experts = out->bytes + out->n - bytes - (b == 254); /* distinct ones, mostly */
@@ -880,9 +915,14 @@ static void say_restore(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_
     say(p, &m, 0, out);
 }
 
+/* With the highest bit a Freeze instead. */
 static void say_fetch(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_stream *out)
 {
     uint8_t a = fuzz_u8(in);
+    if (a & 128) {
+        say_freeze(p, a, out);
+        return;
+    }
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_FETCH};
     m.expert_fetch = (struct smoe_msg_expert_fetch){a, a % FUZZ_LAYERS, a / 8 % 8, 1 + a % 7};
     say(p, &m, 0, out);

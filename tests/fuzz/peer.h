@@ -7,6 +7,7 @@
 #ifndef SMOE_FUZZ_PEER_H
 #define SMOE_FUZZ_PEER_H
 
+#include "daemon/core/router_frozen.h"
 #include "proto/channel.h"
 #include "tests/fuzz/disk.h"
 #include "tests/fuzz/stream.h"
@@ -82,7 +83,8 @@ struct fuzz_peer {
     uint64_t sequence;
     /* trainer */
     struct fuzz_batch batches[FUZZ_BATCHES];
-    uint64_t step; /* the last one that was done */
+    uint64_t step;                                /* the last one that was done */
+    struct smoe_frozen_head routers[FUZZ_LAYERS]; /* that it froze last, in force or not */
 };
 
 /* What it remembers of earlier connections stays. */

@@ -272,6 +272,8 @@ enum {
 #define SETTLE                   G_SETTLE, G_SETTLE
 #define LONG                     W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE), W(3, G_SETTLE)
 #define SUBMIT(batch, tokens, k) T(0, G_5), (batch)-1, (tokens)-1, (k)-1
+#define CODES(batch, tokens, k)  T(0, G_5), (batch)-1, (tokens)-1, (k)-1 + 8
+#define FREEZE(how)              T(0, G_10), 128 | (how)
 #define GRADIENT(place)          T(0, G_6), (place)
 #define STEP                     T(0, G_7), 0, 0
 #define UP_AND_READY             LIMITS, JOIN(0), JOIN(1), TRAINER(0), LAYER, SETTLE
@@ -368,6 +370,12 @@ static void gateway_seeds(void)
          W(2, G_OPEN), 0, W(2, G_5), 0, T(1, G_4), 0, 0, 4 * 8 + 3, 0, SETTLE, SETTLE);
     SEED("gateway", "discards", UP_AND_READY, SUBMIT(1, 20, 2), T(0, G_8), 0, SUBMIT(2, 20, 2),
          SETTLE, T(0, G_8), 1, SUBMIT(3, 9, 2), SETTLE, GRADIENT(2), T(0, G_8), 2, SETTLE);
+    SEED("gateway", "frozen-table", UP_AND_READY, FREEZE(0), SETTLE, CODES(1, 20, 2), SETTLE,
+         GRADIENT(0), SETTLE, STEP, SETTLE, FREEZE(16), FREEZE(0), SETTLE, CODES(1, 5, 1), SETTLE);
+    SEED("gateway", "frozen-map", UP_AND_READY, FREEZE(8), WRITE, SETTLE, CODES(1, 20, 2), SETTLE,
+         KILL_WRITTEN, JOIN(0), JOIN(1), TRAINER(0), LAYER, LONG, CODES(1, 9, 1), LONG);
+    SEED("gateway", "frozen-wrongly", UP_AND_READY, CODES(1, 3, 1), FREEZE(64), SETTLE,
+         CODES(1, 9, 2), FREEZE(0), SETTLE, CODES(2, 254, 1), SETTLE);
     SEED("gateway", "states", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8, SETTLE, T(0, G_11), 0,
          T(0, G_11), 16, SETTLE, T(0, G_9), 3, SETTLE, T(0, G_10), 8, W(0, G_HANG_UP), SETTLE);
     SEED("gateway", "many-fetches-and-a-lost-worker", UP_AND_READY, T(0, G_10), 0, T(0, G_10), 8,
@@ -400,6 +408,28 @@ static void gateway_seeds(void)
          SUBMIT(2, 3, 1), SETTLE);
 }
 
+/* ---- tls: a handshake, words, and mishaps at every point ---- */
+
+#define TLS_TALK       0x80, 0, 0x00, 0 /* the client, then the server */
+#define TLS_BOTH_SAY   0x05, 200, 0, 0x85, 0, 80
+#define TLS_SHAKE      TLS_TALK, TLS_TALK
+#define TLS_EVERYTHING TLS_TALK, TLS_TALK, TLS_TALK, TLS_TALK
+
+static void tls_seeds(void)
+{
+    SEED("tls", "talk", TLS_SHAKE, TLS_BOTH_SAY, TLS_EVERYTHING, TLS_BOTH_SAY, TLS_EVERYTHING);
+    SEED("tls", "pieces", 0xc5, 0, 250, 100, 0, 0x80, 15, 1, 0x80, 2, 0x00, 2, 0x80, 2, 0x00, 2,
+         0x80, 0, 0x80, 9, 0x10, 0x80, 0, 0x80, 0);
+    SEED("tls", "changed-hello", 0x84, 0, 60, 0, 1, TLS_EVERYTHING);
+    SEED("tls", "changed-answer", 0x80, 0, 0x01, 0, 90, 0, 1, TLS_EVERYTHING);
+    SEED("tls", "changed-word", TLS_SHAKE, TLS_BOTH_SAY, 0x85, 0, 1, 0x82, 0, 20, 0, 1, TLS_TALK);
+    SEED("tls", "lost", TLS_SHAKE, TLS_BOTH_SAY, 0x86 - 4, 0, 9, TLS_EVERYTHING);
+    SEED("tls", "twice", TLS_SHAKE, TLS_BOTH_SAY, 0x83, 0, TLS_EVERYTHING);
+    SEED("tls", "garbage", 0x04, 'G', 'E', 'T', ' ', '/', '\r', '\n');
+    SEED("tls", "alert", 0x80, 0, 0x04, 21, 3, 3, 0, 2, 2, 40);
+    SEED("tls", "again", TLS_SHAKE, TLS_BOTH_SAY, 0x06, TLS_SHAKE, TLS_BOTH_SAY, TLS_EVERYTHING);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -417,5 +447,6 @@ int main(int argc, char **argv)
     eviction_seeds();
     gateway_seeds();
     copy_seeds_of_the_gateway();
+    tls_seeds();
     return 0;
 }

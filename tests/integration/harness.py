@@ -147,6 +147,9 @@ class Fleet:
         self.gateway = self.status_address = None
         self.state_dir = os.path.join(self.dir, "gateway")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("STABLEMOE_")}
+        # Plaintext on loopback, said explicitly; what is about keys calls `with_keys` first.
+        self.env["STABLEMOE_SECURITY_INSECURE"] = "loopback-only"
+        self.keys = False
 
     def path(self, name):
         return os.path.join(self.dir, name)
@@ -165,10 +168,35 @@ class Fleet:
         process.expected.add(code)  # the caller judges
         return code, process.out(), process.err()
 
+    # ---- keys ----
+
+    def with_keys(self):
+        """From now on everybody has a key and speaks TLS."""
+        self.env["STABLEMOE_SECURITY_INSECURE"] = "no"
+        self.keys = True
+
+    def key(self, role, name, state_dir=None):
+        """The path of a new key's file."""
+        code, out, err = self.run([os.path.join(BIN, "stablemoectl"), "--state-dir",
+                                   state_dir or self.state_dir, "key", "add", role, name])
+        assert code == 0, err
+        return self.write_key(f"{name}-{len(self.processes)}.key", out)
+
+    def write_key(self, name, line):
+        with open(os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w",
+                  encoding="ascii") as f:
+            f.write(line)
+        return self.path(name)
+
+    def key_args(self, role, name):
+        return ["--key", self.key(role, name)] if self.keys else []
+
     # ---- the programs ----
 
     def start_daemon(self, *args, listen="127.0.0.1:0", status="127.0.0.1:0", state_dir=None,
                      beneath=()):
+        if self.keys and not os.path.exists(os.path.join(state_dir or self.state_dir, "keys")):
+            self.key("worker", "first", state_dir)
         daemon = self.start("stablemoed", [
             os.path.join(BIN, "stablemoed"), "--listen", listen, "--status", status, "--state-dir",
             state_dir or self.state_dir, *args], beneath)
@@ -179,7 +207,8 @@ class Fleet:
     def start_worker(self, name, *args, gateway=None, beneath=()):
         return self.start(name, [
             os.path.join(BIN, "stablemoe-worker"), "--gateway", gateway or self.gateway, "--id", name,
-            "--state-dir", self.path(name), *args], beneath)
+            "--state-dir", self.path(name),
+            *([] if "--key" in args else self.key_args("worker", name)), *args], beneath)
 
     def start_workers(self, n, *args):
         """n workers w1..wn, ready."""
@@ -190,7 +219,8 @@ class Fleet:
     def start_trainer(self, *args, name="trainer", gateway=None, beneath=()):
         return self.start(name, [
             os.path.join(BIN, "stablemoe-train"), "--gateway", gateway or self.gateway, "--name", name,
-            "--dataset", "fashion-mnist", "--json", *args], beneath)
+            "--dataset", "fashion-mnist", "--json",
+            *([] if "--key" in args else self.key_args("trainer", name)), *args], beneath)
 
     def start_survivor(self, beneath=()):
         """A trainer that repeats every committed step by itself: see survivor.c."""

@@ -122,9 +122,11 @@ class Configuration(Wrong):
         self.refused("stablemoed", says=["STABLEMOE_ROUTING_SLOT", "lies outside"])
 
     def test_plaintext_leaves_the_machine_only_when_told_to(self):
-        self.refused("stablemoed", "--listen", "0.0.0.0:0", says="not a loopback address")
-        daemon = self.fleet.start_daemon("--set", "net.insecure=yes", listen="0.0.0.0:0")
-        self.assertRegex(daemon.err(), r"level=(warning|notice) .*plaintext")
+        self.refused("stablemoed", "--set", "security.insecure=loopback-only", "--listen", "0.0.0.0:0",
+                     says="not a loopback address")
+        self.refused("stablemoed", "--set", "net.insecure=yes", says="it belongs to [security]")
+        self.refused("stablemoed", "--status", "0.0.0.0:0", says="not a loopback address")
+        self.refused("stablemoe-worker", "--gateway", "192.0.2.1:7700", "--id", "w", says="--key: needed")
 
     def test_a_port_in_use_is_named(self):
         with socket.socket() as taken:

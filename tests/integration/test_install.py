@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed is whole: docs/example.c is built with it as a user would, and learns on its fleet."""
+"""What is installed is whole: docs/example.c and docs/twostage.c are built with it as a user would, and learn on its
+fleet."""
 
 import os
 import re
@@ -12,7 +13,9 @@ import unittest
 
 import harness
 
-EXAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/example.c")
+DOCS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs")
+EXAMPLE = os.path.join(DOCS, "example.c")
+HEADERS = ("stablemoe.h", "twostage.h")
 BUILD = os.environ.get("SMOE_BUILD", os.path.join(harness.BIN, ".."))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
@@ -46,10 +49,10 @@ class Install(harness.FleetTest):
                               env={**os.environ, "PKG_CONFIG_LIBDIR": folder}, check=True)
         return shlex.split(done.stdout)
 
-    def compile(self, *args):
-        """Builds the example as its head says, and strictly."""
+    def compile(self, *args, source=EXAMPLE):
+        """Builds an example as its head says, and strictly."""
         program = self.fleet.path("example")
-        words = [os.environ.get("SMOE_CC", "cc"), EXAMPLE, "-o", program, *args, *WARNINGS]
+        words = [os.environ.get("SMOE_CC", "cc"), source, "-o", program, *args, *WARNINGS]
         if harness.SANITIZED:
             words.append(f"-fsanitize={os.environ['SMOE_SANITIZED']}")
         subprocess.run(words + self.pkg_config("--cflags", "--libs"), check=True)
@@ -71,6 +74,19 @@ class Install(harness.FleetTest):
         self.assertEqual(self.fleet.status()["steps"], 100)
         self.assertBalanced(self.fleet.status()["ledger"], "after the example")
 
+    def test_the_two_stages_of_another_trainer_end_in_a_router_that_keeps_its_word(self):
+        program = self.compile("-std=c11", source=os.path.join(DOCS, "twostage.c"))
+        self.fleet.start_daemon("--set", "fleet.workers_min=2", "--set", "routing.policy=topk")
+        self.fleet.start_workers(2)
+        code, out, err = self.fleet.run([program, self.fleet.gateway])
+        self.assertEqual((code, err), (0, ""))
+        losses = [float(loss) for loss in re.findall(r"^step \d+ loss (\d+\.\d+)$", out, re.M)]
+        self.assertEqual(len(losses), 16)
+        self.assertLess(losses[-1], 0.3 * losses[0])
+        digest = re.search(r"^frozen: version 1, digest ([0-9a-f]{16})$", out, re.M).group(1)
+        self.assertEqual(self.fleet.status("experts")["layers"][0]["router"]["digest"], digest)
+        self.assertIn("\n0 tokens changed their expert after the freeze\n", out)
+
     def test_the_example_says_in_one_line_what_is_wrong_with_an_address(self):
         program = self.compile("-std=c11")
         code, out, err = self.fleet.run([program, "127.0.0.1"])
@@ -89,11 +105,13 @@ class Install(harness.FleetTest):
             if not shutil.which(compiler):
                 continue
             subprocess.run([compiler, "-x", language, "-fsyntax-only", *WARNINGS, *include, "-"],
-                           input=b"#include <stablemoe/stablemoe.h>\n", check=True)
+                           input="".join(f"#include <stablemoe/{h}>\n" for h in HEADERS).encode(), check=True)
 
     def test_the_library_exports_its_header_and_nothing_else(self):
-        with open(only("stablemoe/stablemoe.h", self.tree), encoding="utf-8") as f:
-            declared = set(re.findall(r"SMOE_API[^;(]*?\b(smoe_\w+)\(", f.read()))
+        declared = set()
+        for header in HEADERS:
+            with open(only(f"stablemoe/{header}", self.tree), encoding="utf-8") as f:
+                declared |= set(re.findall(r"SMOE_API[^;(]*?\b(smoe_\w+)\(", f.read()))
         self.assertGreater(len(declared), 20)
         named = subprocess.run(["nm", "--dynamic", "--defined-only", "--format=posix",
                                 os.path.join(self.library, "libstablemoe.so")],

@@ -124,7 +124,7 @@ class Lifecycle(harness.FleetTest):
         self.start(2)
         trainer = self.start_training(epochs=FOREVER)
         for policy in ("topk", "random", "queue", "energy", "queue-jsq", "lyapunov-greedy",
-                       "lyapunov-linear", "lyapunov-separable", "base", "lyapunov"):
+                       "lyapunov-linear", "lyapunov-separable", "lyapunov-strict", "base", "lyapunov"):
             self.assertEqual(self.fleet.ctl("policy", policy), (0, "", ""))
             steps = self.fleet.status()["steps"]
             self.fleet.wait_steps(steps + 2)

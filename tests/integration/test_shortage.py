@@ -28,12 +28,12 @@ NOBODY = "127.0.0.1:1"  # no gateway listens there
 class Shortage(harness.FleetTest):
     WORKERS = 2
 
-    def start(self, *args, beneath=(), **options):
+    def start(self, *args, beneath=(), worker_beneath=(), **options):
         """A daemon, workers w1.. and a survivor that has taken a step."""
         self.daemon = self.fleet.start_daemon("--set", f"fleet.workers_min={self.WORKERS}", *args,
                                               beneath=beneath, **options)
-        self.workers = [self.fleet.start_worker(f"w{i + 1}")
-                        for i in range(self.WORKERS)]
+        self.workers = [self.fleet.start_worker("w1", beneath=worker_beneath),
+                        *(self.fleet.start_worker(f"w{i}") for i in range(2, self.WORKERS + 1))]
         self.fleet.wait_ready(self.WORKERS)
         self.survivor = self.fleet.start_survivor()
         self.survivor.wait_for_steps(1)
@@ -52,7 +52,8 @@ class Shortage(harness.FleetTest):
 @unittest.skipIf(harness.SANITIZED, "sanitizers have a memory of their own")
 class Memory(Shortage):
     CALLS = {
-        "stablemoed": (["--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", "--state-dir", "STATE"],
+        "stablemoed": (["--set", "security.insecure=loopback-only", "--listen", "127.0.0.1:0", "--status",
+                        "127.0.0.1:0", "--state-dir", "STATE"],
                        b"msg=listening"),
         "stablemoe-worker": (["--gateway", NOBODY, "--id", "w", "--state-dir", "STATE"],
                              b"no gateway"),
@@ -105,6 +106,16 @@ class Memory(Shortage):
         for every in (3, 31):
             self.starve(faults, every)
             self.assertTrue(self.daemon.running(), self.daemon.err())
+            self.survivor.wait_for_steps(1)
+        self.assertWhole()
+
+
+    def test_a_worker_short_of_memory_leaves_and_comes_back(self):
+        faults = Faults(self.fleet, "worker")
+        self.start(worker_beneath=faults.beneath)
+        for every in (3, 31):
+            self.starve(faults, every)
+            self.assertTrue(self.workers[0].running(), self.workers[0].err())
             self.survivor.wait_for_steps(1)
         self.assertWhole()
 

@@ -87,6 +87,9 @@ class Machine(harness.FleetTest):
         self.leader = wait_for("the container", self.find_leader)
         wait_for("the boot", self.booted)
         self.systemctl("start", "systemd-sysusers", "systemd-tmpfiles-setup")
+        for name in ("a", "b"):
+            self.make_key("worker", name, f"{INSIDE}/etc/stablemoe/worker-{name}.key")
+        self.make_key("trainer", "t", "/root/trainer.key")
 
     def find_leader(self):
         """Its first process, once that is systemd."""
@@ -104,6 +107,12 @@ class Machine(harness.FleetTest):
         if not self._outcome.success or len(self.failures()) > failures_before:
             print(self.journal(), file=sys.stderr)
         super().finish(failures_before)
+
+    def make_key(self, role, name, path):
+        line = self.inside(f"{INSIDE}/bin/stablemoectl", "key", "add", role, name)
+        with open(os.open(self.path_inside(path), os.O_WRONLY | os.O_CREAT, 0o600), "w",
+                  encoding="ascii") as f:
+            f.write(line)
 
     # ---- inside ----
 
@@ -220,6 +229,28 @@ class Units(Machine):
         self.systemctl("stop", "stablemoe-worker@a")
         self.assertEqual(self.show("stablemoe-worker@a", "Result"), "success")
 
+    def test_keys_belong_to_the_gateway_and_are_handed_to_the_worker_only(self):
+        self.systemctl("start", "stablemoed", "stablemoe-worker@a")
+        self.wait_workers(1)
+        keys = os.stat(self.path_inside("/var/lib/stablemoe/keys"))
+        gateway = self.process_status("stablemoed")
+        self.assertEqual((keys.st_mode & 0o777, str(keys.st_uid)), (0o600, gateway["Uid"][0]))
+        self.inside(f"{INSIDE}/bin/stablemoectl", "key", "revoke", "a")
+        wait_for("the end of its session", lambda: not self.workers()["a"]["state"] == "ready", 5)
+        self.assertNotIn("smoe1:", self.journal())
+
+    def test_a_worker_without_a_key_is_not_started(self):
+        self.systemctl("start", "stablemoe-worker@c", check=False)
+        self.assertEqual(self.show("stablemoe-worker@c", "ActiveState"), "failed")
+        self.assertEqual(self.show("stablemoe-worker@c", "NRestarts"), "0")
+
+    def test_a_gateway_without_keys_says_so_once(self):
+        os.unlink(self.path_inside("/var/lib/stablemoe/keys"))
+        self.systemctl("start", "stablemoed", check=False)
+        self.assertEqual(self.show("stablemoed", "ExecMainStatus"), "2")
+        self.assertEqual(self.show("stablemoed", "NRestarts"), "0")
+        self.assertEqual(self.journal("-u", "stablemoed").count("stablemoectl key add"), 1)
+
     @harness.need_data
     def test_a_run_goes_on_while_systemd_starts_the_killed_ones_again(self):
         self.configure("[fleet]\nworkers_min = 2\n")
@@ -227,7 +258,7 @@ class Units(Machine):
         self.wait_workers(2)
         trainer = self.fleet.start("trainer", [
             "nsenter", "-t", self.leader, "-a", f"{INSIDE}/bin/stablemoe-train", "--gateway",
-            "127.0.0.1:7700", "--dataset", "fashion-mnist", "--json",
+            "127.0.0.1:7700", "--key", "/root/trainer.key", "--dataset", "fashion-mnist", "--json",
             *harness.train_args(4000, epochs=40)])
         wait_for("a few steps", lambda: self.status()["steps"] >= 20)
         self.kill("stablemoed")

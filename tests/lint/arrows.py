@@ -27,7 +27,7 @@ ROOMS = {
     "proto": (2, GROUND),
     "daemon/core": (2, GROUND + ["math", "proto"]),
     "daemon/gateway": (2, GROUND + MACHINES + ["proto"]),
-    "client/libstablemoe/core": (2, GROUND + ["proto"]),
+    "client/libstablemoe/core": (2, GROUND + ["math", "proto"]),
     "client/worker/agent": (2, GROUND + ["proto", "common/kernels"]),
     "common/io": (3, GROUND + ["proto"]),
     "daemon/shell": (3, GROUND + MACHINES + ["proto", "common/io", "daemon/gateway"]),
@@ -75,7 +75,9 @@ SHELLS = ["common/io/*", "daemon/shell/*", "client/*/shell/*", "bench/*"]
 # A header behind a door: who may include it.
 DOORS = {
     "uv.h": SHELLS,
+    "xxhash.h": ["daemon/core/router_frozen.c"],
     "liburing.h": ["common/io/ring.c"],
+    "openssl/*": ["common/io/key.c", "common/io/tls*", "tests/*"],
     "*.pb-c.h": ["proto/wire*", "proto/trace_*", "proto/channel.c", "tests/unit/proto/*", "tests/fuzz/*"],
     "protobuf-c/*": ["proto/arena.*", "proto/flat.*", "proto/wire*", "proto/trace_*", "tests/unit/proto/*",
                      "tests/fuzz/*"],
@@ -89,7 +91,7 @@ DOORS = {
     "cpufreq.h": ["client/freqd/policies.c"],
     "powercap*": ["client/worker/shell/meter*"],
     "sensors/*": ["client/worker/shell/meter*"],
-    "sqlite3.h": ["daemon/shell/store.c", "tests/*"],
+    "sqlite3.h": ["daemon/shell/store_sql.h", "daemon/shell/store.c", "tests/*"],
     "getopt.h": ["common/io/cli.c"],
     # Threads meet in one place: the agent reads how far a lane has come with a task that it lent it
     # (task.h), and the lanes are told their duty. Everything else belongs to one thread.
@@ -128,7 +130,7 @@ STRINGS = {
 SHELL_COMMON = ("shell.h", "settings.h")
 # Who may see the others: the loop joins them, main starts the loop, and the option table names the
 # drivers that there are.
-SHELL_MEETING = ("loop.c", "main.c", "settings.c")
+SHELL_MEETING = ("loop.c", "loop_admin.c", "main.c", "settings.c")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 

@@ -72,13 +72,14 @@ static struct smoe_slotted_result run(struct seen *seen, double load, double off
     *spec.caps = 0;
     snprintf(spec.ranks, sizeof spec.ranks, "0 1 2 3");
     spec.cycles = CYCLES;
+    spec.power = SMOE_SIM_LINE;
+    spec.meter_noise = 0.05;
     spec.freq_hz = FMAX_HZ;
     spec.slot_ns = (uint64_t)(SLOT_S * 1e9);
     spec.top_k = 1;
     spec.tokens = (load > 0 ? load * SHARES : 1.15 * NODES) * SLOT_S * FMAX_HZ / CYCLES;
     cr_assert_eq(smoe_scenario_init(&s, &spec, &why), 0, "%s", why.text);
-    struct smoe_whole_fleet fleet = {
-        .rests = true, .meter_noise = 0.05, .prior_off = off, .watch = watch, .context = seen};
+    struct smoe_whole_fleet fleet = {.prior_off = off, .watch = watch, .context = seen};
     struct smoe_slotted_options o = {
         .policy = SMOE_POLICY_LYAPUNOV, .slots = SLOTS, .seed = seed, .whole = &fleet};
     cr_assert_eq(smoe_whole_run(&s, &o, &r, &why), 0, "%s", why.text);
@@ -155,5 +156,38 @@ Test(budgets, a_node_slowed_to_a_quarter_is_followed_and_costs_its_share)
     check_known(&seen, SLOTS - 1, 4 * CYCLES, 0.05);
     double kept = speed(&seen, 270, SLOTS - 1) / speed(&seen, 100, 250);
     cr_expect_float_eq(kept, 3.25 / 4, 0.02, "%g of the throughput is left", kept);
+    smoe_slotted_release(&r);
+}
+
+/* Of more work than the budgets pay for the queues take the rest. */
+Test(budgets, above_what_they_sustain_each_still_spends_its_own)
+{
+    static struct seen seen;
+    struct smoe_slotted_result r = run(&seen, 1.3, 4, 4);
+    for (uint32_t j = 0; j < NODES; j++) {
+        double part = spent(&seen, j, SETTLED, SLOTS - 1);
+        cr_expect(part < 1.02 && part > 0.97, "node %u: %g of its budget", j, part);
+    }
+    double done = speed(&seen, SETTLED, SLOTS - 1);
+    cr_expect_float_eq(done, SHARES, 0.03 * SHARES, "%g of %g", done, SHARES);
+    cr_expect_gt(r.backlog_slope, 0);
+    smoe_slotted_release(&r);
+}
+
+/* What it may draw now pays for a quarter of its visits: of 1 + .6 + .4 + .2 there are left 1 + .15 + .4 + .2. */
+Test(budgets, a_node_slowed_to_a_quarter_costs_its_share_of_what_the_budgets_sustain)
+{
+    static struct seen seen;
+    seen.slow_at = 200;
+    struct smoe_slotted_result r = run(&seen, 1.3, 1, 5);
+    check_known(&seen, 199, CYCLES, 0.05);
+    check_known(&seen, 215, 4 * CYCLES, 0.15);
+    check_known(&seen, SLOTS - 1, 4 * CYCLES, 0.05);
+    double kept = speed(&seen, 300, SLOTS - 1) / speed(&seen, 100, 199);
+    cr_expect_float_eq(kept, 1.75 / SHARES, 0.03, "%g of the throughput is left", kept);
+    for (uint32_t j = 0; j < NODES; j++) {
+        double part = spent(&seen, j, 230, SLOTS - 1);
+        cr_expect_lt(part, 1.02, "node %u: %g of its budget", j, part);
+    }
     smoe_slotted_release(&r);
 }

@@ -46,9 +46,8 @@ Test(program, says_what_it_is)
 
 Test(program, a_mistake_is_one_line_and_exit_2)
 {
-    check_refused(
-        "dance",
-        "stablemoe-sim: dance: no such command: story, run, plot, placement, replay or trace\n");
+    check_refused("dance", "stablemoe-sim: dance: no such command: story, torture, run, plot, "
+                           "placement, replay or trace\n");
     check_refused("story nobody", "stablemoe-sim: story nobody: no such story: see "
                                   "`stablemoe-sim story list`\n");
     check_refused("story join --seeds 5..4", "stablemoe-sim: --seeds: \"5..4\" is neither a number "
@@ -58,9 +57,10 @@ Test(program, a_mistake_is_one_line_and_exit_2)
     check_refused("run --policy best",
                   "stablemoe-sim: --policy best: not one of all, lyapunov, topk, random, queue, "
                   "energy, queue-jsq, "
-                  "lyapunov-greedy, lyapunov-linear, lyapunov-separable, base\n");
+                  "lyapunov-greedy, lyapunov-linear, lyapunov-separable, "
+                  "lyapunov-strict, base\n");
     check_refused("run --scenario moon", "stablemoe-sim: --scenario moon: no such scenario (paper, "
-                                         "demo, unlike or random:N), nor a file\n");
+                                         "demo, unlike, frozen or random:N), nor a file\n");
     check_refused("run --scenario demo --load 0.5",
                   "stablemoe-sim: --load 0.5: a load is of an open source; this one is closed\n");
     check_refused("run --train --seeds 1..1000", "stablemoe-sim: --seeds: more than 100\n");
@@ -132,10 +132,28 @@ Test(program, the_same_seed_gives_the_same_bytes)
     cr_assert_not_null(strstr(first, "\"whole\":true"));
     cr_assert_not_null(strstr(first, "\"slots_held\":0"));
     cr_assert_str_eq(first, second);
+    cr_assert_eq(run("torture --seeds 3..9 --json", first), 0);
+    cr_assert_eq(run("torture --seeds 3..9 --json", second), 0);
+    cr_assert_str_eq(first, second);
     cr_assert_eq(run("story random --seeds 3..4 --messages", first), 0);
     cr_assert_eq(run("story random --seeds 3..4 --messages", second), 0);
     cr_assert_gt(strlen(first), 1000);
     cr_assert_str_eq(first, second);
+}
+
+Test(program, torture_counts_what_it_did)
+{
+    static char output[OUTPUT_MAX];
+    cr_assert_eq(run("torture --seeds 1..60 --json", output), 0);
+    cJSON *root = cJSON_Parse(output);
+    const cJSON *worlds = cJSON_GetObjectItemCaseSensitive(root, "worlds");
+    const cJSON *faults = cJSON_GetObjectItemCaseSensitive(root, "faults");
+    cr_assert_eq(worlds->valuedouble, 60);
+    cr_assert_eq(cJSON_GetObjectItemCaseSensitive(root, "failed")->valuedouble, 0);
+    cr_assert_geq(cJSON_GetArraySize(faults), 14);
+    for (const cJSON *f = faults->child; f; f = f->next)
+        cr_assert_gt(f->valuedouble, 0, "%s never happened", f->string);
+    cJSON_Delete(root);
 }
 
 Test(program, json_has_every_figure)

@@ -159,6 +159,29 @@ Test(recorded, of_an_open_stream_times_are_kept)
     smoe_slotted_release(&r);
 }
 
+/* A duty cycle whose kappa is the cube that meets it at half of its frequency: 4 times what it draws at all. */
+Test(recorded, what_was_metered_is_what_a_run_spends)
+{
+    const double hz[] = {0, 1e9}, watts[] = {0, 10};
+    workers[0].kappa = 40e-27;
+    workers[0].budget_w = 5;
+    workers[0].curve_points = 2;
+    workers[0].stepless = true;
+    workers[0].curve_hz = hz;
+    workers[0].curve_watts = watts;
+    for (uint64_t i = 0; i < 10; i++) {
+        struct smoe_trace_route t = route(20 * i + 1, "slot");
+        put(&t, EXPERTS);
+    }
+    cr_assert_eq(open_it(""), 0, "%s", why.text);
+    struct smoe_slotted_result r = run(SMOE_POLICY_LYAPUNOV);
+    double visits = r.share[0] * (double)r.visits;
+    cr_assert_gt(visits, 0);
+    cr_assert_float_eq(r.joules, visits * 1e6 / 1e9 * 10, 1e-9, "%g J for %g visits", r.joules,
+                       visits);
+    smoe_slotted_release(&r);
+}
+
 Test(recorded, a_worker_that_went_is_away_and_its_queue_moves_on)
 {
     static uint32_t first[EXPERTS + 1] = {0, 2, 4, 6, 8}, on[] = {0, 2, 1, 2, 1, 2, 0, 2};

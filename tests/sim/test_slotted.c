@@ -123,6 +123,36 @@ Test(slotted, without_a_price_on_energy_the_baselines_at_full_speed_spend_no_mor
     smoe_scenario_release(&s);
 }
 
+/* Nothing is saved by resting: energy is cycles, whatever the frequency. The run checks what the solve promised. */
+Test(slotted, a_duty_cycle_saves_in_proportion_and_a_voltage_that_follows_more)
+{
+    double joules[2][2]; /* [line][budgets] a visit */
+    struct smoe_scenario_spec spec = *smoe_scenario_find("paper");
+    for (int line = 0; line < 2; line++)
+        for (int budgets = 0; budgets < 2; budgets++) {
+            struct smoe_scenario s;
+            struct smoe_slotted_result r;
+            struct smoe_why why;
+            spec.power = line ? SMOE_SIM_LINE : SMOE_SIM_CUBE;
+            strcpy(spec.budgets, budgets ? "20..54" : "");
+            *spec.caps = 0;
+            cr_assert_eq(smoe_scenario_init(&s, &spec, &why), 0);
+            cr_assert_eq(smoe_scenario_set_load(&s, 0.9, &why), 0);
+            smoe_slotted_run(&s,
+                             &(struct smoe_slotted_options){
+                                 .policy = SMOE_POLICY_LYAPUNOV, .slots = 300, .seed = 1},
+                             &r);
+            joules[line][budgets] = r.joules / (double)r.visits;
+            BETWEEN(0, r.overdraft, 0.02);
+            smoe_slotted_release(&r);
+            smoe_scenario_release(&s);
+        }
+    BETWEEN(0.18 * 0.99, joules[1][0], 0.18 * 1.01); /* kappa fmax^2 c */
+    BETWEEN(0.18 * 0.99, joules[1][1], 0.18 * 1.01);
+    BETWEEN(0.18 * 0.99, joules[0][0], 0.18 * 1.01);
+    BETWEEN(0, joules[0][1], 0.85 * 0.18);
+}
+
 /* ---- scenarios ---- */
 
 static struct smoe_scenario_spec small(void)

@@ -54,6 +54,8 @@ STORY(a_path_that_is_cut_for_a_while_loses_nothing, cut_off)
 STORY(a_reader_that_does_not_read_is_disconnected, slow_reader)
 STORY(a_dead_trainers_layer_is_kept_for_a_lease, trainer_lease)
 STORY(a_new_gateway_learns_all_from_workers_and_trainers, gateway_restart)
+STORY(a_gateway_killed_in_stage_2_has_the_same_router, frozen_restart)
+STORY(a_router_that_was_never_durable_is_brought_again, frozen_lost)
 STORY(a_worker_that_came_back_dies_while_the_gateway_waits, worker_dies_expected)
 STORY(a_new_layer_has_second_copies_while_the_gateway_waits, new_layer_expected)
 STORY(whoever_dies_one_at_a_time_nothing_is_lost, storm)
@@ -73,5 +75,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 41);
+    cr_assert_eq(smoe_stories_len, 44);
 }

@@ -3,7 +3,7 @@
  * Layers, the optimizer step, and requests for expert state.
  *
  * Request numbers carry their kind in the top byte, so that an Error can be told to its owner: 1 a
- * layer declaration, 2 an expert-state request; a refused Step answers with the plain step number.
+ * layer declaration, 2 an expert-state request, 3 a Freeze, 4 a RouterQuery; a refused Step answers with the plain step number.
  *
  * A step that was sent may be committed although its answer was lost with the connection: the gateway
  * then tells a committed step in LayerReady, nothing of that step is sent again, and a bare Step asks
@@ -18,14 +18,13 @@
 #include "common/base/text.h"
 
 #define KIND_SHIFT 56
-enum { KIND_LAYER = 1, KIND_STATE = 2 };
 
-static uint64_t request_number(uint64_t kind, uint32_t index)
+uint64_t smoe_request_number(uint64_t kind, uint32_t index)
 {
     return kind << KIND_SHIFT | (index + 1);
 }
 
-static bool request_index(uint64_t request, uint64_t kind, uint32_t bound, uint32_t *ret)
+bool smoe_request_index(uint64_t request, uint64_t kind, uint32_t bound, uint32_t *ret)
 {
     uint64_t index = (request & ((UINT64_C(1) << KIND_SHIFT) - 1)) - 1;
     if (request >> KIND_SHIFT != kind || index >= bound)
@@ -74,7 +73,7 @@ void smoe_layers_pump(struct smoe_uplink *u)
         if (!layer->used || layer->asked || layer->state != SMOE_ULAYER_WANTED)
             continue;
         struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
-        m.layer_declare.request = request_number(KIND_LAYER, l);
+        m.layer_declare.request = smoe_request_number(SMOE_REQUEST_LAYER, l);
         memcpy(m.layer_declare.name, layer->name, sizeof m.layer_declare.name);
         m.layer_declare.run = layer->run;
         m.layer_declare.shape = layer->shape;
@@ -95,7 +94,8 @@ bool smoe_layers_ready(const struct smoe_uplink *u)
 void smoe_layer_answered(struct smoe_uplink *u, const struct smoe_msg_layer_ready *m)
 {
     uint32_t l;
-    if (!request_index(m->request, KIND_LAYER, SMOE_LAYERS_MAX, &l) || !u->layers[l].used)
+    if (!smoe_request_index(m->request, SMOE_REQUEST_LAYER, SMOE_LAYERS_MAX, &l) ||
+        !u->layers[l].used)
         return;
     struct smoe_uplink_layer *layer = &u->layers[l];
     bool ours = m->shape.dtype == (u->options.real_bytes == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32);
@@ -103,6 +103,7 @@ void smoe_layer_answered(struct smoe_uplink *u, const struct smoe_msg_layer_read
     layer->step = m->step;
     layer->shape = m->shape;
     layer->state = ours ? SMOE_ULAYER_READY : SMOE_ULAYER_FAILED;
+    smoe_routers_found(u, l, &m->router);
     if (!ours)
         layer->code = smoe_fail(&layer->why, SMOE_ESHAPE,
                                 "layer %s: has another number type than this "
@@ -316,11 +317,11 @@ void smoe_requests_pump(struct smoe_uplink *u)
         struct smoe_segment segment = {r->values, NULL, r->bytes};
         bool store = m.type == SMOE_MSG_EXPERT_STORE;
         if (store) {
-            m.expert_store.request = request_number(KIND_STATE, i);
+            m.expert_store.request = smoe_request_number(SMOE_REQUEST_STATE, i);
             m.expert_store.layer = u->layers[m.expert_store.layer].wire;
             segment.data = r->values->data;
         } else {
-            m.expert_fetch.request = request_number(KIND_STATE, i);
+            m.expert_fetch.request = smoe_request_number(SMOE_REQUEST_STATE, i);
             m.expert_fetch.layer = u->layers[m.expert_fetch.layer].wire;
         }
         r->sent = smoe_uplink_send(u, &m, &segment, store ? 1 : 0) == 0;
@@ -364,8 +365,8 @@ int smoe_request_expect(const struct smoe_uplink *u, const struct smoe_msg_exper
                         size_t bytes, struct smoe_why *why)
 {
     uint32_t i;
-    if (!request_index(m->request, KIND_STATE, SMOE_REQUESTS_MAX, &i) || !u->requests[i].used ||
-        u->requests[i].message.type != SMOE_MSG_EXPERT_FETCH)
+    if (!smoe_request_index(m->request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) ||
+        !u->requests[i].used || u->requests[i].message.type != SMOE_MSG_EXPERT_FETCH)
         return SMOE_CHANNEL_SKIP;
     if (m->length)
         return expect_piece(u, &u->requests[i], m, bytes, why);
@@ -404,8 +405,8 @@ void smoe_request_piece(struct smoe_uplink *u, const struct smoe_msg_expert_stat
                         const struct smoe_blob *blob)
 {
     uint32_t i;
-    if (!request_index(m->request, KIND_STATE, SMOE_REQUESTS_MAX, &i) || !u->requests[i].used ||
-        u->requests[i].done)
+    if (!smoe_request_index(m->request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) ||
+        !u->requests[i].used || u->requests[i].done)
         return;
     if (!take_piece(u, &u->requests[i], m, blob))
         (void)smoe_request_failed(u, m->request, SMOE_ENOMEMORY,
@@ -415,7 +416,8 @@ void smoe_request_piece(struct smoe_uplink *u, const struct smoe_msg_expert_stat
 void smoe_request_answered(struct smoe_uplink *u, uint64_t request, struct smoe_blob *blob)
 {
     uint32_t i;
-    if (!request_index(request, KIND_STATE, SMOE_REQUESTS_MAX, &i) || !u->requests[i].used)
+    if (!smoe_request_index(request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) ||
+        !u->requests[i].used)
         return;
     struct smoe_uplink_request *r = &u->requests[i];
     r->done = true;
@@ -448,15 +450,18 @@ static void fail_layer(struct smoe_uplink *u, uint32_t l, int code, const char *
 bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, const char *sentence)
 {
     uint32_t i;
-    if (request_index(request, KIND_LAYER, SMOE_LAYERS_MAX, &i) && u->layers[i].used) {
+    if (smoe_request_index(request, SMOE_REQUEST_LAYER, SMOE_LAYERS_MAX, &i) && u->layers[i].used) {
         fail_layer(u, i, code, sentence);
         return true;
     }
-    if (request_index(request, KIND_STATE, SMOE_REQUESTS_MAX, &i) && u->requests[i].used) {
+    if (smoe_request_index(request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) &&
+        u->requests[i].used) {
         u->requests[i].done = true;
         u->requests[i].code = smoe_fail(&u->requests[i].why, code, "%s", sentence);
         return true;
     }
+    if (smoe_routers_failed(u, request, code, sentence))
+        return true;
     if (u->step.pending && request == u->step.message.step) {
         fail_step(u, code, sentence);
         return true;

@@ -18,11 +18,6 @@
 
 enum { SEEN_RESULT = 1, SEEN_GRADIENT = 2 };
 
-static size_t visits_of(const struct smoe_uplink_ticket *t)
-{
-    return (size_t)t->tokens * t->top_k;
-}
-
 size_t smoe_ticket_row_bytes(const struct smoe_uplink_ticket *t)
 {
     return t->uplink->layers[t->layer].shape.d_model * t->uplink->options.real_bytes;
@@ -81,88 +76,12 @@ void smoe_ticket_fail(struct smoe_uplink_ticket *t, int code, const char *senten
         smoe_ticket_free(t);
 }
 
-/* ---- submitting ---- */
-
-static int check_submit(const struct smoe_uplink *u, const struct smoe_uplink_submit *o,
-                        struct smoe_why *why)
-{
-    const struct smoe_uplink_layer *layer = &u->layers[o->layer];
-    if (u->failed)
-        return smoe_fail(why, u->failed, "%s", u->failure.text);
-    if (!layer->used || layer->state == SMOE_ULAYER_FAILED)
-        return smoe_fail(why, SMOE_EUNKNOWN, "submit: no such layer");
-    if (!o->tokens || o->tokens > SMOE_BATCH_TOKENS_MAX)
-        return smoe_fail(why, SMOE_EFIELD, "submit: tokens %u: not in 1..%d", o->tokens,
-                         SMOE_BATCH_TOKENS_MAX);
-    uint32_t k_max = layer->shape.experts < SMOE_TOP_K_MAX ? layer->shape.experts : SMOE_TOP_K_MAX;
-    if (!o->top_k || o->top_k > k_max)
-        return smoe_fail(why, SMOE_EFIELD,
-                         "submit: top_k %u: not in 1..%u (layer %s has %u experts)", o->top_k,
-                         k_max, layer->name, layer->shape.experts);
-    if (layer->evaluate_only && !o->evaluate)
-        return smoe_fail(why, SMOE_EROLE, "submit: layer %s is attached for evaluation only",
-                         layer->name);
-    if (u->n_tickets == SMOE_TICKETS_MAX)
-        return smoe_fail(why, SMOE_ELIMIT, "submit: %d tickets exist: release some",
-                         SMOE_TICKETS_MAX);
-    for (size_t i = 0; i < (size_t)o->tokens * layer->shape.experts; i++) {
-        uint32_t bits;
-        memcpy(&bits, &o->scores[i], sizeof bits);
-        if ((bits & 0x7f800000u) == 0x7f800000u)
-            return smoe_fail(why, SMOE_ENOTFINITE,
-                             "submit: score of token %zu, expert %zu is not finite",
-                             i / layer->shape.experts, i % layer->shape.experts);
-    }
-    return 0;
-}
-
-static bool allocate(struct smoe_uplink_ticket *t, uint32_t experts)
-{
-    size_t row = smoe_ticket_row_bytes(t), visits = visits_of(t);
-    t->x_offset = (size_t)t->tokens * experts * sizeof(float);
-    t->submit = smoe_blob_new(&t->uplink->budget, t->x_offset + t->tokens * row);
-    t->y = malloc(visits * row);
-    t->experts = calloc(visits, sizeof *t->experts);
-    t->scores = calloc(visits, sizeof *t->scores);
-    t->seen = calloc(visits, 1);
-    return t->submit && t->y && t->experts && t->scores && t->seen;
-}
-
-int smoe_uplink_submit(struct smoe_uplink *u, const struct smoe_uplink_submit *o,
-                       struct smoe_uplink_ticket **ret, struct smoe_why *why)
-{
-    int rc = check_submit(u, o, why);
-    if (rc)
-        return rc;
-    struct smoe_uplink_ticket *t = calloc(1, sizeof *t);
-    if (!t)
-        return smoe_fail(why, SMOE_ENOMEMORY, "submit: out of memory");
-    t->uplink = u;
-    t->batch = u->next_batch++;
-    t->step = u->steps + 1 + (u->step.pending ? 1 : 0);
-    t->layer = o->layer;
-    t->tokens = o->tokens;
-    t->top_k = o->top_k;
-    t->evaluate = o->evaluate;
-    t->on_done = o->on_done;
-    t->context = o->context;
-    smoe_list_push_back(&u->tickets, &t->link);
-    u->n_tickets++;
-    if (!allocate(t, u->layers[o->layer].shape.experts)) {
-        smoe_ticket_free(t);
-        return smoe_fail(why, SMOE_ENOMEMORY, "submit: out of memory for %u tokens", o->tokens);
-    }
-    memcpy(t->submit->data, o->scores, t->x_offset);
-    memcpy(t->submit->data + t->x_offset, o->x, t->tokens * smoe_ticket_row_bytes(t));
-    *ret = t;
-    smoe_uplink_pump(u);
-    return 0;
-}
+/* ---- sending ---- */
 
 /* Experts and x as one raw part, made from what is kept. */
 static bool make_replay(struct smoe_uplink_ticket *t)
 {
-    size_t choices = (visits_of(t) * sizeof(uint16_t) + 7) / 8 * 8;
+    size_t choices = (smoe_ticket_visits(t) * sizeof(uint16_t) + 7) / 8 * 8;
     size_t x_bytes = t->tokens * smoe_ticket_row_bytes(t);
     if (t->replay)
         return true;
@@ -170,7 +89,7 @@ static bool make_replay(struct smoe_uplink_ticket *t)
     if (!t->replay)
         return false;
     memset(t->replay->data, 0, choices);
-    memcpy(t->replay->data, t->experts, visits_of(t) * sizeof(uint16_t));
+    memcpy(t->replay->data, t->experts, smoe_ticket_visits(t) * sizeof(uint16_t));
     memcpy(t->replay->data + choices, t->submit->data + t->x_offset, x_bytes);
     return true;
 }
@@ -179,11 +98,11 @@ static bool make_replay(struct smoe_uplink_ticket *t)
 static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 {
     bool routed = t->has_results;
-    if (routed && !make_replay(t))
+    if ((!routed && !smoe_routers_ready(u, t)) || (routed && !make_replay(t)))
         return false;
     struct smoe_blob *raw = routed ? t->replay : t->submit;
     if (u->sent.bytes_total + raw->bytes > u->granted.bytes_total ||
-        u->sent.visits_total + visits_of(t) > u->granted.visits_total)
+        u->sent.visits_total + smoe_ticket_visits(t) > u->granted.visits_total)
         return false;
     struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
     m.submit = (struct smoe_msg_submit){
@@ -194,12 +113,14 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
         .top_k = t->top_k,
         .needs_gradient = !t->evaluate,
         .routed = routed,
+        .router_version = routed ? 0 : t->router_version,
+        .router_digest = routed ? 0 : t->router_digest,
     };
     struct smoe_segment segment = {raw, raw->data, raw->bytes};
     if (smoe_uplink_send(u, &m, &segment, 1))
         return false;
     u->sent.bytes_total += raw->bytes;
-    u->sent.visits_total += visits_of(t);
+    u->sent.visits_total += smoe_ticket_visits(t);
     t->state = SMOE_TICKET_SENT;
     return true;
 }
@@ -208,12 +129,13 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 static bool too_large(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 {
     struct smoe_why why;
-    if (t->submit->bytes <= u->window.bytes_total && visits_of(t) <= u->window.visits_total)
+    if (t->submit->bytes <= u->window.bytes_total &&
+        smoe_ticket_visits(t) <= u->window.visits_total)
         return false;
     smoe_fail(&why, SMOE_ELIMIT,
               "submit: %zu bytes and %zu visits, the gateway's window is %llu bytes and "
               "%llu visits: submit fewer tokens at a time",
-              t->submit->bytes, visits_of(t), (unsigned long long)u->window.bytes_total,
+              t->submit->bytes, smoe_ticket_visits(t), (unsigned long long)u->window.bytes_total,
               (unsigned long long)u->window.visits_total);
     smoe_ticket_fail(t, SMOE_ELIMIT, why.text);
     return true;
@@ -293,10 +215,10 @@ static int mark_visits(struct smoe_uplink_ticket *t, const uint8_t *list, uint32
     for (uint32_t i = 0; i < rows; i++) {
         uint32_t visit;
         memcpy(&visit, list + i * sizeof visit, sizeof visit);
-        if (visit >= visits_of(t) || (t->seen[visit] & bit))
+        if (visit >= smoe_ticket_visits(t) || (t->seen[visit] & bit))
             return smoe_fail(why, SMOE_EFIELD, "batch %llu: visit %u %s",
                              (unsigned long long)t->batch, visit,
-                             visit >= visits_of(t) ? "is out of range" : "came twice");
+                             visit >= smoe_ticket_visits(t) ? "is out of range" : "came twice");
         t->seen[visit] |= bit;
     }
     return 0;
@@ -338,7 +260,7 @@ int smoe_ticket_result(struct smoe_uplink *u, const struct smoe_msg_result *m,
     if (!t->has_results)
         take_results(t, m, blob->data);
     t->visits_in += m->rows;
-    if (t->visits_in < visits_of(t))
+    if (t->visits_in < smoe_ticket_visits(t))
         return 0;
     t->has_results = true;
     t->state = t->evaluate ? SMOE_TICKET_SETTLED : SMOE_TICKET_RESULTS;
@@ -360,7 +282,7 @@ int smoe_uplink_gradient(struct smoe_uplink_ticket *t, const void *dy, struct sm
                          t->evaluate ? "the batch was submitted for evaluation"
                          : t->dy     ? "given already"
                                      : "the results are not complete");
-    size_t bytes = visits_of(t) * smoe_ticket_row_bytes(t);
+    size_t bytes = smoe_ticket_visits(t) * smoe_ticket_row_bytes(t);
     t->dx = malloc(t->tokens * smoe_ticket_row_bytes(t));
     t->dx_parts = malloc(bytes);
     t->dy = smoe_blob_new(&t->uplink->budget, bytes);
@@ -415,7 +337,7 @@ int smoe_ticket_input_gradient(struct smoe_uplink *u, const struct smoe_msg_inpu
         scatter(t->dx_parts, blob->data, blob->data + ((size_t)m->rows * 4 + 7) / 8 * 8, m->rows,
                 smoe_ticket_row_bytes(t));
     t->gradients_in += m->rows;
-    if (t->gradients_in < visits_of(t))
+    if (t->gradients_in < smoe_ticket_visits(t))
         return 0;
     if (!t->has_input_gradient)
         sum_parts(t);
@@ -434,7 +356,7 @@ void smoe_tickets_start_over(struct smoe_uplink *u)
             continue;
         t->state = SMOE_TICKET_QUEUED;
         t->visits_in = t->gradients_in = 0;
-        memset(t->seen, 0, visits_of(t));
+        memset(t->seen, 0, smoe_ticket_visits(t));
     }
 }
 

@@ -6,7 +6,8 @@
  *       ^___________________________|_______________|  disconnected: everything uncommitted starts over
  *
  * After every event `pump` sends what may be sent, in this order: layer declarations; when all layers
- * are ready, batches (as credit allows) and gradients; then the pending step, when all gradients it
+ * are ready, routers to be frozen; batches (as credit allows, those that a frozen router scores when it is in
+ * force) and gradients; then the pending step, when all gradients it
  * commits are out; then expert-state requests. So whatever was lost, the same few rules bring the
  * gateway up to date.
  */
@@ -46,6 +47,7 @@ void smoe_uplink_free(struct smoe_uplink *u)
         smoe_ticket_free(smoe_container_of(it, struct smoe_uplink_ticket, link));
     for (uint32_t i = 0; i < SMOE_REQUESTS_MAX; i++)
         smoe_blob_unref(u->requests[i].values);
+    smoe_routers_release(u);
     if (u->link != SMOE_ULINK_DOWN)
         smoe_channel_release(&u->channel);
     smoe_wire_free(u->wire);
@@ -95,6 +97,7 @@ void smoe_uplink_disconnected(struct smoe_uplink *u)
             u->layers[l].state = SMOE_ULAYER_WANTED;
     }
     smoe_requests_start_over(u);
+    smoe_routers_start_over(u);
     start_over(u);
 }
 
@@ -140,6 +143,7 @@ void smoe_uplink_pump(struct smoe_uplink *u)
     smoe_layers_pump(u);
     if (!smoe_layers_ready(u))
         return;
+    smoe_routers_pump(u);
     smoe_tickets_pump(u);
     smoe_step_pump(u);
     smoe_requests_pump(u);
@@ -233,6 +237,9 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return 0;
     case SMOE_MSG_EXPERT_STORED:
         smoe_request_answered(u, m->expert_stored.request, NULL);
+        return 0;
+    case SMOE_MSG_ROUTER_STATE:
+        smoe_routers_answered(u, &m->router_state);
         return 0;
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};

@@ -34,6 +34,27 @@ struct smoe_uplink_options {
     size_t real_bytes;    /* 4 or 8 */
 };
 
+/* The router that a layer's trainer has frozen, until the gateway has it in force; and what a query found. */
+struct smoe_uplink_router {
+    enum {
+        SMOE_UROUTER_NONE,
+        SMOE_UROUTER_WANTED, /* to be sent, and again after each reconnection that does not find it in force */
+        SMOE_UROUTER_SENT,
+        SMOE_UROUTER_IN_FORCE,
+        SMOE_UROUTER_FAILED, /* code, why */
+    } state;
+    struct smoe_frozen_head head;
+    struct smoe_blob *values; /* kept while the layer lives: a gateway may come back without them */
+    int code;
+    struct smoe_why why;
+    struct smoe_frozen_head found; /* what the gateway said last is in force */
+    bool asked, asking, answered; /* a query: sent; waits for its answer; has it, or `query_code` */
+    int query_code;
+    struct smoe_why query_why;
+    struct smoe_msg_routing_report report; /* the last; tokens 0: none */
+    bool report_due;                       /* the gateway does not have it */
+};
+
 struct smoe_uplink_layer {
     bool used, evaluate_only;
     enum { SMOE_ULAYER_WANTED, SMOE_ULAYER_READY, SMOE_ULAYER_FAILED } state;
@@ -42,6 +63,7 @@ struct smoe_uplink_layer {
     smoe_name name;
     uint64_t run, step;
     struct smoe_layer_shape shape;
+    struct smoe_uplink_router router;
     int code; /* FAILED */
     struct smoe_why why;
 };
@@ -79,8 +101,9 @@ struct smoe_uplink_ticket {
     uint8_t *seen;  /* [n, K] bit 0: result came, bit 1: input gradient came */
     void *dx_parts; /* [n, K, d], while input gradients come in */
     /* Kept for replay */
-    struct smoe_blob *submit; /* scores, then x */
-    struct smoe_blob *replay; /* experts, then x; made when first needed */
+    struct smoe_blob *submit;               /* scores, codes or features, then x */
+    uint64_t router_version, router_digest; /* of the router that scores it; 0: scores are given */
+    struct smoe_blob *replay;               /* experts, then x; made when first needed */
     size_t x_offset;
     struct smoe_blob *dy;
     /* The caller's */
@@ -136,7 +159,9 @@ const struct smoe_uplink_layer *smoe_uplink_layer(const struct smoe_uplink *upli
 
 struct smoe_uplink_submit {
     uint32_t layer, tokens, top_k;
-    const float *scores;
+    const float *scores;   /* one of these three */
+    const uint32_t *codes; /* for the frozen table in force */
+    const float *features; /* for the frozen linear map in force */
     const void *x;
     bool evaluate;
     void (*on_done)(void *context, void *ticket, int status);
@@ -146,6 +171,18 @@ int smoe_uplink_submit(struct smoe_uplink *uplink, const struct smoe_uplink_subm
                        struct smoe_uplink_ticket **ret, struct smoe_why *why);
 int smoe_uplink_gradient(struct smoe_uplink_ticket *ticket, const void *dy, struct smoe_why *why);
 void smoe_uplink_ticket_release(struct smoe_uplink_ticket *ticket);
+
+/* Freezes a router: `head` without its digest, which is the values' (copied). Tickets by codes and features
+ * may follow at once; they are sent when it is in force. */
+int smoe_uplink_freeze(struct smoe_uplink *uplink, uint32_t layer,
+                       const struct smoe_frozen_head *head, const float *values,
+                       struct smoe_why *why);
+/* Asks which router is in force: the answer is in the layer's `router`, from `answered` on. */
+int smoe_uplink_query_router(struct smoe_uplink *uplink, uint32_t layer, struct smoe_why *why);
+
+/* Tells the gateway, and one that comes after it, how far the layer's routing has changed. */
+void smoe_uplink_report_routing(struct smoe_uplink *uplink, uint32_t layer,
+                                const struct smoe_msg_routing_report *report);
 
 /* Tickets whose outcome has not been told yet, one at a time; NULL when there is none. */
 struct smoe_uplink_ticket *smoe_uplink_next_done(struct smoe_uplink *uplink);

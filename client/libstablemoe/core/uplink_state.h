@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of the uplink: uplink.c is link and messages, tickets.c the batches, requests.c layers, steps
- * and expert state.
+ * Inside of the uplink: uplink.c is link and messages, tickets.c the batches, submits.c new ones, requests.c layers, steps
+ * and expert state, routers.c frozen routers.
  */
 #ifndef SMOE_UPLINK_STATE_H
 #define SMOE_UPLINK_STATE_H
@@ -37,7 +37,11 @@ void smoe_uplink_pump(struct smoe_uplink *uplink);
 int smoe_uplink_send(struct smoe_uplink *uplink, const struct smoe_message *message,
                      const struct smoe_segment *segments, size_t n_segments);
 
-/* ---- tickets.c ---- */
+/* ---- tickets.c (and submits.c) ---- */
+static inline size_t smoe_ticket_visits(const struct smoe_uplink_ticket *ticket)
+{
+    return (size_t)ticket->tokens * ticket->top_k;
+}
 size_t smoe_ticket_row_bytes(const struct smoe_uplink_ticket *ticket);
 void smoe_tickets_start_over(struct smoe_uplink *uplink);
 void smoe_tickets_pump(struct smoe_uplink *uplink);
@@ -71,5 +75,28 @@ void smoe_request_piece(struct smoe_uplink *uplink, const struct smoe_msg_expert
 int smoe_request_expect(const struct smoe_uplink *uplink, const struct smoe_msg_expert_state *m,
                         size_t bytes, struct smoe_why *why);
 void smoe_step_answered(struct smoe_uplink *uplink, const struct smoe_msg_step_done *m);
+
+/* ---- routers.c ---- */
+/* Freezes that must be sent, and queries. */
+void smoe_routers_pump(struct smoe_uplink *uplink);
+/* The connection is gone: whatever was said must be said again. */
+void smoe_routers_start_over(struct smoe_uplink *uplink);
+/* The gateway has said what is in force on a layer that has just become ready. */
+void smoe_routers_found(struct smoe_uplink *uplink, uint32_t layer,
+                        const struct smoe_frozen_head *found);
+void smoe_routers_answered(struct smoe_uplink *uplink, const struct smoe_msg_router_state *m);
+/* True if it was the request of a Freeze or a query. */
+bool smoe_routers_failed(struct smoe_uplink *uplink, uint64_t request, int code,
+                         const char *sentence);
+void smoe_routers_release(struct smoe_uplink *uplink);
+/* What a ticket's tokens are sent as, and whether that may be now. */
+int smoe_routers_check(const struct smoe_uplink *uplink, const struct smoe_uplink_submit *options,
+                       struct smoe_why *why);
+bool smoe_routers_ready(const struct smoe_uplink *uplink, const struct smoe_uplink_ticket *ticket);
+
+/* Request numbers say whose they are: the kind, and an index. */
+enum { SMOE_REQUEST_LAYER = 1, SMOE_REQUEST_STATE, SMOE_REQUEST_FREEZE, SMOE_REQUEST_QUERY };
+uint64_t smoe_request_number(uint64_t kind, uint32_t index);
+bool smoe_request_index(uint64_t request, uint64_t kind, uint32_t bound, uint32_t *ret);
 
 #endif

@@ -74,7 +74,9 @@ static void on_closed(void *context, int status)
     if (c->connected)
         smoe_uplink_disconnected(c->uplink);
     c->connected = false;
-    if (status && !*c->link_why.text)
+    if (*c->tls.why.text)
+        c->link_why = c->tls.why;
+    else if (status && !*c->link_why.text)
         smoe_fail(&c->link_why, status, "%s: %s", c->gateway, uv_strerror(status));
     try_later(c);
 }
@@ -94,14 +96,23 @@ static void attempt(uv_timer_t *timer)
     struct smoe_client *c = timer->data;
     struct smoe_addr address;
     struct smoe_conn_owner owner = {c, on_direct, on_received, on_peek, on_consume, on_closed};
-    if (smoe_addr_resolve(c->gateway, &address, &c->link_why)) {
+    int rc = smoe_addr_resolve(c->gateway, &address, &c->link_why);
+    if (rc == 0 && !c->secure && !smoe_addr_is_loopback(&address))
+        rc = smoe_fail(&c->link_why, SMOE_ECONFIG,
+                       "%s is not on this machine, and without a key nothing is sent further",
+                       c->gateway);
+    c->tls = (struct smoe_tls){.ssl = NULL};
+    if (rc == 0 && c->secure)
+        rc = smoe_tls_wrap(&c->tls, c->secure, &c->conn, &owner, &owner);
+    c->tls.connected = on_connected;
+    if (rc == 0)
+        rc = smoe_conn_connect(&c->conn, &c->loop, &address.sa, &owner, c->scratch,
+                               c->secure ? smoe_tls_connected : on_connected);
+    c->conn_open = rc == 0;
+    if (rc) {
+        smoe_tls_release(&c->tls);
         try_later(c);
-        return;
     }
-    c->conn_open =
-        smoe_conn_connect(&c->conn, &c->loop, &address.sa, &owner, c->scratch, on_connected) == 0;
-    if (!c->conn_open)
-        try_later(c);
 }
 
 /* ---- waiting ---- */
@@ -190,7 +201,9 @@ static int make_uplink(struct smoe_client *c, const char *name)
     o.incarnation = random[0] | 1;
     o.run = random[1] | 1;
     smoe_rng_init(&c->rng, random[2], 0);
-    if (!name)
+    if (!name && *c->key_name)
+        snprintf(o.name, sizeof o.name, "%s", c->key_name);
+    else if (!name)
         snprintf(o.name, sizeof o.name, "trainer-%08x", (unsigned)(random[0] >> 32));
     else if (smoe_name_valid(name, strnlen(name, SMOE_NAME_MAX + 1)))
         snprintf(o.name, sizeof o.name, "%s", name);
@@ -200,6 +213,26 @@ static int make_uplink(struct smoe_client *c, const char *name)
     snprintf(o.software, sizeof o.software, "libstablemoe %s", STABLEMOE_VERSION);
     rc = smoe_uplink_new(&o, &c->uplink);
     return rc ? smoe_fail(&c->why, rc, "out of memory") : 0;
+}
+
+static int take_key(struct smoe_client *c, const char *path, const char *name)
+{
+    struct smoe_key key;
+    struct smoe_tls_options options = {.key = &key};
+    int rc = smoe_key_read(path, &key, &c->why);
+    if (rc)
+        return smoe_fail_at(&c->why, rc, "key");
+    if (key.role != SMOE_ROLE_TRAINER)
+        rc =
+            smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for a %s", path, smoe_role_name(key.role));
+    else if (name && strcmp(name, key.name) != 0)
+        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
+                       name);
+    if (rc == 0)
+        rc = smoe_tls_context_new(&options, &c->secure, &c->why);
+    snprintf(c->key_name, sizeof c->key_name, "%s", key.name);
+    smoe_wipe(&key, sizeof key);
+    return rc;
 }
 
 SMOE_API int smoe_client_open(const struct smoe_client_options *options,
@@ -212,6 +245,7 @@ SMOE_API int smoe_client_open(const struct smoe_client_options *options,
     if (!c)
         return SMOE_ENOMEMORY;
     *ret_client = c;
+    smoe_list_init(&c->tickets);
     int rc = smoe_addr_split(options->gateway, host, &port, &c->why);
     if (rc)
         return rc;
@@ -219,7 +253,10 @@ SMOE_API int smoe_client_open(const struct smoe_client_options *options,
     c->patience_ns =
         (options->patience_ms ? options->patience_ms : PATIENCE_MS) * UINT64_C(1000000);
     c->pause_ms = PAUSE_MIN_MS;
-    rc = make_uplink(c, options->name);
+    if (options->key_file)
+        rc = take_key(c, options->key_file, options->name);
+    if (rc == 0)
+        rc = make_uplink(c, options->name);
     if (rc)
         return rc;
     uv_loop_init(&c->loop);
@@ -248,6 +285,8 @@ SMOE_API void smoe_client_close(struct smoe_client *c)
         uv_loop_close(&c->loop);
     }
     smoe_uplink_free(c->uplink);
+    smoe_client_free_tickets(c);
+    smoe_tls_context_free(c->secure);
     free(c);
 }
 

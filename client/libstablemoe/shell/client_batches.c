@@ -11,6 +11,7 @@
 
 /* A public ticket is the uplink's; the client is found through the shell that made the uplink. */
 struct smoe_ticket {
+    struct smoe_list link; /* in its client */
     struct smoe_uplink_ticket *ticket;
     struct smoe_client *client;
     void (*on_done)(void *context, struct smoe_ticket *ticket, int status);
@@ -38,6 +39,8 @@ SMOE_API int smoe_submit(struct smoe_expert_layer *layer, const struct smoe_subm
         .tokens = o->tokens,
         .top_k = o->top_k,
         .scores = o->scores,
+        .codes = o->codes,
+        .features = o->features,
         .x = o->x,
         .evaluate = o->evaluate,
         .on_done = relay_done,
@@ -48,6 +51,7 @@ SMOE_API int smoe_submit(struct smoe_expert_layer *layer, const struct smoe_subm
         free(t);
         return rc;
     }
+    smoe_list_push_back(&c->tickets, &t->link);
     smoe_client_flush(c);
     *ret_ticket = t;
     return 0;
@@ -118,7 +122,14 @@ SMOE_API void smoe_ticket_release(struct smoe_ticket *t)
         return;
     smoe_uplink_ticket_release(t->ticket);
     smoe_client_flush(t->client);
+    smoe_list_remove(&t->link);
     free(t);
+}
+
+void smoe_client_free_tickets(struct smoe_client *c)
+{
+    smoe_list_for_each_safe (it, &c->tickets)
+        free(smoe_container_of(it, struct smoe_ticket, link));
 }
 
 /* ---- step ---- */

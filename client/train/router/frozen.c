@@ -2,13 +2,16 @@
 #include "client/train/router/frozen.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/assert.h"
 #include "common/base/detmath.h"
 #include "common/base/err.h"
 #include "common/base/limits.h"
-#include "common/base/rng.h"
+
+enum smoe_frozen_kind smoe_frozen_kind_of(enum smoe_feature feature)
+{
+    return feature == SMOE_FEATURE_TABLE ? SMOE_FROZEN_TABLE : SMOE_FROZEN_LINEAR;
+}
 
 /* In place and in double until the last rounding: the same bits everywhere. */
 static void softmax(size_t n, double *logits, float *ret)
@@ -48,68 +51,47 @@ static void join_linear(const struct smoe_distilled *d, size_t expert, float *re
     }
 }
 
-int smoe_frozen_blank(struct smoe_frozen *frozen, const struct smoe_distilled_shape *shape)
+int smoe_freeze_distilled(const struct smoe_distilled *d, struct smoe_frozen *ret)
 {
-    smoe_assert(shape->experts >= 1 && shape->experts <= SMOE_EXPERTS_MAX);
-    *frozen = (struct smoe_frozen){
-        .feature = shape->feature, .inputs = shape->inputs, .experts = shape->experts};
-    frozen->values = calloc((size_t)shape->inputs * shape->experts, sizeof *frozen->values);
-    return frozen->values ? 0 : SMOE_ENOMEMORY;
-}
-
-int smoe_frozen_init(struct smoe_frozen *frozen, const struct smoe_distilled *d)
-{
-    int rc = smoe_frozen_blank(frozen, &d->shape);
-    if (rc)
-        return rc;
+    uint32_t inputs = d->shape.inputs, experts = d->shape.experts;
+    smoe_assert(experts >= 1 && experts <= SMOE_EXPERTS_MAX);
+    float *values = calloc((size_t)inputs * experts + 1, sizeof *values);
+    if (!values)
+        return SMOE_ENOMEMORY;
     if (d->shape.feature == SMOE_FEATURE_TABLE)
-        for (size_t code = 0; code < d->shape.inputs; code++)
-            score_code(d, code, frozen->values + code * d->shape.experts);
+        for (size_t code = 0; code < inputs; code++)
+            score_code(d, code, values + code * experts);
     else
-        for (size_t e = 0; e < d->shape.experts; e++)
-            join_linear(d, e, frozen->values + e * d->shape.inputs);
-    return 0;
+        for (size_t e = 0; e < experts; e++)
+            join_linear(d, e, values + e * inputs);
+    int rc = smoe_frozen_init(ret, smoe_frozen_kind_of(d->shape.feature), inputs, experts, values);
+    free(values);
+    return rc;
 }
 
-void smoe_frozen_release(struct smoe_frozen *frozen)
+int smoe_frozen_tokens_init(struct smoe_frozen_tokens *to, const struct smoe_frozen *f,
+                            size_t rows_max)
 {
-    free(frozen->values);
-    *frozen = (struct smoe_frozen){0};
+    *to = (struct smoe_frozen_tokens){.codes = NULL};
+    if (f->kind == SMOE_FROZEN_TABLE)
+        to->codes = calloc(rows_max + 1, sizeof *to->codes);
+    else
+        to->features = calloc(rows_max * f->inputs + 1, sizeof *to->features);
+    return to->codes || to->features ? 0 : SMOE_ENOMEMORY;
 }
 
-static void score_values(const struct smoe_frozen *f, const smoe_real *x, float *ret)
+void smoe_frozen_tokens_release(struct smoe_frozen_tokens *tokens)
 {
-    double logits[SMOE_EXPERTS_MAX];
-    for (size_t e = 0; e < f->experts; e++) {
-        const float *weight = f->values + e * f->inputs;
-        logits[e] = 0;
-        for (size_t i = 0; i < f->inputs; i++)
-            logits[e] += (double)weight[i] * (double)x[i];
-    }
-    softmax(f->experts, logits, ret);
+    free(tokens->codes);
+    free(tokens->features);
+    *tokens = (struct smoe_frozen_tokens){.codes = NULL};
 }
 
-void smoe_frozen_scores(const struct smoe_frozen *f, const struct smoe_tokens *tokens,
-                        float *ret_scores)
+void smoe_frozen_tokens_fill(struct smoe_frozen_tokens *to, const struct smoe_frozen *f,
+                             const struct smoe_tokens *from)
 {
-    for (size_t i = 0; i < tokens->n; i++, ret_scores += f->experts)
-        if (f->feature == SMOE_FEATURE_LINEAR) {
-            score_values(f, tokens->x + i * f->inputs, ret_scores);
-        } else {
-            smoe_assert(tokens->codes[i] < f->inputs);
-            memcpy(ret_scores, f->values + (size_t)tokens->codes[i] * f->experts,
-                   f->experts * sizeof *ret_scores);
-        }
-}
-
-uint64_t smoe_frozen_digest(const struct smoe_frozen *f)
-{
-    uint64_t digest = smoe_mix64(((uint64_t)f->feature << 62) ^ ((uint64_t)f->inputs << 16) ^
-                                 (uint64_t)f->experts);
-    for (size_t i = 0; i < (size_t)f->inputs * f->experts; i++) {
-        uint32_t bits;
-        memcpy(&bits, &f->values[i], sizeof bits);
-        digest = smoe_mix64(digest ^ bits);
-    }
-    return digest;
+    for (size_t i = 0; to->codes && i < from->n; i++)
+        to->codes[i] = from->codes[i];
+    for (size_t i = 0; to->features && i < from->n * f->inputs; i++)
+        to->features[i] = (float)from->x[i];
 }

@@ -19,6 +19,7 @@ void smoe_router_release(struct smoe_router *r)
 {
     smoe_distilled_release(&r->distilled);
     smoe_frozen_release(&r->frozen);
+    smoe_frozen_tokens_release(&r->read);
     smoe_balancer_free(r->balancer);
     *r = (struct smoe_router){.balancer = NULL};
 }
@@ -30,13 +31,22 @@ unsigned smoe_router_stage(const struct smoe_router *r)
     return r->frozen.values ? 2 : 1;
 }
 
+static void score_frozen(struct smoe_router *r, const struct smoe_tokens *tokens, float *scores)
+{
+    smoe_frozen_tokens_fill(&r->read, &r->frozen, tokens);
+    if (r->read.codes)
+        smoe_frozen_score_codes(&r->frozen, tokens->n, r->read.codes, scores);
+    else
+        smoe_frozen_score_features(&r->frozen, tokens->n, r->read.features, scores);
+}
+
 bool smoe_router_scores(struct smoe_router *r, const struct smoe_tokens *tokens, bool training,
                         float *scores)
 {
     const struct smoe_router_options *o = &r->options;
     smoe_assert(tokens->n <= o->rows_max);
     if (smoe_router_stage(r) == 2)
-        smoe_frozen_scores(&r->frozen, tokens, scores);
+        score_frozen(r, tokens, scores);
     else if (o->kind == SMOE_ROUTER_HASH)
         smoe_hash_scores(o->seed, o->experts, o->top_k, tokens->n, tokens->codes, scores);
     else if (o->kind == SMOE_ROUTER_BASE && training)
@@ -61,8 +71,26 @@ void smoe_router_step(struct smoe_router *r, const struct smoe_optimizer *optimi
         smoe_distilled_step(&r->distilled, optimizer);
 }
 
+/* In stage 2 there is room for what tokens are read into, always. */
+static int begin_stage_2(struct smoe_router *r, int rc)
+{
+    if (rc == 0)
+        rc = smoe_frozen_tokens_init(&r->read, &r->frozen, r->options.rows_max);
+    if (rc)
+        smoe_frozen_release(&r->frozen);
+    return rc;
+}
+
 int smoe_router_freeze(struct smoe_router *r)
 {
     smoe_assert(smoe_router_stage(r) == 1);
-    return smoe_frozen_init(&r->frozen, &r->distilled);
+    return begin_stage_2(r, smoe_freeze_distilled(&r->distilled, &r->frozen));
+}
+
+int smoe_router_take_frozen(struct smoe_router *r, const float *values)
+{
+    const struct smoe_distilled_shape *shape = &r->distilled.shape;
+    smoe_assert(smoe_router_stage(r) == 1);
+    return begin_stage_2(r, smoe_frozen_init(&r->frozen, smoe_frozen_kind_of(shape->feature),
+                                             shape->inputs, shape->experts, values));
 }

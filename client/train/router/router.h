@@ -48,6 +48,7 @@ struct smoe_router {
     struct smoe_router_options options;
     struct smoe_distilled distilled; /* stablemoe */
     struct smoe_frozen frozen;       /* stablemoe in stage 2; values NULL before */
+    struct smoe_frozen_tokens read;  /* stage 2: the tokens scored last */
     struct smoe_balancer *balancer;  /* base */
 };
 
@@ -68,7 +69,9 @@ double smoe_router_learn(struct smoe_router *router, const struct smoe_tokens *t
 /* Stage 1: a step of what has been learned since the last; otherwise does nothing. */
 void smoe_router_step(struct smoe_router *router, const struct smoe_optimizer *optimizer);
 
-/* Ends stage 1. 0 or SMOE_ENOMEMORY. */
+/* Ends stage 1: with the distilled router as it is, or with the values [inputs * E] of an earlier freeze. 0,
+ * SMOE_ENOTFINITE or SMOE_ENOMEMORY. */
 int smoe_router_freeze(struct smoe_router *router);
+int smoe_router_take_frozen(struct smoe_router *router, const float *values);
 
 #endif

@@ -159,8 +159,6 @@ struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *agent, uin
 void smoe_agent_step_summed(struct smoe_agent *agent, struct smoe_agent_step *step);
 /* Throws away the step that the daemon's layer number is part of. */
 void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
-/* Tasks of the step that wait or run, counted at the experts. */
-uint32_t smoe_agent_step_tasks(const struct smoe_agent *agent, uint32_t step);
 bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
 /* There are such tasks. */
 bool smoe_agent_steps_compute(const struct smoe_agent *agent);

@@ -321,9 +321,11 @@ void smoe_agent_finish_parcel(struct smoe_agent *a, struct smoe_task *task)
     if (forward) {
         a->counters.forward_visits += p->rows;
         a->counters.forward_flops += p->forward_flops;
+        a->counters.forward_row_flops += p->forward_flops / p->rows;
     } else {
         a->counters.backward_visits += p->rows;
         a->counters.backward_flops += 2 * p->forward_flops;
+        a->counters.backward_row_flops += 2 * p->forward_flops / p->rows;
     }
     if (p->forgotten) {
         release(a, p);

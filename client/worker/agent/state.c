@@ -115,9 +115,8 @@ static void answer_fetch(struct smoe_agent *a, uint32_t expert,
     const struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[expert].layer];
     size_t bytes = smoe_experts_state_bytes(layer, f->parts);
     struct smoe_blob *blob = smoe_blob_new(NULL, bytes);
-    if (!blob) { /* if not even that can be said, the end of the connection says it */
-        a->speechless |= smoe_channel_send_error(&a->channel, SMOE_ENOMEMORY,
-                                                 "EXPERT_FETCH: out of memory", true, 0, 0) != 0;
+    if (!blob) {
+        a->speechless = true;
         return;
     }
     smoe_experts_read(&a->experts, expert, f->parts, blob->data);

@@ -34,16 +34,6 @@ static struct smoe_agent_step *free_step(struct smoe_agent *a)
     return NULL;
 }
 
-uint32_t smoe_agent_step_tasks(const struct smoe_agent *a, uint32_t step)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
-        const struct smoe_held_expert *e = &a->experts.experts[i];
-        n += e->used && e->step == step && (e->step_task || e->step_runs);
-    }
-    return n;
-}
-
 /* The step is of no interest any more, whatever it asked for. */
 static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
 {

@@ -30,6 +30,8 @@ struct smoe_link {
     uint64_t pause_ms;
     uv_timer_t timer; /* pause, connect time-out, goodbye */
     uv_getaddrinfo_t resolve;
+    struct smoe_tls_context *secure; /* NULL: plaintext */
+    struct smoe_tls tls;
     struct smoe_conn conn;
     uint8_t scratch[SMOE_CONN_SCRATCH_BYTES];
     bool resolving, conn_open, connected, closing;
@@ -107,6 +109,17 @@ static void link_received(void *context, const uint8_t *data, size_t n)
     l->changed(l->context);
 }
 
+/* Somebody who wants a key ends a connection without one, and says nothing. */
+static const char *why_closed(const struct smoe_link *l, int status, bool was_welcomed)
+{
+    return *l->why.text       ? l->why.text
+           : *l->tls.why.text ? l->tls.why.text
+           : status           ? uv_strerror(status)
+           : l->secure || was_welcomed
+               ? "it closed the connection"
+               : "it closed the connection without a word: perhaps it wants a key (--key)";
+}
+
 static void link_closed(void *context, int status)
 {
     struct smoe_link *l = context;
@@ -116,9 +129,7 @@ static void link_closed(void *context, int status)
     if (l->connected)
         smoe_agent_disconnected(l->agent);
     l->connected = false;
-    const char *why = *l->why.text ? l->why.text
-                      : status     ? uv_strerror(status)
-                                   : "it closed the connection";
+    const char *why = why_closed(l, status, was_welcomed);
     if (was_welcomed && !l->closing)
         smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("lost the gateway"),
                  smoe_text_field("why", why));
@@ -142,6 +153,30 @@ static void link_connected(void *context, int status)
     smoe_agent_connected(l->agent, smoe_clock_monotonic_ns());
 }
 
+static void connect_to(struct smoe_link *l, const struct smoe_addr *address)
+{
+    struct smoe_conn_owner owner = {l,         link_direct,  link_received,
+                                    link_peek, link_consume, link_closed};
+    if (!l->secure && !smoe_addr_is_loopback(address)) {
+        try_later(l,
+                  "it is not on this machine, and without a key (--key) nothing is sent further");
+        return;
+    }
+    l->tls = (struct smoe_tls){.ssl = NULL};
+    int rc = l->secure ? smoe_tls_wrap(&l->tls, l->secure, &l->conn, &owner, &owner) : 0;
+    l->tls.connected = link_connected;
+    if (rc == 0)
+        rc = smoe_conn_connect(&l->conn, l->loop, &address->sa, &owner, l->scratch,
+                               l->secure ? smoe_tls_connected : link_connected);
+    if (rc) {
+        smoe_tls_release(&l->tls);
+        try_later(l, smoe_strerror(rc));
+        return;
+    }
+    l->conn_open = true;
+    uv_timer_start(&l->timer, on_connect_timeout, CONNECT_MS, 0);
+}
+
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *result)
 {
     struct smoe_link *l = request->data;
@@ -156,15 +191,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
            result->ai_addrlen < sizeof address ? result->ai_addrlen : sizeof address);
     uv_freeaddrinfo(result);
     smoe_addr_set_port(&address, l->port);
-    struct smoe_conn_owner owner = {l,         link_direct,  link_received,
-                                    link_peek, link_consume, link_closed};
-    int rc = smoe_conn_connect(&l->conn, l->loop, &address.sa, &owner, l->scratch, link_connected);
-    if (rc) {
-        try_later(l, uv_strerror(rc));
-        return;
-    }
-    l->conn_open = true;
-    uv_timer_start(&l->timer, on_connect_timeout, CONNECT_MS, 0);
+    connect_to(l, &address);
 }
 
 static void attempt(uv_timer_t *timer)
@@ -204,6 +231,11 @@ int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct 
     uv_timer_start(&l->timer, attempt, 0, 0);
     *ret = l;
     return 0;
+}
+
+void smoe_link_secure(struct smoe_link *l, struct smoe_tls_context *tls)
+{
+    l->secure = tls;
 }
 
 void smoe_link_flush(struct smoe_link *l)

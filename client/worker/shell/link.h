@@ -8,6 +8,7 @@
 
 #include "client/worker/agent/agent.h"
 #include "common/io/log.h"
+#include "common/io/tls.h"
 
 #include <uv.h>
 
@@ -18,6 +19,10 @@ struct smoe_link;
 int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct smoe_agent *agent,
                     struct smoe_log *log, void (*changed)(void *context), void *context,
                     struct smoe_link **ret, struct smoe_why *why);
+
+/* From the next attempt on through TLS, with the key of that context (borrowed). Without it, only to a gateway of
+ * this machine. */
+void smoe_link_secure(struct smoe_link *link, struct smoe_tls_context *tls);
 
 /* Writes what the agent has to say. */
 void smoe_link_flush(struct smoe_link *link);

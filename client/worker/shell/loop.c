@@ -28,6 +28,7 @@
 #include "common/io/log.h"
 #include "common/io/notify.h"
 #include "common/io/statedir.h"
+#include "common/io/tls.h"
 #include "common/kernels/gemm.h"
 #include "stablemoe/version.h"
 
@@ -43,6 +44,7 @@ struct worker {
     struct smoe_notify notify;
     struct smoe_statedir state;
     struct smoe_agent *agent;
+    struct smoe_tls_context *tls; /* NULL: without a key */
     struct smoe_link *link;
     struct smoe_lanes *lanes;
     struct smoe_freqctl freqctl;
@@ -190,6 +192,30 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 /* ---- the beginning ---- */
 
+/* The key says who this is, and the command line must not say otherwise. */
+static int take_key(struct worker *w, struct smoe_why *why)
+{
+    struct smoe_key key;
+    struct smoe_tls_options options = {.key = &key};
+    char *id = w->settings.id;
+    if (!*w->settings.key)
+        return 0;
+    int rc = smoe_key_read(w->settings.key, &key, why);
+    if (rc)
+        return smoe_fail_at(why, SMOE_ECONFIG, "--key");
+    if (key.role != SMOE_ROLE_WORKER)
+        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for a %s", w->settings.key,
+                       smoe_role_name(key.role));
+    else if (*id && strcmp(id, key.name) != 0)
+        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for %s, not for %s", w->settings.key,
+                       key.name, id);
+    snprintf(id, sizeof w->settings.id, "%s", key.name);
+    if (rc == 0)
+        rc = smoe_tls_context_new(&options, &w->tls, why);
+    smoe_wipe(&key, sizeof key);
+    return rc;
+}
+
 /* The id on the command line and the one kept must be the same node's. */
 static int settle_id(struct worker *w, struct smoe_why *why)
 {
@@ -296,8 +322,11 @@ static int bring_up(struct worker *w, struct smoe_why *why)
         return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
     smoe_lanes_set_duty(w->lanes, w->duty);
     uv_timer_start(&w->care, on_care, SMOE_FREQCTL_POLL_MS, SMOE_FREQCTL_POLL_MS);
-    return smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
-                           &w->link, why);
+    rc = smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
+                         &w->link, why);
+    if (rc == 0)
+        smoe_link_secure(w->link, w->tls);
+    return rc;
 }
 
 static void say_started(struct worker *w, const char *blas)
@@ -328,6 +357,8 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
                   smoe_clock_wall_ms);
     int rc = smoe_notify_init(&w->notify, getenv("NOTIFY_SOCKET"), why);
     if (rc == 0)
+        rc = take_key(w, why);
+    if (rc == 0)
         rc = settle_id(w, why);
     if (rc == 0)
         rc = smoe_evloop_init(&w->loop, PROGRAM, DESCRIPTORS, why);
@@ -346,6 +377,7 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
     smoe_freqctl_release(&w->freqctl);
     smoe_meter_release(&w->meter);
     smoe_agent_free(w->agent);
+    smoe_tls_context_free(w->tls);
     smoe_statedir_release(&w->state);
     smoe_notify_release(&w->notify);
     free(w);

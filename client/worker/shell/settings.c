@@ -24,6 +24,15 @@ static const struct smoe_cli_option options[] = {
      'i',
      "NAME",
      false},
+    {{.key = "key",
+      .type = SMOE_STRING,
+      AT(key),
+      .help = "file with this node's key (stablemoectl key add worker NAME on the gateway); "
+              "without one "
+              "it speaks plaintext, and to a gateway of this machine only"},
+     'k',
+     "FILE",
+     false},
     {{.key = "speed",
       .type = SMOE_DOUBLE,
       .standard = "1",
@@ -174,8 +183,17 @@ const struct smoe_cli smoe_worker_cli = {
 
 int smoe_worker_settings_complete(struct smoe_worker_settings *s, struct smoe_why *why)
 {
-    if (!*s->id && !*s->state_dir)
-        return smoe_fail(why, SMOE_ECONFIG, "--id: needed unless --state-dir keeps one");
+    if (!*s->id && !*s->state_dir && !*s->key)
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "--id: needed unless --state-dir keeps one, or --key names it");
+    struct smoe_addr address;
+    struct smoe_why no_number;
+    if (!*s->key && smoe_addr_parse(s->gateway, &address, &no_number) == 0 &&
+        !smoe_addr_is_loopback(&address))
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "--key: needed, %s is not on this machine (stablemoectl key add worker "
+                         "NAME, on the gateway, makes one)",
+                         s->gateway);
     if (s->freq_nominal_hz <= 0)
         s->freq_nominal_hz = smoe_freqctl_nominal_hz();
     if (!s->memory_bytes)

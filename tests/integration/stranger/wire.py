@@ -46,7 +46,8 @@ TYPES = {
     48: pb.Inventory, 49: pb.Host, 50: pb.Hosted, 51: pb.Decision, 52: pb.Output, 53: pb.Backprop,
     54: pb.ParcelGradient, 55: pb.Reset, 56: pb.Report, 57: pb.StepPrepare, 58: pb.StepNorm,
     59: pb.StepStage, 60: pb.StepStaged, 61: pb.StepCommit, 62: pb.Forget,
-    63: pb.StepGradient, 64: pb.Evicted, 65: pb.ParcelInputs,
+    63: pb.StepGradient, 64: pb.Evicted, 65: pb.ParcelInputs, 80: pb.Freeze, 81: pb.RouterQuery, 82: pb.RouterState,
+    83: pb.RoutingReport,
 }
 NUMBERS = {message: number for number, message in TYPES.items()}
 

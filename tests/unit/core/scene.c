@@ -25,6 +25,8 @@ struct smoe_core_options scene_options(void)
                      .workers_min = 1,
                      .silence_ns = 3000 * MS,
                      .worker_lease_ns = 10000 * MS,
+                     .strikes_max = 3,
+                     .quarantine_ns = 60000 * MS,
                      .trainer_lease_ns = 10000 * MS,
                      .window_bytes = 1 << 20,
                      .window_visits = 4096,
@@ -137,6 +139,9 @@ static void carry_out(struct scene *s, const struct smoe_action *a)
     case SMOE_ACT_INPUTS_TAKEN:
     case SMOE_ACT_GRADIENT_TAKEN:
     case SMOE_ACT_GRADIENT_FREED:
+    case SMOE_ACT_ROUTER_TAKEN: /* the gateway's: tests/unit/gateway/test_freezing.c */
+    case SMOE_ACT_ROUTER_IN_FORCE:
+    case SMOE_ACT_ROUTER_FREED:
         break;
     case SMOE_ACT_JOURNAL:
         journal_add(&s->journal, a->record);
@@ -328,8 +333,10 @@ struct smoe_verdict scene_say(struct scene *s, uint32_t session, const struct sm
     if (has_raw_part(m->type))
         v = judge(s, session, m, 0);
     if (v.kind == SMOE_TAKE)
-        happen(s,
-               &(struct smoe_event){.type = SMOE_EVENT_MESSAGE, .session = session, .message = m});
+        happen(s, &(struct smoe_event){.type = SMOE_EVENT_MESSAGE,
+                                       .session = session,
+                                       .message = m,
+                                       .bad_numbers = s->bad_numbers && has_raw_part(m->type)});
     return v;
 }
 
@@ -415,6 +422,7 @@ struct smoe_verdict scene_submit(struct scene *s, uint32_t trainer, const struct
     happen(s, &(struct smoe_event){.type = SMOE_EVENT_MESSAGE,
                                    .session = trainer,
                                    .message = &m,
+                                   .bad_numbers = s->bad_numbers,
                                    .scores = s->arriving.scores,
                                    .experts = s->arriving.experts,
                                    .room = s->arriving.room});

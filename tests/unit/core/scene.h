@@ -38,6 +38,7 @@ struct scene {
     struct journal journal; /* records so far; what is durable of them the test says */
     uint32_t traced;        /* decisions that were told */
     void (*on_trace)(const struct smoe_trace_entry *entry);
+    bool bad_numbers;   /* as the gateway says of the raw parts that come from now on */
     double square_norm; /* every expert's gradient has it, as the workers say */
 };
 

@@ -117,10 +117,21 @@ Test(step, does_not_scale_a_norm_at_its_limit_or_without_one, .init = begin, .fi
     }
 }
 
+/* As `settle`, with a gradient that has a NaN. */
+static void settle_poisoned(uint64_t batch)
+{
+    submit(batch);
+    scene_work_all(&s);
+    s.bad_numbers = true;
+    cr_assert_eq(scene_gradient(&s, t, batch).kind, SMOE_TAKE);
+    scene_work_all(&s);
+    s.bad_numbers = false;
+}
+
 Test(step, with_a_gradient_that_is_not_finite_is_refused_answered_and_leaves_no_trace,
      .init = begin, .fini = end)
 {
-    settle(1);
+    settle_poisoned(1);
     uint64_t attempt = scene_attempt(&s, t);
     s.square_norm = -1; /* as a worker says that it is not finite */
     scene_step(&s, t, 1, first, 1);
@@ -141,13 +152,22 @@ Test(step, with_a_gradient_that_is_not_finite_is_refused_answered_and_leaves_no_
     cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
 }
 
-Test(step, whose_squares_overflow_together_is_refused_too, .init = begin, .fini = end)
+Test(step, whose_norm_is_larger_than_any_can_be_is_refused_too, .init = begin, .fini = end)
 {
-    settle(1);
-    s.square_norm = 0.5e300;
+    settle_poisoned(1);
+    s.square_norm = 1.01e36;
     scene_step(&s, t, 1, first, 1);
     scene_work_all(&s);
     scene_assert_error(&s, t, SMOE_ENOTFINITE, "not finite");
+}
+
+Test(step, takes_any_norm_that_can_be, .init = begin, .fini = end)
+{
+    settle(1);
+    s.square_norm = 1e36;
+    scene_step(&s, t, 1, first, 1);
+    scene_work_all(&s);
+    cr_assert_eq(count(t, SMOE_MSG_STEP_DONE), 1);
 }
 
 /* A host is lost in each phase: nothing is committed, everything is asked for again, and what the

@@ -638,14 +638,18 @@ Test(gateway, lets_the_stranger_that_waited_longest_make_room_and_nobody_else, .
     struct smoe_gateway_stats stats;
     declare();
     cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &first), 0);
-    do {
+    for (int i = 1; i < SMOE_GATE_STRANGERS_MAX; i++)
         cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
-        smoe_gateway_stats(h.gw, &stats);
-    } while (!stats.crowded_out);
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns + 20 * MS - 1, &session), SMOE_ELIMIT,
+                 "it has just come");
+    h.now_ns += 20 * MS;
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+    smoe_gateway_stats(h.gw, &stats);
+    cr_assert_eq(stats.crowded_out, 1);
     cr_assert_lt(stats.sessions, n, "there is room for those who close");
     cr_assert(smoe_gateway_closing(h.gw, first));
     for (; smoe_gateway_opened(h.gw, h.now_ns, &session) == 0; closing++)
-        ; /* and none of them is closed yet */
+        h.now_ns += 20 * MS; /* and none of them is closed yet */
     smoe_gateway_stats(h.gw, &stats);
     cr_assert_eq(stats.sessions, n, "then the next one waits");
     cr_assert_geq(closing, 32);
@@ -656,6 +660,73 @@ Test(gateway, lets_the_stranger_that_waited_longest_make_room_and_nobody_else, .
         if (smoe_gateway_closing(h.gw, dirty))
             smoe_gateway_closed(h.gw, dirty, h.now_ns);
     cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+}
+
+Test(gateway, bounds_the_strangers_of_one_origin_and_not_those_of_this_machine, .init = begin,
+     .fini = end)
+{
+    uint32_t session[SMOE_GATE_STRANGERS_OF_ONE + 1], local, other;
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &other), 0);
+    smoe_gateway_came_from(h.gw, other, 8);
+    for (unsigned i = 0; i <= SMOE_GATE_STRANGERS_OF_ONE; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
+        cr_assert_not(smoe_gateway_closing(h.gw, session[0]), "%u", i);
+        smoe_gateway_came_from(h.gw, session[i], 7);
+    }
+    cr_assert(smoe_gateway_closing(h.gw, session[0]), "the oldest of that origin");
+    cr_assert_not(smoe_gateway_closing(h.gw, session[1]));
+    cr_assert_not(smoe_gateway_closing(h.gw, other));
+    for (unsigned i = 0; i < SMOE_GATE_STRANGERS_OF_ONE + 9; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &local), 0);
+        smoe_gateway_came_from(h.gw, local, 0);
+    }
+    struct smoe_gateway_stats stats;
+    smoe_gateway_stats(h.gw, &stats);
+    cr_assert_eq(stats.crowded_out, 1);
+    smoe_gateway_check(h.gw);
+}
+
+Test(gateway, takes_nobody_for_another_than_its_key_says, .init = begin, .fini = end)
+{
+    static const struct {
+        enum smoe_role key, hello;
+        const char *name, *says;
+    } cases[] = {
+        {SMOE_ROLE_WORKER, SMOE_ROLE_WORKER, "n", NULL},
+        {SMOE_ROLE_TRAINER, SMOE_ROLE_TRAINER, "n", NULL},
+        {SMOE_ROLE_WORKER, SMOE_ROLE_WORKER, "m", "the key of worker n is not for worker m"},
+        {SMOE_ROLE_WORKER, SMOE_ROLE_TRAINER, "n", "the key of worker n is not for a trainer"},
+        {SMOE_ROLE_TRAINER, SMOE_ROLE_WORKER, "n", "the key of trainer n is not for a worker"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (h.far[5].wire)
+            far_end_close(&h.far[5]);
+        cr_assert_eq(open_peer(5, cases[i].key), 0);
+        smoe_gateway_identify(h.gw, h.session[5], cases[i].key, "n");
+        struct smoe_message m = hello_of(cases[i].hello, cases[i].name);
+        say(5, &m, NULL, 0);
+        if (cases[i].says) {
+            cr_assert_not(h.open[5]);
+            cr_assert_eq(last(5, SMOE_MSG_ERROR)->m.error.code, SMOE_EROLE);
+            cr_assert(strstr(last(5, SMOE_MSG_ERROR)->m.error.message, cases[i].says), "%s",
+                      last(5, SMOE_MSG_ERROR)->m.error.message);
+            continue;
+        }
+        cr_assert(h.open[5]);
+        smoe_gateway_dismiss(h.gw, h.session[5], SMOE_EROLE, "its key was revoked", h.now_ns);
+        serve();
+        cr_assert_not(h.open[5]);
+        cr_assert_str_eq(last(5, SMOE_MSG_ERROR)->m.error.message, "its key was revoked");
+    }
+}
+
+Test(gateway, tells_a_dismissed_stranger_nothing, .init = begin, .fini = end)
+{
+    open_stranger(5);
+    smoe_gateway_dismiss(h.gw, h.session[5], SMOE_EROLE, "its key was revoked", h.now_ns);
+    serve();
+    cr_assert_not(h.open[5]);
+    cr_assert_eq(h.far[5].mail.n, 0);
 }
 
 Test(gateway, says_bye_to_everybody_when_it_goes, .init = begin, .fini = end)
@@ -674,8 +745,12 @@ Test(gateway, says_bye_to_everybody_when_it_goes, .init = begin, .fini = end)
 
 Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
 {
-    struct smoe_report_context context = {"1.2.3", 5000 * MS, 1000 * MS, "127.0.0.1:7700",
-                                          "",      "",        NULL};
+    struct smoe_report_context context = {.version = "1.2.3",
+                                          .now_ns = 5000 * MS,
+                                          .started_ns = 1000 * MS,
+                                          .listen = "127.0.0.1:7700",
+                                          .waiting = "",
+                                          .journal_trouble = ""};
     static const char *const parts[] = {"\"submitted\":10", "\"settled\":10",      "\"w0\"",
                                         "\"w1\"",           "\"policy\":\"topk\"", "1.2.3"};
     declare();

@@ -258,6 +258,22 @@ Test(conn, reads_into_the_owners_memory_where_it_says_so, .init = begin_accepted
     cr_assert_eq(d.n_direct, 1u << 20);
 }
 
+Test(conn, keeps_the_order_when_a_long_body_comes_with_its_head, .init = begin_accepted,
+     .fini = end)
+{
+    d.direct_from = 100;
+    d.direct_to = 100 + (1 << 20);
+    size_t all = d.direct_to + 5000;
+    for (size_t sent = 0; sent < all; run_ms(1)) {
+        ssize_t n = send(d.far, d.out + sent, all - sent, MSG_DONTWAIT);
+        sent += n > 0 ? (size_t)n : 0;
+    }
+    run_ms(20);
+    cr_assert_eq(d.n_in, all);
+    cr_assert_eq(memcmp(d.in, d.out, all), 0);
+    cr_assert_gt(d.n_direct, 1u << 19, "most of it is not copied");
+}
+
 Test(conn, closes_when_all_is_written_and_not_before, .init = begin_accepted, .fini = end)
 {
     d.out_end = BIG;

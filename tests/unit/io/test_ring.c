@@ -22,6 +22,7 @@ struct line {
     int near, far;
     int n_done;
     ssize_t result;
+    bool more; /* after the last call */
     char got[16];
 };
 
@@ -30,11 +31,12 @@ static uv_timer_t deadline;
 static struct smoe_ring *ring;
 static unsigned n_done, n_awaited;
 
-static void done(struct smoe_ring_read *read, const uint8_t *data, ssize_t n)
+static void got(struct smoe_ring_read *read, const uint8_t *data, ssize_t n, bool more)
 {
     struct line *line = smoe_container_of(read, struct line, read);
     line->n_done++;
     line->result = n;
+    line->more = more;
     if (n > 0 && (size_t)n < sizeof line->got)
         memcpy(line->got, data, (size_t)n);
     if (++n_done == n_awaited)
@@ -46,7 +48,7 @@ static void on_deadline(uv_timer_t *timer)
     uv_stop(timer->loop);
 }
 
-/* Until n reads are done, at most five seconds. */
+/* Until there were n calls, at most five seconds. */
 static void await(unsigned n)
 {
     n_awaited = n;
@@ -84,13 +86,26 @@ static struct line *lines_new(unsigned n)
     for (unsigned i = 0; i < n; i++) {
         int pair[2];
         cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        lines[i] = (struct line){.read = {done}, .near = pair[0], .far = pair[1]};
+        lines[i] = (struct line){.read = {got}, .near = pair[0], .far = pair[1]};
     }
     return lines;
 }
 
+/* Ends the reads that are under way. */
+static void lines_end(struct line *lines, unsigned n)
+{
+    unsigned n_ending = 0;
+    for (unsigned i = 0; i < n; i++)
+        if (lines[i].more) {
+            shutdown(lines[i].near, SHUT_RDWR);
+            n_ending++;
+        }
+    await(n_done + n_ending);
+}
+
 static void lines_free(struct line *lines, unsigned n)
 {
+    lines_end(lines, n);
     for (unsigned i = 0; i < n; i++) {
         close(lines[i].near);
         close(lines[i].far);
@@ -126,6 +141,39 @@ Test(ring, reads_what_was_there_before, .init = begin, .fini = end)
     await(1);
     cr_assert_eq(line->result, 5);
     cr_assert_arr_eq(line->got, "early", 5);
+    lines_free(line, 1);
+}
+
+Test(ring, goes_on_reading_until_it_is_told_to_stop, .init = begin, .fini = end)
+{
+    struct line *line = lines_new(1);
+    char byte;
+    cr_assert_eq(ring->read(ring, line->near, &line->read), 0);
+    for (unsigned i = 1; i <= 3; i++) {
+        cr_assert_eq(write(line->far, "abc" + i - 1, 1), 1);
+        await(i);
+        cr_assert_eq(line->result, 1);
+        cr_assert_eq(line->got[0], "abc"[i - 1]);
+        cr_assert(line->more);
+    }
+    cr_assert_eq(ring->stop(ring, &line->read), 0);
+    await(4);
+    cr_assert_eq(line->result, UV_ECANCELED);
+    cr_assert_not(line->more);
+    cr_assert_eq(write(line->far, "d", 1), 1);
+    cr_assert_eq(recv(line->near, &byte, 1, MSG_DONTWAIT), 1, "it stays in the socket");
+    lines_free(line, 1);
+}
+
+Test(ring, hands_over_in_pieces_what_no_buffer_holds, .init = begin, .fini = end)
+{
+    enum { PIECES = 3 };
+    static const char much[PIECES * SMOE_RING_READ_BYTES];
+    struct line *line = lines_new(1);
+    cr_assert_eq(write(line->far, much, sizeof much), sizeof much);
+    cr_assert_eq(ring->read(ring, line->near, &line->read), 0);
+    await(PIECES);
+    cr_assert_eq(line->result, SMOE_RING_READ_BYTES);
     lines_free(line, 1);
 }
 

@@ -248,3 +248,19 @@ Test(freq, a_fine_hull_of_the_cube_prices_as_the_cube)
         cr_assert_float_eq(a, b, 0.12 * (fabs(a) + 50), "%u: %g, %g", n, a, b);
     }
 }
+
+Test(freq, a_debt_that_no_queue_of_five_slots_explains_restrains_a_node_to_its_budget_and_below)
+{
+    /* 8 W at 1 GHz, 1 W on average: 500 MHz, 50 visits a slot of 0.1 s, E = 0.1 J; Z_B = 0.1 (50 + 250) / 150 */
+    struct smoe_freq_node node = {1e6, 1e9, 8e-27, NULL, 6, 1};
+    const double explained = 0.1 * (50 + 250) / 150;
+    cr_assert_eq(smoe_freq_restraint(&node, 0, 0.1, 50), 6);
+    cr_assert_eq(smoe_freq_restraint(&node, explained * 0.999, 0.1, 50), 6);
+    cr_assert_float_eq(smoe_freq_restraint(&node, explained * 1.001, 0.1, 50), 1, 1e-3);
+    cr_assert_float_eq(smoe_freq_restraint(&node, explained + 0.25, 0.1, 50), 0.5, 1e-9);
+    cr_assert_float_eq(smoe_freq_restraint(&node, explained + 9, 0.1, 50), 0.1, 1e-9);
+    node.energy_max_w = 0.7; /* a cap below is kept */
+    cr_assert_eq(smoe_freq_restraint(&node, explained * 1.001, 0.1, 50), 0.7);
+    node.energy_mean_w = (double)INFINITY;
+    cr_assert_eq(smoe_freq_restraint(&node, 9, 0.1, 50), 0.7);
+}

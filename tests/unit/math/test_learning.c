@@ -317,17 +317,39 @@ Test(learning, one_phase_stands_in_for_the_other_while_that_is_unknown)
     cr_assert_neq(smoe_learned_cost(&l, SMOE_BACKWARD), smoe_learned_cost(&l, SMOE_FORWARD));
 }
 
-Test(learning, a_backward_pass_pays_for_its_steps_within_reason)
+/* Parcels of about so many rows, whose row costs `row` flops; each parcel costs as much as 30 rows more. */
+static void run_parcels(struct smoe_learned *l, struct truth *t, double rows, int reports)
 {
-    struct smoe_learned l;
-    smoe_learned_init(&l, &(struct smoe_priors){0}, SMOE_POWER_LINE);
-    cr_assert_eq(smoe_learned_overhead(&l), 1);
-    struct smoe_observed o = {.cycles = {1e8, 2e8}, .flops = {1, 1}, .all_cycles = 4e8};
-    smoe_learned_observe(&l, &o, 1e9);
-    cr_assert_float_eq(smoe_learned_overhead(&l), 1.5, 1e-9);
-    o.all_cycles = 1e12;
-    smoe_learned_observe(&l, &o, 1e9);
-    cr_assert_eq(smoe_learned_overhead(&l), 5);
+    const double row = 5e5, parcel_rows = 30;
+    for (int i = 0; i < reports; i++) {
+        double parcels = 1 + (double)smoe_rng_below(&t->rng, 4), of_rows = 0;
+        for (int k = 0; k < (int)parcels; k++)
+            of_rows += 1 + floor(rows * (0.3 + 1.4 * smoe_rng_unit(&t->rng)));
+        struct smoe_observed o = {.flops = {row * of_rows}, .row_flops = {row * parcels}};
+        o.cycles[0] = noisy(t, t->cost[0] * row * (of_rows + parcel_rows * parcels));
+        o.all_cycles = o.cycles[0];
+        smoe_learned_observe(l, &o, t->top_hz);
+    }
+}
+
+Test(learning, what_a_row_costs_does_not_depend_on_how_few_come)
+{
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct truth t = truth_of(seed);
+        double error, many[2], few[2];
+        struct smoe_learned l = learned_of(&t, seed % 2 ? 4 : 0.25);
+        run_parcels(&l, &t, 300, 300);
+        many[0] = smoe_learned_cost_at(&l, SMOE_FORWARD, 300, &error);
+        many[1] = smoe_learned_cost_at(&l, SMOE_FORWARD, 100, &error);
+        run_parcels(&l, &t, 12, 600); /* it is starved */
+        few[0] = smoe_learned_cost_at(&l, SMOE_FORWARD, 12, &error);
+        few[1] = smoe_learned_cost_at(&l, SMOE_FORWARD, 100, &error);
+        NEAR(many[0], t.cost[0] * 1.1, 0.05);
+        NEAR(few[0], t.cost[0] * (1 + 30.0 / 12), 0.05);
+        NEAR(many[1], t.cost[0] * 1.3, 0.25);
+        NEAR(few[1], t.cost[0] * 1.3, 0.3);
+        cr_assert_gt(error, 0.02 * t.cost[0], "it says that it is not sure");
+    }
 }
 
 Test(learning, mean_power_of_late_is_what_was_drawn_of_late)

@@ -11,7 +11,7 @@
 enum { CODES = 50, N = 300, MOST = CODES * 64 };
 
 static float scores[MOST];
-static uint16_t codes[N];
+static uint32_t codes[N];
 
 /* Scores with many ties. */
 static struct smoe_router_table table_new(uint32_t experts)
@@ -22,7 +22,7 @@ static struct smoe_router_table table_new(uint32_t experts)
     for (size_t i = 0; i < CODES * experts; i++)
         scores[i] = (float)smoe_rng_below(&rng, 20) - 10;
     for (size_t i = 0; i < N; i++)
-        codes[i] = (uint16_t)smoe_rng_below(&rng, CODES);
+        codes[i] = (uint32_t)smoe_rng_below(&rng, CODES);
     cr_assert_eq(smoe_router_table_init(&table, CODES, experts, scores), 0);
     return table;
 }
@@ -80,21 +80,21 @@ Test(router_table, the_first_code_that_is_not_there_is_named)
     cr_assert_eq(smoe_router_table_unknown(&table, N, codes), N);
     cr_assert_eq(smoe_router_table_unknown(&table, 0, codes), 0);
     codes[200] = CODES;
-    codes[201] = UINT16_MAX;
+    codes[201] = UINT32_MAX;
     cr_assert_eq(smoe_router_table_unknown(&table, N, codes), 200);
-    codes[0] = UINT16_MAX;
+    codes[0] = UINT32_MAX;
     cr_assert_eq(smoe_router_table_unknown(&table, N, codes), 0);
     cr_assert_eq(smoe_router_table_unknown(&table, 1, codes), 0);
     smoe_router_table_release(&table);
 }
 
-Test(router_table, every_code_of_16_bits_may_be_there)
+Test(router_table, the_last_of_a_million_codes_may_be_there)
 {
     struct smoe_router_table table;
-    const uint16_t last = UINT16_MAX;
+    const uint32_t last = SMOE_ROUTER_CODES_MAX - 1;
     uint16_t expert;
     float score, *many = calloc(SMOE_ROUTER_CODES_MAX, sizeof *many);
-    many[UINT16_MAX] = 3;
+    many[last] = 3;
     cr_assert_eq(smoe_router_table_init(&table, SMOE_ROUTER_CODES_MAX, 1, many), 0);
     cr_assert_eq(smoe_router_table_unknown(&table, 1, &last), 1);
     smoe_router_table_top(&table, 1, &last, 1, &expert, &score);

@@ -45,13 +45,14 @@ const char *flat_twin_difference(const ProtobufCMessageDescriptor *descriptor, c
                                  size_t bytes, int *ret_taken)
 {
     struct smoe_arena arena;
+    struct smoe_flat flat;
     const char *difference = NULL;
     uint8_t *exact = malloc(bytes + (bytes == 0));
-    smoe_assert(exact && smoe_is_flat(descriptor));
+    smoe_assert(exact && smoe_flat_describe(descriptor, &flat));
     smoe_assert(smoe_arena_init(&arena, 16 * SMOE_CONTROL_BYTES_MAX) == 0);
     if (bytes)
         memcpy(exact, body, bytes);
-    ProtobufCMessage *ours = smoe_flat_unpack(descriptor, &arena, exact, bytes);
+    ProtobufCMessage *ours = smoe_flat_unpack(&flat, &arena, exact, bytes);
     ProtobufCMessage *theirs = protobuf_c_message_unpack(descriptor, NULL, bytes, exact);
     if (!ours != !theirs)
         difference = ours ? "only protobuf-c refuses" : "only protobuf-c accepts";

@@ -37,6 +37,10 @@
         FRACTION(TYPE, path.momentum), FRACTION(TYPE, path.beta1), FRACTION(TYPE, path.beta2), \
         F64(TYPE, path.epsilon, 1e-300, 1), F64(TYPE, path.weight_decay, 0, 1e6)
 
+#define HEAD(TYPE, path, least)                                          \
+    U64(TYPE, path.version, least, U64_MAX), U32(TYPE, path.kind, 1, 2), \
+        U32(TYPE, path.inputs, 1, 1u << 20), U64(TYPE, path.digest, 0, U64_MAX)
+
 #define STATE(TYPE, path)                                                     \
     U64(TYPE, path.request, 0, U64_MAX), U32(TYPE, path.layer, 0, LAYER_MAX), \
         U32(TYPE, path.expert, 0, EXPERT_MAX)
@@ -107,6 +111,7 @@ const struct messages_field messages_fields[] = {
     U64(LAYER_READY, layer_ready.run, 0, U64_MAX),
     U64(LAYER_READY, layer_ready.step, 0, U64_MAX),
     SHAPE(LAYER_READY, layer_ready.shape),
+    HEAD(LAYER_READY, layer_ready.router, 0),
 
     U64(SUBMIT, submit.batch, 1, BATCH_MAX),
     U64(SUBMIT, submit.attempt, 0, U64_MAX),
@@ -115,6 +120,8 @@ const struct messages_field messages_fields[] = {
     U32(SUBMIT, submit.top_k, 1, 8),
     BOOL(SUBMIT, submit.needs_gradient),
     BOOL(SUBMIT, submit.routed),
+    U64(SUBMIT, submit.router_version, 0, U64_MAX),
+    U64(SUBMIT, submit.router_digest, 0, U64_MAX),
 
     VISITS(RESULT, result),
     VISITS(INPUT_GRADIENT, input_gradient),
@@ -145,6 +152,24 @@ const struct messages_field messages_fields[] = {
     TEXT(NEED, need.reason, SENTENCE_MAX),
     U64(RESTORE, restore.step, 0, U64_MAX),
     U64(RESTORE, restore.attempt, 0, U64_MAX),
+
+    U64(FREEZE, freeze.request, 0, U64_MAX),
+    U32(FREEZE, freeze.layer, 0, LAYER_MAX),
+    HEAD(FREEZE, freeze.router, 1),
+    U64(ROUTER_QUERY, router_query.request, 0, U64_MAX),
+    U32(ROUTER_QUERY, router_query.layer, 0, LAYER_MAX),
+    U64(ROUTER_STATE, router_state.request, 0, U64_MAX),
+    U32(ROUTER_STATE, router_state.layer, 0, LAYER_MAX),
+    HEAD(ROUTER_STATE, router_state.router, 0),
+    U32(ROUTING_REPORT, routing_report.layer, 0, LAYER_MAX),
+    NAME(ROUTING_REPORT, routing_report.router),
+    U64(ROUTING_REPORT, routing_report.step, 0, U64_MAX),
+    U64(ROUTING_REPORT, routing_report.tokens, 1, U64_MAX),
+    F64(ROUTING_REPORT, routing_report.changed, -1, 1),
+    F64(ROUTING_REPORT, routing_report.agreement, -1, 1),
+    F64(ROUTING_REPORT, routing_report.fluctuation_20, -1, 1),
+    F64(ROUTING_REPORT, routing_report.fluctuation_50, -1, 1),
+    F64(ROUTING_REPORT, routing_report.fluctuation_80, -1, 1),
 
     STATE(EXPERT_FETCH, expert_fetch),
     U32(EXPERT_FETCH, expert_fetch.parts, 1, 7),
@@ -201,6 +226,8 @@ const struct messages_field messages_fields[] = {
     U64(REPORT, report.freq_requested_khz, 0, 1000000000),
     U64(REPORT, report.freq_achieved_khz, 0, 1000000000),
     TEXT(REPORT, report.driver_note, 159),
+    U64(REPORT, report.forward_row_flops, 0, U64_MAX),
+    U64(REPORT, report.backward_row_flops, 0, U64_MAX),
 
     STEP(STEP_PREPARE, step_prepare),
     OPTIMIZER(STEP_PREPARE, step_prepare.optimizer),
@@ -548,13 +575,15 @@ void messages_random(struct smoe_rng *rng, uint16_t type, struct messages_room *
             random_field(rng, &messages_fields[i], ret);
     if (type == SMOE_MSG_HELLO && ret->hello.protocol_max < ret->hello.protocol_min)
         ret->hello.protocol_max = ret->hello.protocol_min;
+    if (type == SMOE_MSG_SUBMIT && ret->submit.routed)
+        ret->submit.router_version = 0; /* experts are given, or a router chooses them */
     random_arrays(rng, room, ret);
 }
 
 /* ---- equality ---- */
 
 /* Parts that do not travel: what a trainer's Hello says of a worker, the shape of a layer that is
- * only attached to. */
+ * only attached to, a router where none is frozen. */
 static bool travels(const struct smoe_message *m, const struct messages_field *f)
 {
     if (m->type == SMOE_MSG_HELLO && m->hello.role != SMOE_ROLE_WORKER)
@@ -562,6 +591,10 @@ static bool travels(const struct smoe_message *m, const struct messages_field *f
     if (m->type == SMOE_MSG_LAYER_DECLARE && m->layer_declare.evaluate_only)
         return f->offset < AT(layer_declare.shape) ||
                f->offset >= AT(layer_declare.shape) + sizeof m->layer_declare.shape;
+    if (m->type == SMOE_MSG_LAYER_READY && !m->layer_ready.router.version)
+        return f->offset < AT(layer_ready.router);
+    if (m->type == SMOE_MSG_ROUTER_STATE && !m->router_state.router.version)
+        return f->offset < AT(router_state.router);
     return true;
 }
 

@@ -344,7 +344,8 @@ static void train(void)
     };
     say(&m, NULL, 0);
     m = (struct smoe_message){.type = SMOE_MSG_SUBMIT};
-    m.submit = (struct smoe_msg_submit){1, ATTEMPT, 0, 1, 2, true, false};
+    m.submit = (struct smoe_msg_submit){
+        .batch = 1, .attempt = ATTEMPT, .tokens = 1, .top_k = 2, .needs_gradient = true};
     say(&m, scores_and_x, sizeof scores_and_x);
     m = (struct smoe_message){.type = SMOE_MSG_GRADIENT};
     m.gradient = (struct smoe_msg_gradient){1, ATTEMPT};

@@ -57,6 +57,10 @@ static const struct {
     {"SHARD_ASK", 66, "W", SMOE_RAW_NONE},
     {"SHARD_PART", 67, "wW", SMOE_RAW_MUST},
     {"SHARD_TAKEN", 68, "w", SMOE_RAW_NONE},
+    {"FREEZE", 80, "t", SMOE_RAW_MUST},
+    {"ROUTER_QUERY", 81, "wt", SMOE_RAW_NONE},
+    {"ROUTER_STATE", 82, "WT", SMOE_RAW_NONE},
+    {"ROUTING_REPORT", 83, "t", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

@@ -101,21 +101,24 @@ Test(flat, is_what_protobuf_c_says)
 
 Test(flat, lists_and_submessages_are_not)
 {
-    cr_assert(smoe_is_flat(&stablemoe__v1__report__descriptor));
-    cr_assert_not(smoe_is_flat(&stablemoe__v1__decision__descriptor));
-    cr_assert_not(smoe_is_flat(&stablemoe__v1__host__descriptor));
-    cr_assert_not(smoe_is_flat(&stablemoe__v1__step__descriptor));
+    struct smoe_flat flat;
+    cr_assert(smoe_flat_describe(&stablemoe__v1__report__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__decision__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__host__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__step__descriptor, &flat));
 }
 
 Test(flat, a_full_arena_refuses)
 {
     static const uint8_t text[] = {1 << 3 | 2, 3, 'b', 'y', 'e'};
     struct smoe_arena arena;
+    struct smoe_flat flat;
     size_t room = sizeof(Stablemoe__V1__Bye);
+    cr_assert(smoe_flat_describe(&stablemoe__v1__bye__descriptor, &flat));
     cr_assert_eq(smoe_arena_init(&arena, room), 0);
-    cr_assert_not_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, 0));
+    cr_assert_not_null(smoe_flat_unpack(&flat, &arena, text, 0));
     smoe_arena_reset(&arena);
-    cr_assert_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, sizeof text));
-    cr_assert_null(smoe_flat_unpack(&stablemoe__v1__bye__descriptor, &arena, text, 0));
+    cr_assert_null(smoe_flat_unpack(&flat, &arena, text, sizeof text));
+    cr_assert_null(smoe_flat_unpack(&flat, &arena, text, 0));
     smoe_arena_release(&arena);
 }

@@ -40,6 +40,13 @@ static void base_message(enum smoe_message_type type, struct smoe_message *ret)
     } else if (type == SMOE_MSG_HOST) {
         ret->host.n_experts = ret->host.n_copies = ret->host.pieces.n = 0;
         ret->host.pieces_owned = ret->host.pieces_followed = ret->host.replicas = 0;
+    } else if (type == SMOE_MSG_SUBMIT) {
+        ret->submit.routed = false;
+        ret->submit.router_version = 0;
+    } else if (type == SMOE_MSG_LAYER_READY) {
+        ret->layer_ready.router.version = 1;
+    } else if (type == SMOE_MSG_ROUTER_STATE) {
+        ret->router_state.router.version = 1;
     } else if (type == SMOE_MSG_STEP) {
         ret->step.optimizer.kind = 2;
     } else if (type == SMOE_MSG_STEP_PREPARE) {
@@ -169,7 +176,7 @@ Test(wire_limits, every_name_is_1_to_63_of_its_characters)
             expect_value(f, bad[j], strlen(bad[j]) + 1, SMOE_EFIELD);
         tried++;
     }
-    cr_assert_eq(tried, 4);
+    cr_assert_eq(tried, 5);
 }
 
 /* Text for people is never refused: it is cut and made printable. */
@@ -503,4 +510,16 @@ Test(wire_limits, epsilon_may_be_zero_for_sgd_only)
     expect_code(&m, SMOE_EFIELD, "STEP.optimizer.epsilon 0: not in 1e-300..1");
     m.step.optimizer.kind = 1;
     expect_code(&m, 0, "");
+}
+
+Test(wire_limits, experts_that_are_given_leave_a_router_nothing_to_choose)
+{
+    struct smoe_message m, out;
+    struct smoe_why why;
+    base_message(SMOE_MSG_SUBMIT, &m);
+    m.submit.router_version = 1;
+    cr_assert_eq(there_and_back(&m, &out, &why), 0);
+    m.submit.routed = true;
+    cr_assert_eq(there_and_back(&m, &out, &why), SMOE_EFIELD);
+    cr_assert(strstr(why.text, "router_version"), "%s", why.text);
 }

@@ -187,6 +187,21 @@ static void append_drop(uint64_t sequence, const char *name)
     cr_assert_eq(smoe_store_append(d.store, &r, 1), 0);
 }
 
+enum { INPUTS = 5 };
+static const float values[INPUTS * EXPERTS] = {0.25f, -0.0f, 1e-40f, 3, 4};
+
+static void append_router(uint64_t sequence, const char *layer, uint64_t version)
+{
+    struct smoe_record r = layer_record(sequence, layer);
+    float lent[INPUTS * EXPERTS];
+    memcpy(lent, values, sizeof lent);
+    r.type = SMOE_RECORD_ROUTER;
+    r.router = (struct smoe_frozen_head){version, SMOE_FROZEN_TABLE, INPUTS, UINT64_MAX - 5};
+    r.values = lent;
+    cr_assert_eq(smoe_store_append(d.store, &r, 1), 0);
+    memset(lent, 'x', sizeof lent); /* it has a copy */
+}
+
 static const struct smoe_restored_layer *find(const struct smoe_restored *in, const char *name)
 {
     size_t i = 0;
@@ -318,6 +333,64 @@ Test(store, forgets_a_layer_that_is_dropped_and_nothing_else, .init = begin, .fi
     all = load();
     cr_assert_str_eq(find(&all, "gone")->standings[2].host, "", "none of its old experts");
     smoe_restored_release(&all);
+}
+
+Test(store, gives_back_a_router_as_it_was_to_the_last_bit, .init = begin, .fini = end)
+{
+    struct smoe_record with = layer_record(1, "with"), without = layer_record(2, "without");
+    open_store();
+    append_layer(&with, "w", 1);
+    append_layer(&without, "w", 1);
+    append_router(3, "with", UINT64_MAX);
+    wait_for(3);
+    with.sequence = 4;
+    append_layer(&with, "n", 1); /* moves: its router stays */
+    wait_for(4);
+    close_store();
+    struct smoe_restored all = load();
+    const struct smoe_restored_layer *l = find(&all, "with");
+    cr_assert_str_eq(l->standings[0].host, "n0");
+    cr_assert_eq(l->router.version, UINT64_MAX);
+    cr_assert_eq(l->router.kind, SMOE_FROZEN_TABLE);
+    cr_assert_eq(l->router.inputs, INPUTS);
+    cr_assert_eq(l->router.digest, UINT64_MAX - 5);
+    cr_assert_eq(memcmp(l->values, values, sizeof values), 0);
+    cr_assert_eq(find(&all, "without")->router.version, 0);
+    cr_assert_null(find(&all, "without")->values);
+    smoe_restored_release(&all);
+}
+
+Test(store, a_new_layer_of_an_old_name_has_no_router, .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    append_drop(3, "moe"); /* and in the same transaction */
+    r.sequence = 4;
+    append_layer(&r, "w", 1);
+    wait_for(4);
+    close_store();
+    struct smoe_restored all = load();
+    cr_assert_eq(find(&all, "moe")->router.version, 0);
+    smoe_restored_release(&all);
+}
+
+Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(1, "moe");
+    struct smoe_restored all;
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    close_store();
+    sql("UPDATE router SET inputs = 4");
+    cr_assert_eq(try_open(), 0);
+    cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
+    cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
+    smoe_store_close(d.store);
 }
 
 Test(store, writes_what_is_queued_before_it_stops, .init = begin, .fini = end)
@@ -594,6 +667,30 @@ Test(store_queue, keeps_one_record_of_a_layer_however_long_nothing_can_be_writte
     strcpy(drop.layer.name, "odd");
     cr_assert_eq(smoe_store_queue_add(&queue, &drop, 1), 0);
     cr_assert_eq(smoe_store_queue_free(&queue, &queue.waiting), 1001);
+    smoe_store_queue_release(&queue);
+}
+
+Test(store_queue, keeps_a_router_beside_its_layer_and_drops_both_together)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    static float many[2 * SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    struct smoe_record layer = wide_record(1, "moe", standings), router = layer, drop = layer;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, 2, 3};
+    router.values = many;
+    drop.type = SMOE_RECORD_DROP;
+    for (int i = 0; i < 5; i++) {
+        cr_assert_eq(smoe_store_queue_add(&queue, &layer, 1), 0);
+        cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), 0);
+    }
+    cr_assert_eq(smoe_list_count(&queue.waiting, 10), 2);
+    cr_assert_eq(smoe_store_queue_add(&queue, &drop, 1), 0);
+    cr_assert_eq(smoe_list_count(&queue.waiting, 10), 1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &layer, 1), 0);
+    cr_assert_eq(smoe_list_count(&queue.waiting, 10), 2, "the drop takes the old one's router");
+    smoe_store_queue_free(&queue, &queue.waiting);
     smoe_store_queue_release(&queue);
 }
 

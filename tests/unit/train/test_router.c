@@ -294,3 +294,20 @@ Test(router, after_the_freeze_nothing_is_learned_and_a_code_keeps_its_scores)
     cr_assert_eq(memcmp(scores, scores + CODES * E, E * sizeof *scores), 0, "the same code");
     smoe_router_release(&router);
 }
+
+Test(router, one_that_was_frozen_before_goes_on_where_it_was)
+{
+    struct smoe_router router = router_new(SMOE_ROUTER_STABLEMOE);
+    struct smoe_router resumed = router_new(SMOE_ROUTER_STABLEMOE);
+    struct smoe_tokens tokens = {N, codes, NULL};
+    float scores[N * E], again[N * E];
+    cr_assert_eq(smoe_router_freeze(&router), 0);
+    cr_assert_eq(smoe_router_take_frozen(&resumed, router.frozen.values), 0);
+    cr_assert_eq(smoe_router_stage(&resumed), 2);
+    cr_assert_eq(resumed.frozen.digest, router.frozen.digest);
+    cr_assert(smoe_router_scores(&router, &tokens, true, scores));
+    cr_assert(smoe_router_scores(&resumed, &tokens, true, again));
+    cr_assert_eq(memcmp(scores, again, sizeof scores), 0);
+    smoe_router_release(&router);
+    smoe_router_release(&resumed);
+}

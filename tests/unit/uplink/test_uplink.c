@@ -686,3 +686,151 @@ Test(state, in_pieces_is_put_together_and_begins_again_with_another_series, .ini
         say_piece(last(SMOE_MSG_EXPERT_FETCH)->m.expert_fetch.request, 4, PARAMS - 1, 2, 0),
         SMOE_ESHAPE, "one element beyond the end");
 }
+
+/* ---- frozen routers ---- */
+
+enum { CODES = 6 };
+static const float table[CODES * EXPERTS] = {.7f, .1f, .1f, .1f, .2f, .5f};
+static const uint32_t codes[TOKENS] = {5, 0, 1, 1, 2};
+
+static void freeze(uint64_t version)
+{
+    struct smoe_frozen_head head = {version, SMOE_FROZEN_TABLE, CODES, 0};
+    cr_assert_eq(smoe_uplink_freeze(l.up, l.layer, &head, table, &l.why), 0, "%s", l.why.text);
+    read_all();
+}
+
+/* The gateway says that what it was told last is in force, or another one. */
+static void router_state(const struct smoe_frozen_head *router)
+{
+    struct smoe_message m = {.type = SMOE_MSG_ROUTER_STATE};
+    m.router_state =
+        (struct smoe_msg_router_state){last(SMOE_MSG_FREEZE)->m.freeze.request, 7, *router};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+}
+
+static int try_codes(const uint32_t *which, struct smoe_uplink_ticket **ret)
+{
+    struct smoe_uplink_submit o = {
+        .layer = l.layer, .tokens = TOKENS, .top_k = TOP_K, .codes = which, .x = x};
+    int rc = smoe_uplink_submit(l.up, &o, ret, &l.why);
+    read_all();
+    return rc;
+}
+
+static struct smoe_uplink_ticket *submit_codes(void)
+{
+    struct smoe_uplink_ticket *t = NULL;
+    cr_assert_eq(try_codes(codes, &t), 0, "%s", l.why.text);
+    return t;
+}
+
+Test(uplink, codes_wait_for_their_router_and_name_it, .init = begin, .fini = end)
+{
+    freeze(3);
+    struct smoe_frozen_head head = last(SMOE_MSG_FREEZE)->m.freeze.router;
+    cr_assert_eq(head.version, 3);
+    cr_assert_eq(last(SMOE_MSG_FREEZE)->raw_bytes, sizeof table);
+    cr_assert_eq(memcmp(last(SMOE_MSG_FREEZE)->raw, table, sizeof table), 0);
+    submit_codes();
+    cr_assert_eq(count(SMOE_MSG_SUBMIT), 0);
+    router_state(&head);
+    const struct letter *sent = last(SMOE_MSG_SUBMIT);
+    cr_assert_eq(sent->m.submit.router_version, 3);
+    cr_assert_eq(sent->m.submit.router_digest, head.digest);
+    cr_assert_eq(sent->raw_bytes, (TOKENS * 4 + 4) + TOKENS * D * 4, "padded to 8");
+    cr_assert_eq(memcmp(sent->raw, codes, sizeof codes), 0);
+    cr_assert_eq(memcmp(sent->raw + TOKENS * 4 + 4, x, sizeof x), 0);
+}
+
+Test(uplink, a_gateway_without_the_router_is_given_it_again_before_the_codes, .init = begin,
+     .fini = end)
+{
+    freeze(1);
+    struct smoe_frozen_head head = last(SMOE_MSG_FREEZE)->m.freeze.router;
+    router_state(&head);
+    submit_codes();
+    mail_clear(&l.far.mail);
+    reconnect(0); /* its LayerReady says that none is frozen */
+    cr_assert_eq(count(SMOE_MSG_FREEZE), 1);
+    cr_assert_eq(count(SMOE_MSG_SUBMIT), 0);
+    router_state(&head);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.router_digest, head.digest);
+}
+
+Test(uplink, a_gateway_with_the_router_is_not_given_it_again, .init = begin, .fini = end)
+{
+    freeze(1);
+    struct smoe_frozen_head head = last(SMOE_MSG_FREEZE)->m.freeze.router;
+    router_state(&head);
+    submit_codes();
+    smoe_uplink_disconnected(l.up);
+    far_end_close(&l.far);
+    connect_line(10);
+    struct smoe_message m = {.type = SMOE_MSG_LAYER_READY};
+    m.layer_ready = (struct smoe_msg_layer_ready){
+        .request = last(SMOE_MSG_LAYER_DECLARE)->m.layer_declare.request,
+        .layer = 7,
+        .shape = shape(),
+        .run = 42,
+        .router = head};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(count(SMOE_MSG_FREEZE), 0);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.router_version, 1);
+}
+
+/* Results that had all come are replayed on their experts: no router is asked. */
+Test(uplink, a_replay_of_codes_names_experts, .init = begin, .fini = end)
+{
+    freeze(1);
+    router_state(&last(SMOE_MSG_FREEZE)->m.freeze.router);
+    struct smoe_uplink_ticket *t = submit_codes();
+    give_results(t->batch, 0);
+    struct smoe_message m = {.type = SMOE_MSG_NEED};
+    m.need.attempt = ++l.attempt;
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert(last(SMOE_MSG_SUBMIT)->m.submit.routed);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.router_version, 0);
+}
+
+Test(uplink, a_router_that_is_refused_takes_its_batches_with_it, .init = begin, .fini = end)
+{
+    freeze(1);
+    struct smoe_uplink_ticket *t = submit_codes();
+    struct smoe_message m = {.type = SMOE_MSG_ERROR};
+    m.error.code = SMOE_EEXIST;
+    m.error.request = last(SMOE_MSG_FREEZE)->m.freeze.request;
+    strcpy(m.error.message, "version 9 is in force");
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(t->state, SMOE_TICKET_FAILED);
+    cr_assert_eq(t->code, SMOE_EEXIST);
+    cr_assert_eq(smoe_uplink_layer(l.up, l.layer)->router.state, SMOE_UROUTER_FAILED);
+    cr_assert_eq(try_codes(codes, &t), SMOE_EEXIST);
+    cr_assert(strstr(l.why.text, "version 9 is in force"), "%s", l.why.text);
+    freeze(10); /* another one may follow */
+    cr_assert_eq(count(SMOE_MSG_FREEZE), 2);
+}
+
+Test(uplink, codes_are_checked_where_they_are_given, .init = begin, .fini = end)
+{
+    uint32_t wrong[TOKENS] = {0, 1, CODES};
+    struct smoe_uplink_ticket *t;
+    cr_assert_eq(try_codes(codes, &t), SMOE_ESTATE, "nothing is frozen");
+    freeze(1);
+    cr_assert_eq(try_codes(wrong, &t), SMOE_EFIELD);
+    cr_assert(strstr(l.why.text, "token 2 has code 6"), "%s", l.why.text);
+}
+
+Test(uplink, which_router_is_in_force_can_be_asked, .init = begin, .fini = end)
+{
+    struct smoe_frozen_head other = {4, SMOE_FROZEN_LINEAR, 9, 77};
+    const struct smoe_uplink_router *r = &smoe_uplink_layer(l.up, l.layer)->router;
+    cr_assert_eq(smoe_uplink_query_router(l.up, l.layer, &l.why), 0);
+    read_all();
+    cr_assert_not(r->answered);
+    struct smoe_message m = {.type = SMOE_MSG_ROUTER_STATE};
+    m.router_state = (struct smoe_msg_router_state){
+        last(SMOE_MSG_ROUTER_QUERY)->m.router_query.request, 7, other};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert(r->answered && r->found.digest == 77 && r->found.version == 4);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * TLS 1.3 between a connection and its owner. A connection (conn.h) knows an owner that takes bytes in and gives
+ * bytes out; smoe_tls_wrap makes such an owner of another one, so that whatever moves the bytes, epoll or
+ * io_uring, moves ciphertext, and neither end of the seam knows:
+ *
+ *     socket <-> conn <-> tls <-> gateway, agent or uplink
+ *
+ * Who the other side is, is known from its key: a pre-shared one of 32 bytes (key.h), with an ephemeral
+ * Diffie-Hellman exchange. There are no certificates, no tickets, no early data, no renegotiation, no
+ * version but 1.3 and no protocol but `stablemoe/1`. No clock is asked.
+ *
+ * Nothing is buffered beyond what the kernel has been offered and one record that is half there. To
+ * somebody who speaks no TLS nothing is answered.
+ */
+#ifndef SMOE_IO_TLS_H
+#define SMOE_IO_TLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/io/conn.h"
+#include "common/io/keyring.h"
+
+#define SMOE_TLS_PROTOCOL "stablemoe/1"
+/* Bytes that a peer may send before its handshake is done; a real one sends less than 1 KiB. */
+#define SMOE_TLS_HANDSHAKE_BYTES_MAX 16384
+#define SMOE_TLS_HELLO_BYTES_MAX     4096 /* of these, in its ClientHello */
+#define SMOE_TLS_HEAD_BYTES          9    /* of a record and the message in it */
+/* Records under one key; AES-GCM is good for 2^24.5 (RFC 8446, 5.5). */
+#define SMOE_TLS_RECORDS_MAX (UINT64_C(1) << 23)
+
+/* What the connections of one program and one thread have in common. */
+struct smoe_tls_context;
+
+struct smoe_tls_options {
+    /* A gateway's keys; borrowed, and may change their contents between two calls. NULL: a client, */
+    const struct smoe_keyring *keys;
+    const struct smoe_key *key; /* with this key, which is copied */
+    /* The handshake is done and the peer is who its key says. Gets the owner's context; may be NULL. */
+    void (*established)(void *context, const struct smoe_key *peer);
+    uint64_t records_max; /* for tests; 0: SMOE_TLS_RECORDS_MAX */
+};
+
+int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
+                         struct smoe_why *why);
+/* Frees it, after all its connections are closed. NULL is fine. */
+void smoe_tls_context_free(struct smoe_tls_context *context);
+
+/* One connection, in its owner's memory; private, but for reading. */
+struct smoe_tls {
+    struct smoe_tls_context *context;             /* borrowed */
+    struct smoe_conn *conn;                       /* borrowed; NULL in tests that have none */
+    struct smoe_conn_owner owner;                 /* of the plaintext */
+    void (*connected)(void *context, int status); /* the owner's, set by it after wrapping */
+    struct ssl_st *ssl;                           /* owned until it is closed */
+    const uint8_t *in; /* ciphertext in hand, [n_in], while it is being received */
+    size_t n_in;
+    uint8_t *out; /* owned; ciphertext that waits for the kernel, [out_begin, out_end) of cap_out */
+    size_t out_begin, out_end, cap_out;
+    uint64_t received;                 /* bytes, before the handshake was done, */
+    uint8_t head[SMOE_TLS_HEAD_BYTES]; /* of which these were the first */
+    uint64_t records;                  /* written under the present key */
+    enum { SMOE_TLS_SHAKING, SMOE_TLS_OPEN, SMOE_TLS_OVER } state;
+    bool understood;     /* it speaks TLS: it may be told what is wrong */
+    struct smoe_key who; /* SHAKING: the key that it says it has. Without the secret */
+    struct smoe_why why; /* OVER: the reason, "" if the peer said goodbye */
+};
+
+/* Makes the owner that `conn` is to be begun with, of the owner of the plaintext. `closed` is called there as
+ * ever, and may read `why`; `peek` there is asked for bytes as they fit into records. */
+int smoe_tls_wrap(struct smoe_tls *tls, struct smoe_tls_context *context, struct smoe_conn *conn,
+                  const struct smoe_conn_owner *owner, struct smoe_conn_owner *ret);
+
+/* For smoe_conn_connect, where the owner is one that was wrapped: calls `connected`. */
+void smoe_tls_connected(void *tls, int status);
+
+/* For one whose connection was never begun; `closed` does it otherwise. */
+void smoe_tls_release(struct smoe_tls *tls);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of tls.h: bytes (tls.c), and who is who (tls_shake.c).
+ */
+#ifndef SMOE_IO_TLS_INTERNAL_H
+#define SMOE_IO_TLS_INTERNAL_H
+
+#include <openssl/ssl.h>
+
+#include "common/io/tls.h"
+
+#define SMOE_TLS_RECORD_BYTES ((size_t)SSL3_RT_MAX_PLAIN_LENGTH)
+
+struct smoe_tls_context {
+    SSL_CTX *ssl;
+    BIO_METHOD *bio;
+    struct smoe_tls_options options;
+    struct smoe_key key; /* a client's */
+    char identity[SMOE_KEY_IDENTITY_MAX];
+    uint8_t scratch[SMOE_TLS_RECORD_BYTES]; /* plaintext on its way, within a call */
+};
+
+static inline bool smoe_tls_is_server(const struct smoe_tls *tls)
+{
+    return tls->context->options.keys != NULL;
+}
+
+/* ---- tls.c ---- */
+
+BIO_METHOD *smoe_tls_bio_method(void);
+
+/* It is over; an alert stays in `out` for somebody who can read it. */
+void smoe_tls_end(struct smoe_tls *tls);
+void smoe_tls_end_because(struct smoe_tls *tls, const char *sentence);
+/* It is over, because OpenSSL says so. */
+void smoe_tls_fail(struct smoe_tls *tls);
+
+/* ---- tls_shake.c ---- */
+
+/* The state of a new connection's OpenSSL, or NULL: no memory. */
+SSL *smoe_tls_new_ssl(struct smoe_tls *tls);
+/* Whether what a client begins with can be a ClientHello: asked before OpenSSL is. False: it is over. */
+bool smoe_tls_begins_well(struct smoe_tls *tls, const uint8_t *data, size_t n);
+/* Goes on with the handshake as far as it goes. */
+void smoe_tls_shake(struct smoe_tls *tls);
+/* What OpenSSL complains of, as a sentence in `why`. */
+void smoe_tls_say_why(struct smoe_tls *tls);
+
+#endif

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A server has no certificate, so whoever offers no key that it knows gets no further. A client accepts no
+ * certificate (SSL_VERIFY_PEER, with nothing to verify by) and asks afterwards whether its key was
+ * used: somebody in between with a certificate of its own is refused by both.
+ */
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __aarch64__
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#include "common/io/tls_internal.h"
+
+#define SHAKING_BYTES 2048 /* of OpenSSL's buffer for writing, until the handshake is done */
+
+static const unsigned char alpn[] = "\x0b" SMOE_TLS_PROTOCOL;
+#define ALPN_BYTES (sizeof alpn - 1)
+
+/* ---- what is wrong, for people ---- */
+
+static const char *name_of(const struct smoe_tls *tls)
+{
+    return *tls->who.name ? tls->who.name : "stranger";
+}
+
+/* What a server says about a client that failed. */
+static const char *server_sentence(int reason)
+{
+    switch (reason) {
+    case SSL_R_UNSUPPORTED_PROTOCOL:
+    case SSL_R_VERSION_TOO_LOW:
+        return "speaks no TLS 1.3";
+    case SSL_R_BINDER_DOES_NOT_VERIFY:
+        return "has a wrong key";
+    case SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM:
+    case SSL_R_NO_SHARED_CIPHER:
+    case SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS:
+    case SSL_R_MISSING_SIGALGS_EXTENSION:
+        return "offers no key that is known here";
+    case SSL_R_NO_APPLICATION_PROTOCOL:
+        return "does not speak " SMOE_TLS_PROTOCOL;
+    case SSL_R_WRONG_VERSION_NUMBER:
+    case SSL_R_HTTP_REQUEST:
+    case SSL_R_HTTPS_PROXY_REQUEST:
+        return "speaks no TLS";
+    default:
+        return NULL;
+    }
+}
+
+/* What a client says about a server that refused it. */
+static const char *client_sentence(int reason)
+{
+    switch (reason) {
+    case SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE:
+        return "the gateway does not know this key: it was revoked, or is another gateway's";
+    case SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER:
+    case SSL_R_TLSV1_ALERT_DECRYPT_ERROR:
+        return "the gateway has another key of this name";
+    case SSL_R_WRONG_VERSION_NUMBER:
+        return "the gateway speaks no TLS (its security.insecure?)";
+    case SSL_R_CERTIFICATE_VERIFY_FAILED:
+        return "the other side does not have this key: it is not the gateway";
+    default:
+        return NULL;
+    }
+}
+
+void smoe_tls_say_why(struct smoe_tls *tls)
+{
+    unsigned long code = ERR_peek_error();
+    int reason = code ? ERR_GET_REASON(code) : 0;
+    const char *text = smoe_tls_is_server(tls) ? server_sentence(reason) : client_sentence(reason);
+    if (!text)
+        text = code ? ERR_reason_error_string(code) : NULL;
+    if (smoe_tls_is_server(tls))
+        smoe_fail(&tls->why, 0, "TLS: %s %s", name_of(tls), text ? text : "made a mistake");
+    else
+        smoe_fail(&tls->why, 0, "TLS: %s", text ? text : "the gateway made a mistake");
+}
+
+/* ---- the handshake ---- */
+
+/* The session that a key stands for. OpenSSL wipes it when it frees it. */
+static SSL_SESSION *session_of(SSL *ssl, const struct smoe_key *key)
+{
+    static const unsigned char aes_128_gcm_sha256[] = {0x13, 0x01};
+    const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, aes_128_gcm_sha256);
+    SSL_SESSION *session = SSL_SESSION_new();
+    if (session && cipher && SSL_SESSION_set1_master_key(session, key->secret, SMOE_KEY_BYTES) &&
+        SSL_SESSION_set_cipher(session, cipher) &&
+        SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
+        return session;
+    SSL_SESSION_free(session);
+    return NULL;
+}
+
+static int on_client_key(SSL *ssl, const EVP_MD *md, const unsigned char **ret_identity,
+                         size_t *ret_len, SSL_SESSION **ret)
+{
+    struct smoe_tls *tls = SSL_get_app_data(ssl);
+    struct smoe_tls_context *c = tls->context;
+    *ret = NULL;
+    if (md && EVP_MD_get_type(md) != NID_sha256)
+        return 1; /* after a HelloRetryRequest: none of ours */
+    *ret = session_of(ssl, &c->key);
+    *ret_identity = (const unsigned char *)c->identity;
+    *ret_len = strlen(c->identity);
+    return *ret != NULL;
+}
+
+static void note_who(struct smoe_tls *tls, const struct smoe_key *key)
+{
+    tls->who = *key;
+    smoe_wipe(tls->who.secret, sizeof tls->who.secret);
+}
+
+static int on_server_key(SSL *ssl, const unsigned char *identity, size_t len, SSL_SESSION **ret)
+{
+    struct smoe_tls *tls = SSL_get_app_data(ssl);
+    const struct smoe_key *key =
+        smoe_keyring_find(tls->context->options.keys, (const char *)identity, len);
+    *ret = NULL;
+    if (!key) { /* goes on without one, and ends for want of a certificate */
+        smoe_fail(&tls->why, 0, "TLS: no key \"%.*s\" here", (int)(len < 80 ? len : 80),
+                  (const char *)identity);
+        return 1;
+    }
+    note_who(tls, key);
+    *ret = session_of(ssl, key);
+    return *ret != NULL;
+}
+
+/* Whether our group is among the shares of a key exchange: list of {group, length, share}. */
+static bool has_our_share(const unsigned char *list, size_t n)
+{
+    for (size_t at = 2; at + 4 <= n; at += 4 + ((size_t)list[at + 2] << 8 | list[at + 3]))
+        if (list[at] == 0 && list[at + 1] == 0x1d) /* X25519 */
+            return true;
+    return false;
+}
+
+/* Of a client without the share that it should have OpenSSL would ask for a second hello, of any length. */
+static int on_client_hello(SSL *ssl, int *ret_alert, void *unused)
+{
+    struct smoe_tls *tls = SSL_get_app_data(ssl);
+    const unsigned char *shares;
+    size_t n;
+    (void)unused;
+    tls->understood = true;
+    if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_key_share, &shares, &n) ||
+        has_our_share(shares, n))
+        return SSL_CLIENT_HELLO_SUCCESS;
+    *ret_alert = SSL_AD_HANDSHAKE_FAILURE;
+    smoe_fail(&tls->why, 0, "TLS: stranger offers no X25519");
+    return SSL_CLIENT_HELLO_ERROR;
+}
+
+static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
+                   const unsigned char *offered, unsigned n_offered, void *unused)
+{
+    unsigned char *chosen = NULL;
+    (void)ssl, (void)unused;
+    if (SSL_select_next_proto(&chosen, ret_len, alpn, ALPN_BYTES, offered, n_offered) !=
+        OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    *ret = chosen;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+/* What OpenSSL leaves to be asked: our protocol, and our key, which may have been revoked meanwhile. */
+static bool is_as_agreed(struct smoe_tls *tls)
+{
+    const unsigned char *protocol;
+    unsigned n;
+    char identity[SMOE_KEY_IDENTITY_MAX];
+    const struct smoe_keyring *keys = tls->context->options.keys;
+    SSL_get0_alpn_selected(tls->ssl, &protocol, &n);
+    if (!SSL_session_reused(tls->ssl))
+        return smoe_fail(&tls->why, false, "TLS: no key was used");
+    if (n != ALPN_BYTES - 1 || memcmp(protocol, alpn + 1, n) != 0)
+        return smoe_fail(&tls->why, false, "TLS: %s does not speak " SMOE_TLS_PROTOCOL,
+                         name_of(tls));
+    smoe_key_identity(&tls->who, identity);
+    if (keys && !smoe_keyring_find(keys, identity, strlen(identity)))
+        return smoe_fail(&tls->why, false, "TLS: the key of %s was revoked", name_of(tls));
+    return true;
+}
+
+void smoe_tls_shake(struct smoe_tls *tls)
+{
+    ERR_clear_error();
+    int rc = SSL_do_handshake(tls->ssl);
+    if (rc != 1) {
+        if (SSL_get_error(tls->ssl, rc) != SSL_ERROR_WANT_READ)
+            smoe_tls_fail(tls);
+        else if (tls->received > SMOE_TLS_HANDSHAKE_BYTES_MAX)
+            smoe_tls_end_because(tls, "a handshake of too many bytes");
+        return;
+    }
+    if (!is_as_agreed(tls)) {
+        smoe_tls_end(tls);
+        return;
+    }
+    *tls->why.text = 0; /* of a key that it offered beside the right one */
+    SSL_set_max_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
+    SSL_set_split_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
+    tls->state = SMOE_TLS_OPEN;
+    if (tls->context->options.established)
+        tls->context->options.established(tls->owner.context, &tls->who);
+}
+
+/* The first bytes must be of a ClientHello of bearable length, in one record: OpenSSL takes memory for what it
+ * is promised. True: so far they are. */
+bool smoe_tls_begins_well(struct smoe_tls *tls, const uint8_t *data, size_t n)
+{
+    const uint8_t *h = tls->head;
+    for (size_t i = 0; i < n && tls->received + i < sizeof tls->head; i++)
+        tls->head[tls->received + i] = data[i];
+    if (h[0] != SSL3_RT_HANDSHAKE || (tls->received + n > 1 && h[1] != 3)) {
+        smoe_tls_end_because(tls, "stranger speaks no TLS");
+        return false;
+    }
+    if (tls->received + n < sizeof tls->head)
+        return true;
+    size_t hello = (size_t)h[6] << 16 | (size_t)h[7] << 8 | h[8];
+    if (h[5] == SSL3_MT_CLIENT_HELLO && (h[3] || h[4] >= 4) && hello <= SMOE_TLS_HELLO_BYTES_MAX)
+        return true;
+    smoe_tls_end_because(tls, "stranger begins with no hello, or too long a one");
+    return false;
+}
+
+/* ---- beginning ---- */
+
+SSL *smoe_tls_new_ssl(struct smoe_tls *tls)
+{
+    SSL *ssl = SSL_new(tls->context->ssl);
+    if (!ssl || !SSL_set_app_data(ssl, tls)) {
+        SSL_free(ssl);
+        return NULL;
+    }
+    SSL_set_max_send_fragment(ssl, SHAKING_BYTES);
+    tls->understood = !smoe_tls_is_server(tls);
+    if (smoe_tls_is_server(tls)) {
+        SSL_set_accept_state(ssl);
+        return ssl;
+    }
+    SSL_set_connect_state(ssl);
+    note_who(tls, &tls->context->key);
+    return ssl;
+}
+
+/* A client without instructions for AES is several times faster with ChaCha20, and a server obeys. */
+static const char *ciphers(void)
+{
+    bool has_aes = true;
+#if defined(__x86_64__) || defined(__i386__)
+    has_aes = __builtin_cpu_supports("aes");
+#elif defined(__aarch64__)
+    has_aes = getauxval(AT_HWCAP) & HWCAP_AES;
+#endif
+    return has_aes ? "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+                   : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
+}
+
+static bool configure(SSL_CTX *ssl, bool server)
+{
+    SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
+                                 SSL_OP_PRIORITIZE_CHACHA);
+    SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_verify(ssl, server ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
+    if (server) {
+        SSL_CTX_set_psk_find_session_callback(ssl, on_server_key);
+        SSL_CTX_set_client_hello_cb(ssl, on_client_hello, NULL);
+        SSL_CTX_set_alpn_select_cb(ssl, on_alpn, NULL);
+    } else {
+        SSL_CTX_set_psk_use_session_callback(ssl, on_client_key);
+    }
+    return SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) &&
+           SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) &&
+           SSL_CTX_set_ciphersuites(ssl, ciphers()) && SSL_CTX_set1_groups_list(ssl, "X25519") &&
+           SSL_CTX_set_num_tickets(ssl, 0) &&
+           (server || SSL_CTX_set_alpn_protos(ssl, alpn, ALPN_BYTES) == 0);
+}
+
+int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
+                         struct smoe_why *why)
+{
+    bool server = options->keys != NULL;
+    struct smoe_tls_context *c = calloc(1, sizeof *c);
+    if (!c)
+        return smoe_fail(why, SMOE_ENOMEMORY, "TLS: out of memory");
+    c->options = *options;
+    c->options.key = NULL;
+    if (!c->options.records_max)
+        c->options.records_max = SMOE_TLS_RECORDS_MAX;
+    if (!server) {
+        c->key = *options->key;
+        smoe_key_identity(&c->key, c->identity);
+    }
+    c->bio = smoe_tls_bio_method();
+    c->ssl = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+    if (!c->bio || !c->ssl || !configure(c->ssl, server)) {
+        smoe_tls_context_free(c);
+        return smoe_fail(why, SMOE_ENOMEMORY, "TLS: OpenSSL cannot be set up: %s",
+                         ERR_reason_error_string(ERR_get_error()));
+    }
+    *ret = c;
+    return 0;
+}
+
+void smoe_tls_context_free(struct smoe_tls_context *c)
+{
+    if (!c)
+        return;
+    SSL_CTX_free(c->ssl);
+    BIO_meth_free(c->bio);
+    smoe_wipe(&c->key, sizeof c->key);
+    smoe_wipe(c->scratch, sizeof c->scratch);
+    free(c);
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Numbers are looked at where they come in, by the gateway, and judged here.
+ *
+ * A trainer's x is refused. Its dy may be what it likes, also NaN: a step over it fails (step.c) and the
+ * next one counts; but what workers make of it is not held against them (`tainted`). A worker's numbers
+ * that cannot be end its session before anybody has seen them: its visits are replayed elsewhere, its
+ * experts come up from their copies. Only if another worker gives no better ones they are passed on.
+ */
+#include "daemon/core/conduct.h"
+
+#include <math.h>
+#include <stdio.h>
+
+struct smoe_quarantine_rules smoe_conduct_rules(const struct smoe_core *c)
+{
+    const struct smoe_core_settings *s = &c->options.settings;
+    return (struct smoe_quarantine_rules){s->strikes_max, s->quarantine_ns};
+}
+
+/* ---- strikes ---- */
+
+/* What no worker of ours says, whatever happens to it. */
+static bool is_misconduct(int code)
+{
+    return code == SMOE_EMALFORMED || code == SMOE_ETOOBIG || code == SMOE_ESTATE ||
+           code == SMOE_EROLE || code == SMOE_EFIELD || code == SMOE_ESHAPE ||
+           code == SMOE_ENOTFINITE;
+}
+
+void smoe_conduct_ended(struct smoe_core *c, uint32_t session, int code, const char *sentence,
+                        smoe_sentence told)
+{
+    const struct smoe_session *s = &c->sessions[session];
+    struct smoe_quarantine_rules rules = smoe_conduct_rules(c);
+    snprintf(told, sizeof(smoe_sentence), "%s", sentence);
+    if (s->kind != SMOE_SESSION_WORKER || !is_misconduct(code) || !rules.strikes_max)
+        return;
+    const char *worker = c->fleet.workers[s->index].id;
+    uint32_t strikes = smoe_quarantine_strike(&c->quarantine, &rules, worker, sentence, c->now_ns);
+    snprintf(told, sizeof(smoe_sentence), "%.200s (strike %u of %u)", sentence, strikes,
+             rules.strikes_max);
+}
+
+int smoe_conduct_admit(const struct smoe_core *c, const char *worker, struct smoe_why *why)
+{
+    struct smoe_quarantine_rules rules = smoe_conduct_rules(c);
+    const struct smoe_conduct *conduct =
+        smoe_quarantine_find(&c->quarantine, &rules, worker, c->now_ns);
+    uint64_t left_ns = conduct ? smoe_quarantine_left_ns(conduct, &rules, c->now_ns) : 0;
+    if (!left_ns)
+        return 0;
+    return smoe_fail(why, SMOE_EQUARANTINED,
+                     "worker %s is in quarantine for %llu min more: %u strikes, the last: %.120s",
+                     worker, (unsigned long long)(left_ns / 60000000000) + 1, conduct->strikes,
+                     conduct->why);
+}
+
+/* ---- numbers ---- */
+
+/* Which expert's numbers a worker sent, and whose fault they may be otherwise. */
+struct subject {
+    uint32_t layer, expert;
+    bool excused; /* the trainer gave it worse */
+};
+
+static bool any_tainted(const struct smoe_core *c, uint32_t trainer)
+{
+    if (trainer >= c->options.limits.trainers_max)
+        return false;
+    smoe_list_for_each (it, &c->trainers[trainer].batches)
+        if (smoe_container_of(it, struct smoe_batch, trainer_link)->tainted)
+            return true;
+    return false;
+}
+
+/* False: nobody waits for it any more. */
+static bool find_subject(const struct smoe_core *c, uint32_t worker, const struct smoe_message *m,
+                         struct subject *ret)
+{
+    uint32_t parcel;
+    if (m->type == SMOE_MSG_STEP_GRADIENT) {
+        const struct smoe_msg_step_gradient *g = &m->step_gradient;
+        *ret = (struct subject){g->layer, g->expert, any_tainted(c, g->owner)};
+        return true;
+    }
+    if (m->type == SMOE_MSG_EXPERT_STATE) {
+        const struct smoe_relay *r = &c->relays[m->expert_state.request % SMOE_RELAYS_MAX];
+        bool sums = r->parts & SMOE_STATE_GRADIENT;
+        *ret = (struct subject){r->layer, r->expert, sums && any_tainted(c, r->trainer)};
+        return r->used;
+    }
+    uint64_t id = m->type == SMOE_MSG_OUTPUT ? m->output.parcel : m->parcel_gradient.parcel;
+    if (!smoe_parcel_by_id(c, worker, id, &parcel))
+        return false;
+    const struct smoe_parcel *p = &c->parcels[parcel];
+    *ret = (struct subject){p->layer, p->expert, c->batches[p->batch].tainted};
+    return true;
+}
+
+/* True: the worker is to blame. */
+static bool blame(struct smoe_core *c, uint32_t worker, uint32_t layer, uint32_t expert)
+{
+    struct smoe_doubt doubt = {layer, expert, c->layers[layer].run, c->layers[layer].step};
+    return smoe_quarantine_doubt(&c->quarantine, &doubt, c->fleet.workers[worker].id);
+}
+
+static void send_away(struct smoe_core *c, uint32_t worker, const char *what, uint32_t layer,
+                      uint32_t expert)
+{
+    struct smoe_why why;
+    smoe_fail(&why, SMOE_ENOTFINITE, "%s: numbers of expert %u of layer %s that cannot be", what,
+              expert, c->layers[layer].name);
+    smoe_session_end(c, c->fleet.workers[worker].session, SMOE_ENOTFINITE, why.text);
+}
+
+static bool judge_worker(struct smoe_core *c, uint32_t worker, const struct smoe_message *m)
+{
+    struct subject s;
+    if (!find_subject(c, worker, m, &s))
+        return true;
+    if (s.excused || !blame(c, worker, s.layer, s.expert))
+        return false;
+    send_away(c, worker, smoe_message_name((uint16_t)m->type), s.layer, s.expert);
+    return true;
+}
+
+/* x that came once more is not what it was; a state would be an expert's from now on. */
+static bool judge_trainer(struct smoe_core *c, uint32_t session, uint32_t trainer,
+                          const struct smoe_message *m)
+{
+    const struct smoe_trainer *t = &c->trainers[trainer];
+    struct smoe_why why;
+    uint32_t batch;
+    if (m->type == SMOE_MSG_GRADIENT) {
+        if (m->gradient.attempt == t->attempt &&
+            smoe_batch_find(c, trainer, m->gradient.batch, &batch))
+            c->batches[batch].tainted = true;
+        return false;
+    }
+    bool submit = m->type == SMOE_MSG_SUBMIT, inputs = m->type == SMOE_MSG_INPUTS;
+    uint64_t request = m->type == SMOE_MSG_EXPERT_STORE ? m->expert_store.request : 0;
+    smoe_fail(&why, SMOE_ENOTFINITE, "%s: numbers must be finite%s",
+              smoe_message_name((uint16_t)m->type),
+              submit || inputs ? " and their magnitude at most 1e18" : "");
+    if (submit) {
+        c->trainers[trainer].arriving_bytes = c->trainers[trainer].arriving_visits = 0;
+        smoe_trainer_owe(c, &c->trainers[trainer]);
+    }
+    if (inputs)
+        smoe_session_end(c, session, SMOE_ENOTFINITE, why.text);
+    else
+        smoe_core_refuse(c, session, SMOE_ENOTFINITE, why.text, false, submit ? m->submit.batch : 0,
+                         request);
+    return true;
+}
+
+bool smoe_conduct_numbers(struct smoe_core *c, const struct smoe_event *event)
+{
+    const struct smoe_session *s = &c->sessions[event->session];
+    if (s->kind == SMOE_SESSION_WORKER)
+        return judge_worker(c, s->index, event->message);
+    if (s->kind == SMOE_SESSION_TRAINER)
+        return judge_trainer(c, event->session, s->index, event->message);
+    return false;
+}
+
+bool smoe_conduct_norms(struct smoe_core *c, uint32_t trainer)
+{
+    const struct smoe_step *step = &c->trainers[trainer].step;
+    for (uint32_t l = 0; !any_tainted(c, trainer) && l < SMOE_LAYERS_MAX; l++)
+        for (uint32_t e = 0; (step->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
+            const struct smoe_expert_view *x = &c->layers[l].experts[e];
+            if (x->square_norm >= 0 || !blame(c, x->worker, l, e))
+                continue;
+            send_away(c, x->worker, "STEP_NORM", l, e);
+            return true;
+        }
+    return false;
+}
+
+/* ---- what the gateway must look at ---- */
+
+/* The layer that a message with a raw part is about; NULL: nothing waits for it any more. */
+static const struct smoe_layer *layer_of(const struct smoe_core *c, const struct smoe_session *s,
+                                         const struct smoe_message *m)
+{
+    struct subject subject = {0};
+    uint32_t batch;
+    if (m->type == SMOE_MSG_FREEZE)
+        return NULL; /* whoever makes a router of it looks at all of it */
+    if (m->type == SMOE_MSG_SUBMIT)
+        return &c->layers[m->submit.layer];
+    if (m->type == SMOE_MSG_EXPERT_STORE)
+        return &c->layers[m->expert_store.layer];
+    if (m->type == SMOE_MSG_GRADIENT || m->type == SMOE_MSG_INPUTS) {
+        uint64_t id = m->type == SMOE_MSG_INPUTS ? m->inputs.batch : m->gradient.batch;
+        return smoe_batch_find(c, s->index, id, &batch) ? &c->layers[c->batches[batch].layer]
+                                                        : NULL;
+    }
+    return find_subject(c, s->index, m, &subject) ? &c->layers[subject.layer] : NULL;
+}
+
+struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t session,
+                                      const struct smoe_message *m)
+{
+    const struct smoe_session *s = &core->sessions[session];
+    bool judged = s->kind == SMOE_SESSION_WORKER || s->kind == SMOE_SESSION_TRAINER;
+    const struct smoe_layer *layer = judged ? layer_of(core, s, m) : NULL;
+    if (!layer)
+        return (struct smoe_numbers){0};
+    bool state = m->type == SMOE_MSG_EXPERT_STATE || m->type == SMOE_MSG_EXPERT_STORE ||
+                 m->type == SMOE_MSG_STEP_GRADIENT;
+    bool f64 = layer->shape.dtype == SMOE_DTYPE_F64;
+    return (struct smoe_numbers){
+        .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
+        .f64 = f64,
+        .limit = !state ? SMOE_MAGNITUDE_MAX
+                 : f64  ? 0x1.fffffffffffffp1023
+                        : 0x1.fffffep127,
+        .any = true,
+    };
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Small questions that many of the core's files ask. Included by core_state.h, at its end.
+ */
+#ifndef SMOE_CORE_CORE_INLINE_H
+#define SMOE_CORE_CORE_INLINE_H
+
+#include "daemon/core/core_state.h"
+
+/* A verdict that fails the message or the session; the sentence is in why. */
+static inline struct smoe_verdict smoe_verdict_fail(unsigned kind, int code, uint64_t batch,
+                                                    uint64_t request)
+{
+    return (struct smoe_verdict){.kind = kind, .code = code, .batch = batch, .request = request};
+}
+
+/* Who follows the expert once everything is filled; SMOE_NONE: nobody. */
+static inline uint32_t smoe_standing_follower_to_be(const struct smoe_expert_view *expert)
+{
+    return expert->filling != SMOE_NONE ? expert->filling : expert->follower;
+}
+
+static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
+{
+    return layer->shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
+}
+
+static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
+{
+    return layer->shape.d_model * smoe_real_bytes(layer);
+}
+
+/* In front of a Submit's x: experts, what the router in force reads, or scores. */
+static inline uint64_t smoe_choice_bytes(const struct smoe_layer *layer,
+                                         const struct smoe_msg_submit *m)
+{
+    if (m->routed)
+        return ((uint64_t)m->tokens * m->top_k * sizeof(uint16_t) + 7) / 8 * 8;
+    if (m->router_version)
+        return smoe_frozen_bytes(&layer->router.in_force, m->tokens);
+    return (uint64_t)m->tokens * layer->shape.experts * sizeof(float);
+}
+
+/* Most rows of a parcel: its Result, 8 bytes a row longer than its x, must fit a frame too. 0: no row
+ * of this layer fits. */
+static inline uint32_t smoe_parcel_rows_max(const struct smoe_core *core,
+                                            const struct smoe_layer *layer)
+{
+    uint64_t rows = core->options.tensor_bytes_max / (smoe_row_bytes(layer) + 8);
+    return rows < SMOE_PARCEL_ROWS_MAX ? (uint32_t)rows : SMOE_PARCEL_ROWS_MAX;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * TLS borrows the ring, so that new keys are in force from one handshake to the next. They take the old
+ * ones' place in memory only when they have been read whole: whatever fails before, also a lack of
+ * descriptors, leaves the old ones, and never none.
+ */
+#include "daemon/shell/guard.h"
+
+#include <errno.h>
+
+/* What a restart would not mend is a mistake of configuration. */
+static int as_configuration(int rc)
+{
+    bool lasting = rc == -EPERM || rc == -EACCES || rc == -EINVAL || rc == SMOE_EDATA ||
+                   rc == SMOE_EEXIST || rc == SMOE_ELIMIT || rc == SMOE_ETOOBIG;
+    return lasting ? SMOE_ECONFIG : rc;
+}
+
+static int read_keys(int dir, struct smoe_keyring *ret, struct smoe_why *why)
+{
+    int rc = smoe_keyring_read(dir, SMOE_KEYRING_FILE, ret, why);
+    if (rc == -ENOENT)
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "no keys, so nobody could join: make one with `stablemoectl key add "
+                         "worker NAME`, or set security.insecure = loopback-only");
+    return rc ? as_configuration(rc) : 0;
+}
+
+int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int dir,
+                    void (*established)(void *context, const struct smoe_key *peer),
+                    struct smoe_why *why)
+{
+    *guard = (struct smoe_guard){.tls = NULL};
+    if (insecure == SMOE_INSECURE_LOOPBACK)
+        return 0;
+    struct smoe_tls_options options = {.keys = &guard->keys, .established = established};
+    int rc = read_keys(dir, &guard->keys, why);
+    if (rc == 0)
+        rc = smoe_tls_context_new(&options, &guard->tls, why);
+    return rc;
+}
+
+int smoe_guard_reload(struct smoe_guard *guard, int dir, struct smoe_why *why)
+{
+    struct smoe_keyring fresh;
+    int rc = guard->tls ? read_keys(dir, &fresh, why) : 0;
+    if (rc || !guard->tls)
+        return rc;
+    smoe_keyring_release(&guard->keys);
+    guard->keys = fresh;
+    return 0;
+}
+
+void smoe_guard_release(struct smoe_guard *guard)
+{
+    smoe_tls_context_free(guard->tls);
+    smoe_keyring_release(&guard->keys);
+    guard->tls = NULL;
+}

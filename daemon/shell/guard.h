@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who is let in: the gateway's keys, and TLS that asks for them; or, where that was said in so many words,
+ * plaintext between processes of this machine.
+ */
+#ifndef SMOE_DAEMON_GUARD_H
+#define SMOE_DAEMON_GUARD_H
+
+#include "common/io/tls.h"
+
+/* What plaintext is allowed to. */
+#define SMOE_INSECURE_MAP(X) \
+    X(NO, "no")              \
+    X(LOOPBACK, "loopback-only")
+
+enum smoe_insecure {
+#define X(symbol, name) SMOE_INSECURE_##symbol,
+    SMOE_INSECURE_MAP(X)
+#undef X
+};
+
+struct smoe_guard {
+    struct smoe_keyring keys;
+    struct smoe_tls_context *tls; /* NULL: plaintext, on loopback only */
+};
+
+/* Reads the keys of the directory `dir`. SMOE_ECONFIG where there are none, or not as they should be: nobody is
+ * let in then, and the sentence says what to do. */
+int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int dir,
+                    void (*established)(void *context, const struct smoe_key *peer),
+                    struct smoe_why *why);
+
+/* Reads them again. On failure of any kind those in force stay. */
+int smoe_guard_reload(struct smoe_guard *guard, int dir, struct smoe_why *why);
+
+/* After all connections are closed. May be zeroed. */
+void smoe_guard_release(struct smoe_guard *guard);
+
+#endif
