@@ -270,6 +270,19 @@ int smoe_check_experts(struct smoe_reader *r, uint64_t experts)
     return smoe_check_range(r, "layers.experts", experts, 0, SMOE_WORKER_EXPERTS_MAX);
 }
 
+int smoe_check_pieces(struct smoe_reader *r, size_t n_offsets, const uint64_t *offsets,
+                      size_t n_lengths, const uint64_t *lengths, uint64_t pieces)
+{
+    int rc = smoe_check_range(r, "piece_lengths: count", n_lengths, n_offsets, n_offsets);
+    if (rc == 0)
+        rc = smoe_check_range(r, "piece_offsets: count", pieces, 0, SMOE_WORKER_PIECES_MAX);
+    for (size_t i = 0; i < n_offsets && !rc; i++) {
+        rc = smoe_check_range(r, "piece_offsets", offsets[i], 0, SMOE_PARAMETERS_MAX - 1);
+        rc = rc ? rc : smoe_check_range(r, "piece_lengths", lengths[i], 1, SMOE_PARAMETERS_MAX);
+    }
+    return rc;
+}
+
 void **smoe_new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes)
 {
     size_t stride = (object_bytes + 15) & ~(size_t)15;

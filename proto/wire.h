@@ -15,6 +15,7 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "proto/wire_shard.h"
 #include "stablemoe/frozen.h"
 
 #define SMOE_PROTOCOL_MIN 1
@@ -73,6 +74,9 @@
     X(STEP_GRADIENT, 63, step_gradient, StepGradient, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)  \
     X(EVICTED, 64, evicted, Evicted, SMOE_BY_WORKER, NONE)                                    \
     X(PARCEL_INPUTS, 65, parcel_inputs, ParcelInputs, SMOE_TO_WORKER, MUST)                   \
+    X(SHARD_ASK, 66, shard_ask, ShardAsk, SMOE_TO_WORKER, NONE)                               \
+    X(SHARD_PART, 67, shard_part, ShardPart, SMOE_BY_WORKER | SMOE_TO_WORKER, MUST)           \
+    X(SHARD_TAKEN, 68, shard_taken, ShardTaken, SMOE_BY_WORKER, NONE)                         \
     X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
     X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
     X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
@@ -111,6 +115,8 @@ struct smoe_msg_hello {
     smoe_name freq_driver;
     const uint64_t *freq_states_khz; /* [n_freq_states] > 0, rising; none: any frequency is taken */
     size_t n_freq_states;            /* 0..SMOE_FREQ_STATES_MAX */
+    uint64_t memory_bytes; /* for experts and shards; 0: it takes no part in sharded layers */
+    uint32_t expert_slots; /* of a sharded layer; 0: as memory allows */
 };
 
 struct smoe_msg_credit {
@@ -262,6 +268,8 @@ struct smoe_msg_expert_state {
     uint64_t request;
     uint32_t layer, expert, parts;
     uint64_t step;
+    uint64_t offset, length; /* elements, of a sharded layer; length 0: all of them */
+    uint64_t series;
 };
 struct smoe_msg_expert_store {
     uint64_t request;
@@ -281,7 +289,8 @@ struct smoe_inventory_layer {
     const uint32_t *experts; /* [n_experts], rising */
     size_t n_experts;
     uint64_t staged_step, staged_attempt;
-    uint64_t attempt; /* in which `step` was committed or restored */
+    uint64_t attempt;          /* in which `step` was committed or restored */
+    struct smoe_pieces pieces; /* of a sharded layer */
 };
 struct smoe_msg_inventory {
     const struct smoe_inventory_layer *layers; /* borrowed until the next decode */
@@ -299,6 +308,11 @@ struct smoe_msg_host {
     size_t n_copies;
     uint64_t step, attempt;
     bool fresh;
+    /* Sharded layers: `experts` are slots, `copies` is empty. */
+    bool sharded;
+    struct smoe_pieces pieces; /* owned, then followed, then to be filled: each rises */
+    uint32_t pieces_owned, pieces_followed;
+    uint32_t replicas; /* hosts of all experts together, 0..SMOE_LAYER_REPLICAS_MAX */
 };
 struct smoe_msg_hosted {
     uint32_t layer;
@@ -370,6 +384,11 @@ struct smoe_layer_experts {
     const uint32_t *experts; /* [n] rising */
     size_t n;
 };
+struct smoe_layer_hosts {
+    uint32_t layer;
+    const uint32_t *hosts; /* [n] of each expert, 1..SMOE_EXPERTS_MAX */
+    size_t n;
+};
 struct smoe_msg_step_prepare {
     uint64_t step, attempt;
     const uint32_t *layers; /* [n_layers], borrowed until the next decode */
@@ -379,6 +398,8 @@ struct smoe_msg_step_prepare {
     uint32_t owner;
     const struct smoe_layer_experts *gradients; /* [n_gradients], as layers */
     size_t n_gradients;
+    const struct smoe_layer_hosts *hosts; /* [n_hosts] of sharded layers, as layers */
+    size_t n_hosts;
 };
 struct smoe_msg_step_gradient {
     uint64_t step, attempt;
@@ -396,6 +417,7 @@ struct smoe_msg_step_norm {
     const struct smoe_layer_norms *layers; /* borrowed until the next decode */
     size_t n_layers;
     uint32_t owner;
+    double shards; /* square norm of what it owns of sharded layers; -1 if not finite */
 };
 struct smoe_msg_step_stage {
     uint64_t step, attempt;

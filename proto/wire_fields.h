@@ -33,6 +33,10 @@ void smoe_read_text(const char *text, char *ret, size_t cap);
 /* The experts of one worker over all its layers, as far as they were counted. */
 int smoe_check_experts(struct smoe_reader *r, uint64_t experts);
 
+/* Pieces of a worker over all its layers, as far as they were counted. */
+int smoe_check_pieces(struct smoe_reader *r, size_t n_offsets, const uint64_t *offsets,
+                      size_t n_lengths, const uint64_t *lengths, uint64_t pieces);
+
 /* An array of n pointers to n objects, as protobuf-c wants repeated messages. NULL when full. */
 void **smoe_new_objects(struct smoe_arena *arena, size_t n, size_t object_bytes);
 

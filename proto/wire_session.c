@@ -31,6 +31,8 @@ int smoe_fill_hello(struct smoe_arena *arena, const struct smoe_msg_hello *m,
     caps->freq_driver = TEXT_OF(m->freq_driver);
     caps->freq_states_khz = smoe_unconst(m->freq_states_khz);
     caps->n_freq_states_khz = m->n_freq_states;
+    caps->memory_bytes = m->memory_bytes;
+    caps->expert_slots = m->expert_slots;
     p->worker = caps;
     return 0;
 }
@@ -58,8 +60,12 @@ static int read_caps(struct smoe_reader *r, const Stablemoe__V1__WorkerCaps *p,
         (rc = smoe_check_double(r, "worker.budget_watts", p->budget_watts, 0, 1e6)) ||
         (rc = smoe_check_double(r, "worker.cap_watts", p->cap_watts, 0, 1e6)) ||
         (rc = smoe_read_name(r, "worker.freq_driver", p->freq_driver, m->freq_driver)) ||
+        (rc = smoe_check_range(r, "worker.memory_bytes", p->memory_bytes, 0, UINT64_C(1) << 50)) ||
+        (rc = smoe_check_range(r, "worker.expert_slots", p->expert_slots, 0, SMOE_EXPERTS_MAX)) ||
         (rc = check_states(r, p->freq_states_khz, p->n_freq_states_khz)))
         return rc;
+    m->memory_bytes = p->memory_bytes;
+    m->expert_slots = p->expert_slots;
     m->freq_states_khz = p->freq_states_khz;
     m->n_freq_states = p->n_freq_states_khz;
     m->freq_max_hz = p->freq_max_hz;

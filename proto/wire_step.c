@@ -4,12 +4,28 @@
  */
 #include "proto/wire_fields.h"
 
+static bool fill_hosts(struct smoe_arena *arena, const struct smoe_msg_step_prepare *m,
+                       Stablemoe__V1__StepPrepare *p)
+{
+    void **hosts = smoe_new_objects(arena, m->n_hosts, sizeof(Stablemoe__V1__LayerHosts));
+    for (size_t i = 0; hosts && i < m->n_hosts; i++) {
+        Stablemoe__V1__LayerHosts *to = hosts[i];
+        stablemoe__v1__layer_hosts__init(to);
+        to->layer = m->hosts[i].layer;
+        to->hosts = smoe_unconst(m->hosts[i].hosts);
+        to->n_hosts = m->hosts[i].n;
+    }
+    p->hosts = (Stablemoe__V1__LayerHosts **)hosts;
+    p->n_hosts = m->n_hosts;
+    return hosts != NULL;
+}
+
 int smoe_fill_step_prepare(struct smoe_arena *arena, const struct smoe_msg_step_prepare *m,
                            Stablemoe__V1__StepPrepare *p)
 {
     Stablemoe__V1__Optimizer *optimizer = smoe_arena_alloc(arena, sizeof *optimizer);
     void **gradients = smoe_new_objects(arena, m->n_gradients, sizeof(Stablemoe__V1__LayerExperts));
-    if (!optimizer || !gradients)
+    if (!optimizer || !gradients || !fill_hosts(arena, m, p))
         return SMOE_ETOOBIG;
     for (size_t i = 0; i < m->n_gradients; i++) {
         Stablemoe__V1__LayerExperts *to = gradients[i];
@@ -57,6 +73,30 @@ static int read_gradients(struct smoe_reader *r, const Stablemoe__V1__StepPrepar
     return rc;
 }
 
+static int read_hosts(struct smoe_reader *r, const Stablemoe__V1__StepPrepare *p,
+                      struct smoe_msg_step_prepare *m)
+{
+    int rc = smoe_check_range(r, "hosts", p->n_hosts, 0, SMOE_LAYERS_MAX);
+    if (rc)
+        return rc;
+    struct smoe_layer_hosts *list = smoe_arena_alloc(r->arena, p->n_hosts * sizeof *list);
+    if (!list)
+        return smoe_fail(r->why, SMOE_ETOOBIG, "%s.hosts: too many to unpack", r->message);
+    uint64_t experts = 0;
+    for (size_t i = 0; i < p->n_hosts && !rc; i++) {
+        const Stablemoe__V1__LayerHosts *from = p->hosts[i];
+        list[i] = (struct smoe_layer_hosts){from->layer, from->hosts, from->n_hosts};
+        experts += from->n_hosts;
+        rc = smoe_check_range(r, "hosts.layer", from->layer, 0, SMOE_LAYERS_MAX - 1);
+        rc = rc ? rc : smoe_check_experts(r, experts);
+        for (size_t e = 0; e < from->n_hosts && !rc; e++)
+            rc = smoe_check_range(r, "hosts.hosts", from->hosts[e], 1, SMOE_EXPERTS_MAX);
+    }
+    m->hosts = list;
+    m->n_hosts = p->n_hosts;
+    return rc;
+}
+
 int smoe_read_step_prepare(struct smoe_reader *r, const Stablemoe__V1__StepPrepare *p,
                            struct smoe_msg_step_prepare *m)
 {
@@ -65,7 +105,7 @@ int smoe_read_step_prepare(struct smoe_reader *r, const Stablemoe__V1__StepPrepa
         (rc = smoe_check_rising(r, "layers", p->n_layers, p->layers, SMOE_LAYERS_MAX)) ||
         (rc = smoe_check_double(r, "gradient_divisor", p->gradient_divisor, 1e-30, 1e30)) ||
         (rc = smoe_read_step_optimizer(r, p->optimizer, &m->optimizer)) ||
-        (rc = read_gradients(r, p, m)))
+        (rc = read_gradients(r, p, m)) || (rc = read_hosts(r, p, m)))
         return rc;
     m->step = p->step;
     m->attempt = p->attempt;
@@ -96,6 +136,7 @@ int smoe_fill_step_norm(struct smoe_arena *arena, const struct smoe_msg_step_nor
     p->layers = (Stablemoe__V1__LayerNorms **)layers;
     p->n_layers = m->n_layers;
     p->owner = m->owner;
+    p->shards = m->shards;
     return 0;
 }
 
@@ -130,8 +171,8 @@ int smoe_read_step_norm(struct smoe_reader *r, const Stablemoe__V1__StepNorm *p,
         rc = read_layer_norms(r, p->layers[i], &layers[i]);
         rc = rc ? rc : smoe_check_experts(r, experts);
     }
-    *m = (struct smoe_msg_step_norm){p->step, p->attempt, layers, p->n_layers, p->owner};
-    return rc;
+    *m = (struct smoe_msg_step_norm){p->step, p->attempt, layers, p->n_layers, p->owner, p->shards};
+    return rc ? rc : smoe_check_double(r, "shards", p->shards, -1, 1e300);
 }
 
 int smoe_fill_step_stage(struct smoe_arena *arena, const struct smoe_msg_step_stage *m,

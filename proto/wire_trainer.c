@@ -424,13 +424,21 @@ int smoe_fill_expert_state(struct smoe_arena *arena, const struct smoe_msg_exper
     p->expert = m->expert;
     p->parts = m->parts;
     p->step = m->step;
+    p->offset = m->offset;
+    p->length = m->length;
+    p->series = m->series;
     return 0;
 }
 
 int smoe_read_expert_state(struct smoe_reader *r, const Stablemoe__V1__ExpertState *p,
                            struct smoe_msg_expert_state *m)
 {
-    *m = (struct smoe_msg_expert_state){p->request, p->layer, p->expert, p->parts, p->step};
+    int rc;
+    *m = (struct smoe_msg_expert_state){p->request, p->layer,  p->expert, p->parts,
+                                        p->step,    p->offset, p->length, p->series};
+    if ((rc = smoe_check_range(r, "offset", p->offset, 0, SMOE_PARAMETERS_MAX - 1)) ||
+        (rc = smoe_check_range(r, "length", p->length, 0, SMOE_PARAMETERS_MAX)))
+        return rc;
     return check_state(r, p->layer, p->expert, p->parts, 7);
 }
 

@@ -26,6 +26,9 @@ int smoe_fill_inventory(struct smoe_arena *arena, const struct smoe_msg_inventor
         to->staged_step = from->staged_step;
         to->staged_attempt = from->staged_attempt;
         to->attempt = from->attempt;
+        to->piece_offsets = smoe_unconst(from->pieces.offsets);
+        to->piece_lengths = smoe_unconst(from->pieces.lengths);
+        to->n_piece_offsets = to->n_piece_lengths = from->pieces.n;
     }
     p->layers = (Stablemoe__V1__InventoryLayer **)layers;
     p->n_layers = m->n_layers;
@@ -48,6 +51,7 @@ static int read_inventory_layer(struct smoe_reader *r, const Stablemoe__V1__Inve
     m->staged_step = p->staged_step;
     m->staged_attempt = p->staged_attempt;
     m->attempt = p->attempt;
+    m->pieces = (struct smoe_pieces){p->piece_offsets, p->piece_lengths, p->n_piece_offsets};
     return 0;
 }
 
@@ -60,11 +64,16 @@ int smoe_read_inventory(struct smoe_reader *r, const Stablemoe__V1__Inventory *p
     struct smoe_inventory_layer *layers = smoe_arena_alloc(r->arena, p->n_layers * sizeof *layers);
     if (!layers)
         return smoe_fail(r->why, SMOE_ETOOBIG, "INVENTORY.layers: too many to unpack");
-    uint64_t experts = 0;
+    uint64_t experts = 0, pieces = 0;
     for (size_t i = 0; i < p->n_layers && !rc; i++) {
-        experts += p->layers[i]->n_experts;
-        rc = read_inventory_layer(r, p->layers[i], &layers[i]);
+        const Stablemoe__V1__InventoryLayer *from = p->layers[i];
+        experts += from->n_experts;
+        pieces += from->n_piece_offsets;
+        rc = read_inventory_layer(r, from, &layers[i]);
         rc = rc ? rc : smoe_check_experts(r, experts);
+        rc = rc ? rc
+                : smoe_check_pieces(r, from->n_piece_offsets, from->piece_offsets,
+                                    from->n_piece_lengths, from->piece_lengths, pieces);
     }
     m->layers = layers;
     m->n_layers = p->n_layers;
@@ -89,6 +98,37 @@ int smoe_fill_host(struct smoe_arena *arena, const struct smoe_msg_host *m, Stab
     p->step = m->step;
     p->attempt = m->attempt;
     p->fresh = m->fresh;
+    p->sharded = m->sharded;
+    p->piece_offsets = smoe_unconst(m->pieces.offsets);
+    p->piece_lengths = smoe_unconst(m->pieces.lengths);
+    p->n_piece_offsets = p->n_piece_lengths = m->pieces.n;
+    p->pieces_owned = m->pieces_owned;
+    p->pieces_followed = m->pieces_followed;
+    p->replicas = m->replicas;
+    return 0;
+}
+
+/* What belongs to sharded layers only; without, there must be nothing of it. */
+static int read_sharded(struct smoe_reader *r, const Stablemoe__V1__Host *p,
+                        struct smoe_msg_host *m)
+{
+    size_t n = p->n_piece_offsets;
+    int rc;
+    if ((rc = smoe_check_range(r, "copies: count", p->n_copies, 0,
+                               p->sharded ? 0 : m->shape.experts)) ||
+        (rc = smoe_check_range(r, "piece_offsets: count", n, 0,
+                               p->sharded ? SMOE_WORKER_PIECES_MAX : 0)) ||
+        (rc = smoe_check_pieces(r, n, p->piece_offsets, p->n_piece_lengths, p->piece_lengths, n)) ||
+        (rc = smoe_check_range(r, "pieces_owned", p->pieces_owned, 0, n)) ||
+        (rc = smoe_check_range(r, "pieces_followed", p->pieces_followed, 0, n - p->pieces_owned)) ||
+        (rc = smoe_check_range(r, "replicas", p->replicas, 0,
+                               p->sharded ? SMOE_LAYER_REPLICAS_MAX : 0)))
+        return rc;
+    m->sharded = p->sharded;
+    m->pieces = (struct smoe_pieces){p->piece_offsets, p->piece_lengths, n};
+    m->pieces_owned = p->pieces_owned;
+    m->pieces_followed = p->pieces_followed;
+    m->replicas = p->replicas;
     return 0;
 }
 
@@ -126,7 +166,7 @@ int smoe_read_host(struct smoe_reader *r, const Stablemoe__V1__Host *p, struct s
     m->step = p->step;
     m->attempt = p->attempt;
     m->fresh = p->fresh;
-    return 0;
+    return read_sharded(r, p, m);
 }
 
 int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,

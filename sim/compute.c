@@ -117,12 +117,23 @@ static bool exact_rows(struct smoe_task *t)
     return at + n == t->rows;
 }
 
+static void exact_norm(struct smoe_task *t)
+{
+    for (size_t i = 0; t->n_sums && i < t->n_params; i++) {
+        t->gradient[i] = 0;
+        for (uint32_t r = 0; r < t->n_sums; r++)
+            add(&t->gradient[i], smoe_sim_residue(t->sums[r * t->n_params + i]));
+    }
+    for (size_t i = 0; i < t->n_norm; i++)
+        t->square_norm += (double)smoe_sim_residue(t->gradient[i]);
+}
+
 static bool exact_slice(struct smoe_task *t)
 {
     if (t->kind <= SMOE_TASK_BACKWARD)
         return exact_rows(t);
-    for (size_t i = 0; t->kind == SMOE_TASK_NORM && i < t->n_params; i++)
-        t->square_norm += (double)smoe_sim_residue(t->gradient[i]);
+    if (t->kind == SMOE_TASK_NORM)
+        exact_norm(t);
     if (t->kind == SMOE_TASK_STAGE) {
         smoe_sim_exact_step(t->n_params, &t->now, t->gradient, &t->staged);
         memset(t->gradient, 0, t->n_params * sizeof *t->gradient);

@@ -246,6 +246,27 @@ SAY(STEP_GRADIENT)
         m->step_gradient.layer, m->step_gradient.expert);
 }
 
+static const char *const shard_kinds[] = {"?", "gradient", "weights", "state"};
+
+SAY(SHARD_ASK)
+{
+    ADD(" %s of layer %" PRIu32 " expert %" PRIu32 " from %" PRIu64 ", %" PRIu64 " elements%s",
+        shard_kinds[m->shard_ask.kind], m->shard_ask.layer, m->shard_ask.expert,
+        m->shard_ask.offset, m->shard_ask.length, m->shard_ask.send ? "" : ", to itself");
+}
+
+SAY(SHARD_PART)
+{
+    ADD(" %s of layer %" PRIu32 " expert %" PRIu32 " from %" PRIu64 ", %" PRIu64 " elements",
+        shard_kinds[m->shard_part.kind], m->shard_part.layer, m->shard_part.expert,
+        m->shard_part.offset, m->shard_part.length);
+}
+
+SAY(SHARD_TAKEN)
+{
+    ADD(" %016" PRIx64, m->shard_taken.number);
+}
+
 SAY(NEED_INPUTS)
 {
     ADD(" %" PRIu64, m->need_inputs.batch);

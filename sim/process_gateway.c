@@ -205,6 +205,8 @@ static struct smoe_gateway_options machine_options(struct gateway_process *g)
                  .seed = smoe_rng_u64(&g->process.rng),
                  .now_ns = now_of(g),
                  .software = "stablemoe-sim",
+                 .sharded = o->sharded,
+                 .placement = o->placement,
                  .tensor_bytes_max = o->tensor_bytes_max},
         .tensors_bytes_max = o->tensors_bytes_max,
         .outbox_bytes_max = o->outbox_bytes_max,

@@ -261,6 +261,7 @@ static void worker_start(struct smoe_sim_process *p)
         .tensors_bytes_max = o->memory_bytes / 2,
         .inbox_bytes_max = o->inbox_bytes_max,
         .parcels_max = o->parcels_max,
+        .expert_slots = o->expert_slots,
     };
     snprintf(a.id, sizeof a.id, "%s", p->name);
     if (o->voltage_follows)

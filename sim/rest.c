@@ -7,6 +7,7 @@
 
 #include "client/libstablemoe/core/uplink_state.h"
 #include "client/worker/agent/agent_state.h"
+#include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"
 #include "sim/script.h"
 
@@ -68,6 +69,87 @@ static const smoe_real *weights_of(const struct smoe_world *w, const struct smoe
     return NULL;
 }
 
+/* ---- sharded layers ---- */
+
+/* What the worker of that index holds of the layer, or NULL. */
+static const struct smoe_agent *holder(const struct smoe_world *w, const struct smoe_core *core,
+                                       const struct smoe_layer_view *layer, uint32_t worker,
+                                       const struct smoe_held_layer **ret)
+{
+    const struct smoe_sim_process *p = worker_named(w, smoe_core_fleet(core)->workers[worker].id);
+    const struct smoe_agent *a = p ? smoe_sim_worker_machine(p) : NULL;
+    for (uint32_t l = 0; a && l < SMOE_LAYERS_MAX; l++) {
+        *ret = &a->experts.layers[l];
+        if ((*ret)->used && (*ret)->run == layer->run && strcmp((*ret)->name, layer->name) == 0)
+            return (*ret)->step == layer->step ? a : NULL;
+    }
+    return NULL;
+}
+
+/* The worker's masters, or moments, of the elements from `offset` on; NULL if it has not. */
+static const smoe_real *state_of(const struct smoe_world *w, const struct smoe_core *core,
+                                 const struct smoe_layer_view *layer, uint32_t worker,
+                                 uint32_t expert, const struct smoe_shard_piece *piece,
+                                 unsigned vector)
+{
+    const struct smoe_held_layer *held = NULL;
+    const struct smoe_agent *a = holder(w, core, layer, worker, &held);
+    size_t at =
+        a ? smoe_shard_find(&held->layout, piece->offset, piece->length) : SMOE_SHARD_NOWHERE;
+    if (at == SMOE_SHARD_NOWHERE)
+        return NULL;
+    uint32_t number = held->expert_at[layer->shape.experts + expert];
+    const struct smoe_expert_vectors *now = &a->experts.experts[number].now;
+    const smoe_real *v = vector ? now->moments[vector - 1] : now->weights;
+    return v ? v + at : NULL;
+}
+
+/* Owner and follower have the same bits, and the masters are what slots have. */
+static int check_piece(const struct smoe_world *w, const struct smoe_core *core,
+                       const struct smoe_layer_view *layer, uint32_t expert,
+                       const struct smoe_shard_piece *piece, const smoe_real *weights,
+                       struct smoe_why *why)
+{
+    size_t bytes = (size_t)piece->length * sizeof *weights;
+    const smoe_real *own = state_of(w, core, layer, piece->owner, expert, piece, 0);
+    if (!own || memcmp(own, weights + piece->offset, bytes) != 0)
+        return smoe_fail(why, SMOE_ESTATE, "%s: masters of expert %u at %llu are not what serves",
+                         layer->name, expert, (unsigned long long)piece->offset);
+    for (unsigned v = 0; piece->follower != SMOE_SHARD_NONE && v < 3; v++) {
+        const smoe_real *a = state_of(w, core, layer, piece->owner, expert, piece, v);
+        const smoe_real *b = state_of(w, core, layer, piece->follower, expert, piece, v);
+        if ((a || b) && (!a || !b || memcmp(a, b, bytes) != 0))
+            return smoe_fail(why, SMOE_ESTATE, "%s: copies of expert %u at %llu differ",
+                             layer->name, expert, (unsigned long long)piece->offset);
+    }
+    return 0;
+}
+
+/* All slots of the expert have these weights, and so have its pieces. */
+static int check_sharded(const struct smoe_world *w, const struct smoe_core *core,
+                         const struct smoe_layer_view *layer, uint32_t expert,
+                         const smoe_real *weights, struct smoe_why *why)
+{
+    const struct smoe_sharded *s = NULL;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (core->layers[l].experts == layer->experts)
+            s = core->layers[l].sharded;
+    int rc = 0;
+    for (uint32_t r = s ? s->replica_first[expert] : 0; s && r < s->replica_first[expert + 1];
+         r++) {
+        const struct smoe_held_layer *held = NULL;
+        const struct smoe_agent *a = holder(w, core, layer, s->replica_worker[r], &held);
+        uint32_t slot = a ? held->expert_at[expert] : SMOE_NO_EXPERT;
+        if (slot == SMOE_NO_EXPERT || memcmp(a->experts.experts[slot].now.weights, weights,
+                                             held->n_params * sizeof *weights) != 0)
+            return smoe_fail(why, SMOE_ESTATE, "%s: a slot of expert %u is wrong", layer->name,
+                             expert);
+    }
+    for (uint32_t i = 0; s && i < s->map.n_pieces && !rc; i++)
+        rc = check_piece(w, core, layer, expert, &s->map.pieces[i], weights, why);
+    return rc;
+}
+
 static int check_layer(const struct smoe_sim_process *trainer, const struct smoe_core *core,
                        uint32_t l, struct smoe_why *why)
 {
@@ -93,6 +175,9 @@ static int check_layer(const struct smoe_sim_process *trainer, const struct smoe
         if (!(error <= tolerance))
             return smoe_fail(why, SMOE_ESTATE, "%s: expert %u is wrong by %g", declared->name, e,
                              error);
+        int rc = check_sharded(trainer->world, core, &layer, e, weights, why);
+        if (rc)
+            return rc;
     }
     return 0;
 }

@@ -64,10 +64,6 @@ void smoe_story_run_to_step(struct smoe_world *world, uint32_t trainer, uint64_t
 struct smoe_worker smoe_story_worker(const struct smoe_world *world, uint32_t gateway,
                                      uint32_t worker);
 
-/* story_random.c */
-void smoe_story_random(struct smoe_world *world);
-void smoe_story_torture(struct smoe_world *world);
-
 /* The same small cast in most of them: a gateway, two workers of unlike speed, a trainer; started. */
 struct smoe_cast {
     uint32_t gateway, fast, slow, trainer;
@@ -117,6 +113,15 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(seed_again, EXACT,                                                                           \
       "a new gateway takes experts of step 0 from anybody, not from who had them")                 \
     X(poison, FLOAT, "a gradient that is not finite fails its step, and the next attempt counts")  \
+    X(sharded, FLOAT,                                                                              \
+      "slots and shards make AdamW steps as one process does, wherever experts stand")             \
+    X(sharded_rules, EXACT, "every rule places a layer anew at each step, and no visit is lost")   \
+    X(sharded_phases, EXACT, "a worker may die in any phase of an iteration, and come back empty") \
+    X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
+    X(sharded_joins, EXACT, "newcomers get slots and pieces, drained workers end up with nothing") \
+    X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
+    X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
+    X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
     X(torture, EXACT,                                                                              \
       "the same with lost packets, disks that fail, and workers that slow down or lie")

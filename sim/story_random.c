@@ -28,6 +28,7 @@ struct made_up {
     uint32_t gateway, workers[WORKERS_MAX], trainers[TRAINERS_MAX];
     uint32_t n_workers, n_trainers;
     bool workers_die; /* experts may be lost */
+    bool sharded;
     uint32_t n_kinds; /* the first of `faults` */
 };
 
@@ -56,7 +57,10 @@ static struct smoe_sim_profile some_path(struct made_up *m)
 
 static void add_gateway(struct made_up *m)
 {
-    struct smoe_sim_gateway_options o = {.path = some_path(m)};
+    struct smoe_sim_gateway_options o = {.path = some_path(m), .sharded = m->sharded};
+    if (m->sharded)
+        o.placement = (struct smoe_place_rule){
+            .kind = (enum smoe_place_kind)below(m, SMOE_PLACE_KINDS), .interval = 1 + below(m, 3)};
     m->gateway = smoe_world_add_gateway(m->world, &o);
 }
 
@@ -144,7 +148,7 @@ static void plan_fault(struct made_up *m)
     uint32_t process = who == 0   ? m->gateway
                        : who <= 3 ? some_worker(m, f->breaks)
                                   : m->trainers[below(m, m->n_trainers)];
-    bool fits = who == 0 ? f->of_gateway : who <= 3 ? f->of_worker : f->of_trainer;
+    bool fits = who == 0 ? f->of_gateway && !m->sharded : who <= 3 ? f->of_worker : f->of_trainer;
     bool dies = f->mends == SMOE_SIM_START && who > 0 && who <= 3;
     if (!fits || (dies && !m->workers_die))
         return;
@@ -209,9 +213,9 @@ static void lengthen_lease(const struct made_up *m)
     smoe_world_configure(m->world, m->gateway, &totals.settings);
 }
 
-static void play(struct smoe_world *w, uint32_t n_kinds)
+static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
 {
-    struct made_up m = {.world = w, .n_kinds = n_kinds};
+    struct made_up m = {.world = w, .n_kinds = n_kinds, .sharded = sharded};
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);
@@ -237,10 +241,15 @@ static void play(struct smoe_world *w, uint32_t n_kinds)
 
 void smoe_story_random(struct smoe_world *w)
 {
-    play(w, RANDOM_KINDS);
+    play(w, RANDOM_KINDS, false);
+}
+
+void smoe_story_random_sharded(struct smoe_world *w)
+{
+    play(w, RANDOM_KINDS, true);
 }
 
 void smoe_story_torture(struct smoe_world *w)
 {
-    play(w, TORTURE_KINDS);
+    play(w, TORTURE_KINDS, false);
 }

@@ -52,6 +52,8 @@ struct smoe_sim_gateway_options {
     size_t tensors_bytes_max;           /* 256 MiB */
     size_t outbox_bytes_max;            /* 64 MiB */
     uint64_t hello_timeout_ns;          /* 2 s */
+    bool sharded;                       /* layers are, and placed by: */
+    struct smoe_place_rule placement;   /* highest-averages */
 };
 
 struct smoe_sim_worker_options {
@@ -73,6 +75,7 @@ struct smoe_sim_worker_options {
     uint64_t memory_bytes;    /* 64 MiB, divided as stablemoe-worker does */
     uint64_t inbox_bytes_max; /* 1/16 of it, at least 1 MiB */
     uint32_t parcels_max;     /* 4096 */
+    uint32_t expert_slots;    /* of a sharded layer; 0: as memory allows */
 };
 
 #define SMOE_SIM_LAYERS_MAX 4

@@ -15,7 +15,11 @@
 #define SMOE_LAYERS_MAX      64   /* layers the daemon holds */
 #define SMOE_WORKER_EXPERTS_MAX \
     4096 /* experts of one worker: Inventory and StepNorm list them all */
-#define SMOE_DIM_MAX              65536  /* d_model and d_ff */
+#define SMOE_WORKER_PIECES_MAX  2048 /* of optimizer state on one worker: Inventory lists them all */
+#define SMOE_LAYER_REPLICAS_MAX 4096  /* hosts of all experts of a sharded layer together */
+#define SMOE_DIM_MAX            65536 /* d_model and d_ff */
+#define SMOE_PARAMETERS_MAX \
+    (UINT64_C(1) << 34)                  /* of one expert: three matrices of DIM_MAX^2 are fewer */
 #define SMOE_BATCH_TOKENS_MAX     262144 /* tokens of one Submit */
 #define SMOE_BATCH_ID_MAX         ((UINT64_C(1) << 48) - 1)
 #define SMOE_STEP_BATCHES_MAX     1024  /* batches one Step may name */

@@ -3,7 +3,7 @@
  * The walk over all invariants (core.c lists them). What it finds broken ends the process.
  */
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
 
 static void check_batch(const struct smoe_core *c, const struct smoe_batch *b)
 {
@@ -81,6 +81,8 @@ static void check_trainer(const struct smoe_core *c, uint32_t trainer)
 static void check_layer(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_layer *layer = &c->layers[l];
+    if (layer->state != SMOE_LAYER_FREE && layer->sharded)
+        smoe_sharded_check(c, l);
     for (uint32_t e = 0; layer->state != SMOE_LAYER_FREE && e < layer->shape.experts; e++) {
         const struct smoe_expert_view *x = &layer->experts[e];
         smoe_assert(x->worker == SMOE_NONE ||

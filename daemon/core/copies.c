@@ -10,6 +10,7 @@
  */
 #include "common/base/assert.h"
 #include "daemon/core/core_state.h"
+#include "daemon/core/state_relay.h"
 
 #define COPY_BYTES_MAX (16u << 20)
 #define COPY_PARTS     (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS)

@@ -20,6 +20,8 @@
 
 #include "common/base/assert.h"
 #include "daemon/core/conduct.h"
+#include "daemon/core/sharded.h"
+#include "daemon/core/state_relay.h"
 
 /* ---- answering ---- */
 
@@ -133,6 +135,12 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
         break;
     case SMOE_MSG_STEP_STAGED:
         smoe_step_staged(c, index, &m->step_staged);
+        break;
+    case SMOE_MSG_SHARD_PART:
+        smoe_exchange_part(c, index, &m->shard_part);
+        break;
+    case SMOE_MSG_SHARD_TAKEN:
+        smoe_exchange_taken(c, index, &m->shard_taken);
         break;
     case SMOE_MSG_EXPERT_STATE:
         smoe_relay_state(c, index, &m->expert_state);
@@ -423,6 +431,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
     expire_workers(core);
     smoe_trainers_expire(core);
     settle(core);
+    smoe_exchange_pump(core);
     smoe_slot_advance(core);
     smoe_journal_flush(core);
     tell_if_drained(core);

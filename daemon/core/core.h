@@ -19,9 +19,11 @@
 #include "daemon/core/fleet.h"
 #include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
+#include "daemon/core/place.h"
 #include "daemon/core/policy_plan.h"
 #include "daemon/core/quarantine.h"
 #include "daemon/core/router_frozen.h"
+#include "daemon/core/shard.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
 
@@ -75,6 +77,9 @@ struct smoe_core_options {
     /* Every decision is also told with SMOE_ACT_TRACE: room for so many bytes of them an update; 0: they
      * are not. */
     size_t trace_bytes_max;
+    /* Layers declared from now on are sharded, and placed by this rule; else each expert has one host. */
+    bool sharded;
+    struct smoe_place_rule placement;
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
@@ -128,6 +133,13 @@ enum smoe_tensor_plan {
     SMOE_TENSOR_DY,   /* dy rows of the parcels, gathered */
     SMOE_TENSOR_Y,    /* visits and scores of the parcel, then the raw part being handled */
     SMOE_TENSOR_DX,   /* visits of the parcel, then the raw part being handled */
+    SMOE_TENSOR_CUT,  /* `cut` of the raw part being handled */
+};
+
+/* The same range of each of n vectors that lie `stride` bytes apart. */
+struct smoe_cut {
+    uint64_t offset, bytes, stride;
+    uint32_t n; /* 1..3 */
 };
 
 enum smoe_action_type {
@@ -156,6 +168,7 @@ struct smoe_action {
     const uint32_t
         *parcels; /* [n_parcels] indices for the plan; core's memory, until the next step */
     uint32_t n_parcels;
+    struct smoe_cut cut;                  /* CUT */
     const struct smoe_record *record;     /* core's memory, until the next step */
     const struct smoe_trace_entry *trace; /* core's memory, until the next step */
     struct smoe_message message;
@@ -262,6 +275,10 @@ struct smoe_layer_view {
     uint32_t owner;                                /* trainer index or UINT32_MAX */
     struct smoe_frozen_head router;                /* in force; version 0: none is frozen */
     const struct smoe_msg_routing_report *routing; /* the owner's last; tokens 0: none yet */
+    bool
+        sharded; /* then an expert's hosts are replica_worker[replica_first[e] .. replica_first[e+1]), */
+    const uint32_t *replica_first, *replica_worker;
+    const struct smoe_shard_map *map; /* and its optimizer state lies there */
 };
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */

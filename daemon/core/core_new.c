@@ -5,7 +5,7 @@
  */
 #include <stdlib.h>
 
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
 
 #define PREHELLO_SESSIONS 512 /* of whom nobody knows yet who they are, and of those that close */
 
@@ -65,6 +65,27 @@ static size_t most_actions(const struct smoe_core_limits *l)
            + 2 * b + 4 * w + 6 * t + SMOE_LAYERS_MAX + 64;
 }
 
+/* What sharded layers add: transfers that are asked for, one that is passed on to all hosts of an expert, and workers
+ * of whom each layer has more than hosts and followers. */
+static size_t most_exchange_actions(const struct smoe_core_limits *l)
+{
+    size_t of_layer = SMOE_LAYER_REPLICAS_MAX + 2 * SMOE_WORKER_PIECES_MAX;
+    of_layer = least(of_layer, l->workers_max);
+    size_t pieces = SMOE_WORKER_PIECES_MAX; /* of a fetch of each layer, or of one store */
+    return 4 * SMOE_TRANSFERS_MAX + SMOE_LAYER_REPLICAS_MAX + 6 * SMOE_LAYERS_MAX * of_layer +
+           SMOE_LAYERS_MAX * pieces + 2 * pieces;
+}
+
+/* Their lists: slots and pieces of every Host, hosts of every expert for every StepPrepare. */
+static size_t most_exchange_lists(const struct smoe_core_limits *l)
+{
+    size_t hosts = SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX * sizeof(uint32_t) + 16);
+    size_t pieces = (SMOE_WORKER_PIECES_MAX + 1) * 2 * sizeof(uint64_t) + 64;
+    size_t of_worker = SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX * sizeof(uint32_t) + pieces + 64);
+    return 3 * l->workers_max * (hosts + of_worker) +
+           SMOE_TRANSFERS_MAX * (SMOE_EXPERTS_MAX + 2) * sizeof(uint32_t);
+}
+
 /* Lists of an update: parcels (twice, with their ids and heads), the choices of a solve, the layers
  * named to each worker, the experts named to hosts. */
 static bool allocate(struct smoe_core *c)
@@ -76,11 +97,11 @@ static bool allocate(struct smoe_core *c)
     c->gather_floats = (size_t)l->slot_tokens_max * 64;
     if (c->gather_floats < SMOE_EXPERTS_MAX)
         c->gather_floats = SMOE_EXPERTS_MAX; /* at least one token of any layer */
-    c->actions_max = most_actions(l);
+    c->actions_max = most_actions(l) + (c->options.sharded ? most_exchange_actions(l) : 0);
     c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
                    (size_t)(w + 1) * SMOE_LAYERS_MAX * 32 + /* gradients for followers */
                    SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20) +
-                   c->options.trace_bytes_max;
+                   c->options.trace_bytes_max + (c->options.sharded ? most_exchange_lists(l) : 0);
     c->records_max = most_records(l);
     c->records = calloc(c->records_max, sizeof *c->records);
     c->standings = calloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX, sizeof *c->standings);
@@ -109,7 +130,7 @@ static bool allocate(struct smoe_core *c)
     c->debts = calloc(w, sizeof *c->debts);
     c->known = calloc(w, sizeof *c->known);
     c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
-    c->replica_node = calloc(SMOE_EXPERTS_MAX, sizeof *c->replica_node);
+    c->replica_node = calloc(SMOE_LAYER_REPLICAS_MAX, sizeof *c->replica_node);
     c->actions = calloc(c->actions_max, sizeof *c->actions);
     c->lists = calloc(c->lists_cap, 1);
     bool all = c->sessions && c->trainers && c->layers && c->batches && c->batch_free &&
@@ -123,6 +144,7 @@ static bool allocate(struct smoe_core *c)
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
     }
+    all = all && (!c->options.sharded || smoe_sharding_new(&c->options, &c->sharding) == 0);
     return all && smoe_fleet_init(&c->fleet, l->workers_max) == 0 &&
            smoe_quarantine_init(&c->quarantine, l->workers_max) == 0 &&
            smoe_map_init(&c->batch_by_id, l->batches_max, c->options.seed) == 0 &&
@@ -198,6 +220,7 @@ void smoe_core_free(struct smoe_core *c)
         c->followed,     c->records,       c->standings,      c->considered, c->known};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
+    smoe_sharding_free(c->sharding);
     smoe_fleet_release(&c->fleet);
     smoe_quarantine_release(&c->quarantine);
     smoe_map_release(&c->batch_by_id);

@@ -4,7 +4,8 @@
  * in, actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who
  * follows their experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their
  * batches; parcel.c moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
- * commits, and record.c says what must survive the daemon; state_relay.c passes expert states on, freezing.c knows routers.
+ * commits, and record.c says what must survive the daemon; state_relay.c (and .h) passes expert states on, freezing.c
+ * knows routers. Layers that are sharded: sharded.h.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
 #define SMOE_CORE_CORE_STATE_H
@@ -45,6 +46,7 @@ struct smoe_layer {
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
     struct smoe_freezing router;
     struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
+    struct smoe_sharded *sharded; /* sharded.h; NULL: each expert stands whole, with one host */
 };
 
 /* One Submit. The visits array lies in the room the shell lent. */
@@ -155,6 +157,8 @@ struct smoe_relay {
     uint32_t layer, expert, parts;
     bool store;
     uint64_t step;
+    uint32_t n_due;  /* of a sharded layer: pieces to come, or copies of pieces to be stored */
+    uint64_t series; /* which attempt at them it is */
 };
 #define SMOE_RELAYS_MAX 4096
 
@@ -198,6 +202,7 @@ struct smoe_core {
     struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
+    struct smoe_sharding *sharding;        /* sharded.h; NULL: new layers are pinned */
     struct smoe_relay *relays;             /* [SMOE_RELAYS_MAX] */
     uint64_t relay_serial, relays_reached; /* requests; from here on never used */
 
@@ -445,31 +450,6 @@ bool smoe_step_expects(const struct smoe_core *core, uint32_t worker, uint32_t o
 /* Records up to `sequence` are durable: commits among them are announced. */
 void smoe_step_journalled(struct smoe_core *core, uint64_t sequence);
 void smoe_step_abort(struct smoe_core *core, uint32_t trainer);
-
-/* ---- state_relay.c ---- */
-void smoe_relay_fetch(struct smoe_core *core, uint32_t trainer,
-                      const struct smoe_msg_expert_fetch *m);
-void smoe_relay_store(struct smoe_core *core, uint32_t trainer,
-                      const struct smoe_msg_expert_store *m);
-void smoe_relay_state(struct smoe_core *core, uint32_t worker,
-                      const struct smoe_msg_expert_state *m);
-void smoe_relay_stored(struct smoe_core *core, uint32_t worker,
-                       const struct smoe_msg_expert_stored *m);
-/* The worker or trainer is gone: open requests are answered or forgotten. */
-void smoe_relay_drop(struct smoe_core *core, uint32_t trainer, uint32_t worker);
-void smoe_relay_drop_layer(struct smoe_core *core, uint32_t layer, const char *sentence);
-/* The layer has all its hosts: fetches that waited for them go on. */
-void smoe_relay_go_on(struct smoe_core *core, uint32_t layer);
-uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts);
-/* Remembers a request; *ret_number is what the worker is asked under. SMOE_ELIMIT: too many. */
-int smoe_relay_remember(struct smoe_core *core, const struct smoe_relay *relay,
-                        uint64_t *ret_number, struct smoe_why *why);
-struct smoe_verdict smoe_relay_expect_state(const struct smoe_core *core, uint32_t worker,
-                                            const struct smoe_msg_expert_state *m,
-                                            struct smoe_why *why);
-struct smoe_verdict smoe_relay_expect_store(const struct smoe_core *core, uint32_t trainer,
-                                            const struct smoe_msg_expert_store *m,
-                                            struct smoe_why *why);
 
 #include "daemon/core/core_inline.h"
 

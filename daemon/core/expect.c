@@ -2,7 +2,8 @@
  *
  * Messages with a raw part, judged by their protobuf part before memory is taken for the rest.
  */
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
+#include "daemon/core/state_relay.h"
 
 static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t trainer,
                                              const struct smoe_message *m, uint64_t tensor_bytes,
@@ -48,6 +49,8 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
         return (struct smoe_verdict){.kind = SMOE_IGNORE};
     if (message->type == SMOE_MSG_STEP_GRADIENT)
         return smoe_copies_expect_gradient(core, s->index, &message->step_gradient);
+    if (message->type == SMOE_MSG_SHARD_PART)
+        return smoe_exchange_expect(core, s->index, &message->shard_part);
     if (message->type == SMOE_MSG_EXPERT_STATE)
         return smoe_relay_expect_state(core, s->index, &message->expert_state, why);
     bool output = message->type == SMOE_MSG_OUTPUT;

@@ -108,6 +108,8 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->own_cap_w = hello->cap_watts > 0 ? hello->cap_watts : (double)INFINITY;
     w->freq_max_hz = hello->freq_max_hz;
     w->inbox_bytes_max = hello->inbox_bytes_max;
+    w->memory_bytes = hello->memory_bytes;
+    w->expert_slots = hello->expert_slots;
     w->sequence = 0;
     memset(w->assignments, 0, sizeof w->assignments);
     memset(w->given_flops, 0, sizeof w->given_flops);

@@ -14,7 +14,8 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
+#include "daemon/core/state_relay.h"
 
 const char *smoe_layer_state_name(enum smoe_layer_state state)
 {
@@ -79,6 +80,8 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
             layer->experts[e].worker = layer->experts[e].follower = layer->experts[e].filling =
                 SMOE_NONE;
         layer_move(layer, SMOE_LAYER_WAITING);
+        if (c->sharding)
+            smoe_sharded_begin(c, l);
         return l;
     }
     return SMOE_NONE;
@@ -90,9 +93,13 @@ static void free_layer(struct smoe_core *c, uint32_t l)
     for (uint32_t b = 0; b < c->options.limits.batches_max; b++)
         if (c->batches[b].used && c->batches[b].layer == l)
             smoe_trainer_reset(c, c->batches[b].trainer, "the layer was replaced");
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        smoe_standing_clear(c, l, e);
-    smoe_standing_tell(c, l);
+    if (layer->sharded) {
+        smoe_sharded_end(c, l);
+    } else {
+        for (uint32_t e = 0; e < layer->shape.experts; e++)
+            smoe_standing_clear(c, l, e);
+        smoe_standing_tell(c, l);
+    }
     smoe_freezing_drop(c, l);
     smoe_journal_drop(c, l);
     smoe_relay_drop_layer(c, l, "the layer was replaced");
@@ -133,6 +140,8 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
     layer_move(&c->layers[l], SMOE_LAYER_LOST);
+    if (c->layers[l].sharded)
+        smoe_exchange_void(c, l);
     smoe_relay_drop_layer(c, l, sentence);
     uint64_t bit = UINT64_C(1) << l;
     for (uint32_t i = 0; i < c->options.limits.trainers_max; i++) {
@@ -158,16 +167,19 @@ void smoe_layers_advance(struct smoe_core *c)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer *layer = &c->layers[l];
         bool alive = layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY;
-        if (!alive || !smoe_standing_advance(c, l))
+        if (!alive || !(layer->sharded ? smoe_sharded_advance(c, l) : smoe_standing_advance(c, l)))
             continue;
-        bool complete = smoe_standing_complete(c, l);
+        bool complete = layer->sharded ? smoe_sharded_complete(c, l) : smoe_standing_complete(c, l);
         if (complete && layer->state == SMOE_LAYER_WAITING)
             make_ready(c, l);
         else if (!complete && layer->state == SMOE_LAYER_READY)
             layer_move(layer, SMOE_LAYER_WAITING);
-        if (complete)
+        if (layer->sharded)
+            smoe_sharded_serve_fetches(c, l);
+        else if (complete)
             smoe_relay_go_on(c, l); /* a follower in its host's place is there at once, too */
-        smoe_copies_advance(c, l);
+        if (!layer->sharded)
+            smoe_copies_advance(c, l);
         if (complete && layer->owner != SMOE_NONE)
             smoe_step_advance(c, layer->owner);
     }
@@ -178,7 +190,9 @@ void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_m
     uint32_t l = m->layer;
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
-    if (m->code)
+    if (m->code && c->layers[l].sharded)
+        smoe_sharded_refused(c, l, worker, m);
+    else if (m->code)
         smoe_standing_refused(c, l, worker, m);
     else if (!(c->fleet.workers[worker].host_due >> l & 1))
         c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
@@ -204,13 +218,22 @@ static void drop_unknown(struct smoe_core *c, uint32_t worker, const struct smoe
         smoe_standing_drop(c, worker, m->name, m->run, &m->shape);
 }
 
+static void returned(struct smoe_core *c, uint32_t l, uint32_t worker,
+                     const struct smoe_inventory_layer *held)
+{
+    if (c->layers[l].sharded)
+        smoe_sharded_returned(c, l, worker, held);
+    else
+        smoe_standing_returned(c, l, worker, held);
+}
+
 void smoe_layer_inventory(struct smoe_core *c, uint32_t worker, const struct smoe_msg_inventory *m)
 {
     for (size_t i = 0; i < m->n_layers; i++)
         drop_unknown(c, worker, &m->layers[i]);
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         if (c->layers[l].state == SMOE_LAYER_WAITING || c->layers[l].state == SMOE_LAYER_READY)
-            smoe_standing_returned(c, l, worker, held_of(&c->layers[l], m));
+            returned(c, l, worker, held_of(&c->layers[l], m));
     smoe_layers_advance(c);
 }
 
@@ -219,7 +242,11 @@ static void leave_all(struct smoe_core *c, uint32_t worker, bool for_good)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         if (c->layers[l].state == SMOE_LAYER_FREE)
             continue;
-        if (for_good)
+        if (c->layers[l].sharded && for_good)
+            smoe_sharded_worker_forgotten(c, l, worker);
+        else if (c->layers[l].sharded)
+            smoe_sharded_worker_lost(c, l, worker);
+        else if (for_good)
             smoe_standing_worker_forgotten(c, l, worker);
         else
             smoe_standing_worker_lost(c, l, worker);
@@ -370,6 +397,7 @@ void smoe_layer_declared(struct smoe_core *c, uint32_t trainer,
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
 {
     const struct smoe_layer *layer = &core->layers[l];
+    const struct smoe_sharded *s = layer->sharded;
     return (struct smoe_layer_view){
         .state = layer->state,
         .name = layer->name,
@@ -381,5 +409,9 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .owner = layer->owner,
         .router = layer->router.in_force,
         .routing = &layer->router.report,
+        .sharded = s != NULL,
+        .replica_first = s ? s->replica_first : NULL,
+        .replica_worker = s ? s->replica_worker : NULL,
+        .map = s ? &s->map : NULL,
     };
 }

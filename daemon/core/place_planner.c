@@ -25,7 +25,7 @@ static const double MEMORY = 0.98;
 
 struct smoe_place_planner {
     struct smoe_place_rule rule;
-    uint32_t n_experts;
+    uint32_t n_experts, n_experts_max;
     uint64_t seen;               /* iterations with visits */
     uint64_t planned;            /* `seen` at the last plan of `interval`, + 1; 0: none yet */
     double covariance, variance; /* decaying sums, over experts and iterations */
@@ -39,12 +39,22 @@ int smoe_place_planner_new(const struct smoe_place_rule *rule, uint32_t n_expert
     struct smoe_place_planner *p = calloc(1, sizeof *p + n_experts * sizeof *p->share);
     if (!p)
         return SMOE_ENOMEMORY;
-    p->rule = *rule;
-    p->n_experts = n_experts;
-    for (uint32_t e = 0; e < n_experts; e++)
-        p->share[e] = 1.0 / n_experts;
+    p->n_experts_max = n_experts;
+    smoe_place_planner_reset(p, rule, n_experts);
     *ret = p;
     return 0;
+}
+
+void smoe_place_planner_reset(struct smoe_place_planner *p, const struct smoe_place_rule *rule,
+                              uint32_t n_experts)
+{
+    smoe_assert(n_experts >= 1 && n_experts <= p->n_experts_max);
+    p->rule = *rule;
+    p->n_experts = n_experts;
+    p->seen = p->planned = 0;
+    p->covariance = p->variance = 0;
+    for (uint32_t e = 0; e < n_experts; e++)
+        p->share[e] = 1.0 / n_experts;
 }
 
 void smoe_place_planner_free(struct smoe_place_planner *planner)

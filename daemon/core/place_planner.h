@@ -13,6 +13,9 @@ struct smoe_place_planner;
 /* For a layer of so many experts. 0 or SMOE_ENOMEMORY. */
 int smoe_place_planner_new(const struct smoe_place_rule *rule, uint32_t n_experts,
                            struct smoe_place_planner **ret);
+/* Begins again, for a layer of so many experts: at most as many as it was made for. */
+void smoe_place_planner_reset(struct smoe_place_planner *planner,
+                              const struct smoe_place_rule *rule, uint32_t n_experts);
 void smoe_place_planner_free(struct smoe_place_planner *planner);
 
 /* An iteration has ended: `popularity` [E] token visits as the gate alone would have them, before routing looked at

@@ -46,6 +46,8 @@ void smoe_journal_flush(struct smoe_core *c)
             continue;
         smoe_assert(layer->state != SMOE_LAYER_FREE); /* smoe_journal_drop takes its bit */
         c->journal_due &= ~(UINT64_C(1) << l);
+        if (layer->sharded)
+            continue; /* what a new daemon knows of it will be what workers say */
         struct smoe_record *r = emit(c, SMOE_RECORD_LAYER);
         struct smoe_standing *standings = &c->standings[(size_t)l * SMOE_EXPERTS_MAX];
         fill(layer, &r->layer);
@@ -61,7 +63,7 @@ void smoe_journal_flush(struct smoe_core *c)
 void smoe_journal_drop(struct smoe_core *c, uint32_t l)
 {
     c->journal_due &= ~(UINT64_C(1) << l);
-    if (!c->options.journal)
+    if (!c->options.journal || c->layers[l].sharded)
         return;
     struct smoe_record *r = emit(c, SMOE_RECORD_DROP);
     memcpy(r->layer.name, c->layers[l].name, sizeof r->layer.name);
@@ -89,7 +91,7 @@ uint64_t smoe_journal_commit(struct smoe_core *c, uint32_t trainer)
     r->layer.attempt = t->step.attempt;
     r->layer.done = t->step.done;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (t->step.layers >> l & 1)
+        if ((t->step.layers >> l & 1) && !c->layers[l].sharded)
             memcpy(r->layers[r->n_layers++], c->layers[l].name, sizeof(smoe_name));
     return r->sequence;
 }
@@ -116,6 +118,7 @@ static int restore_layer(struct smoe_core *c, const struct smoe_restored_layer *
     if (l == SMOE_NONE)
         return smoe_fail(why, SMOE_EDATA, "the journal holds more than %d layers", SMOE_LAYERS_MAX);
     struct smoe_layer *layer = &c->layers[l];
+    layer->sharded = NULL; /* it is as it was, whatever new ones are */
     layer->learned = j->learned;
     layer->copies = j->copies;
     layer->step = j->step;

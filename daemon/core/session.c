@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/core/conduct.h"
+#include "daemon/core/state_relay.h"
 
 /* ---- the end ---- */
 

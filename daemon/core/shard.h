@@ -71,6 +71,25 @@ int smoe_shard_change(uint32_t n_workers, const uint64_t *memory, const bool *go
                       struct smoe_shard_scratch *scratch, struct smoe_shard_map *map,
                       struct smoe_shard_moves *ret_moves, uint64_t *ret_lost);
 
+/* ---- single changes of a map in force (shard_edit.c) ---- */
+
+/* The worker's copies are gone, wherever somebody else has one; where it owned, the follower does now. Returns the
+ * elements of which it has the only copy: they stay its own. */
+uint64_t smoe_shard_leave(struct smoe_shard_map *map, uint32_t worker);
+
+/* `to` has these elements now: as the missing follower, or in the place of `from` (SMOE_SHARD_NONE: of nobody). Between
+ * bounds of grains there are never more pieces than grains. False if there is no room; no holder has changed then. */
+bool smoe_shard_give(struct smoe_shard_map *map, uint64_t offset, uint64_t length, uint32_t from,
+                     uint32_t to);
+
+/* Has the worker any piece? */
+bool smoe_shard_holds(const struct smoe_shard_map *map, uint32_t worker);
+/* Equal holders everywhere, in the same roles. */
+bool smoe_shard_same(const struct smoe_shard_map *a, const struct smoe_shard_map *b);
+
+/* The last bound of grains at most `most` elements after `offset`, or else the first one after it. */
+uint64_t smoe_shard_bound(const struct smoe_shard_map *map, uint64_t offset, uint64_t most);
+
 /* Elements that each worker owns and follows, [N] each. */
 void smoe_shard_held(const struct smoe_shard_map *map, uint32_t n_workers, uint64_t *ret_owned,
                      uint64_t *ret_followed);

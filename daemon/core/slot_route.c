@@ -17,6 +17,8 @@
 
 #include "common/base/assert.h"
 #include "common/base/detmath.h"
+#include "daemon/core/place_popularity.h"
+#include "daemon/core/sharded.h"
 #include "daemon/core/slot_state.h"
 
 /* A solve may take about half a slot, a unit of its work 1 to 3 ns; but a few sweeps over the scores
@@ -109,6 +111,10 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
 static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
 {
     uint32_t n = 0;
+    if (layer->sharded) {
+        smoe_sharded_fill_replicas(c, layer->sharded);
+        return;
+    }
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         c->replica_first[e] = n;
         uint32_t host = layer->experts[e].worker;
@@ -270,6 +276,8 @@ static void account_quality(struct smoe_core *c, const struct smoe_slot_group *g
         const float *row = scores + (size_t)t * width;
         if (chosen[0] == SMOE_ROUTE_NONE)
             continue;
+        if (c->layers[g->layer].sharded && g->training)
+            smoe_place_count(row, width, g->top_k, c->layers[g->layer].sharded->popularity);
         c->totals.tokens_routed++;
         for (uint32_t k = 0; k < g->top_k; k++) {
             uint32_t better = 0;

@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
 
 /* ---- who stands where ---- */
 
@@ -19,6 +19,8 @@ bool smoe_standing_usable(const struct smoe_core *c, uint32_t worker)
 
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)
 {
+    if (layer->sharded)
+        return smoe_sharded_on_worker(layer->sharded, worker);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         if (layer->experts[e].worker == worker || layer->experts[e].follower == worker)
             return true;
@@ -27,6 +29,8 @@ bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker)
 
 bool smoe_standing_holds(const struct smoe_layer *layer, uint32_t worker)
 {
+    if (layer->sharded)
+        return smoe_sharded_on_worker(layer->sharded, worker);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         if (layer->experts[e].worker == worker || layer->experts[e].follower == worker ||
             layer->experts[e].filling == worker)

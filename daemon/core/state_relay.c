@@ -7,7 +7,8 @@
  * expert has a host again and asks that one. Other requests are answered with an error then; what a
  * trainer asked is forgotten when it leaves.
  */
-#include "daemon/core/core_state.h"
+#include "daemon/core/state_relay.h"
+#include "daemon/core/sharded.h"
 
 /* Elements of one flat parameter vector (common/kernels/ffn.h). */
 static uint64_t params_of(const struct smoe_layer_shape *s)
@@ -37,7 +38,11 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
                          layer->shape.experts);
     if (layer->state == SMOE_LAYER_LOST)
         return smoe_fail(why, SMOE_ELOST, "layer %s: its experts are lost", layer->name);
-    if (layer->state != SMOE_LAYER_READY && !may_wait)
+    if (layer->sharded && (parts & SMOE_STATE_GRADIENT))
+        return smoe_fail(why, SMOE_ESTATE,
+                         "layer %s is sharded: its gradient is added up in a step only",
+                         layer->name);
+    if (!layer->sharded && layer->state != SMOE_LAYER_READY && !may_wait)
         return smoe_fail(why, SMOE_ESTATE, "layer %s: not all experts have a host now",
                          layer->name);
     if (smoe_relay_bytes(layer, parts) > c->options.tensor_bytes_max)
@@ -45,7 +50,7 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
                          layer->name, (unsigned long long)smoe_relay_bytes(layer, parts),
                          (unsigned long long)c->options.tensor_bytes_max);
     *ret_worker = layer->experts[expert].worker;
-    return 0;
+    return layer->sharded && !may_wait ? smoe_sharded_reachable(c, l, why) : 0;
 }
 
 static uint32_t find_free(const struct smoe_core *c)
@@ -109,7 +114,8 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     uint64_t number;
     bool may_wait = !(m->parts & SMOE_STATE_GRADIENT); /* what is committed is the same anywhere */
     int rc = check_target(c, trainer, m->layer, m->expert, m->parts, may_wait, &relay.worker, &why);
-    relay.waiting = rc == 0 && !can_be_asked(c, m->layer, relay.worker);
+    bool sharded = rc == 0 && c->layers[m->layer].sharded;
+    relay.waiting = rc == 0 && (sharded || !can_be_asked(c, m->layer, relay.worker));
     if (rc == 0)
         rc = smoe_relay_remember(c, &relay, &number, &why);
     if (rc) {
@@ -117,7 +123,9 @@ void smoe_relay_fetch(struct smoe_core *c, uint32_t trainer, const struct smoe_m
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
-    if (!relay.waiting)
+    if (sharded)
+        smoe_sharded_serve_fetches(c, m->layer);
+    else if (!relay.waiting)
         ask(c, relay_at(c, number));
 }
 
@@ -180,14 +188,20 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     if (rc == 0 && m->step != c->layers[m->layer].step)
         rc = smoe_fail(&why, SMOE_EFIELD, "step %llu: the layer is at step %llu: RESTORE it first",
                        (unsigned long long)m->step, (unsigned long long)c->layers[m->layer].step);
-    if (rc == 0) {
+    bool sharded = rc == 0 && c->layers[m->layer].sharded;
+    if (rc == 0 && !sharded) {
         relay.follower = c->layers[m->layer].experts[m->expert].follower;
         relay.follower_stored = relay.follower == SMOE_NONE;
-        rc = smoe_relay_remember(c, &relay, &number, &why);
     }
+    rc = rc ? rc : smoe_relay_remember(c, &relay, &number, &why);
     if (rc) {
         smoe_fail_at(&why, rc, "EXPERT_STORE");
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
+        return;
+    }
+    if (sharded) {
+        c->layers[m->layer].learned = true;
+        smoe_sharded_store(c, relay_at(c, number));
         return;
     }
     smoe_copies_void(c, m->layer, m->expert); /* what is on its way to a new follower is older */
@@ -223,7 +237,7 @@ void smoe_relay_state(struct smoe_core *c, uint32_t worker, const struct smoe_ms
     struct smoe_message *out =
         smoe_core_send(c, c->trainers[r->trainer].session, SMOE_MSG_EXPERT_STATE);
     out->expert_state =
-        (struct smoe_msg_expert_state){r->request, r->layer, r->expert, r->parts, m->step};
+        (struct smoe_msg_expert_state){r->request, r->layer, r->expert, r->parts, m->step, 0, 0, 0};
     smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 
@@ -259,7 +273,7 @@ void smoe_relay_drop_layer(struct smoe_core *c, uint32_t layer, const char *sent
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != layer)
             continue;
-        r->used = false;
+        r->used = false; /* copies, which are nobody's, are void already */
         smoe_core_refuse(c, c->trainers[r->trainer].session, SMOE_ELOST, sentence, false, 0,
                          r->request);
     }
@@ -289,7 +303,7 @@ void smoe_relay_drop(struct smoe_core *c, uint32_t trainer, uint32_t worker)
             continue;
         if (r->trainer == trainer)
             r->used = false;
-        else if (worker != SMOE_NONE && !r->waiting &&
+        else if (worker != SMOE_NONE && !r->waiting && !c->layers[r->layer].sharded &&
                  (r->worker == worker || r->follower == worker))
             worker_left(c, r, worker);
     }

@@ -23,31 +23,40 @@
 
 #include "common/base/assert.h"
 #include "daemon/core/conduct.h"
+#include "daemon/core/sharded.h"
 
 static void await(struct smoe_step *s, uint32_t worker)
 {
-    uint64_t bit = UINT64_C(1) << (worker % 64);
-    s->n_awaiting += !(s->awaiting[worker / 64] & bit);
-    s->awaiting[worker / 64] |= bit;
+    s->awaiting[worker / 64] |= UINT64_C(1) << (worker % 64);
 }
 
-/* Hosts and followers of the step's layers, each once: calls them out through the bitmap and returns the
- * count. All its layers are ready, so every expert has a host. */
-static uint32_t await_hosts(struct smoe_core *c, uint32_t trainer)
+static void await_layer(const struct smoe_core *c, struct smoe_step *s,
+                        const struct smoe_layer *layer)
+{
+    if (layer->sharded)
+        smoe_sharded_participants(layer->sharded, s->awaiting);
+    for (uint32_t e = 0; !layer->sharded && e < layer->shape.experts; e++) {
+        const struct smoe_expert_view *x = &layer->experts[e];
+        smoe_assert(x->worker < c->fleet.n_used);
+        await(s, x->worker);
+        if (x->follower != SMOE_NONE)
+            await(s, x->follower);
+    }
+}
+
+/* Hosts and followers of the step's layers, each once: calls them out through the bitmap. All its layers are
+ * ready, so every expert has a host. */
+static void await_hosts(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
-    memset(s->awaiting, 0, (c->options.limits.workers_max / 64 + 1) * sizeof *s->awaiting);
+    uint32_t words = c->options.limits.workers_max / 64 + 1;
+    memset(s->awaiting, 0, words * sizeof *s->awaiting);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if (s->layers >> l & 1)
+            await_layer(c, s, &c->layers[l]);
     s->n_awaiting = 0;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        for (uint32_t e = 0; (s->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
-            const struct smoe_expert_view *x = &c->layers[l].experts[e];
-            smoe_assert(x->worker < c->fleet.n_used);
-            await(s, x->worker);
-            if (x->follower != SMOE_NONE)
-                await(s, x->follower);
-        }
-    }
-    return s->n_awaiting;
+    for (uint32_t i = 0; i < words; i++)
+        s->n_awaiting += (uint32_t)__builtin_popcountll(s->awaiting[i]);
 }
 
 static bool awaited(const struct smoe_step *s, uint32_t worker)
@@ -70,15 +79,25 @@ static bool hosts_ready(const struct smoe_core *c, uint64_t layers)
     return true;
 }
 
+/* What the worker said of its shards in the trainer's step. */
+static double *norm_of(struct smoe_core *c, uint32_t trainer, uint32_t worker)
+{
+    return &c->sharding->norms[(size_t)trainer * c->options.limits.workers_max + worker];
+}
+
 static void ask_norms(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     t->step.phase = SMOE_STEP_NORM;
     t->step.attempt = t->attempt;
     t->step.square_norm = 0;
+    if (c->sharding) /* of an attempt that ended, somebody's may be there */
+        memset(norm_of(c, trainer, 0), 0, c->fleet.n_used * sizeof(double));
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (t->step.layers >> l & 1)
+        if ((t->step.layers >> l & 1) && !c->layers[l].sharded)
             smoe_standing_leave_absent(c, l);
+        else if (t->step.layers >> l & 1)
+            smoe_exchange_begin(c, l, SMOE_EXCHANGE_GRADIENTS);
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         if (!awaited(&t->step, w))
@@ -86,7 +105,9 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
         const uint32_t *layers;
         const struct smoe_layer_experts *gradients;
         size_t n = smoe_layers_on_worker(c, t->step.layers, w, &layers);
+        const struct smoe_layer_hosts *hosts;
         size_t n_gradients = smoe_copies_gradients(c, t->step.layers, w, &gradients);
+        size_t n_hosts = smoe_sharded_hosts_of(c, t->step.layers, w, &hosts);
         struct smoe_msg_step_prepare *m =
             &smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_PREPARE)->step_prepare;
         m->step = t->step.number;
@@ -98,6 +119,8 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
         m->owner = trainer;
         m->gradients = gradients;
         m->n_gradients = n_gradients;
+        m->hosts = hosts;
+        m->n_hosts = n_hosts;
     }
 }
 
@@ -121,7 +144,8 @@ bool smoe_step_settled(const struct smoe_core *c, uint32_t trainer)
 void smoe_step_advance(struct smoe_core *c, uint32_t trainer)
 {
     if (smoe_step_settled(c, trainer) &&
-        !smoe_copies_under_way(c, c->trainers[trainer].step.layers))
+        !smoe_copies_under_way(c, c->trainers[trainer].step.layers) &&
+        !smoe_exchange_under_way(c, c->trainers[trainer].step.layers))
         ask_norms(c, trainer);
 }
 
@@ -217,6 +241,9 @@ void smoe_step_abort(struct smoe_core *c, uint32_t trainer)
     if (t->step.phase == SMOE_STEP_NONE)
         return;
     smoe_assert(t->step.phase != SMOE_STEP_COMMITTING);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        if ((t->step.layers >> l & 1) && c->layers[l].sharded && t->step.phase == SMOE_STEP_NORM)
+            smoe_exchange_void(c, l);
     t->step.phase = SMOE_STEP_NONE; /* the Reset that follows an abort unstages it on the workers */
     unname_batches(t);
 }
@@ -256,11 +283,17 @@ static bool sum_norms(struct smoe_core *c, uint32_t trainer)
     struct smoe_step *s = &c->trainers[trainer].step;
     s->square_norm = s->dense_square_norm;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        for (uint32_t e = 0; (s->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
+        for (uint32_t e = 0;
+             (s->layers >> l & 1) && !c->layers[l].sharded && e < c->layers[l].shape.experts; e++) {
             if (c->layers[l].experts[e].square_norm < 0)
                 return false;
             s->square_norm += c->layers[l].experts[e].square_norm;
         }
+    for (uint32_t w = 0; c->sharding && w < c->fleet.n_used; w++) {
+        if (*norm_of(c, trainer, w) < 0)
+            return false;
+        s->square_norm += *norm_of(c, trainer, w);
+    }
     return true; /* far below what a StepDone may carry */
 }
 
@@ -295,6 +328,8 @@ void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_
                 layer->experts[m->layers[i].experts[j]].square_norm =
                     credible(m->layers[i].square_norms[j]);
     }
+    if (c->sharding)
+        *norm_of(c, trainer, worker) = credible(m->shards);
     if (!answered(&c->trainers[trainer].step, worker))
         return;
     if (sum_norms(c, trainer))
@@ -333,6 +368,8 @@ static void announce(struct smoe_core *c, uint32_t trainer)
         layer->attempt = s->attempt;
         layer->done = s->done;
         layer->learned = true;
+        if (layer->sharded)
+            smoe_sharded_committed(c, l);
     }
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++)

@@ -22,7 +22,8 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
+#include "daemon/core/state_relay.h"
 
 /* ---- hello and goodbye ---- */
 
@@ -278,7 +279,11 @@ static void rewind_layers(struct smoe_core *c, uint32_t trainer, uint64_t step)
         layer->done = t->last_done;
         layer->learned = true;
         c->journal_due |= UINT64_C(1) << l;
+        if (layer->sharded)
+            smoe_sharded_rewound(c, l);
     }
+    if (c->sharding)
+        smoe_layers_advance(c); /* who holds something must know the step before its states come */
 }
 
 /* Has it declared a layer whose experts stand nowhere yet? There is nothing to restore into. */

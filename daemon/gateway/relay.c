@@ -72,6 +72,19 @@ static int visit_list(struct smoe_gateway *gw, uint32_t parcel, bool with_scores
     return 0;
 }
 
+/* Nothing is copied: the pieces go out of the blob in which they came. */
+static int cut(const struct smoe_action *a, struct smoe_blob *blob, struct smoe_segment *segments,
+               size_t *ret_n)
+{
+    for (uint32_t i = 0; i < a->cut.n; i++) {
+        uint64_t at = i * a->cut.stride + a->cut.offset;
+        smoe_assert(at + a->cut.bytes <= blob->bytes);
+        segments[i] = (struct smoe_segment){smoe_blob_ref(blob), blob->data + at, a->cut.bytes};
+    }
+    *ret_n = a->cut.n;
+    return 0;
+}
+
 int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *a,
                         struct smoe_blob *blob, struct smoe_segment segments[SMOE_SEGMENTS_MAX],
                         size_t *ret_n)
@@ -93,6 +106,8 @@ int smoe_relay_segments(struct smoe_gateway *gw, const struct smoe_action *a,
     case SMOE_TENSOR_DX:
         rc = visit_list(gw, a->parcels[0], false, &segments[0]);
         break;
+    case SMOE_TENSOR_CUT:
+        return cut(a, blob, segments, ret_n);
     case SMOE_TENSOR_PASS:
         segments[0] = (struct smoe_segment){smoe_blob_ref(blob), blob->data, blob->bytes};
         break;

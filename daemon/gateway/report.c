@@ -154,6 +154,42 @@ static cJSON *workers_json(const struct smoe_core *core, uint64_t now_ns)
     return list;
 }
 
+static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smoe_layer_view *layer,
+                      uint32_t expert)
+{
+    cJSON *list = cJSON_AddArrayToObject(o, "hosts");
+    for (uint32_t r = layer->replica_first[expert]; r < layer->replica_first[expert + 1]; r++)
+        cJSON_AddItemToArray(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
+}
+
+/* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
+static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
+                       const struct smoe_layer_view *layer)
+{
+    cJSON *list = cJSON_AddArrayToObject(o, "shards");
+    uint64_t single = 0;
+    for (uint32_t i = 0; i < layer->map->n_pieces; i++)
+        single +=
+            layer->map->pieces[i].follower == SMOE_SHARD_NONE ? layer->map->pieces[i].length : 0;
+    for (uint32_t w = 0; w < fleet->n_used; w++) {
+        uint64_t owned = 0, followed = 0;
+        for (uint32_t i = 0; i < layer->map->n_pieces; i++) {
+            const struct smoe_shard_piece *p = &layer->map->pieces[i];
+            owned += p->owner == w ? p->length : 0;
+            followed += p->follower == w ? p->length : 0;
+        }
+        if (!owned && !followed)
+            continue;
+        cJSON *x = cJSON_CreateObject();
+        cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
+        add_u64(x, "owned", owned);
+        add_u64(x, "followed", followed);
+        cJSON_AddItemToArray(list, x);
+    }
+    add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
+    add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
+}
+
 /* The frozen router in force, or null. */
 static void add_router(cJSON *o, const struct smoe_frozen_head *router)
 {
@@ -220,8 +256,12 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
         add_u64(x, "visits", expert->account.submitted);
         add_u64(x, "in_flight", expert->account.in_flight);
         add_double(x, "share", total ? (double)expert->account.submitted / (double)total : 0);
+        if (layer->sharded)
+            add_hosts(x, fleet, layer, e);
         cJSON_AddItemToArray(list, x);
     }
+    if (layer->sharded)
+        add_shards(o, fleet, layer);
     return o;
 }
 

@@ -258,11 +258,7 @@ static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
     struct smoe_gateway_options o = {
         .core =
             {
-                .limits = {.workers_max = (uint32_t)s->workers_max,
-                           .trainers_max = (uint32_t)s->trainers_max,
-                           .batches_max = (uint32_t)s->batches_max,
-                           .parcels_max = (uint32_t)s->parcels_max,
-                           .slot_tokens_max = (uint32_t)s->slot_tokens_max},
+                .limits = smoe_daemon_core_limits(s),
                 .settings = smoe_daemon_core_settings(s),
                 .epoch = epoch,
                 .restored = &restored,
@@ -279,6 +275,7 @@ static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
         .trace_context = d,
     };
     o.core.trace_bytes_max = s->trace_buffer_bytes / 2;
+    smoe_daemon_placement(s, &o.core);
     snprintf(o.core.software, sizeof o.core.software, "stablemoed %s", d->start->version);
     rc = smoe_store_start(d->store, &d->loop, on_written, d);
     d->store_started = rc == 0;

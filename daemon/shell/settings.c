@@ -2,11 +2,13 @@
 #include "daemon/shell/settings.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "common/io/log.h"
 #include "daemon/shell/guard.h"
 #include "daemon/shell/peers.h"
 
+#define PINNED            "pinned"
 #define OTHER_DESCRIPTORS 128 /* than peers': those who ask, files, libuv's own */
 
 #define AT(member) SMOE_OPTION_AT(struct smoe_daemon_settings, member)
@@ -106,6 +108,14 @@ const struct smoe_option smoe_daemon_options[] = {
     {"fleet", "quarantine", SMOE_DURATION, .standard = "10min", .min = 1e8, .max = 3.6e14,
      AT(quarantine_ns), .reloadable = true,
      .help = "for so long after its last strike it is not let in"},
+    {"placement", "rule", SMOE_STRING, .standard = "pinned", AT(placement_rule),
+     .help = "pinned: an expert stands on one worker, a second copy of all its state follows on "
+             "another. Or how sharded layers are placed anew at every step: highest-averages, "
+             "static, symi, eplb, interval=N. For layers declared from then on"},
+    {"placement", "average", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 0.999,
+     AT(placement_average),
+     .help = "share of the past in the moving average of popularity that a rule plans by; 0: the "
+             "last step alone"},
 
     {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
      AT(budget_w), .reloadable = true,
@@ -187,6 +197,12 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
                          "net.status: %s is not a loopback address, and the status is for this "
                          "machine only: forward it (ssh -L), or ask the Unix socket",
                          text);
+    struct smoe_place_rule rule;
+    if (strcmp(s->placement_rule, PINNED) != 0 && !smoe_place_parse(s->placement_rule, &rule))
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "placement.rule: \"%s\" is neither pinned, highest-averages, static, "
+                         "symi, eplb nor interval=N",
+                         s->placement_rule);
     if (s->window_bytes > s->tensors_bytes_max)
         return smoe_fail(why, SMOE_ECONFIG, "trainers.window: larger than limits.tensors");
     if (s->tensor_bytes_max > s->tensors_bytes_max)
@@ -222,9 +238,24 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
     };
 }
 
+struct smoe_core_limits smoe_daemon_core_limits(const struct smoe_daemon_settings *s)
+{
+    return (struct smoe_core_limits){.workers_max = (uint32_t)s->workers_max,
+                                     .trainers_max = (uint32_t)s->trainers_max,
+                                     .batches_max = (uint32_t)s->batches_max,
+                                     .parcels_max = (uint32_t)s->parcels_max,
+                                     .slot_tokens_max = (uint32_t)s->slot_tokens_max};
+}
+
+void smoe_daemon_placement(const struct smoe_daemon_settings *s, struct smoe_core_options *ret)
+{
+    ret->sharded = strcmp(s->placement_rule, PINNED) != 0 &&
+                   smoe_place_parse(s->placement_rule, &ret->placement);
+    ret->placement.average = s->placement_average;
+}
+
 unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *s)
 {
-    const struct smoe_core_limits limits = {.workers_max = (uint32_t)s->workers_max,
-                                            .trainers_max = (uint32_t)s->trainers_max};
+    const struct smoe_core_limits limits = smoe_daemon_core_limits(s);
     return smoe_core_sessions_max(&limits) + OTHER_DESCRIPTORS;
 }

@@ -26,6 +26,9 @@ struct smoe_daemon_settings {
     /* fleet */
     uint64_t workers_min, workers_max, copies;
     uint64_t silence_ns, worker_lease_ns, quarantine_ns, strikes_max;
+    /* placement */
+    char placement_rule[24]; /* "pinned", or as smoe_place_parse takes it */
+    double placement_average;
     /* energy */
     double budget_w, cap_w;
     double prior_cycles_per_flop, prior_busy_w, prior_static_w;
@@ -51,6 +54,10 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
 
 /* The reloadable part, as the core takes it. */
 struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_settings *s);
+
+/* The rest of it, fixed while the daemon runs. */
+struct smoe_core_limits smoe_daemon_core_limits(const struct smoe_daemon_settings *s);
+void smoe_daemon_placement(const struct smoe_daemon_settings *s, struct smoe_core_options *ret);
 
 /* How many descriptors a daemon with these settings has at most. */
 unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *settings);

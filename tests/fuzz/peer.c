@@ -634,8 +634,8 @@ static void say_norm(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
     size_t n = p->prepare.n_layers;
     for (size_t i = 0; i < n; i++)
         layers[i] = (struct smoe_layer_norms){p->prepare_layers[i], experts, norms, 8};
-    m.step_norm = (struct smoe_msg_step_norm){p->prepare.step, p->prepare.attempt + (how == 254),
-                                              layers, n, p->prepare.owner};
+    m.step_norm = (struct smoe_msg_step_norm){
+        p->prepare.step, p->prepare.attempt + (how == 254), layers, n, p->prepare.owner, 0};
     say(p, &m, 0, out);
     p->prepare_due = false;
 }
@@ -675,7 +675,7 @@ static void say_state(struct fuzz_peer *p, uint8_t how, struct fuzz_stream *out)
     const struct smoe_msg_expert_fetch *f = &asked.expert_fetch;
     uint64_t step = how ? how % 4 : p->held[f->layer % FUZZ_LAYERS].step;
     m.expert_state =
-        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, step};
+        (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts, step, 0, 0, 0};
     say(p, &m, state_bytes(&p->shapes[f->layer % FUZZ_LAYERS], f->parts) + (how == 255), out);
 }
 

@@ -31,6 +31,22 @@ Test(random_worlds, two_hundred_worlds_finish_and_count_every_visit_once)
     cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
 }
 
+/* Here daemons stay: what sharded layers are is not journalled. Workers die as they do above. */
+Test(random_worlds, a_hundred_worlds_of_sharded_layers_finish)
+{
+    const struct smoe_story *story = smoe_story_find("random_sharded");
+    uint32_t losses = 0;
+    for (uint64_t seed = 1; seed <= WORLDS / 2; seed++) {
+        struct smoe_story_end end;
+        smoe_story_tell(story, seed, false, &end);
+        cr_assert_eq(end.code, 0,
+                     "stablemoe-sim story random_sharded --seeds %" PRIu64 " --messages: %s", seed,
+                     end.why.text);
+        losses += end.losses;
+    }
+    cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
+}
+
 Test(random_worlds, two_hundred_tortured_worlds_finish_too)
 {
     for (uint64_t seed = 1; seed <= WORLDS; seed++)

@@ -64,9 +64,16 @@ STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behin
 STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
 STORY(experts_of_step_0_are_bound_to_nobody, seed_again)
 STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
+STORY(slots_and_shards_step_as_one_process_does, sharded)
+STORY(every_rule_places_a_layer_anew_and_loses_nothing, sharded_rules)
+STORY(two_sharded_layers_are_each_placed_alone, sharded_layers)
+STORY(a_holder_may_die_in_any_phase_of_an_iteration, sharded_phases)
+STORY(a_connection_may_break_in_any_phase_of_an_iteration, sharded_reset)
+STORY(newcomers_get_a_part_and_drained_workers_give_theirs_away, sharded_joins)
+STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 36);
+    cr_assert_eq(smoe_stories_len, 44);
 }

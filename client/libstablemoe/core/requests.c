@@ -334,6 +334,33 @@ void smoe_requests_start_over(struct smoe_uplink *u)
         u->requests[i].sent = false;
 }
 
+static const struct smoe_layer_shape *shape_of(const struct smoe_uplink *u,
+                                               const struct smoe_uplink_request *r)
+{
+    return &u->layers[r->message.expert_fetch.layer].shape;
+}
+
+#define PIECE_PARTS (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS)
+
+static size_t piece_vectors(const struct smoe_layer_shape *shape)
+{
+    return smoe_uplink_elements(shape, PIECE_PARTS) / smoe_uplink_params(shape);
+}
+
+/* A piece of a sharded expert: weights and moments of its elements, whatever was asked for. */
+static int expect_piece(const struct smoe_uplink *u, const struct smoe_uplink_request *r,
+                        const struct smoe_msg_expert_state *m, size_t bytes, struct smoe_why *why)
+{
+    const struct smoe_layer_shape *shape = shape_of(u, r);
+    size_t params = smoe_uplink_params(shape);
+    if (m->parts != PIECE_PARTS || m->offset >= params || m->length > params - m->offset ||
+        bytes != piece_vectors(shape) * m->length * u->options.real_bytes)
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "EXPERT_STATE: %zu bytes for %llu elements at %llu of %zu", bytes,
+                         (unsigned long long)m->length, (unsigned long long)m->offset, params);
+    return 0;
+}
+
 int smoe_request_expect(const struct smoe_uplink *u, const struct smoe_msg_expert_state *m,
                         size_t bytes, struct smoe_why *why)
 {
@@ -341,10 +368,49 @@ int smoe_request_expect(const struct smoe_uplink *u, const struct smoe_msg_exper
     if (!smoe_request_index(m->request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) ||
         !u->requests[i].used || u->requests[i].message.type != SMOE_MSG_EXPERT_FETCH)
         return SMOE_CHANNEL_SKIP;
+    if (m->length)
+        return expect_piece(u, &u->requests[i], m, bytes, why);
     if (bytes != u->requests[i].bytes)
         return smoe_fail(why, SMOE_ESHAPE, "EXPERT_STATE: raw part of %zu bytes, expected %zu",
                          bytes, u->requests[i].bytes);
     return 0;
+}
+
+/* Copies what was asked for of the piece to its places; false: there is no memory. */
+static bool take_piece(struct smoe_uplink *u, struct smoe_uplink_request *r,
+                       const struct smoe_msg_expert_state *m, const struct smoe_blob *blob)
+{
+    const struct smoe_layer_shape *shape = shape_of(u, r);
+    size_t real = u->options.real_bytes, params = smoe_uplink_params(shape), to = 0;
+    uint32_t parts = r->message.expert_fetch.parts;
+    if (!r->values)
+        r->values = smoe_blob_new(NULL, r->bytes);
+    if (!r->values)
+        return false;
+    if (r->series != m->series)
+        r->elements = 0;
+    r->series = m->series;
+    for (size_t v = 0; v < piece_vectors(shape); v++) {
+        if (!(parts & (v ? SMOE_STATE_MOMENTS : SMOE_STATE_WEIGHTS)))
+            continue;
+        memcpy(r->values->data + (to++ * params + m->offset) * real,
+               blob->data + v * m->length * real, m->length * real);
+    }
+    r->elements += m->length;
+    r->done = r->elements >= params;
+    return true;
+}
+
+void smoe_request_piece(struct smoe_uplink *u, const struct smoe_msg_expert_state *m,
+                        const struct smoe_blob *blob)
+{
+    uint32_t i;
+    if (!smoe_request_index(m->request, SMOE_REQUEST_STATE, SMOE_REQUESTS_MAX, &i) ||
+        !u->requests[i].used || u->requests[i].done)
+        return;
+    if (!take_piece(u, &u->requests[i], m, blob))
+        (void)smoe_request_failed(u, m->request, SMOE_ENOMEMORY,
+                                  "out of memory for an expert's state");
 }
 
 void smoe_request_answered(struct smoe_uplink *u, uint64_t request, struct smoe_blob *blob)

@@ -230,7 +230,10 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         start_over(u);
         return 0;
     case SMOE_MSG_EXPERT_STATE:
-        smoe_request_answered(u, m->expert_state.request, blob);
+        if (m->expert_state.length)
+            smoe_request_piece(u, &m->expert_state, blob);
+        else
+            smoe_request_answered(u, m->expert_state.request, blob);
         return 0;
     case SMOE_MSG_EXPERT_STORED:
         smoe_request_answered(u, m->expert_stored.request, NULL);

@@ -117,6 +117,8 @@ struct smoe_uplink_request {
     struct smoe_message message; /* EXPERT_FETCH or EXPERT_STORE, with our layer number */
     struct smoe_blob *values;    /* to store, or fetched */
     size_t bytes;                /* expected */
+    size_t elements;             /* fetched piece by piece: so many have come, */
+    uint64_t series;             /* of this series */
     int code;
     struct smoe_why why;
 };

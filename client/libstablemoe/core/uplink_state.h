@@ -69,6 +69,9 @@ void smoe_request_answered(struct smoe_uplink *uplink, uint64_t request, struct 
 bool smoe_request_failed(struct smoe_uplink *uplink, uint64_t request, int code,
                          const char *sentence);
 void smoe_step_pump(struct smoe_uplink *uplink);
+/* A piece of a sharded expert's state has come. */
+void smoe_request_piece(struct smoe_uplink *uplink, const struct smoe_msg_expert_state *m,
+                        const struct smoe_blob *blob);
 int smoe_request_expect(const struct smoe_uplink *uplink, const struct smoe_msg_expert_state *m,
                         size_t bytes, struct smoe_why *why);
 void smoe_step_answered(struct smoe_uplink *uplink, const struct smoe_msg_step_done *m);

@@ -127,6 +127,8 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
         .busy_watts = *a->options.energy_source ? a->options.busy_watts : 0,
         .budget_watts = a->options.budget_watts,
         .cap_watts = a->options.cap_watts,
+        .memory_bytes = a->options.experts_bytes_max,
+        .expert_slots = a->options.expert_slots,
     };
     memcpy(m.hello.name, a->options.id, sizeof m.hello.name);
     memcpy(m.hello.software, a->options.software, sizeof m.hello.software);
@@ -161,39 +163,6 @@ bool smoe_agent_welcomed(const struct smoe_agent *a)
     return a->link == SMOE_LINK_UP;
 }
 
-/* What is still held, for a gateway that may know it. */
-static void send_inventory(struct smoe_agent *a)
-{
-    struct smoe_inventory_layer layers[SMOE_LAYERS_MAX];
-    uint32_t *experts = malloc(SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *experts);
-    struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
-    size_t n = 0, listed = 0;
-    for (uint32_t l = 0; experts && l < SMOE_LAYERS_MAX; l++) {
-        const struct smoe_held_layer *held = &a->experts.layers[l];
-        if (!held->used || !held->run)
-            continue;
-        struct smoe_inventory_layer *to = &layers[n++];
-        *to = (struct smoe_inventory_layer){.run = held->run,
-                                            .step = held->step,
-                                            .attempt = held->attempt,
-                                            .shape = held->shape,
-                                            .experts = experts + listed,
-                                            .staged_step = held->staged_step,
-                                            .staged_attempt = held->staged_attempt};
-        memcpy(to->name, held->name, sizeof to->name);
-        for (uint32_t e = 0; e < held->shape.experts; e++)
-            if (smoe_experts_current(&a->experts, held, e))
-                experts[listed++] = e;
-        to->n_experts = (size_t)(experts + listed - to->experts);
-    }
-    m.inventory = (struct smoe_msg_inventory){layers, n};
-    if (experts)
-        smoe_agent_send(a, &m, NULL, 0);
-    else
-        a->speechless = true; /* an empty one would say that all is lost */
-    free(experts);
-}
-
 static int on_welcome(struct smoe_agent *a, const struct smoe_msg_welcome *m, struct smoe_why *why)
 {
     if (m->epoch < a->epoch)
@@ -206,7 +175,7 @@ static int on_welcome(struct smoe_agent *a, const struct smoe_msg_welcome *m, st
     a->silence_ns = m->silence_ms_max * UINT64_C(1000000);
     a->channel.tensor_bytes_max = m->tensor_bytes_max;
     a->link = SMOE_LINK_UP;
-    send_inventory(a);
+    smoe_agent_send_inventory(a);
     return 0;
 }
 
@@ -226,6 +195,8 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
         rc = smoe_agent_backprop_bytes(a, &m->backprop, &bytes, why);
     } else if (m->type == SMOE_MSG_PARCEL_INPUTS) {
         rc = smoe_agent_parcel_inputs_bytes(a, &m->parcel_inputs, &bytes, why);
+    } else if (m->type == SMOE_MSG_SHARD_PART) {
+        rc = smoe_agent_shard_bytes(a, &m->shard_part, &bytes, why);
     } else {
         bool sum = m->type == SMOE_MSG_STEP_GRADIENT;
         if (sum && !smoe_agent_step_wants(a, &m->step_gradient))
@@ -289,6 +260,8 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
     case SMOE_MSG_EXPERT_FETCH:
     case SMOE_MSG_EXPERT_STORE:
     case SMOE_MSG_STEP_GRADIENT:
+    case SMOE_MSG_SHARD_ASK:
+    case SMOE_MSG_SHARD_PART:
         return smoe_agent_state(a, m, blob, why);
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};

@@ -44,6 +44,7 @@ struct smoe_agent_options {
     uint64_t freq_states_khz[SMOE_FREQ_STATES_MAX]; /* P-states, rising; of what the driver takes */
     uint32_t n_freq_states;                         /* 0: any frequency */
     uint64_t experts_bytes_max;                     /* memory of expert states */
+    uint32_t expert_slots; /* of a sharded layer that it serves at a time; 0: as memory allows */
     uint64_t tensors_bytes_max; /* raw parts coming in, results, kept activations */
     uint64_t inbox_bytes_max;   /* of these, visits whose forward is not done: said in Hello */
     uint32_t parcels_max;       /* parcels held at a time; 0: SMOE_AGENT_PARCELS_MAX */

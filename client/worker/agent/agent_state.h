@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
- * visits and the tasks they become; memory.c what gives way when memory is short; steps.c the optimizer step; check.c the invariants.
+ * visits and the tasks they become; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
+ * workers that share layers send each other; check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
 #define SMOE_AGENT_AGENT_STATE_H
@@ -45,6 +46,7 @@ struct smoe_agent_parcel {
 
 enum smoe_agent_step_phase {
     SMOE_AGENT_STEP_NONE,
+    SMOE_AGENT_STEP_SUMS, /* local sums of other hosts are still to come */
     SMOE_AGENT_STEP_NORM,
     SMOE_AGENT_STEP_NORMED,
     SMOE_AGENT_STEP_STAGING,
@@ -58,11 +60,12 @@ struct smoe_agent_step {
     uint32_t layers[SMOE_LAYERS_MAX]; /* the daemon's numbers, rising */
     size_t n_layers;
     uint32_t n_tasks; /* tasks of the phase not done yet */
+    uint64_t n_sums;  /* SUMS: of them, one a host and expert, not whole yet */
     double divisor, clip_scale;
     struct smoe_step_optimizer optimizer;
 };
 
-/* An expert-state message that waits for a task on the expert to end. */
+/* A message about an expert's state that waits for a task on the expert to end. */
 struct smoe_deferred {
     struct smoe_list link;
     uint32_t expert, serial;
@@ -150,6 +153,10 @@ void smoe_agent_step_commit(struct smoe_agent *agent, const struct smoe_msg_step
 void smoe_agent_reset(struct smoe_agent *agent, const struct smoe_msg_reset *m);
 /* Is there a step that waits for this gradient sum, on a copy of the expert held here? */
 bool smoe_agent_step_wants(struct smoe_agent *agent, const struct smoe_msg_step_gradient *m);
+/* The step that the layer takes part in, or NULL. */
+struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *agent, uint32_t layer);
+/* One more local sum is whole: with the last one the norms begin. */
+void smoe_agent_step_summed(struct smoe_agent *agent, struct smoe_agent_step *step);
 /* Throws away the step that the daemon's layer number is part of. */
 void smoe_agent_step_cancel(struct smoe_agent *agent, uint32_t layer);
 bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
@@ -158,12 +165,26 @@ bool smoe_agent_steps_compute(const struct smoe_agent *agent);
 void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 
 /* ---- state.c ---- */
+/* What is still held, for a gateway that may know it. */
+void smoe_agent_send_inventory(struct smoe_agent *agent);
 void smoe_agent_host(struct smoe_agent *agent, const struct smoe_msg_host *host);
 /* Fetch, store or gradient sum, at once or after the task that runs on the expert. */
 int smoe_agent_state(struct smoe_agent *agent, const struct smoe_message *m, struct smoe_blob *blob,
                      struct smoe_why *why);
 void smoe_agent_run_deferred(struct smoe_agent *agent, uint32_t expert);
 void smoe_agent_drop_deferred(struct smoe_agent *agent);
+
+/* ---- exchange.c ---- */
+/* Bytes the raw part must have; SMOE_CHANNEL_SKIP if it is of another step, or a code and a sentence. */
+int smoe_agent_shard_bytes(struct smoe_agent *agent, const struct smoe_msg_shard_part *m,
+                           uint64_t *ret_bytes, struct smoe_why *why);
+/* Of a step that is over, or of a state that was replaced: nobody waits for an answer. */
+bool smoe_agent_shard_is_late(struct smoe_agent *agent, const struct smoe_message *m);
+/* The store's number of the expert, slot or shard that the message reads or writes, or SMOE_NO_EXPERT. */
+uint32_t smoe_agent_shard_subject(struct smoe_agent *agent, const struct smoe_message *m);
+/* Carries out ShardAsk or ShardPart, now that no task runs on its subject. */
+void smoe_agent_shard(struct smoe_agent *agent, const struct smoe_message *m,
+                      const struct smoe_blob *blob);
 
 /* ---- agent.c ---- */
 /* Queues a message to the gateway; a failure ends the connection at the next opportunity. */

@@ -61,6 +61,8 @@ static void check_steps(const struct smoe_agent *a)
                      a->steps[i].phase == SMOE_AGENT_STEP_STAGING;
         smoe_assert(tasks[i] == (waits ? a->steps[i].n_tasks : 0));
         smoe_assert(!waits || a->steps[i].n_tasks);
+        smoe_assert((a->steps[i].phase == SMOE_AGENT_STEP_SUMS) == (a->steps[i].n_sums > 0) ||
+                    a->steps[i].phase == SMOE_AGENT_STEP_NONE);
     }
 }
 

@@ -11,6 +11,11 @@
  *
  * Per expert with P parameters: 4 P reals for SGD with momentum's now and staged vectors, 6 P for
  * AdamW's, and P for the gradient sum.
+ *
+ * Of a sharded layer a worker holds slots and shards instead. A slot serves the visits of one expert: weights, the
+ * weights of the next step as they come, and the gradient sum, 3 P. A shard is a part of every expert's
+ * optimizer state (shards.h), t elements of each expert: a small expert that serves nothing and takes part in
+ * every step, 7 t with AdamW, and for a while the local sums of all hosts.
  */
 #ifndef SMOE_AGENT_EXPERTS_H
 #define SMOE_AGENT_EXPERTS_H
@@ -18,6 +23,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "client/worker/agent/shards.h"
 #include "client/worker/agent/task.h"
 #include "proto/wire.h"
 
@@ -36,7 +42,24 @@ struct smoe_held_layer {
     struct smoe_ffn_shape ffn;
     size_t n_params;
     uint64_t forward_flops;
-    uint32_t *expert_at; /* [shape.experts] the store's number of the expert, or SMOE_NO_EXPERT */
+    uint32_t *expert_at; /* [n_entries] the store's number of the expert, or SMOE_NO_EXPERT */
+    uint32_t n_entries;  /* shape.experts; sharded: the shards of as many experts follow */
+
+    /* Sharded layers */
+    bool sharded;
+    struct smoe_shard_layout layout; /* of every shard */
+    uint32_t replicas;               /* hosts of all experts together */
+    smoe_real
+        *sums; /* [replicas, layout.elements] local sums of the hosts, by expert and rank; owned */
+    size_t *sum_elements; /* [replicas] of each, how many have come */
+    uint32_t
+        *first_sum; /* [shape.experts + 1] of each expert; all 0 while no step is being prepared */
+};
+
+enum smoe_held_kind {
+    SMOE_HELD_WHOLE, /* weights, moments, gradient sum */
+    SMOE_HELD_SLOT,  /* weights and gradient sum */
+    SMOE_HELD_SHARD, /* of weights, moments and gradient the layout's elements */
 };
 
 #define SMOE_NO_EXPERT  UINT32_MAX
@@ -47,6 +70,8 @@ struct smoe_held_expert {
     uint32_t serial; /* new with every expert that is started: is a number still the same expert? */
     uint32_t layer;  /* the store's number */
     uint32_t index;  /* within its layer */
+    enum smoe_held_kind kind;
+    size_t n_params;     /* elements of each vector */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
     uint64_t state_attempt;
     bool copy;   /* serves no visits */
@@ -62,6 +87,8 @@ struct smoe_held_expert {
     bool step_runs;     /* that task runs, and its step still wants to know */
     uint32_t step;      /* which of the agent's steps that is for */
     double square_norm; /* of the last NORM */
+    uint64_t fill;      /* a slot: number under which its weights come, */
+    size_t filled;      /* and how many of them have */
 };
 
 struct smoe_experts {
@@ -76,7 +103,7 @@ struct smoe_experts {
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts and copies of the layer. If there is no room for new ones
+/* Carries out Host: holds exactly these experts and copies, or slots and shards, of the layer. If there is no room for new ones
  * nothing changes; if memory itself is out, nothing of the layer is held.
  * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
@@ -91,12 +118,19 @@ struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t 
 /* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
 
+/* The store's number of the shard of an expert, or SMOE_NO_EXPERT. */
+uint32_t smoe_experts_shard(struct smoe_experts *store, uint32_t wire, uint32_t index);
+
 /* Is the layer's expert held with the state of the layer's step, and staged if the layer is? */
 bool smoe_experts_current(const struct smoe_experts *store, const struct smoe_held_layer *layer,
                           uint32_t index);
 
 /* Is the number still the expert that had this serial, and held? */
 bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32_t serial);
+
+/* Are all shards of the layer held with the state of the layer's step, and staged if the layer is? */
+bool smoe_experts_shards_current(const struct smoe_experts *store,
+                                 const struct smoe_held_layer *layer);
 
 /* The connection is gone: daemon's numbers mean nothing, uncommitted gradients are dropped, and so is
  * what is staged unless its layer says that the step was staged whole. */
@@ -111,8 +145,16 @@ void smoe_experts_clear(struct smoe_experts *store, uint32_t expert);
 /* A task on the expert is done: what waited for it happens now. */
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 
+/* Gradient sums of slots are in the step that was committed: they begin again. */
+void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer);
+
 /* The gradient sum that a copy's host sent. */
 void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
+
+/* Weights [n] of a slot at `offset`, under this number. When all have come the slot has the state of the layer's
+ * step; now, or when the running task is done. */
+void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
+                            size_t offset, size_t n, const smoe_real *weights);
 
 /* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
  * is written belongs to the message's step, which is the layer's from then on. */

@@ -48,6 +48,15 @@ static void release(struct smoe_agent *a, struct smoe_agent_parcel *p)
 
 /* ---- Decision ---- */
 
+/* Not a copy, nor a slot whose weights have not come. */
+static bool serves(const struct smoe_agent *a, uint32_t expert)
+{
+    const struct smoe_held_expert *e = &a->experts.experts[expert];
+    if (e->kind == SMOE_HELD_SLOT)
+        return e->state_step == layer_of(a, expert)->step;
+    return !e->copy;
+}
+
 int smoe_agent_decision_bytes(struct smoe_agent *a, const struct smoe_msg_decision *m,
                               uint64_t *ret_bytes, struct smoe_why *why)
 {
@@ -55,7 +64,7 @@ int smoe_agent_decision_bytes(struct smoe_agent *a, const struct smoe_msg_decisi
     for (size_t i = 0; i < m->n_parcels; i++) {
         const struct smoe_parcel_head *head = &m->parcels[i];
         uint32_t expert = smoe_experts_find(&a->experts, head->layer, head->expert);
-        if (expert == SMOE_NO_EXPERT || a->experts.experts[expert].copy)
+        if (expert == SMOE_NO_EXPERT || !serves(a, expert))
             return smoe_fail(why, SMOE_EUNKNOWN, "DECISION: layer %u expert %u is not hosted here",
                              head->layer, head->expert);
         bytes += head->rows * smoe_agent_row_bytes(a, expert);
@@ -378,7 +387,7 @@ uint64_t smoe_agent_waiting_flops(const struct smoe_agent *a)
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         const struct smoe_held_expert *e = &a->experts.experts[i];
         if (e->used && e->step_task && !e->busy)
-            flops += a->experts.layers[e->layer].n_params * STEP_FLOPS;
+            flops += e->n_params * STEP_FLOPS;
     }
     return flops;
 }

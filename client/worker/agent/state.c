@@ -1,12 +1,66 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which experts are hosted, and their states going out and coming in. A fetch, a store or a gradient sum
- * of an expert on which a task runs waits for its end (`deferred`); it is dropped with the expert.
+ * Which experts are hosted, what is still held after a reconnection, and states of experts going out and
+ * coming in. A fetch, a store, a gradient sum or a transfer of a shard that needs an expert on which a task runs
+ * waits for its end (`deferred`); it is dropped with the expert.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/worker/agent/agent_state.h"
+
+/* ---- Inventory ---- */
+
+/* What is held, not what was still to be filled. */
+static size_t list_pieces(const struct smoe_shard_layout *layout, uint64_t *ret_offsets,
+                          uint64_t *ret_lengths)
+{
+    for (size_t i = 0; i < layout->n_held; i++) {
+        ret_offsets[i] = layout->ranges[i].offset;
+        ret_lengths[i] = layout->ranges[i].length;
+    }
+    return layout->n_held;
+}
+
+void smoe_agent_send_inventory(struct smoe_agent *a)
+{
+    struct smoe_inventory_layer layers[SMOE_LAYERS_MAX];
+    uint32_t *experts = malloc(SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *experts);
+    struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
+    size_t n = 0, listed = 0, pieces = 0;
+    uint64_t offsets[SMOE_WORKER_PIECES_MAX], lengths[SMOE_WORKER_PIECES_MAX];
+    for (uint32_t l = 0; experts && l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_held_layer *held = &a->experts.layers[l];
+        if (!held->used || !held->run)
+            continue;
+        struct smoe_inventory_layer *to = &layers[n++];
+        *to = (struct smoe_inventory_layer){.run = held->run,
+                                            .step = held->step,
+                                            .attempt = held->attempt,
+                                            .shape = held->shape,
+                                            .experts = experts + listed,
+                                            .staged_step = held->staged_step,
+                                            .staged_attempt = held->staged_attempt};
+        memcpy(to->name, held->name, sizeof to->name);
+        to->pieces = (struct smoe_pieces){offsets + pieces, lengths + pieces, 0};
+        if (smoe_experts_shards_current(&a->experts, held))
+            to->pieces.n = list_pieces(&held->layout, offsets + pieces, lengths + pieces);
+        pieces += to->pieces.n;
+        for (uint32_t e = 0; !held->sharded && e < held->shape.experts; e++)
+            if (smoe_experts_current(&a->experts, held, e))
+                experts[listed++] = e;
+        to->n_experts = (size_t)(experts + listed - to->experts);
+    }
+    m.inventory = (struct smoe_msg_inventory){layers, n};
+    if (experts)
+        smoe_agent_send(a, &m, NULL, 0);
+    else
+        a->speechless = true; /* an empty one would say that all is lost */
+    free(experts);
+}
+
+/* ---- Host ---- */
 
 static void drop_deferred(struct smoe_deferred *d)
 {
@@ -36,7 +90,8 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
 {
     struct smoe_why why = {""};
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
-    bool nothing = host->n_experts + host->n_copies == 0; /* then `layer` has no meaning */
+    bool nothing =
+        host->n_experts + host->n_copies + host->pieces.n == 0; /* then `layer` has no meaning */
     if (!nothing)
         smoe_agent_step_cancel(a, host->layer);
     smoe_agent_step_cancel(a, smoe_experts_wire(&a->experts, host));
@@ -66,8 +121,8 @@ static void answer_fetch(struct smoe_agent *a, uint32_t expert,
     }
     smoe_experts_read(&a->experts, expert, f->parts, blob->data);
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
-    m.expert_state = (struct smoe_msg_expert_state){f->request, f->layer, f->expert, f->parts,
-                                                    a->experts.experts[expert].state_step};
+    m.expert_state = (struct smoe_msg_expert_state){
+        f->request, f->layer, f->expert, f->parts, a->experts.experts[expert].state_step, 0, 0, 0};
     struct smoe_segment segment = {blob, blob->data, bytes};
     smoe_agent_send(a, &m, &segment, 1);
     smoe_blob_unref(blob);
@@ -92,6 +147,8 @@ static void answer_state(struct smoe_agent *a, uint32_t expert, const struct smo
         answer_fetch(a, expert, &m->expert_fetch);
     else if (m->type == SMOE_MSG_EXPERT_STORE)
         answer_store(a, expert, &m->expert_store, blob);
+    else if (m->type == SMOE_MSG_SHARD_ASK || m->type == SMOE_MSG_SHARD_PART)
+        smoe_agent_shard(a, m, blob);
     else if (smoe_agent_step_wants(a, &m->step_gradient))
         smoe_experts_take_gradient(&a->experts, expert, blob->data);
 }
@@ -103,6 +160,8 @@ static uint32_t subject(struct smoe_agent *a, const struct smoe_message *m)
         return smoe_experts_find(&a->experts, m->expert_fetch.layer, m->expert_fetch.expert);
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return smoe_experts_find(&a->experts, m->expert_store.layer, m->expert_store.expert);
+    if (m->type == SMOE_MSG_SHARD_ASK || m->type == SMOE_MSG_SHARD_PART)
+        return smoe_agent_shard_subject(a, m);
     return smoe_experts_find(&a->experts, m->step_gradient.layer, m->step_gradient.expert);
 }
 
@@ -110,7 +169,10 @@ int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct 
                      struct smoe_why *why)
 {
     uint32_t expert = subject(a, m);
-    if (expert == SMOE_NO_EXPERT)
+    bool shard = m->type == SMOE_MSG_SHARD_ASK || m->type == SMOE_MSG_SHARD_PART;
+    if (shard && smoe_agent_shard_is_late(a, m))
+        return 0;
+    if (expert == SMOE_NO_EXPERT || (!shard && a->experts.experts[expert].kind != SMOE_HELD_WHOLE))
         return smoe_fail(why, SMOE_EUNKNOWN, "%s: no such expert is held here",
                          smoe_message_name((uint16_t)m->type));
     if (!a->experts.experts[expert].busy) {

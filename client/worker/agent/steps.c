@@ -2,16 +2,18 @@
  *
  * The worker's side of the two-phase step.
  *
- *     NONE --StepPrepare--> NORM --all norms: StepNorm--> NORMED --StepStage--> STAGING
- *       ^                                                                          |
- *       +---- StepCommit: flip ---- STAGED <---- all staged: StepStaged -----------+
+ *     NONE --StepPrepare--> [SUMS] --> NORM --all norms: StepNorm--> NORMED --StepStage--> STAGING
+ *       ^                                                                                     |
+ *       +---- StepCommit: flip ---- STAGED <---- all staged: StepStaged ----------------------+
  *
+ * SUMS: shards of sharded layers wait for the local sum of every host of their expert (exchange.c).
  * Norms and stages are tasks, one per expert, before any parcel. Copies have no norms to tell: the
  * gradient sum comes from the worker that serves the expert (StepGradient), and they stage as it does,
  * bit for bit. Reset throws a step away at any point before its commit; after StepStaged only the
  * gateway's word decides, over a lost connection too (experts.h, staged_step).
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/worker/agent/agent_state.h"
 #include "common/base/assert.h"
@@ -45,7 +47,7 @@ static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
     }
 }
 
-static struct smoe_agent_step *step_with_layer(struct smoe_agent *a, uint32_t layer)
+struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *a, uint32_t layer)
 {
     for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
         for (size_t l = 0; l < a->steps[i].n_layers; l++)
@@ -56,14 +58,16 @@ static struct smoe_agent_step *step_with_layer(struct smoe_agent *a, uint32_t la
 
 void smoe_agent_step_cancel(struct smoe_agent *a, uint32_t layer)
 {
-    struct smoe_agent_step *s = step_with_layer(a, layer);
+    struct smoe_agent_step *s = smoe_agent_step_with_layer(a, layer);
     if (s)
         cancel(a, s);
 }
 
-/* Norms are told by those who serve; copies stage if they have the sum. */
+/* Norms are told by those who serve; copies stage if they have the sum. Slots only serve: their shards take part. */
 static bool takes_part(const struct smoe_held_expert *e, enum smoe_task_kind kind)
 {
+    if (e->kind == SMOE_HELD_SLOT)
+        return false;
     return !e->copy || (kind == SMOE_TASK_STAGE && e->summed);
 }
 
@@ -73,7 +77,7 @@ static void call_tasks(struct smoe_agent *a, struct smoe_agent_step *s, enum smo
     s->n_tasks = 0;
     for (size_t i = 0; i < s->n_layers; i++) {
         const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
-        for (uint32_t e = 0; layer && e < layer->shape.experts; e++) {
+        for (uint32_t e = 0; layer && e < layer->n_entries; e++) {
             if (layer->expert_at[e] == SMOE_NO_EXPERT)
                 continue;
             struct smoe_held_expert *expert = &a->experts.experts[layer->expert_at[e]];
@@ -116,6 +120,56 @@ static int send_gradients(struct smoe_agent *a, const struct smoe_msg_step_prepa
     return 0;
 }
 
+/* The layer's part of StepPrepare.hosts, or NULL. */
+static const struct smoe_layer_hosts *hosts_of(const struct smoe_msg_step_prepare *m,
+                                               uint32_t layer)
+{
+    for (size_t i = 0; i < m->n_hosts; i++)
+        if (m->hosts[i].layer == layer)
+            return &m->hosts[i];
+    return NULL;
+}
+
+/* Makes room for the local sums of the sharded layers, and counts them. */
+static int await_sums(struct smoe_agent *a, struct smoe_agent_step *s,
+                      const struct smoe_msg_step_prepare *m, struct smoe_why *why)
+{
+    for (size_t i = 0; i < s->n_layers; i++) {
+        struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
+        const struct smoe_layer_hosts *list = hosts_of(m, s->layers[i]);
+        uint64_t n = 0;
+        if (!layer || !layer->sharded || !layer->layout.elements)
+            continue;
+        for (size_t e = 0; list && e < list->n; e++)
+            n += list->hosts[e];
+        if (!list || list->n != layer->shape.experts || n > layer->replicas)
+            return smoe_fail(
+                why, SMOE_EFIELD,
+                "STEP_PREPARE.hosts: of layer %u one number an expert, at most %u together",
+                s->layers[i], layer->replicas);
+        for (size_t e = 0; e < list->n; e++)
+            layer->first_sum[e + 1] = layer->first_sum[e] + list->hosts[e];
+        memset(layer->sum_elements, 0, layer->replicas * sizeof *layer->sum_elements);
+        s->n_sums += n;
+    }
+    return 0;
+}
+
+static void begin_norms(struct smoe_agent *a, struct smoe_agent_step *s)
+{
+    s->phase = SMOE_AGENT_STEP_NORM;
+    call_tasks(a, s, SMOE_TASK_NORM);
+    if (!s->n_tasks)
+        send_norms(a, s); /* copies only */
+}
+
+void smoe_agent_step_summed(struct smoe_agent *a, struct smoe_agent_step *s)
+{
+    smoe_assert(s->phase == SMOE_AGENT_STEP_SUMS && s->n_sums);
+    if (--s->n_sums == 0)
+        begin_norms(a, s);
+}
+
 int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_prepare *m,
                             struct smoe_why *why)
 {
@@ -128,7 +182,7 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
         if (layer->shape.optimizer != m->optimizer.kind)
             return smoe_fail(why, SMOE_EFIELD, "STEP_PREPARE.optimizer.kind %u: layer %s has %u",
                              m->optimizer.kind, layer->name, layer->shape.optimizer);
-        s = step_with_layer(a, m->layers[i]);
+        s = smoe_agent_step_with_layer(a, m->layers[i]);
     }
     if (s)
         return smoe_fail(why, SMOE_ESTATE, "STEP_PREPARE: step %llu is neither done nor reset",
@@ -138,7 +192,7 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
         return smoe_fail(why, SMOE_ELIMIT, "STEP_PREPARE: %d steps are being made already",
                          SMOE_AGENT_STEPS_MAX);
     *s = (struct smoe_agent_step){
-        .phase = SMOE_AGENT_STEP_NORM,
+        .phase = SMOE_AGENT_STEP_SUMS,
         .owner = m->owner,
         .number = m->step,
         .attempt = m->attempt,
@@ -148,12 +202,11 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
     };
     for (size_t i = 0; i < m->n_layers; i++)
         s->layers[i] = m->layers[i];
-    int rc = 0;
+    int rc = await_sums(a, s, m, why);
     for (size_t i = 0; i < m->n_gradients && !rc; i++)
         rc = send_gradients(a, m, &m->gradients[i], why);
-    call_tasks(a, s, SMOE_TASK_NORM);
-    if (!rc && !s->n_tasks)
-        send_norms(a, s); /* copies only */
+    if (rc == 0 && s->n_sums == 0)
+        begin_norms(a, s);
     return rc;
 }
 
@@ -166,8 +219,23 @@ bool smoe_agent_step_wants(struct smoe_agent *a, const struct smoe_msg_step_grad
            a->experts.experts[expert].copy;
 }
 
+/* Square norm of what is owned of the layer, -1 if that of any expert is not finite. */
+static double shards_norm(const struct smoe_agent *a, const struct smoe_held_layer *layer)
+{
+    double sum = 0;
+    for (uint32_t e = layer->shape.experts; e < layer->n_entries; e++) {
+        if (layer->expert_at[e] == SMOE_NO_EXPERT)
+            continue;
+        if (a->experts.experts[layer->expert_at[e]].square_norm < 0)
+            return -1;
+        sum += a->experts.experts[layer->expert_at[e]].square_norm;
+    }
+    return sum <= SMOE_SQUARE_NORM_MAX ? sum : -1;
+}
+
 static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s)
 {
+    double shards = 0;
     s->phase = SMOE_AGENT_STEP_NORMED;
     struct smoe_layer_norms layers[SMOE_LAYERS_MAX];
     size_t most = s->n_layers * SMOE_EXPERTS_MAX, listed = 0;
@@ -176,8 +244,10 @@ static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s)
     for (size_t i = 0; experts && norms && i < s->n_layers; i++) {
         const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
         layers[i] = (struct smoe_layer_norms){s->layers[i], experts + listed, norms + listed, 0};
+        double of_layer = layer ? shards_norm(a, layer) : 0;
+        shards = of_layer < 0 || shards < 0 ? -1 : shards + of_layer;
         for (uint32_t e = 0; layer && e < layer->shape.experts; e++) {
-            if (layer->expert_at[e] == SMOE_NO_EXPERT ||
+            if (layer->sharded || layer->expert_at[e] == SMOE_NO_EXPERT ||
                 a->experts.experts[layer->expert_at[e]].copy)
                 continue;
             experts[listed] = e;
@@ -186,7 +256,9 @@ static void send_norms(struct smoe_agent *a, struct smoe_agent_step *s)
         }
     }
     struct smoe_message m = {.type = SMOE_MSG_STEP_NORM};
-    m.step_norm = (struct smoe_msg_step_norm){s->number, s->attempt, layers, s->n_layers, s->owner};
+    m.step_norm = (struct smoe_msg_step_norm){
+        s->number,   s->attempt, layers,
+        s->n_layers, s->owner,   shards <= SMOE_SQUARE_NORM_MAX ? shards : -1};
     if (experts && norms)
         smoe_agent_send(a, &m, NULL, 0);
     else
@@ -240,7 +312,7 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
     task->kind = (enum smoe_task_kind)(e->step_task - 1);
     task->expert = number;
     task->shape = a->experts.layers[e->layer].ffn;
-    task->n_params = a->experts.layers[e->layer].n_params;
+    task->n_params = task->n_norm = e->n_params;
     task->gradient = e->gradient;
     task->divisor = s->divisor;
     task->now = e->now;
@@ -256,6 +328,12 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
         .gradient_scale = s->clip_scale / s->divisor,
         .t = s->number,
     };
+    if (e->kind != SMOE_HELD_SHARD)
+        return;
+    const struct smoe_held_layer *layer = &a->experts.layers[e->layer];
+    task->n_norm = layer->layout.elements_owned;
+    task->n_sums = layer->first_sum[e->index + 1] - layer->first_sum[e->index];
+    task->sums = layer->sums + layer->first_sum[e->index] * e->n_params;
 }
 
 bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
@@ -310,8 +388,10 @@ void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_com
     a->epoch = m->epoch > a->epoch ? m->epoch : a->epoch;
     for (size_t i = 0; i < s->n_layers; i++) {
         struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, s->layers[i]);
-        if (layer)
-            smoe_experts_commit(&a->experts, layer, m->step);
+        if (!layer)
+            continue;
+        smoe_experts_commit(&a->experts, layer, m->step);
+        smoe_experts_begin_again(&a->experts, layer);
     }
     s->phase = SMOE_AGENT_STEP_NONE;
 }
@@ -324,7 +404,7 @@ void smoe_agent_reset(struct smoe_agent *a, const struct smoe_msg_reset *m)
             continue;
         smoe_agent_step_cancel(a, m->layers[i]);
         smoe_experts_unstage(&a->experts, layer);
-        for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        for (uint32_t e = 0; e < layer->n_entries; e++) {
             if (layer->expert_at[e] == SMOE_NO_EXPERT)
                 continue;
             smoe_agent_forget_all(a, layer->expert_at[e], true);

@@ -50,9 +50,23 @@ static bool rows_slice(struct smoe_task *t)
     return at + n == t->rows;
 }
 
+static void sum_slice(struct smoe_task *t, size_t at, size_t n)
+{
+    memcpy(t->gradient + at, t->sums + at, n * sizeof *t->gradient);
+    for (uint32_t r = 1; r < t->n_sums; r++) {
+        const smoe_real *from = t->sums + r * t->n_params + at;
+        for (size_t i = 0; i < n; i++)
+            t->gradient[at + i] += from[i];
+    }
+}
+
 static void norm_slice(struct smoe_task *t, size_t at, size_t n)
 {
-    t->square_norm += smoe_square_norm(n, t->gradient + at) / (t->divisor * t->divisor);
+    size_t left = at < t->n_norm ? t->n_norm - at : 0;
+    if (t->n_sums)
+        sum_slice(t, at, n);
+    t->square_norm +=
+        smoe_square_norm(n < left ? n : left, t->gradient + at) / (t->divisor * t->divisor);
     bool fits = t->square_norm <= SMOE_SQUARE_NORM_MAX; /* false for NaN too */
     if (at + n == t->n_params && !fits)
         t->square_norm = -1;

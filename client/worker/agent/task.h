@@ -24,8 +24,8 @@
 enum smoe_task_kind {
     SMOE_TASK_FORWARD,
     SMOE_TASK_BACKWARD, /* adds to the gradient sum */
-    SMOE_TASK_NORM,     /* square norm of gradient / divisor */
-    SMOE_TASK_STAGE,    /* optimizer step into the second buffer; the gradient sum becomes 0 */
+    SMOE_TASK_NORM, /* square norm of gradient / divisor; of a shard, of the sum of what hosts sent */
+    SMOE_TASK_STAGE, /* optimizer step into the second buffer; the gradient sum becomes 0 */
     SMOE_TASK_KINDS,
 };
 
@@ -52,6 +52,10 @@ struct smoe_task {
 
     /* NORM, STAGE */
     size_t n_params;
+    size_t n_norm; /* elements at the front that the norm is of: what a shard owns */
+    const smoe_real *
+        sums; /* [n_sums, n_params] NORM of a shard: its gradient becomes their sum, in this order */
+    uint32_t n_sums;
     double divisor;
     struct smoe_optimizer optimizer;
     struct smoe_expert_vectors now, staged;

@@ -260,6 +260,7 @@ static int make_agent(struct worker *w, uint64_t incarnation, struct smoe_why *w
         .budget_watts = s->budget,
         .cap_watts = s->cap,
         .experts_bytes_max = s->memory_bytes / 2,
+        .expert_slots = (uint32_t)s->expert_slots,
         .tensors_bytes_max = s->memory_bytes / 2,
         .inbox_bytes_max = s->memory_bytes / 16 > (1u << 20) ? s->memory_bytes / 16 : 1u << 20,
     };

@@ -16,6 +16,7 @@ struct smoe_worker_settings {
     double speed;               /* share of the nominal frequency it may use, (0, 1] */
     uint64_t lanes;
     uint64_t memory_bytes;  /* 0: half of this machine's */
+    uint64_t expert_slots;  /* 0: as memory allows */
     double freq_nominal_hz; /* 0: ask the machine */
     double watts;           /* 0: unknown */
     double budget, cap;     /* [W] 0: any */

@@ -197,10 +197,10 @@ int member_inputs(struct member *m, uint64_t parcel, uint32_t rows)
     return member_say(m, &message, x, rows * CREW_D * sizeof *x);
 }
 
-int member_prepare(struct member *m, uint64_t step, uint64_t attempt, const uint32_t *gradients,
-                   size_t n)
+static int say_prepare(struct member *m, uint64_t step, uint64_t attempt,
+                       const struct smoe_layer_experts *wanted,
+                       const struct smoe_layer_hosts *hosts)
 {
-    struct smoe_layer_experts wanted = {.layer = CREW_LAYER, .experts = gradients, .n = n};
     struct smoe_message message = {.type = SMOE_MSG_STEP_PREPARE};
     message.step_prepare = (struct smoe_msg_step_prepare){
         .step = step,
@@ -215,10 +215,25 @@ int member_prepare(struct member *m, uint64_t step, uint64_t attempt, const uint
                       .epsilon = 1e-8,
                       .weight_decay = 0.1},
         .owner = 0,
-        .gradients = &wanted,
-        .n_gradients = n > 0,
+        .gradients = wanted,
+        .n_gradients = wanted && wanted->n > 0,
+        .hosts = hosts,
+        .n_hosts = hosts != NULL,
     };
     return member_say(m, &message, NULL, 0);
+}
+
+int member_prepare(struct member *m, uint64_t step, uint64_t attempt, const uint32_t *gradients,
+                   size_t n)
+{
+    struct smoe_layer_experts wanted = {.layer = CREW_LAYER, .experts = gradients, .n = n};
+    return say_prepare(m, step, attempt, &wanted, NULL);
+}
+
+int member_prepare_shared(struct member *m, uint64_t step, uint64_t attempt,
+                          const struct smoe_layer_hosts *hosts)
+{
+    return say_prepare(m, step, attempt, NULL, hosts);
 }
 
 int member_stage(struct member *m, uint64_t step, uint64_t attempt, double scale)

@@ -60,6 +60,9 @@ int member_inputs(struct member *m, uint64_t parcel, uint32_t rows);
 /* A step with AdamW; `gradients` (or NULL) are the experts whose sums others need. */
 int member_prepare(struct member *m, uint64_t step, uint64_t attempt, const uint32_t *gradients,
                    size_t n);
+/* ... of a sharded layer, with so many hosts of each expert. */
+int member_prepare_shared(struct member *m, uint64_t step, uint64_t attempt,
+                          const struct smoe_layer_hosts *hosts);
 int member_stage(struct member *m, uint64_t step, uint64_t attempt, double scale);
 int member_commit(struct member *m, uint64_t step, uint64_t attempt);
 int member_reset(struct member *m, uint64_t attempt);

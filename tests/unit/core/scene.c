@@ -490,8 +490,8 @@ static void say_norms(struct scene *s, uint32_t session, const struct smoe_msg_s
             layers[i].n++;
         }
     }
-    m.step_norm = (struct smoe_msg_step_norm){asked->step, asked->attempt, layers, asked->n_layers,
-                                              asked->owner};
+    m.step_norm = (struct smoe_msg_step_norm){asked->step,     asked->attempt, layers,
+                                              asked->n_layers, asked->owner,   0};
     scene_say(s, session, &m);
 }
 
@@ -537,9 +537,15 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
         return true;
     case SMOE_MSG_EXPERT_FETCH:
         m.type = SMOE_MSG_EXPERT_STATE;
-        m.expert_state = (struct smoe_msg_expert_state){
-            asked.expert_fetch.request, asked.expert_fetch.layer, asked.expert_fetch.expert,
-            asked.expert_fetch.parts, smoe_core_layer(s->core, asked.expert_fetch.layer).step};
+        m.expert_state =
+            (struct smoe_msg_expert_state){asked.expert_fetch.request,
+                                           asked.expert_fetch.layer,
+                                           asked.expert_fetch.expert,
+                                           asked.expert_fetch.parts,
+                                           smoe_core_layer(s->core, asked.expert_fetch.layer).step,
+                                           0,
+                                           0,
+                                           0};
         scene_say(s, session, &m);
         return true;
     case SMOE_MSG_EXPERT_STORE:

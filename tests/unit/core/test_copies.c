@@ -661,7 +661,8 @@ Test(filling, is_void_when_somebody_else_takes_the_role, .fini = end)
     b = scene_worker_with(&s, "b", &l);
     expect_standing("a:b");
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
-    m.expert_state = (struct smoe_msg_expert_state){asked.request, layer, 0, asked.parts, 1};
+    m.expert_state =
+        (struct smoe_msg_expert_state){asked.request, layer, 0, asked.parts, 1, 0, 0, 0};
     cr_assert_eq(scene_say(&s, a, &m).kind, SMOE_IGNORE);
     cr_assert_eq(count(c, SMOE_MSG_EXPERT_STORE), 0);
     scene_work_all(&s);

@@ -486,7 +486,7 @@ static void step(uint64_t batch)
         struct smoe_message norm = {.type = SMOE_MSG_STEP_NORM};
         experts[0] = (uint32_t)w;
         struct smoe_msg_step_prepare p = last(w, SMOE_MSG_STEP_PREPARE)->m.step_prepare;
-        norm.step_norm = (struct smoe_msg_step_norm){p.step, p.attempt, &layer, 1, p.owner};
+        norm.step_norm = (struct smoe_msg_step_norm){p.step, p.attempt, &layer, 1, p.owner, 0};
         say(w, &norm, NULL, 0);
     }
     for (int w = W0; w <= W1; w++) {

@@ -4,12 +4,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define U32_MAX      UINT32_MAX
-#define U64_MAX      UINT64_MAX
-#define BATCH_MAX    ((UINT64_C(1) << 48) - 1)
-#define LAYER_MAX    63
-#define EXPERT_MAX   1023
-#define SENTENCE_MAX 239
+#define U32_MAX        UINT32_MAX
+#define U64_MAX        UINT64_MAX
+#define BATCH_MAX      ((UINT64_C(1) << 48) - 1)
+#define LAYER_MAX      63
+#define EXPERT_MAX     1023
+#define SENTENCE_MAX   239
+#define PARAMETERS_MAX (UINT64_C(1) << 34)
 
 #define AT(path) offsetof(struct smoe_message, path)
 #define FIELD(TYPE, path, KIND, ...)                                             \
@@ -52,6 +53,13 @@
     U64(TYPE, path.step, 0, U64_MAX), U64(TYPE, path.attempt, 0, U64_MAX), \
         U32(TYPE, path.owner, 0, U32_MAX)
 
+#define SHARD(TYPE, path)                                                                         \
+    U64(TYPE, path.number, 0, U64_MAX), ENUM(TYPE, path.kind, 1, 3),                              \
+        U32(TYPE, path.layer, 0, LAYER_MAX), U32(TYPE, path.expert, 0, EXPERT_MAX),               \
+        U64(TYPE, path.offset, 0, PARAMETERS_MAX - 1), U64(TYPE, path.length, 1, PARAMETERS_MAX), \
+        U32(TYPE, path.rank, 0, EXPERT_MAX), U64(TYPE, path.step, 0, U64_MAX),                    \
+        U64(TYPE, path.attempt, 0, U64_MAX), U64(TYPE, path.fill, 0, U64_MAX)
+
 const struct messages_field messages_fields[] = {
     U32(HELLO, hello.protocol_min, 1, U32_MAX),
     U32(HELLO, hello.protocol_max, 1, U32_MAX),
@@ -66,6 +74,8 @@ const struct messages_field messages_fields[] = {
     F64(HELLO, hello.budget_watts, 0, 1e6),
     F64(HELLO, hello.cap_watts, 0, 1e6),
     NAME(HELLO, hello.freq_driver),
+    U64(HELLO, hello.memory_bytes, 0, UINT64_C(1) << 50),
+    U32(HELLO, hello.expert_slots, 0, 1024),
 
     U32(WELCOME, welcome.protocol, 1, 1),
     U64(WELCOME, welcome.epoch, 0, U64_MAX),
@@ -166,6 +176,9 @@ const struct messages_field messages_fields[] = {
     STATE(EXPERT_STATE, expert_state),
     U32(EXPERT_STATE, expert_state.parts, 1, 7),
     U64(EXPERT_STATE, expert_state.step, 0, U64_MAX),
+    U64(EXPERT_STATE, expert_state.offset, 0, PARAMETERS_MAX - 1),
+    U64(EXPERT_STATE, expert_state.length, 0, PARAMETERS_MAX),
+    U64(EXPERT_STATE, expert_state.series, 0, U64_MAX),
     STATE(EXPERT_STORE, expert_store),
     U32(EXPERT_STORE, expert_store.parts, 3, 3),
     U64(EXPERT_STORE, expert_store.step, 0, U64_MAX),
@@ -179,6 +192,7 @@ const struct messages_field messages_fields[] = {
     U64(HOST, host.step, 0, U64_MAX),
     U64(HOST, host.attempt, 0, U64_MAX),
     BOOL(HOST, host.fresh),
+    BOOL(HOST, host.sharded),
     U32(HOSTED, hosted.layer, 0, LAYER_MAX),
     FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
     TEXT(HOSTED, hosted.message, SENTENCE_MAX),
@@ -222,11 +236,17 @@ const struct messages_field messages_fields[] = {
     U32(STEP_GRADIENT, step_gradient.layer, 0, LAYER_MAX),
     U32(STEP_GRADIENT, step_gradient.expert, 0, EXPERT_MAX),
     STEP(STEP_NORM, step_norm),
+    F64(STEP_NORM, step_norm.shards, -1, 1e300),
     STEP(STEP_STAGE, step_stage),
     F64(STEP_STAGE, step_stage.clip_scale, 0, 1),
     STEP(STEP_STAGED, step_staged),
     STEP(STEP_COMMIT, step_commit),
     U64(STEP_COMMIT, step_commit.epoch, 0, U64_MAX),
+
+    SHARD(SHARD_ASK, shard_ask),
+    BOOL(SHARD_ASK, shard_ask.send),
+    SHARD(SHARD_PART, shard_part),
+    U64(SHARD_TAKEN, shard_taken.number, 0, U64_MAX),
 };
 const size_t messages_n_fields = sizeof messages_fields / sizeof *messages_fields;
 
@@ -334,10 +354,23 @@ static size_t random_rising(struct smoe_rng *rng, uint32_t bound, uint64_t most,
     return n;
 }
 
+static struct smoe_pieces random_pieces(struct smoe_rng *rng, struct messages_room *room,
+                                        size_t *used)
+{
+    struct smoe_pieces p = {room->offsets + *used, room->lengths + *used,
+                            random_u64(rng, 0, SMOE_WORKER_PIECES_MAX - *used)};
+    for (size_t i = *used; i < *used + p.n; i++) {
+        room->offsets[i] = random_u64(rng, 0, PARAMETERS_MAX - 1);
+        room->lengths[i] = random_u64(rng, 1, PARAMETERS_MAX);
+    }
+    *used += p.n;
+    return p;
+}
+
 static void random_inventory(struct smoe_rng *rng, struct messages_room *room,
                              struct smoe_msg_inventory *m)
 {
-    size_t used = 0;
+    size_t used = 0, pieces = 0;
     m->layers = room->layers;
     m->n_layers = random_u64(rng, 0, SMOE_LAYERS_MAX);
     for (size_t i = 0; i < m->n_layers; i++) {
@@ -358,6 +391,7 @@ static void random_inventory(struct smoe_rng *rng, struct messages_room *room,
         l->n_experts = random_rising(rng, l->shape.experts, SMOE_WORKER_EXPERTS_MAX - used,
                                      room->indices + used);
         used += l->n_experts;
+        l->pieces = random_pieces(rng, room, &pieces);
     }
 }
 
@@ -376,6 +410,36 @@ static void random_norms(struct smoe_rng *rng, struct messages_room *room,
             (struct smoe_layer_norms){(uint32_t)smoe_rng_below(rng, SMOE_LAYERS_MAX),
                                       room->indices + used, room->norms + used, n};
         used += n;
+    }
+}
+
+/* What only sharded layers have. */
+static void random_sharded(struct smoe_rng *rng, struct messages_room *room,
+                           struct smoe_msg_host *m)
+{
+    size_t used = 0;
+    if (!m->sharded)
+        return;
+    m->n_copies = 0;
+    m->pieces = random_pieces(rng, room, &used);
+    m->pieces_owned = (uint32_t)random_u64(rng, 0, m->pieces.n);
+    m->pieces_followed = (uint32_t)random_u64(rng, 0, m->pieces.n - m->pieces_owned);
+    m->replicas = (uint32_t)random_u64(rng, 0, SMOE_LAYER_REPLICAS_MAX);
+}
+
+static void random_hosts(struct smoe_rng *rng, struct messages_room *room,
+                         struct smoe_msg_step_prepare *m)
+{
+    size_t used = 0;
+    m->hosts = room->layer_hosts;
+    m->n_hosts = random_u64(rng, 0, SMOE_LAYERS_MAX);
+    for (size_t i = 0; i < m->n_hosts; i++) {
+        uint64_t left = SMOE_WORKER_EXPERTS_MAX - used;
+        size_t n = random_u64(rng, 0, left < SMOE_EXPERTS_MAX ? left : SMOE_EXPERTS_MAX);
+        room->layer_hosts[i] = (struct smoe_layer_hosts){
+            (uint32_t)smoe_rng_below(rng, SMOE_LAYERS_MAX), room->hosts + used, n};
+        for (size_t e = 0; e < n; e++)
+            room->hosts[used++] = (uint32_t)random_u64(rng, 1, SMOE_EXPERTS_MAX);
     }
 }
 
@@ -481,9 +545,11 @@ static void random_arrays(struct smoe_rng *rng, struct messages_room *room, stru
         m->step_prepare.n_layers = random_layers(rng, room);
         m->step_prepare.layers = room->indices;
         random_gradients(rng, room, &m->step_prepare);
+        random_hosts(rng, room, &m->step_prepare);
         break;
     case SMOE_MSG_HOST:
         random_host(rng, room, &m->host);
+        random_sharded(rng, room, &m->host);
         break;
     case SMOE_MSG_INVENTORY:
         random_inventory(rng, room, &m->inventory);
@@ -574,6 +640,12 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
            a->seed == b->seed && a->zero_output == b->zero_output;
 }
 
+static bool same_pieces(const struct smoe_pieces *a, const struct smoe_pieces *b)
+{
+    return same_array(a->offsets, a->n, b->offsets, b->n, sizeof *a->offsets) &&
+           same_array(a->lengths, a->n, b->lengths, b->n, sizeof *a->lengths);
+}
+
 static bool same_inventory(const struct smoe_msg_inventory *a, const struct smoe_msg_inventory *b)
 {
     for (size_t i = 0; i < a->n_layers && a->n_layers == b->n_layers; i++) {
@@ -581,7 +653,8 @@ static bool same_inventory(const struct smoe_msg_inventory *a, const struct smoe
         if (strcmp(x->name, y->name) != 0 || x->run != y->run || x->step != y->step ||
             x->staged_step != y->staged_step || x->staged_attempt != y->staged_attempt ||
             x->attempt != y->attempt || !same_shape(&x->shape, &y->shape) ||
-            !same_array(x->experts, x->n_experts, y->experts, y->n_experts, sizeof *x->experts))
+            !same_array(x->experts, x->n_experts, y->experts, y->n_experts, sizeof *x->experts) ||
+            !same_pieces(&x->pieces, &y->pieces))
             return false;
     }
     return a->n_layers == b->n_layers;
@@ -609,6 +682,16 @@ static bool same_gradients(const struct smoe_msg_step_prepare *a,
             return false;
     }
     return a->n_gradients == b->n_gradients;
+}
+
+static bool same_hosts(const struct smoe_msg_step_prepare *a, const struct smoe_msg_step_prepare *b)
+{
+    for (size_t i = 0; i < a->n_hosts && a->n_hosts == b->n_hosts; i++) {
+        const struct smoe_layer_hosts *x = &a->hosts[i], *y = &b->hosts[i];
+        if (x->layer != y->layer || !same_array(x->hosts, x->n, y->hosts, y->n, sizeof *x->hosts))
+            return false;
+    }
+    return a->n_hosts == b->n_hosts;
 }
 
 static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_msg_decision *b)
@@ -643,10 +726,15 @@ static bool same_arrays(const struct smoe_message *a, const struct smoe_message 
         return SAME_LIST(&a->reset, &b->reset, layers, n_layers);
     case SMOE_MSG_STEP_PREPARE:
         return SAME_LIST(&a->step_prepare, &b->step_prepare, layers, n_layers) &&
-               same_gradients(&a->step_prepare, &b->step_prepare);
+               same_gradients(&a->step_prepare, &b->step_prepare) &&
+               same_hosts(&a->step_prepare, &b->step_prepare);
     case SMOE_MSG_HOST:
         return SAME_LIST(&a->host, &b->host, experts, n_experts) &&
-               SAME_LIST(&a->host, &b->host, copies, n_copies);
+               SAME_LIST(&a->host, &b->host, copies, n_copies) &&
+               same_pieces(&a->host.pieces, &b->host.pieces) &&
+               a->host.pieces_owned == b->host.pieces_owned &&
+               a->host.pieces_followed == b->host.pieces_followed &&
+               a->host.replicas == b->host.replicas;
     case SMOE_MSG_INVENTORY:
         return same_inventory(&a->inventory, &b->inventory);
     case SMOE_MSG_STEP_NORM:

@@ -46,6 +46,9 @@ struct messages_room {
     struct smoe_inventory_layer layers[SMOE_LAYERS_MAX];
     struct smoe_layer_norms layer_norms[SMOE_LAYERS_MAX];
     struct smoe_layer_experts layer_experts[SMOE_LAYERS_MAX];
+    struct smoe_layer_hosts layer_hosts[SMOE_LAYERS_MAX];
+    uint32_t hosts[SMOE_WORKER_EXPERTS_MAX];
+    uint64_t offsets[SMOE_WORKER_PIECES_MAX], lengths[SMOE_WORKER_PIECES_MAX];
     struct smoe_parcel_head parcels[SMOE_DECISION_PARCELS_MAX];
 };
 

@@ -103,13 +103,13 @@ Test(wire, unknown_fields_are_ignored)
 Test(wire, a_type_nobody_knows_is_neither_encoded_nor_decoded)
 {
     struct smoe_wire *wire = new_wire();
-    struct smoe_message m = {.type = (enum smoe_message_type)66}, out;
+    struct smoe_message m = {.type = (enum smoe_message_type)79}, out;
     struct smoe_why why = {""};
     const uint8_t *body;
     size_t bytes;
     cr_assert_eq(smoe_wire_encode(wire, &m, &body, &bytes), SMOE_EUNKNOWN);
-    cr_assert_eq(smoe_wire_decode(wire, 66, NULL, 0, &out, &why), SMOE_EMALFORMED);
-    cr_assert_str_eq(why.text, "frame: unknown message type 66");
+    cr_assert_eq(smoe_wire_decode(wire, 79, NULL, 0, &out, &why), SMOE_EMALFORMED);
+    cr_assert_str_eq(why.text, "frame: unknown message type 79");
     cr_assert_null(smoe_message_name(0));
     smoe_wire_free(wire);
 }
@@ -143,6 +143,15 @@ static void fill_name(char *name)
     name[SMOE_NAME_MAX] = 0;
 }
 
+static struct smoe_pieces largest_pieces(size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        room.offsets[i] = SMOE_PARAMETERS_MAX - 1;
+        room.lengths[i] = SMOE_PARAMETERS_MAX;
+    }
+    return (struct smoe_pieces){room.offsets, room.lengths, n};
+}
+
 static void largest_inventory(struct smoe_msg_inventory *m)
 {
     m->layers = room.layers;
@@ -157,6 +166,7 @@ static void largest_inventory(struct smoe_msg_inventory *m)
         fill_name(layer->name);
         fill_shape(&layer->shape);
         layer->n_experts = SMOE_WORKER_EXPERTS_MAX / SMOE_LAYERS_MAX;
+        layer->pieces = largest_pieces(SMOE_WORKER_PIECES_MAX / SMOE_LAYERS_MAX);
         layer->experts = room.indices + l * layer->n_experts;
     }
     for (uint32_t i = 0; i < SMOE_WORKER_EXPERTS_MAX; i++) /* two bytes each */
@@ -167,8 +177,8 @@ static void largest_norms(struct smoe_msg_step_norm *m)
 {
     struct smoe_msg_inventory inventory;
     largest_inventory(&inventory);
-    *m = (struct smoe_msg_step_norm){UINT64_MAX, UINT64_MAX, room.layer_norms, SMOE_LAYERS_MAX,
-                                     UINT32_MAX};
+    *m = (struct smoe_msg_step_norm){UINT64_MAX,      UINT64_MAX, room.layer_norms,
+                                     SMOE_LAYERS_MAX, UINT32_MAX, 1e300};
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         room.layer_norms[l] = (struct smoe_layer_norms){l, room.layers[l].experts,
                                                         room.norms + l * room.layers[l].n_experts,
@@ -194,6 +204,17 @@ static void largest_host(struct smoe_msg_host *m)
         room.indices[e] = e;
 }
 
+static void largest_sharded_host(struct smoe_msg_host *m)
+{
+    largest_host(m);
+    m->n_experts = SMOE_EXPERTS_MAX;
+    m->n_copies = 0;
+    m->sharded = true;
+    m->pieces = largest_pieces(SMOE_WORKER_PIECES_MAX);
+    m->pieces_owned = m->pieces_followed = SMOE_WORKER_PIECES_MAX / 2;
+    m->replicas = SMOE_LAYER_REPLICAS_MAX;
+}
+
 static void largest_prepare(struct smoe_msg_step_prepare *m)
 {
     static uint32_t layers[SMOE_LAYERS_MAX];
@@ -207,11 +228,17 @@ static void largest_prepare(struct smoe_msg_step_prepare *m)
                                         {2, 1, 0.5, 0.5, 0.5, 1, 1},
                                         UINT32_MAX,
                                         room.layer_experts,
+                                        SMOE_LAYERS_MAX,
+                                        room.layer_hosts,
                                         SMOE_LAYERS_MAX};
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         layers[l] = l;
         room.layer_experts[l] =
             (struct smoe_layer_experts){l, room.layers[l].experts, room.layers[l].n_experts};
+        size_t n = SMOE_WORKER_EXPERTS_MAX / SMOE_LAYERS_MAX;
+        room.layer_hosts[l] = (struct smoe_layer_hosts){l, room.hosts + l * n, n};
+        for (size_t e = 0; e < n; e++)
+            room.hosts[l * n + e] = SMOE_EXPERTS_MAX;
     }
 }
 
@@ -271,6 +298,20 @@ Test(wire, the_largest_control_messages_fit_64_kib)
     smoe_wire_free(wire);
 }
 
+Test(wire, a_sharded_host_at_its_maxima_fits_64_kib)
+{
+    struct smoe_wire *wire = new_wire();
+    struct smoe_message in = {.type = SMOE_MSG_HOST}, out;
+    struct smoe_why why = {""};
+    size_t bytes;
+    largest_sharded_host(&in.host);
+    uint8_t *body = encode(wire, &in, &bytes);
+    cr_assert_eq(smoe_wire_decode(wire, SMOE_MSG_HOST, body, bytes, &out, &why), 0, "%s", why.text);
+    cr_assert_null(messages_difference(&in, &out));
+    free(body);
+    smoe_wire_free(wire);
+}
+
 Test(wire, a_hello_at_its_maxima_fits_the_kilobyte_before_hello)
 {
     struct smoe_wire *wire = new_wire();
@@ -285,7 +326,9 @@ Test(wire, a_hello_at_its_maxima_fits_the_kilobyte_before_hello)
                                       .lanes = 256,
                                       .busy_watts = 1e6,
                                       .budget_watts = 1e6,
-                                      .cap_watts = 1e6};
+                                      .cap_watts = 1e6,
+                                      .memory_bytes = UINT64_C(1) << 50,
+                                      .expert_slots = SMOE_EXPERTS_MAX};
     fill_name(m.hello.name);
     fill_name(m.hello.software);
     fill_name(m.hello.freq_driver);

@@ -38,7 +38,8 @@ static void base_message(enum smoe_message_type type, struct smoe_message *ret)
     } else if (type == SMOE_MSG_LAYER_DECLARE) {
         ret->layer_declare.evaluate_only = false;
     } else if (type == SMOE_MSG_HOST) {
-        ret->host.n_experts = ret->host.n_copies = 0;
+        ret->host.n_experts = ret->host.n_copies = ret->host.pieces.n = 0;
+        ret->host.pieces_owned = ret->host.pieces_followed = ret->host.replicas = 0;
     } else if (type == SMOE_MSG_SUBMIT) {
         ret->submit.routed = false;
         ret->submit.router_version = 0;

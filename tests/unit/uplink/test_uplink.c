@@ -630,7 +630,7 @@ Test(state, is_fetched_and_stored_under_the_gateways_numbers_and_again_after_a_b
     const struct smoe_msg_expert_fetch asked = last(SMOE_MSG_EXPERT_FETCH)->m.expert_fetch;
     cr_assert_eq(asked.layer, 7);
     cr_assert_eq(asked.expert, 2);
-    m.expert_state = (struct smoe_msg_expert_state){asked.request, 7, 2, 1, 0};
+    m.expert_state = (struct smoe_msg_expert_state){asked.request, 7, 2, 1, 0, 0, 0, 0};
     cr_assert_eq(say(&m, values, PARAMS * sizeof(float)), 0);
     const struct smoe_uplink_request *r = smoe_uplink_request(l.up, fetch);
     cr_assert(r->done);
@@ -642,6 +642,49 @@ Test(state, is_fetched_and_stored_under_the_gateways_numbers_and_again_after_a_b
     cr_assert_eq(smoe_uplink_request(l.up, store)->code, SMOE_ESTATE);
     smoe_uplink_request_release(l.up, fetch);
     smoe_uplink_request_release(l.up, store);
+}
+
+/* A piece of an expert that the gateway has in pieces: element i of vector v is 100 v + i + plus. */
+static int say_piece(uint64_t request, uint64_t series, uint64_t offset, uint64_t length,
+                     float plus)
+{
+    enum { PARAMS = 2 * D * 2 + 2 + D };
+    float values[2 * PARAMS + 1];
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STATE};
+    m.expert_state = (struct smoe_msg_expert_state){request, 7, 2, 3, 0, offset, length, series};
+    for (uint64_t i = 0; i < 2 * length; i++)
+        values[i] = 100 * (float)(i / length) + (float)(offset + i % length) + plus;
+    return say(&m, values, 2 * length * sizeof *values);
+}
+
+Test(state, in_pieces_is_put_together_and_begins_again_with_another_series, .init = begin,
+     .fini = end)
+{
+    enum { PARAMS = 2 * D * 2 + 2 + D };
+    uint32_t whole, moments;
+    cr_assert_eq(smoe_uplink_state(l.up, l.layer, 2, 3, NULL, &whole, &l.why), 0);
+    cr_assert_eq(smoe_uplink_state(l.up, l.layer, 2, 2, NULL, &moments, &l.why), 0);
+    read_all();
+    uint64_t second = last(SMOE_MSG_EXPERT_FETCH)->m.expert_fetch.request;
+    uint64_t request = second - 1; /* numbered in the order of asking */
+    cr_assert_eq(say_piece(request, 1, 0, 10, 0.5f), 0);
+    cr_assert_eq(say_piece(request, 2, 10, PARAMS - 10, 0), 0);
+    cr_assert_not(smoe_uplink_request(l.up, whole)->done, "ten are of another series");
+    cr_assert_eq(say_piece(request, 2, 0, 10, 0), 0);
+    cr_assert_eq(say_piece(second, 3, 0, PARAMS, 0), 0);
+    const struct smoe_uplink_request *r = smoe_uplink_request(l.up, whole);
+    const float *values = (const float *)(const void *)r->values->data;
+    cr_assert(r->done && r->code == 0);
+    for (int i = 0; i < 2 * PARAMS; i++)
+        cr_assert_eq(values[i], (float)(100 * (i / PARAMS) + i % PARAMS));
+    r = smoe_uplink_request(l.up, moments);
+    values = (const float *)(const void *)r->values->data;
+    cr_assert(r->done && values[0] == 100 && r->bytes == PARAMS * sizeof *values);
+    cr_assert_eq(smoe_uplink_state(l.up, l.layer, 2, 3, NULL, &whole, &l.why), 0);
+    read_all();
+    cr_assert_eq(
+        say_piece(last(SMOE_MSG_EXPERT_FETCH)->m.expert_fetch.request, 4, PARAMS - 1, 2, 0),
+        SMOE_ESHAPE, "one element beyond the end");
 }
 
 /* ---- frozen routers ---- */

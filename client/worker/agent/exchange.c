@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What workers that share a sharded layer give each other, a range of elements at a time: gradients from slots to
+ * the shards that hold their state, weights from shards to slots, state from shard to shard. The gateway asks
+ * for each (ShardAsk), so that never more is on its way than it has room for. Whoever is asked first takes the
+ * range itself where it belongs here too: then nothing need be sent.
+ *
+ * Gradients are of a step and its attempt, the rest of the layer's committed step; a message about another is
+ * late and passed over without an answer, for the gateway has forgotten the transfer.
+ *
+ * A local sum that has come whole is kept until those of all hosts are there: they are added in the order of
+ * their ranks, by the task that makes the norm, so that owner and follower have the same bits.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/worker/agent/agent_state.h"
+#include "common/base/assert.h"
+
+/* ---- what is meant ---- */
+
+/* What ShardAsk and ShardPart have in common. */
+struct transfer {
+    uint64_t number;
+    enum smoe_shard_kind kind;
+    uint32_t layer, expert;
+    uint64_t offset, length;
+    uint32_t rank;
+    uint64_t step, attempt, fill;
+};
+
+static struct transfer transfer_of(const struct smoe_message *m)
+{
+    const struct smoe_msg_shard_ask *a = &m->shard_ask;
+    const struct smoe_msg_shard_part *p = &m->shard_part;
+    if (m->type == SMOE_MSG_SHARD_ASK)
+        return (struct transfer){a->number, a->kind, a->layer, a->expert,  a->offset,
+                                 a->length, a->rank, a->step,  a->attempt, a->fill};
+    return (struct transfer){p->number, p->kind, p->layer, p->expert,  p->offset,
+                             p->length, p->rank, p->step,  p->attempt, p->fill};
+}
+
+/* The step that awaits this gradient, or whose hosts are asked for it; NULL: none does any more. */
+static struct smoe_agent_step *step_for(struct smoe_agent *a, const struct transfer *t)
+{
+    struct smoe_agent_step *s = smoe_agent_step_with_layer(a, t->layer);
+    return s && s->number == t->step && s->attempt == t->attempt ? s : NULL;
+}
+
+static bool is_late(struct smoe_agent *a, const struct transfer *t)
+{
+    const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
+    if (t->kind == SMOE_SHARD_GRADIENT)
+        return !step_for(a, t);
+    return !layer || layer->step != t->step || layer->attempt != t->attempt;
+}
+
+bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m)
+{
+    struct transfer t = transfer_of(m);
+    return is_late(a, &t);
+}
+
+static size_t vectors_of(const struct smoe_held_layer *layer, enum smoe_shard_kind kind)
+{
+    enum smoe_optimizer_kind optimizer = (enum smoe_optimizer_kind)layer->shape.optimizer;
+    return kind == SMOE_SHARD_STATE ? 1 + smoe_optimizer_moments(optimizer) : 1;
+}
+
+/* Where the range is in the shards here, or SMOE_SHARD_NOWHERE. */
+static size_t place_of(const struct smoe_held_layer *layer, const struct transfer *t)
+{
+    return smoe_shard_find(&layer->layout, t->offset, t->length);
+}
+
+static bool fits(const struct smoe_held_layer *layer, const struct transfer *t)
+{
+    return layer && layer->sharded && t->expert < layer->shape.experts &&
+           t->offset < layer->n_params && t->length <= layer->n_params - t->offset;
+}
+
+uint32_t smoe_agent_shard_subject(struct smoe_agent *a, const struct smoe_message *m)
+{
+    struct transfer t = transfer_of(m);
+    const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t.layer);
+    /* Gradients are read from slots and written to shards, weights the other way round. */
+    bool slot = (t.kind == SMOE_SHARD_GRADIENT) == (m->type == SMOE_MSG_SHARD_ASK) &&
+                t.kind != SMOE_SHARD_STATE;
+    if (!fits(layer, &t) || (!slot && place_of(layer, &t) == SMOE_SHARD_NOWHERE))
+        return SMOE_NO_EXPERT;
+    return slot ? layer->expert_at[t.expert] : layer->expert_at[layer->shape.experts + t.expert];
+}
+
+int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_part *m,
+                           uint64_t *ret_bytes, struct smoe_why *why)
+{
+    struct smoe_message message = {.type = SMOE_MSG_SHARD_PART};
+    message.shard_part = *m;
+    struct transfer t = transfer_of(&message);
+    if (is_late(a, &t))
+        return SMOE_CHANNEL_SKIP;
+    if (smoe_agent_shard_subject(a, &message) == SMOE_NO_EXPERT)
+        return smoe_fail(why, SMOE_EUNKNOWN,
+                         "SHARD_PART: %llu elements of layer %u expert %u at %llu: not held here",
+                         (unsigned long long)m->length, m->layer, m->expert,
+                         (unsigned long long)m->offset);
+    *ret_bytes = vectors_of(smoe_experts_layer(&a->experts, m->layer), m->kind) * m->length *
+                 sizeof(smoe_real);
+    return 0;
+}
+
+/* ---- taking ---- */
+
+/* A local sum, or a range of it. One that came already, or of a host that there is not, is not taken. */
+static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
+                     size_t at, const smoe_real *from)
+{
+    struct smoe_agent_step *s = step_for(a, t);
+    size_t elements = layer->layout.elements;
+    uint32_t n = layer->first_sum[t->expert + 1] - layer->first_sum[t->expert];
+    uint32_t sum = layer->first_sum[t->expert] + t->rank;
+    if (!s || s->phase != SMOE_AGENT_STEP_SUMS || t->rank >= n ||
+        layer->sum_elements[sum] + t->length > elements)
+        return;
+    memcpy(layer->sums + sum * elements + at, from, (size_t)t->length * sizeof *from);
+    layer->sum_elements[sum] += (size_t)t->length;
+    if (layer->sum_elements[sum] == elements)
+        smoe_agent_step_summed(a, s);
+}
+
+/* Weights and moments lie one after another, [length] each. */
+static void write_state(struct smoe_held_expert *e, size_t at, size_t n, const smoe_real *from)
+{
+    memcpy(e->now.weights + at, from, n * sizeof *from);
+    for (unsigned m = 0; m < 2 && e->now.moments[m]; m++)
+        memcpy(e->now.moments[m] + at, from + (m + 1) * n, n * sizeof *from);
+}
+
+static void read_state(const struct smoe_held_expert *e, size_t at, size_t n, smoe_real *to)
+{
+    memcpy(to, e->now.weights + at, n * sizeof *to);
+    for (unsigned m = 0; m < 2 && e->now.moments[m]; m++)
+        memcpy(to + (m + 1) * n, e->now.moments[m] + at, n * sizeof *to);
+}
+
+static void say_taken(struct smoe_agent *a, const struct transfer *t)
+{
+    struct smoe_message m = {.type = SMOE_MSG_SHARD_TAKEN};
+    m.shard_taken.number = t->number;
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
+static void take_part(struct smoe_agent *a, const struct transfer *t, const struct smoe_blob *blob)
+{
+    struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
+    const smoe_real *from = (const smoe_real *)(const void *)blob->data;
+    uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
+    if (t->kind == SMOE_SHARD_GRADIENT)
+        take_sum(a, layer, t, place_of(layer, t), from);
+    else if (t->kind == SMOE_SHARD_WEIGHTS)
+        smoe_experts_fill_slot(&a->experts, layer->expert_at[t->expert], t->fill, (size_t)t->offset,
+                               (size_t)t->length, from);
+    else
+        write_state(&a->experts.experts[shard], place_of(layer, t), (size_t)t->length, from);
+    say_taken(a, t);
+}
+
+/* ---- giving ---- */
+
+/* Puts the range where it belongs here, if anywhere. The slot may be busy with visits of others: its weights are
+ * not in use before all of them have come. */
+static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
+                     const smoe_real *from)
+{
+    size_t at = place_of(layer, t);
+    uint32_t slot = layer->expert_at[t->expert];
+    if (t->kind == SMOE_SHARD_GRADIENT && at != SMOE_SHARD_NOWHERE)
+        take_sum(a, layer, t, at, from);
+    else if (t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT)
+        smoe_experts_fill_slot(&a->experts, slot, t->fill, (size_t)t->offset, (size_t)t->length,
+                               from);
+}
+
+static void send_part(struct smoe_agent *a, const struct transfer *t, struct smoe_blob *blob)
+{
+    struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
+    m.shard_part = (struct smoe_msg_shard_part){t->number, t->kind, t->layer, t->expert,  t->offset,
+                                                t->length, t->rank, t->step,  t->attempt, t->fill};
+    struct smoe_segment segment = {blob, blob->data, blob->bytes};
+    smoe_agent_send(a, &m, &segment, 1);
+}
+
+static void answer_ask(struct smoe_agent *a, const struct transfer *t, bool send)
+{
+    struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
+    uint32_t slot = layer->expert_at[t->expert];
+    uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
+    size_t n = (size_t)t->length, bytes = vectors_of(layer, t->kind) * n * sizeof(smoe_real);
+    struct smoe_blob *blob = send ? smoe_blob_new(NULL, bytes) : NULL;
+    const smoe_real *from = t->kind == SMOE_SHARD_GRADIENT
+                                ? a->experts.experts[slot].gradient + t->offset
+                                : a->experts.experts[shard].now.weights + place_of(layer, t);
+    if (send && !blob) {
+        a->speechless = true;
+        return;
+    }
+    if (send && t->kind == SMOE_SHARD_STATE)
+        read_state(&a->experts.experts[shard], place_of(layer, t), n,
+                   (smoe_real *)(void *)blob->data);
+    else if (send)
+        memcpy(blob->data, from, bytes);
+    take_own(a, layer, t, from);
+    if (send)
+        send_part(a, t, blob);
+    else
+        say_taken(a, t);
+    smoe_blob_unref(blob);
+}
+
+void smoe_agent_shard(struct smoe_agent *a, const struct smoe_message *m,
+                      const struct smoe_blob *blob)
+{
+    struct transfer t = transfer_of(m);
+    if (is_late(a, &t))
+        return; /* the step ended, or the layer changed, while it waited for a task */
+    if (m->type == SMOE_MSG_SHARD_ASK)
+        answer_ask(a, &t, m->shard_ask.send);
+    else
+        take_part(a, &t, blob);
+}

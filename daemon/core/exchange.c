@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Elements of sharded layers on their way between workers, through the daemon. The core asks (ShardAsk), the worker
+ * answers with a ShardPart, which is passed on to all who need it, each of whom says ShardTaken:
+ *
+ *     ask --> [part --> passed on to n] --> n x taken     nobody else needs it: ask --> taken
+ *
+ * So flow control is one window: WINDOW_BYTES are on their way at a time, over all layers, and a slow worker
+ * makes the exchange wait, not the daemon's memory grow. A layer has one exchange at a time, which walks over
+ * experts, hosts and pieces in the same order every time; nothing depends on who answers first.
+ *
+ * An exchange is voided when the step it belongs to ends or somebody it needs is gone; numbers are never used again,
+ * so what still comes of it is recognised. Weights are then asked for anew under another `fill`.
+ */
+#include "common/base/assert.h"
+#include "daemon/core/sharded.h"
+
+#define WINDOW_BYTES (16u << 20)
+#define CHUNK_BYTES  (1u << 20)
+
+/* ---- what next ---- */
+
+static uint64_t vectors_of(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
+{
+    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
+    return kind == SMOE_EXCHANGE_STATES ? 1 + moments : 1;
+}
+
+static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *layer,
+                         enum smoe_exchange_kind kind)
+{
+    uint64_t most =
+        c->options.tensor_bytes_max < CHUNK_BYTES ? c->options.tensor_bytes_max : CHUNK_BYTES;
+    uint64_t n = most / (vectors_of(layer, kind) * smoe_real_bytes(layer));
+    return n ? n : 1;
+}
+
+static bool any_stale(const struct smoe_sharded *s, uint32_t expert)
+{
+    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
+        if (s->stale[r])
+            return true;
+    return false;
+}
+
+/* Hosts to be asked one after another for the piece at the cursor. */
+static uint32_t ranks_of(const struct smoe_sharded *s, uint32_t expert)
+{
+    if (s->exchange.kind == SMOE_EXCHANGE_GRADIENTS)
+        return s->replica_first[expert + 1] - s->replica_first[expert];
+    return s->exchange.kind == SMOE_EXCHANGE_WEIGHTS && !any_stale(s, expert) ? 0 : 1;
+}
+
+/* What of the piece at the cursor is to travel: all of it, or what is being filled. */
+static void piece_range(const struct smoe_sharded *s, uint64_t *ret_offset, uint64_t *ret_length)
+{
+    const struct smoe_shard_piece *p = &s->map.pieces[s->exchange.piece];
+    uint64_t begin = p->offset, end = p->offset + p->length;
+    if (s->exchange.kind == SMOE_EXCHANGE_STATES) {
+        uint64_t first = s->filling.offset, last = first + s->filling.length;
+        begin = begin > first ? begin : first;
+        end = end < last ? end : last;
+    }
+    *ret_offset = begin;
+    *ret_length = begin < end ? end - begin : 0;
+}
+
+/* Moves the cursor to the next range that is to travel; false: there is none. */
+static bool find_next(const struct smoe_layer *layer, struct smoe_sharded *s, uint64_t *ret_offset,
+                      uint64_t *ret_length)
+{
+    struct smoe_exchange *x = &s->exchange;
+    for (; x->expert < layer->shape.experts; x->expert++, x->rank = 0) {
+        for (; x->rank < ranks_of(s, x->expert); x->rank++, x->piece = 0) {
+            for (; x->piece < s->map.n_pieces; x->piece++, x->offset = 0) {
+                uint64_t offset, length;
+                piece_range(s, &offset, &length);
+                if (x->offset >= length)
+                    continue;
+                *ret_offset = offset + x->offset;
+                *ret_length = length - x->offset;
+                return true;
+            }
+        }
+        x->piece = 0;
+    }
+    return false;
+}
+
+/* ---- whom ---- */
+
+/* The map covers every element. */
+static const struct smoe_shard_piece *piece_at(const struct smoe_sharded *s, uint64_t offset)
+{
+    uint32_t i = 0;
+    while (i + 1 < s->map.n_pieces && s->map.pieces[i + 1].offset <= offset)
+        i++;
+    return &s->map.pieces[i];
+}
+
+static uint32_t source_of(const struct smoe_sharded *s, const struct smoe_msg_shard_ask *ask)
+{
+    if (ask->kind == SMOE_SHARD_GRADIENT)
+        return s->replica_worker[s->replica_first[ask->expert] + ask->rank];
+    return ask->kind == SMOE_SHARD_WEIGHTS ? piece_at(s, ask->offset)->owner : s->filling.from;
+}
+
+/* Who else needs the range, in the update's memory. */
+static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
+                            const struct smoe_msg_shard_ask *ask, uint32_t from,
+                            const uint32_t **ret)
+{
+    uint32_t first = s->replica_first[ask->expert], last = s->replica_first[ask->expert + 1];
+    uint32_t *list = smoe_core_list(c, (last - first + 2) * sizeof *list), n = 0;
+    const struct smoe_shard_piece *p = piece_at(s, ask->offset);
+    if (ask->kind == SMOE_SHARD_STATE)
+        list[n++] = s->filling.to;
+    if (ask->kind == SMOE_SHARD_GRADIENT && p->owner != from)
+        list[n++] = p->owner;
+    if (ask->kind == SMOE_SHARD_GRADIENT && p->follower != SMOE_SHARD_NONE && p->follower != from)
+        list[n++] = p->follower;
+    for (uint32_t r = first; ask->kind == SMOE_SHARD_WEIGHTS && r < last; r++)
+        if (s->stale[r] && s->replica_worker[r] != from)
+            list[n++] = s->replica_worker[r];
+    smoe_core_list_trim(c, list, n * sizeof *list);
+    *ret = list;
+    return n;
+}
+
+/* ---- asking ---- */
+
+/* There is one: has_room. */
+static uint32_t free_transfer(const struct smoe_core *c)
+{
+    uint32_t i = 0;
+    while (c->sharding->transfers[i].used)
+        i++;
+    smoe_assert(i < SMOE_TRANSFERS_MAX);
+    return i;
+}
+
+/* Asks for the next chunk of the layer; false: there is no next one. */
+static bool ask_next(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_sharded *s = layer->sharded;
+    struct smoe_exchange *x = &s->exchange;
+    uint64_t offset, length, most = chunk_of(c, layer, x->kind);
+    if (!find_next(layer, s, &offset, &length))
+        return false;
+    bool gradient = x->kind == SMOE_EXCHANGE_GRADIENTS;
+    const struct smoe_step *step = gradient ? &c->trainers[layer->owner].step : NULL;
+    uint32_t slot = free_transfer(c);
+    struct smoe_transfer *t = &c->sharding->transfers[slot];
+    *t = (struct smoe_transfer){.used = true, .asked = true, .n_due = 1};
+    t->ask = (struct smoe_msg_shard_ask){
+        .number = ++c->sharding->serial * SMOE_TRANSFERS_MAX + slot,
+        .kind = gradient                           ? SMOE_SHARD_GRADIENT
+                : x->kind == SMOE_EXCHANGE_WEIGHTS ? SMOE_SHARD_WEIGHTS
+                                                   : SMOE_SHARD_STATE,
+        .layer = l,
+        .expert = x->expert,
+        .offset = offset,
+        .length = length < most ? length : most,
+        .rank = gradient ? x->rank : 0,
+        .step = gradient ? step->number : layer->step,
+        .attempt = gradient ? step->attempt : layer->attempt,
+        .fill = s->fill,
+    };
+    t->from = source_of(s, &t->ask);
+    const uint32_t *takers;
+    t->ask.send = list_takers(c, s, &t->ask, t->from, &takers) > 0;
+    t->bytes = vectors_of(layer, x->kind) * t->ask.length * smoe_real_bytes(layer);
+    x->offset += t->ask.length;
+    x->n_out++;
+    c->sharding->n_transfers++;
+    c->sharding->bytes_out += t->bytes;
+    smoe_core_send(c, c->fleet.workers[t->from].session, SMOE_MSG_SHARD_ASK)->shard_ask = t->ask;
+    return true;
+}
+
+static bool has_room(const struct smoe_core *c)
+{
+    return c->sharding->n_transfers < SMOE_TRANSFERS_MAX && c->sharding->bytes_out < WINDOW_BYTES;
+}
+
+static void finish(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    enum smoe_exchange_kind kind = s->exchange.kind;
+    s->exchange = (struct smoe_exchange){0};
+    if (kind == SMOE_EXCHANGE_GRADIENTS)
+        return; /* norms follow */
+    for (uint32_t r = 0; kind == SMOE_EXCHANGE_WEIGHTS && r < SMOE_LAYER_REPLICAS_MAX; r++)
+        s->stale[r] = false;
+    if (kind == SMOE_EXCHANGE_STATES)
+        smoe_sharded_filled(c, l);
+    smoe_layers_advance(c); /* to which a step may be waiting for this */
+}
+
+/* One chunk of each layer in turn, so that none waits for another's whole exchange. */
+static void ask_all(struct smoe_core *c)
+{
+    for (bool more = true; more && has_room(c);) {
+        more = false;
+        for (uint32_t l = 0; l < SMOE_LAYERS_MAX && has_room(c); l++) {
+            struct smoe_sharded *s = c->layers[l].sharded;
+            if (!s || s->exchange.kind == SMOE_EXCHANGE_NONE || s->exchange.asked_all)
+                continue;
+            s->exchange.asked_all = !ask_next(c, l);
+            more |= !s->exchange.asked_all;
+        }
+    }
+}
+
+static bool finish_any(struct smoe_core *c)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_sharded *s = c->layers[l].sharded;
+        if (!s || s->exchange.kind == SMOE_EXCHANGE_NONE || !s->exchange.asked_all ||
+            s->exchange.n_out)
+            continue;
+        finish(c, l);
+        return true;
+    }
+    return false;
+}
+
+void smoe_exchange_pump(struct smoe_core *c)
+{
+    if (!c->sharding)
+        return;
+    do
+        ask_all(c);
+    while (finish_any(c));
+}
+
+void smoe_exchange_begin(struct smoe_core *c, uint32_t l, enum smoe_exchange_kind kind)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    smoe_assert(s->exchange.kind == SMOE_EXCHANGE_NONE);
+    s->exchange = (struct smoe_exchange){.kind = kind};
+    if (kind == SMOE_EXCHANGE_WEIGHTS)
+        s->fill = ++c->sharding->serial;
+}
+
+bool smoe_exchange_under_way(const struct smoe_core *c, uint64_t layers)
+{
+    for (uint32_t l = 0; c->sharding && l < SMOE_LAYERS_MAX; l++)
+        if ((layers >> l & 1) && c->layers[l].sharded &&
+            (c->layers[l].sharded->exchange.kind != SMOE_EXCHANGE_NONE ||
+             c->layers[l].sharded->filling.length))
+            return true;
+    return false;
+}
+
+/* ---- answers ---- */
+
+static void end_transfer(struct smoe_core *c, struct smoe_transfer *t)
+{
+    smoe_assert(c->sharding->n_transfers > 0 && c->sharding->bytes_out >= t->bytes);
+    c->layers[t->ask.layer].sharded->exchange.n_out--;
+    c->sharding->n_transfers--;
+    c->sharding->bytes_out -= t->bytes;
+    t->used = false;
+}
+
+void smoe_exchange_void(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && s->exchange.n_out; i++)
+        if (c->sharding->transfers[i].used && c->sharding->transfers[i].ask.layer == l)
+            end_transfer(c, &c->sharding->transfers[i]);
+    s->exchange = (struct smoe_exchange){0};
+}
+
+static struct smoe_transfer *transfer_of(const struct smoe_core *c, uint64_t number)
+{
+    if (!c->sharding)
+        return NULL;
+    struct smoe_transfer *t = &c->sharding->transfers[number % SMOE_TRANSFERS_MAX];
+    return t->used && t->ask.number == number ? t : NULL;
+}
+
+/* The transfer that this is what was asked of the worker, or NULL: late. */
+static struct smoe_transfer *expected(const struct smoe_core *c, uint32_t worker,
+                                      const struct smoe_msg_shard_part *m)
+{
+    struct smoe_transfer *t = transfer_of(c, m->number);
+    bool right = t && t->asked && t->ask.send && t->from == worker && m->kind == t->ask.kind &&
+                 m->layer == t->ask.layer && m->expert == t->ask.expert &&
+                 m->offset == t->ask.offset && m->length == t->ask.length &&
+                 m->rank == t->ask.rank && m->step == t->ask.step && m->attempt == t->ask.attempt &&
+                 m->fill == t->ask.fill;
+    return right ? t : NULL;
+}
+
+struct smoe_verdict smoe_exchange_expect(const struct smoe_core *c, uint32_t worker,
+                                         const struct smoe_msg_shard_part *m)
+{
+    const struct smoe_transfer *t = expected(c, worker, m);
+    if (!t)
+        return smoe_sharded_expect_state(c, worker, m);
+    return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = t->bytes};
+}
+
+void smoe_exchange_part(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_part *m)
+{
+    struct smoe_transfer *t = expected(c, worker, m);
+    const uint32_t *takers;
+    if (!t) {
+        smoe_sharded_state(c, worker, m); /* or it was voided while it came in */
+        return;
+    }
+    t->asked = false;
+    t->n_due = list_takers(c, c->layers[m->layer].sharded, &t->ask, t->from, &takers);
+    for (uint32_t i = 0; i < t->n_due; i++) {
+        smoe_core_send(c, c->fleet.workers[takers[i]].session, SMOE_MSG_SHARD_PART)->shard_part =
+            *m;
+        smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
+    }
+}
+
+void smoe_exchange_taken(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_taken *m)
+{
+    struct smoe_transfer *t = transfer_of(c, m->number);
+    if (c->sharding && !t)
+        smoe_sharded_stored(c, m);
+    if (!t || t->asked != !t->ask.send || (!t->ask.send && t->from != worker))
+        return;
+    if (--t->n_due == 0)
+        end_transfer(c, t);
+}

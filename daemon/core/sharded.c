@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who holds what of a sharded layer, who is told of it, and what becomes of it when workers come and go.
+ *
+ *     no workers --cut, plan--> placed --every slot and piece taken in--> complete (the layer is READY)
+ *                                 ^                                           |
+ *                                 |      commit: a new plan, old weights      |
+ *                                 +-------------- WEIGHTS <-------------------+
+ *
+ * A worker that is lost loses its copies wherever another one is left; where it had the only copy its return is
+ * awaited for its lease. Its slots are planned elsewhere at once. What was counted of an uncommitted step
+ * comes again with the trainer's next attempt, as with any loss.
+ *
+ * Invariants (smoe_sharded_check): the map covers every element, with holders that are distinct; each expert
+ * of a plan has a host; hosts of an expert are distinct and rise; an exchange has the transfers that name it.
+ */
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/sharded.h"
+
+/* ---- beginning and end ---- */
+
+void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_sharded *s = &c->sharding->layers[l];
+    smoe_assert(s->exchange.kind == SMOE_EXCHANGE_NONE);
+    s->map.n_pieces = 0;
+    s->plan.n_workers = 0;
+    s->plan_due = s->lost = false;
+    s->filling.length = 0;
+    memset(s->replica_first, 0, (SMOE_EXPERTS_MAX + 1) * sizeof *s->replica_first);
+    memset(s->popularity, 0, SMOE_EXPERTS_MAX * sizeof *s->popularity);
+    smoe_place_planner_reset(s->planner, &c->sharding->rule, layer->shape.experts);
+    layer->sharded = s;
+}
+
+void smoe_sharded_end(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    smoe_exchange_void(c, l);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (smoe_sharded_on_worker(layer->sharded, w) && smoe_standing_usable(c, w))
+            smoe_standing_drop(c, w, layer->name, layer->run, &layer->shape);
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        c->fleet.workers[w].host_due &= ~(UINT64_C(1) << l);
+    layer->sharded = NULL;
+}
+
+/* ---- who ---- */
+
+bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert)
+{
+    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
+        if (s->replica_worker[r] == worker)
+            return true;
+    return false;
+}
+
+static uint32_t n_replicas(const struct smoe_sharded *s)
+{
+    return s->plan.n_workers ? s->replica_first[s->plan.n_experts] : 0;
+}
+
+bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker)
+{
+    for (uint32_t r = 0; r < n_replicas(s); r++)
+        if (s->replica_worker[r] == worker)
+            return true;
+    return smoe_shard_holds(&s->map, worker) || (s->filling.length && s->filling.to == worker);
+}
+
+static void set_bit(uint64_t *bits, uint32_t worker)
+{
+    bits[worker / 64] |= UINT64_C(1) << worker % 64;
+}
+
+void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits)
+{
+    for (uint32_t r = 0; r < n_replicas(s); r++)
+        set_bit(bits, s->replica_worker[r]);
+    for (uint32_t i = 0; i < s->map.n_pieces; i++) {
+        set_bit(bits, s->map.pieces[i].owner);
+        if (s->map.pieces[i].follower != SMOE_SHARD_NONE)
+            set_bit(bits, s->map.pieces[i].follower);
+    }
+}
+
+static bool has_taken_in(const struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    return smoe_standing_usable(c, worker) && (c->fleet.workers[worker].hosted_layers >> l & 1) &&
+           !(c->fleet.workers[worker].host_due >> l & 1);
+}
+
+/* All that an exchange needs are there and hold what they shall. */
+static bool all_there(const struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_sharded *s = c->layers[l].sharded;
+    if (!s->plan.n_workers || !s->map.n_pieces ||
+        (s->filling.length && !has_taken_in(c, l, s->filling.to)))
+        return false;
+    for (uint32_t r = 0; r < n_replicas(s); r++)
+        if (!has_taken_in(c, l, s->replica_worker[r]))
+            return false;
+    for (uint32_t i = 0; i < s->map.n_pieces; i++)
+        if (!has_taken_in(c, l, s->map.pieces[i].owner) ||
+            (s->map.pieces[i].follower != SMOE_SHARD_NONE &&
+             !has_taken_in(c, l, s->map.pieces[i].follower)))
+            return false;
+    return true;
+}
+
+static bool any_stale(const struct smoe_sharded *s)
+{
+    for (uint32_t r = 0; r < n_replicas(s); r++)
+        if (s->stale[r])
+            return true;
+    return false;
+}
+
+bool smoe_sharded_complete(const struct smoe_core *c, uint32_t l)
+{
+    return all_there(c, l) && !any_stale(c->layers[l].sharded);
+}
+
+/* ---- telling workers ---- */
+
+/* Has it visits of the trainer of an expert that it is about to drop? */
+static bool drops_visits(const struct smoe_core *c, uint32_t l, uint32_t worker, uint32_t trainer)
+{
+    smoe_list_for_each (it, &c->worker_parcels[worker]) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, worker_link);
+        if (p->layer == l && c->batches[p->batch].trainer == trainer &&
+            !smoe_sharded_hosts(c->layers[l].sharded, worker, p->expert))
+            return true;
+    }
+    return false;
+}
+
+/* Adds the pieces in which the worker has that role. */
+static uint32_t add_pieces(const struct smoe_shard_map *map, uint32_t worker, bool owned,
+                           uint64_t *offsets, uint64_t *lengths, size_t *n)
+{
+    uint32_t before = (uint32_t)*n;
+    for (uint32_t i = 0; i < map->n_pieces; i++) {
+        const struct smoe_shard_piece *p = &map->pieces[i];
+        if ((owned ? p->owner : p->follower) != worker)
+            continue;
+        offsets[*n] = p->offset;
+        lengths[(*n)++] = p->length;
+    }
+    return (uint32_t)*n - before;
+}
+
+static void list_pieces(struct smoe_core *c, const struct smoe_sharded *s, uint32_t worker,
+                        struct smoe_msg_host *m)
+{
+    size_t most = s->map.n_pieces + 1, n = 0;
+    uint64_t *offsets = smoe_core_list(c, most * sizeof *offsets);
+    uint64_t *lengths = smoe_core_list(c, most * sizeof *lengths);
+    m->pieces_owned = add_pieces(&s->map, worker, true, offsets, lengths, &n);
+    m->pieces_followed = add_pieces(&s->map, worker, false, offsets, lengths, &n);
+    if (s->filling.length && s->filling.to == worker) {
+        offsets[n] = s->filling.offset;
+        lengths[n++] = s->filling.length;
+    }
+    m->pieces = (struct smoe_pieces){offsets, lengths, n};
+}
+
+static void list_slots(struct smoe_core *c, uint32_t l, uint32_t worker, struct smoe_msg_host *m)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    uint32_t *experts = smoe_core_list(c, layer->shape.experts * sizeof *experts);
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (smoe_sharded_hosts(layer->sharded, worker, e))
+            experts[m->n_experts++] = e;
+    smoe_core_list_trim(c, experts, m->n_experts * sizeof *experts);
+    m->experts = experts;
+}
+
+static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    const struct smoe_sharded *s = layer->sharded;
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    w->host_due &= ~(UINT64_C(1) << l);
+    if (!smoe_standing_usable(c, worker))
+        return;
+    w->hosted_layers &= ~(UINT64_C(1) << l);
+    for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
+        if (drops_visits(c, l, worker, t))
+            smoe_trainer_reset(c, t, "an expert has moved"); /* its visits come up elsewhere */
+    if (!smoe_sharded_on_worker(s, worker)) {
+        smoe_standing_drop(c, worker, layer->name, layer->run, &layer->shape);
+        return;
+    }
+    struct smoe_msg_host m = {.layer = l, .run = layer->run, .shape = layer->shape};
+    memcpy(m.name, layer->name, sizeof m.name);
+    m.step = layer->step;
+    m.attempt = layer->attempt;
+    m.fresh = !layer->learned;
+    m.sharded = true;
+    m.replicas = s->plan.n_workers ? s->plan.slot_first[s->plan.n_workers] : 0;
+    list_slots(c, l, worker, &m);
+    list_pieces(c, s, worker, &m);
+    w->reference_flops = layer->forward_flops;
+    smoe_slot_consider(c, worker);
+    smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
+}
+
+static void tell(struct smoe_core *c, uint32_t l)
+{
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (c->fleet.workers[w].host_due >> l & 1)
+            send_host(c, l, w);
+}
+
+size_t smoe_sharded_hosts_of(struct smoe_core *c, uint64_t layers, uint32_t worker,
+                             const struct smoe_layer_hosts **ret)
+{
+    struct smoe_layer_hosts *lists = smoe_core_list(c, SMOE_LAYERS_MAX * sizeof *lists);
+    size_t n = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_layer *layer = &c->layers[l];
+        const struct smoe_sharded *s = layer->sharded;
+        if (!(layers >> l & 1) || !s || !smoe_sharded_on_worker(s, worker))
+            continue;
+        uint32_t *hosts = smoe_core_list(c, layer->shape.experts * sizeof *hosts);
+        for (uint32_t e = 0; e < layer->shape.experts; e++)
+            hosts[e] = s->replica_first[e + 1] - s->replica_first[e];
+        lists[n++] = (struct smoe_layer_hosts){l, hosts, layer->shape.experts};
+    }
+    *ret = lists;
+    return n;
+}
+
+/* ---- going on ---- */
+
+/* Exchanges that are due begin when all whom they need are there: weights first, for visits wait for them. */
+static void exchange(struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_sharded *s = c->layers[l].sharded;
+    if (s->exchange.kind != SMOE_EXCHANGE_NONE || !all_there(c, l) || smoe_sharded_storing(c, l))
+        return;
+    if (any_stale(s))
+        smoe_exchange_begin(c, l, SMOE_EXCHANGE_WEIGHTS);
+    else if (s->filling.length)
+        smoe_exchange_begin(c, l, SMOE_EXCHANGE_STATES);
+}
+
+bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_sharded *s = layer->sharded;
+    struct smoe_why why;
+    if (s->lost && !c->settle_ns) {
+        smoe_fail(&why, SMOE_ELOST,
+                  "layer %s: no worker has some part of its optimizer state of step %llu any more: "
+                  "resume from a checkpoint",
+                  layer->name, (unsigned long long)layer->step);
+        smoe_layer_lose(c, l, SMOE_ELOST, why.text);
+        return false;
+    }
+    if (!smoe_standing_quiet(c, layer))
+        return true;
+    if ((!layer->learned || !s->map.n_pieces) && !smoe_sharded_cut(c, l))
+        return true;
+    smoe_sharded_replan(c, l);
+    if (layer->learned)
+        smoe_sharded_rearrange(c, l);
+    tell(c, l);
+    exchange(c, l);
+    return true;
+}
+
+void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    s->plan_due = true;
+    memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
+    smoe_sharded_interrupt_fetches(c, l);
+}
+
+/* ---- workers that come, go, or refuse ---- */
+
+/* What is under way of the layer begins again without the worker. */
+static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    uint64_t bit = UINT64_C(1) << l;
+    if (!smoe_sharded_on_worker(s, worker))
+        return;
+    smoe_exchange_void(c, l);
+    smoe_sharded_interrupt_fetches(c, l);
+    smoe_sharded_fail_stores(c, l);
+    if (s->filling.length && (s->filling.to == worker || s->filling.from == worker)) {
+        s->filling.length = 0;
+        c->fleet.workers[s->filling.to].host_due |= bit;
+    }
+    for (uint32_t i = 0; i < s->map.n_pieces; i++) /* who owns from now on must hear of it */
+        if (s->map.pieces[i].owner == worker && s->map.pieces[i].follower != SMOE_SHARD_NONE)
+            c->fleet.workers[s->map.pieces[i].follower].host_due |= bit;
+    smoe_shard_leave(&s->map, worker);
+    c->journal_due |= bit;
+}
+
+void smoe_sharded_worker_lost(struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    leave(c, l, worker);
+}
+
+void smoe_sharded_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    leave(c, l, worker);
+    bool alone = smoe_shard_holds(&s->map, worker);
+    if (alone && c->layers[l].learned)
+        s->lost = true;
+    else if (alone)
+        s->map.n_pieces = 0; /* the seed has it */
+    for (uint32_t r = 0; r < n_replicas(s); r++) {
+        if (s->replica_worker[r] != worker)
+            continue;
+        s->plan.n_workers = 0; /* nobody was there to take its place */
+        memset(s->replica_first, 0, (SMOE_EXPERTS_MAX + 1) * sizeof *s->replica_first);
+    }
+}
+
+void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
+                          const struct smoe_msg_hosted *m)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_sharded *s = layer->sharded;
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    struct smoe_why why;
+    uint64_t bit = UINT64_C(1) << l;
+    if (w->refused_copies & bit) {
+        smoe_fail(&why, m->code, "layer %s: worker %s cannot hold its part: %s", layer->name, w->id,
+                  m->message);
+        if (layer->state != SMOE_LAYER_LOST)
+            smoe_layer_lose(c, l, m->code, why.text);
+        return;
+    }
+    w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
+    w->host_due |= bit;
+    if (s->filling.length && s->filling.to == worker)
+        s->filling.length = 0;
+    smoe_exchange_void(c, l);
+}
+
+/* Is the range within what the worker says it holds? */
+static bool covered(const struct smoe_pieces *held, uint64_t offset, uint64_t length)
+{
+    uint64_t had = 0;
+    for (size_t i = 0; i < held->n; i++) {
+        uint64_t begin = held->offsets[i] > offset ? held->offsets[i] : offset;
+        uint64_t end = held->offsets[i] + held->lengths[i];
+        end = end < offset + length ? end : offset + length;
+        had += begin < end ? end - begin : 0;
+    }
+    return had >= length;
+}
+
+/* What of it is of the layer's last committed step. */
+static struct smoe_pieces current_of(const struct smoe_layer *layer,
+                                     const struct smoe_inventory_layer *held)
+{
+    bool current =
+        held && ((held->step == layer->step && held->attempt == layer->attempt) ||
+                 (held->staged_step == layer->step && held->staged_attempt == layer->attempt));
+    return current ? held->pieces : (struct smoe_pieces){0};
+}
+
+void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
+                           const struct smoe_inventory_layer *held)
+{
+    struct smoe_layer *layer = &c->layers[l];
+    struct smoe_sharded *s = layer->sharded;
+    struct smoe_pieces has = current_of(layer, held);
+    for (uint32_t i = 0; i < s->map.n_pieces && layer->learned; i++) {
+        struct smoe_shard_piece *p = &s->map.pieces[i];
+        bool has_it = covered(&has, p->offset, p->length);
+        if (p->owner == worker && !has_it)
+            s->lost = true; /* it was the only one: others' copies were dropped */
+        else if (has_it && p->owner != worker && p->follower == SMOE_SHARD_NONE &&
+                 smoe_standing_quiet(c, layer))
+            p->follower = worker;
+    }
+    for (uint32_t r = 0; r < n_replicas(s); r++) /* weights in slots are sent again */
+        s->stale[r] |= s->replica_worker[r] == worker && layer->learned;
+    if (held || smoe_sharded_on_worker(s, worker))
+        c->fleet.workers[worker].host_due |= UINT64_C(1) << l;
+}
+
+/* ---- invariants ---- */
+
+void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_sharded *s = c->layers[l].sharded;
+    uint32_t n_out = 0;
+    smoe_assert(!s->map.n_pieces || smoe_shard_valid(&s->map, c->fleet.n_used));
+    for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts; e++) {
+        smoe_assert(s->replica_first[e + 1] > s->replica_first[e]);
+        for (uint32_t r = s->replica_first[e] + 1; r < s->replica_first[e + 1]; r++)
+            smoe_assert(s->replica_worker[r] > s->replica_worker[r - 1]);
+    }
+    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX; i++)
+        n_out += c->sharding->transfers[i].used && c->sharding->transfers[i].ask.layer == l;
+    smoe_assert(n_out == s->exchange.n_out);
+}

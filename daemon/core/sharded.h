@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Sharded layers (MODEL.md sections 8 and 9): an expert stands in slots of several workers, its optimizer state lies in
+ * pieces that do not move when experts do, and which slot holds which expert is decided anew at every step.
+ * sharded.c knows who holds what and tells them; sharded_plan.c decides; exchange.c moves gradients, weights and
+ * states between workers.
+ *
+ * Of a layer that is sharded (layer->sharded), experts[e].worker is the first of its hosts; followers are of pieces.
+ */
+#ifndef SMOE_CORE_SHARDED_H
+#define SMOE_CORE_SHARDED_H
+
+#include "daemon/core/core_state.h"
+#include "daemon/core/place_planner.h"
+#include "daemon/core/shard.h"
+
+#define SMOE_TRANSFERS_MAX 256
+
+/* A transfer under way: asked of a worker, passed on to others, until the last of them has taken it. */
+struct smoe_transfer {
+    bool used;
+    bool asked; /* its ShardPart, if there is to be one, has not come */
+    uint32_t from;
+    uint32_t n_due; /* ShardTaken to come */
+    uint64_t bytes;
+    struct smoe_msg_shard_ask ask; /* its number too */
+};
+
+enum smoe_exchange_kind {
+    SMOE_EXCHANGE_NONE,
+    SMOE_EXCHANGE_GRADIENTS, /* local sums to the holders of state, within a step */
+    SMOE_EXCHANGE_WEIGHTS,   /* to slots whose weights are of another step */
+    SMOE_EXCHANGE_STATES,    /* to a worker that shall hold them, between steps */
+};
+
+/* The next transfer to be asked for. */
+struct smoe_exchange {
+    enum smoe_exchange_kind kind;
+    uint32_t expert, rank, piece;
+    uint64_t offset; /* within the piece */
+    bool asked_all;
+    uint32_t n_out; /* transfers of the layer under way */
+};
+
+struct smoe_sharded {
+    struct smoe_shard_map map;   /* in force; no pieces: not cut yet */
+    bool lost;                   /* nobody has some piece any more */
+    struct smoe_place_plan plan; /* in force; no workers: there is none */
+    uint32_t *replica_first;     /* [experts + 1] hosts of each expert, distinct, rising: */
+    uint32_t *replica_worker;    /* [SMOE_LAYER_REPLICAS_MAX] */
+    bool *stale;                 /* ... whose weights are not of the layer's step */
+    bool plan_due;               /* a step was committed since */
+    uint64_t *popularity;        /* [experts] since the last commit, by the gate alone */
+    struct smoe_place_planner *planner;
+    struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
+    struct smoe_exchange exchange;
+    uint64_t fill; /* number of the latest exchange of weights */
+};
+
+/* What all of them share; made by smoe_core_new unless layers are pinned. */
+struct smoe_sharding {
+    struct smoe_place_rule rule;
+    struct smoe_sharded layers[SMOE_LAYERS_MAX];
+    struct smoe_place_scratch *place;
+    struct smoe_shard_scratch *cut;
+    struct smoe_place_plan next; /* a plan being made, and its hosts */
+    uint32_t *next_first, *next_worker;
+    bool *next_stale;
+    uint32_t *slots;  /* [workers_max] of the plan being made */
+    double *speed;    /* [workers_max] */
+    uint64_t *memory; /* [workers_max] that counts for the map */
+    bool *gone;       /* [workers_max] */
+    struct smoe_shard_map spare;
+    struct smoe_shard_moves moves;
+    struct smoe_transfer *transfers; /* [SMOE_TRANSFERS_MAX] */
+    uint32_t n_transfers;
+    uint64_t bytes_out, serial;
+    double *norms; /* [trainers_max, workers_max] of what they own, in the step at hand */
+};
+
+int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_sharding **ret);
+void smoe_sharding_free(struct smoe_sharding *sharding);
+
+/* ---- sharded.c: who holds what ---- */
+/* The new layer is cut and placed as soon as there are workers. */
+void smoe_sharded_begin(struct smoe_core *core, uint32_t layer);
+void smoe_sharded_end(struct smoe_core *core, uint32_t layer);
+bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker);
+bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
+/* Cuts, plans and tells as far as that can be done now. False: the layer is lost. */
+bool smoe_sharded_advance(struct smoe_core *core, uint32_t layer);
+/* Every slot is there and has the weights of the layer's step, and every piece has its owner. */
+bool smoe_sharded_complete(const struct smoe_core *core, uint32_t layer);
+/* Sets the bits of all that take part in its steps. */
+void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits);
+void smoe_sharded_worker_lost(struct smoe_core *core, uint32_t layer, uint32_t worker);
+void smoe_sharded_worker_forgotten(struct smoe_core *core, uint32_t layer, uint32_t worker);
+void smoe_sharded_returned(struct smoe_core *core, uint32_t layer, uint32_t worker,
+                           const struct smoe_inventory_layer *held);
+void smoe_sharded_refused(struct smoe_core *core, uint32_t layer, uint32_t worker,
+                          const struct smoe_msg_hosted *m);
+/* A step of the layer is committed: its slots are old, and may be of other experts from now on. */
+void smoe_sharded_committed(struct smoe_core *core, uint32_t layer);
+/* StepPrepare.hosts of the sharded layers among `layers`, in the update's memory. */
+size_t smoe_sharded_hosts_of(struct smoe_core *core, uint64_t layers, uint32_t worker,
+                             const struct smoe_layer_hosts **ret);
+void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
+
+/* ---- sharded_plan.c: who shall hold what ---- */
+/* May be given slots and pieces of the layer. */
+bool smoe_sharded_willing(const struct smoe_core *core, uint32_t layer, uint32_t worker);
+/* A first cut, or a new one while the seed still gives everything. False: there are not enough workers. */
+bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
+/* Another plan if one is due or the fleet has changed so that there must be one; marks whom it concerns. */
+void smoe_sharded_replan(struct smoe_core *core, uint32_t layer);
+/* Gives missing copies and shares of newcomers, a range at a time: begins to fill the next. */
+void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
+/* Which live workers hold each expert, into core->replica_first and replica_node. */
+void smoe_sharded_fill_replicas(struct smoe_core *core, const struct smoe_sharded *s);
+/* The range being filled has come: it counts from now on. */
+void smoe_sharded_filled(struct smoe_core *core, uint32_t layer);
+
+/* ---- sharded_states.c: states for trainers ---- */
+/* 0, or why a store cannot be now. */
+int smoe_sharded_reachable(const struct smoe_core *core, uint32_t layer, struct smoe_why *why);
+/* The first fetch that waits goes on, if no other is being answered. */
+void smoe_sharded_serve_fetches(struct smoe_core *core, uint32_t layer);
+/* What they ask for has changed: they begin again. */
+void smoe_sharded_interrupt_fetches(struct smoe_core *core, uint32_t layer);
+struct smoe_verdict smoe_sharded_expect_state(const struct smoe_core *core, uint32_t worker,
+                                              const struct smoe_msg_shard_part *m);
+void smoe_sharded_state(struct smoe_core *core, uint32_t worker,
+                        const struct smoe_msg_shard_part *m);
+/* The ExpertStore that is being handled, remembered as this relay, goes to all holders. */
+void smoe_sharded_store(struct smoe_core *core, struct smoe_relay *relay);
+void smoe_sharded_stored(struct smoe_core *core, const struct smoe_msg_shard_taken *m);
+bool smoe_sharded_storing(const struct smoe_core *core, uint32_t layer);
+/* A holder is gone: what it was to store did not arrive everywhere. */
+void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
+/* The layer's step is another from now on; states follow. */
+void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
+
+/* ---- exchange.c ---- */
+void smoe_exchange_begin(struct smoe_core *core, uint32_t layer, enum smoe_exchange_kind kind);
+/* Asks for what there is room for. */
+void smoe_exchange_pump(struct smoe_core *core);
+/* What is on its way of the layer counts for nothing. */
+void smoe_exchange_void(struct smoe_core *core, uint32_t layer);
+/* Weights or states of one of these layers are on their way. */
+bool smoe_exchange_under_way(const struct smoe_core *core, uint64_t layers);
+struct smoe_verdict smoe_exchange_expect(const struct smoe_core *core, uint32_t worker,
+                                         const struct smoe_msg_shard_part *m);
+void smoe_exchange_part(struct smoe_core *core, uint32_t worker,
+                        const struct smoe_msg_shard_part *m);
+void smoe_exchange_taken(struct smoe_core *core, uint32_t worker,
+                         const struct smoe_msg_shard_taken *m);
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Messages of sharded layers, and what others say of them (wire.h includes it).
+ */
+#ifndef SMOE_PROTO_WIRE_SHARD_H
+#define SMOE_PROTO_WIRE_SHARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHARD_STATE = 3 };
+
+/* Pieces of the parameters of every expert of a layer; borrowed until the next decode. */
+struct smoe_pieces {
+    const uint64_t *offsets, *lengths; /* [n] elements; lengths > 0 */
+    size_t n;                          /* 0..SMOE_WORKER_PIECES_MAX */
+};
+
+struct smoe_msg_shard_ask {
+    uint64_t number;
+    enum smoe_shard_kind kind;
+    uint32_t layer, expert;
+    uint64_t offset, length; /* elements; length > 0 */
+    uint32_t rank;           /* GRADIENT */
+    uint64_t step, attempt;
+    uint64_t fill; /* WEIGHTS */
+    bool send;
+};
+struct smoe_msg_shard_part {
+    uint64_t number;
+    enum smoe_shard_kind kind;
+    uint32_t layer, expert;
+    uint64_t offset, length;
+    uint32_t rank;
+    uint64_t step, attempt;
+    uint64_t fill;
+};
+struct smoe_msg_shard_taken {
+    uint64_t number;
+};
+
+#endif

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Sharded layers with real workers over TCP: the layer that experts with replicas and cut optimizer state compute is
+the local one, and stays it while workers are killed; a checkpoint resumes on another number of workers."""
+
+import json
+import os
+import random
+import re
+import time
+
+import harness
+import test_equality
+from harness import train_args
+
+WORKERS = 4
+SHARDED = ("--set", "placement.rule=highest-averages", "--set", "fleet.workers_min=2")
+KILLS = 8 if harness.SANITIZED else 25
+SEED = int(os.environ.get("SMOE_SEED", "1"))
+
+
+class Sharded(harness.FleetTest):
+    def setUp(self):
+        super().setUp()
+        self.fleet.start_daemon(*SHARDED)
+        self.workers = self.fleet.start_workers(WORKERS, "--slots", "4")
+
+    def has_both_copies(self):
+        layers = self.fleet.status("experts")["layers"]
+        return layers and all(layer["state"] == "ready" and layer["elements_single"] == 0
+                              for layer in layers)
+
+    @harness.need_data
+    def test_losses_follow_the_local_ones(self):
+        self.assertEqual(self.fleet.ctl("policy", "topk")[0], 0)
+        code, out, err = self.fleet.run([os.path.join(harness.HELPERS, "integration_curves"),
+                                         self.fleet.gateway, "1", "1000",
+                                         "2" if harness.SANITIZED else "6"])
+        self.assertEqual(code, 0, err)
+        both = json.loads(out)
+        self.assertGreater(len(both["fleet"]), 10)
+        for ours, theirs in zip(both["fleet"], both["local"]):
+            self.assertLess(abs(ours - theirs), test_equality.STEP_BOUND)
+        layer = self.fleet.status("experts")["layers"][0]
+        self.assertTrue(any(len(e["hosts"]) > 1 for e in layer["experts"]), layer)
+
+    def test_every_step_is_the_reference_step_whoever_is_killed(self):
+        chosen = random.Random(SEED)
+        survivor = self.fleet.start_survivor()
+        survivor.wait_for_steps(2)
+        for _ in range(KILLS):
+            harness.wait_for("both copies of everything", self.has_both_copies)
+            time.sleep(chosen.random() * 0.05)
+            i = chosen.randrange(WORKERS)
+            self.workers[i].kill()
+            time.sleep(chosen.random() * 0.1)
+            self.workers[i] = self.fleet.start_worker(f"w{i + 1}", "--slots", "4")
+            survivor.wait_for_steps(1)
+        self.assertLawful()
+        self.fleet.wait_ready(WORKERS)
+        self.assertSameSteps(survivor)
+        steps = survivor.steps()
+        self.assertLess(steps[-1]["loss"], steps[0]["loss"])
+
+    @harness.need_data
+    def test_a_checkpoint_resumes_on_fewer_workers(self):
+        path = self.fleet.path("checkpoint.safetensors")
+        trainer = self.fleet.start_trainer(*train_args(1000, epochs=2, checkpoint=path))
+        self.assertEqual(trainer.wait(), 0, trainer.err())
+        for worker in self.workers[2:]: # one after another: two at once may have both copies of something
+            self.assertEqual(worker.end(), 0)
+            harness.wait_for("both copies of everything", self.has_both_copies)
+        again = self.fleet.start_trainer(*train_args(1000, epochs=4, checkpoint=path), "--resume", path,
+                                         name="again")
+        self.assertEqual(again.wait(), 0, again.err())
+        before, after = ([float(loss) for loss in re.findall(r"^epoch .* loss (\S+)  test", t.err(), re.M)]
+                         for t in (trainer, again))
+        self.assertLess(after[0], before[-1], "it does not go on where it was")
+        layer = self.fleet.status("experts")["layers"][-1]
+        self.assertEqual(layer["step"], 4 * 10)
+        self.assertLawful()
+
+
+if __name__ == "__main__":
+    harness.main()
