@@ -84,6 +84,12 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
         *ret = (struct subject){g->layer, g->expert, any_tainted(c, g->owner)};
         return true;
     }
+    if (m->type == SMOE_MSG_SHARD_PART) {
+        const struct smoe_layer *layer = &c->layers[m->shard_part.layer];
+        *ret = (struct subject){m->shard_part.layer, m->shard_part.expert,
+                                any_tainted(c, layer->owner)};
+        return layer->state != SMOE_LAYER_FREE;
+    }
     if (m->type == SMOE_MSG_EXPERT_STATE) {
         const struct smoe_relay *r = &c->relays[m->expert_state.request % SMOE_RELAYS_MAX];
         bool sums = r->parts & SMOE_STATE_GRADIENT;
@@ -171,6 +177,8 @@ bool smoe_conduct_norms(struct smoe_core *c, uint32_t trainer)
     for (uint32_t l = 0; !any_tainted(c, trainer) && l < SMOE_LAYERS_MAX; l++)
         for (uint32_t e = 0; (step->layers >> l & 1) && e < c->layers[l].shape.experts; e++) {
             const struct smoe_expert_view *x = &c->layers[l].experts[e];
+            if (c->layers[l].sharded) /* its norms are of sums over parts, each looked at before */
+                break;
             if (x->square_norm >= 0 || !blame(c, x->worker, l, e))
                 continue;
             send_away(c, x->worker, "STEP_NORM", l, e);
@@ -210,7 +218,7 @@ struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t ses
     if (!layer)
         return (struct smoe_numbers){0};
     bool state = m->type == SMOE_MSG_EXPERT_STATE || m->type == SMOE_MSG_EXPERT_STORE ||
-                 m->type == SMOE_MSG_STEP_GRADIENT;
+                 m->type == SMOE_MSG_STEP_GRADIENT || m->type == SMOE_MSG_SHARD_PART;
     bool f64 = layer->shape.dtype == SMOE_DTYPE_F64;
     return (struct smoe_numbers){
         .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
