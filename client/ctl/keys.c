@@ -61,10 +61,10 @@ static int tell_daemon(const struct store *s, struct smoe_why *why)
     return rc;
 }
 
-static int save(const struct store *s, struct smoe_why *why)
+static int write_keys(const struct store *s, struct smoe_why *why)
 {
     int rc = smoe_keyring_write(s->dir, SMOE_KEYRING_FILE, &s->keys, why);
-    return rc ? smoe_fail_at(why, rc, "%s", s->state_dir) : tell_daemon(s, why);
+    return rc ? smoe_fail_at(why, rc, "%s", s->state_dir) : 0;
 }
 
 /* ---- the commands ---- */
@@ -80,11 +80,11 @@ static int add(struct store *s, char *const *operands, unsigned n, FILE *out, st
     if (rc)
         return smoe_fail_at(why, SMOE_ECONFIG, "key add %.80s", operands[1]);
     rc = smoe_keyring_add(&s->keys, &key, why);
-    if (rc == 0)
-        rc = save(s, why);
-    if (rc == 0) {
+    rc = rc ? rc : write_keys(s, why);
+    if (rc == 0) { /* it is in the file, whatever the daemon says */
         smoe_key_format(&key, line);
         fprintf(out, "%s\n", line);
+        rc = tell_daemon(s, why);
     }
     smoe_wipe(line, sizeof line);
     smoe_wipe(&key, sizeof key);
@@ -115,7 +115,8 @@ static int take_out(struct store *s, char *const *operands, unsigned n, FILE *ou
                        "key revoke: %.63s has the only key there is: add another one first, or "
                        "stop the gateway",
                        operands[0]);
-    return rc ? rc : save(s, why);
+    rc = rc ? rc : write_keys(s, why);
+    return rc ? rc : tell_daemon(s, why);
 }
 
 static const struct {

@@ -174,7 +174,7 @@ int smoe_keyring_read(int dir, const char *name, struct smoe_keyring *ret, struc
     int rc = read_private(dir, name, text, FILE_BYTES_MAX, &len, why);
     if (rc == 0 && (rc = parse(text, len, ret, why)))
         smoe_fail_at(why, rc, "%s", name);
-    smoe_wipe(text, len);
+    smoe_wipe(text, FILE_BYTES_MAX);
     free(text);
     return rc;
 }

@@ -95,6 +95,9 @@ static int bio_write(BIO *bio, const char *from, size_t n, size_t *ret)
 {
     struct smoe_tls *tls = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
+    /* More than we ever gather: answers that the peer makes OpenSSL give, and does not read. */
+    if (tls->out_end + n > 2 * OUT_CAP)
+        return 0;
     if (!make_room(tls, n))
         return 0;
     memcpy(tls->out + tls->out_end, from, n);
@@ -326,6 +329,7 @@ int smoe_tls_wrap(struct smoe_tls *tls, struct smoe_tls_context *context, struct
     BIO *bio = tls->ssl ? BIO_new(context->bio) : NULL;
     if (!bio) {
         SSL_free(tls->ssl);
+        tls->ssl = NULL;
         return SMOE_ENOMEMORY;
     }
     BIO_set_data(bio, tls);

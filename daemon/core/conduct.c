@@ -82,7 +82,7 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
     if (m->type == SMOE_MSG_STEP_GRADIENT) {
         const struct smoe_msg_step_gradient *g = &m->step_gradient;
         *ret = (struct subject){g->layer, g->expert, any_tainted(c, g->owner)};
-        return true;
+        return smoe_copies_expect_gradient(c, worker, g).kind == SMOE_TAKE;
     }
     if (m->type == SMOE_MSG_SHARD_PART) {
         const struct smoe_layer *layer = &c->layers[m->shard_part.layer];
@@ -94,7 +94,8 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
         const struct smoe_relay *r = &c->relays[m->expert_state.request % SMOE_RELAYS_MAX];
         bool sums = r->parts & SMOE_STATE_GRADIENT;
         *ret = (struct subject){r->layer, r->expert, sums && any_tainted(c, r->trainer)};
-        return r->used;
+        return r->used && !r->waiting && r->number == m->expert_state.request &&
+               r->worker == worker;
     }
     uint64_t id = m->type == SMOE_MSG_OUTPUT ? m->output.parcel : m->parcel_gradient.parcel;
     if (!smoe_parcel_by_id(c, worker, id, &parcel))
@@ -104,7 +105,7 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
     return true;
 }
 
-/* True: the worker is to blame. */
+/* True: the worker is to blame, as far as is known. */
 static bool blame(struct smoe_core *c, uint32_t worker, uint32_t layer, uint32_t expert)
 {
     struct smoe_doubt doubt = {layer, expert, c->layers[layer].run, c->layers[layer].step};
@@ -179,7 +180,11 @@ bool smoe_conduct_norms(struct smoe_core *c, uint32_t trainer)
             const struct smoe_expert_view *x = &c->layers[l].experts[e];
             if (c->layers[l].sharded) /* its norms are of sums over parts, each looked at before */
                 break;
-            if (x->square_norm >= 0 || !blame(c, x->worker, l, e))
+            if (x->square_norm >= 0)
+                continue;
+            if (!smoe_worker_here(&c->fleet.workers[x->worker]))
+                return true; /* its loss, which waits for another's commit, ends this attempt */
+            if (!blame(c, x->worker, l, e))
                 continue;
             send_away(c, x->worker, "STEP_NORM", l, e);
             return true;

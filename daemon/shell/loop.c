@@ -347,6 +347,8 @@ static int bring_up(struct smoe_daemon *d, struct smoe_why *why)
     rc = make_gateway(d, why);
     rc = rc ? rc : smoe_budgets_load(d->gateway, d->state.fd, why);
     rc = rc ? rc : listen_all(d, why);
+    rc = rc ? rc
+            : smoe_guard_reload(&d->guard, d->state.fd, why); /* changed before we could be told */
     if (rc == 0 && (rc = start_signals(d)))
         smoe_fail(why, rc, "signals: %s", uv_strerror(rc));
     return rc;

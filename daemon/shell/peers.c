@@ -238,11 +238,11 @@ static void check_origin(struct peer *peer)
     struct smoe_addr from = {0};
     int bytes = sizeof from;
     uint64_t suppressed;
-    if (uv_tcp_getpeername(&peer->conn.tcp, &from.sa, &bytes))
-        return; /* gone already */
-    uint64_t origin = smoe_addr_origin(&from);
-    smoe_gateway_came_from(p->gateway, peer->session, origin);
-    if (p->tls || !origin)
+    bool gone =
+        uv_tcp_getpeername(&peer->conn.tcp, &from.sa, &bytes) != 0; /* what it said may wait */
+    if (!gone)
+        smoe_gateway_came_from(p->gateway, peer->session, smoe_addr_origin(&from));
+    if (p->tls || (!gone && smoe_addr_is_loopback(&from)))
         return;
     p->refused++;
     if (smoe_log_allowed(&p->strangers, smoe_clock_monotonic_ns(), &suppressed))

@@ -230,7 +230,7 @@ class Frequency(Machine):
         self.mode("table")
         self.start_helper()
         self.fleet.start_daemon()
-        worker = self.start_ordinary_worker("--watts", "10", "--budget", "0.2")
+        worker = self.start_ordinary_worker("--watts", "10", "--budget", "4")
         self.fleet.wait_ready(1)
         trainer = self.fleet.start_trainer(
             *train_args(4096, epochs=10000, batch=512, **{"d-model": 64, "d-ff": 1024}))

@@ -125,7 +125,7 @@ class Trace(harness.FleetTest):
         first, second = self.sim(*args)[0], self.sim(*args)[0]
         self.assertEqual(first, second, "the same bytes")
         result = {p["policy"]: p for p in json.loads(first)["policies"]}
-        self.assertEqual(len(result), 10)
+        self.assertEqual(len(result), 11)
         for policy in result.values():
             self.assertEqual(policy["tokens"], ROUTED)
             self.assertEqual(policy["visits"], 2 * ROUTED)

@@ -39,7 +39,7 @@ static struct smoe_training_result train(enum smoe_policy policy, enum smoe_sim_
 Test(training, a_model_learns_from_the_tokens_that_complete)
 {
     struct smoe_training_result r = train(SMOE_POLICY_LYAPUNOV, SMOE_FREQ_SUSTAINABLE, 45);
-    cr_assert_gt(r.budget[1], 0.8, "%g", r.budget[1]);
+    cr_assert_gt(r.budget[1], 0.78, "%g", r.budget[1]);
     cr_assert_eq(r.budget[2], -1); /* the run was shorter */
     cr_assert_eq(r.steps, 45);
     cr_assert_eq(r.glances, 45 / SMOE_TRAINING_EVERY);

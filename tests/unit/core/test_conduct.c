@@ -274,3 +274,37 @@ Test(conduct, a_norm_that_cannot_be_of_a_sound_gradient_is_its_host_s_fault, .in
     cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_NEED), 1);
     cr_assert_eq(strikes(), 1);
 }
+
+Test(conduct, a_host_that_is_leaving_when_the_norms_are_in_is_not_sent_away_again)
+{
+    struct smoe_core_options o = scene_options();
+    struct smoe_layer_shape shape = scene_shape(4);
+    o.settings.copies = 2;
+    o.journal = true;
+    scene_begin(&s, &o);
+    a = scene_worker(&s, "a");
+    b = scene_worker(&s, "b");
+    t = scene_trainer(&s, "t");
+    layer = scene_layer(&s, t, "moe", &shape);
+    uint32_t other = scene_trainer(&s, "other");
+    uint32_t others = scene_layer(&s, other, "others", &shape);
+    struct scene_submit batch = {.batch = 1, .layer = others, .tokens = 8, .top_k = 2};
+    cr_assert_eq(scene_submit(&s, other, &batch).kind, SMOE_TAKE);
+    submit(1);
+    scene_work_all(&s);
+    scene_gradient(&s, other, 1);
+    scene_gradient(&s, t, 1);
+    scene_work_all(&s);
+    scene_step(&s, other, 1, first, 1);
+    scene_work_all(&s); /* it is being committed: the journal has not answered */
+    s.square_norm = 1.01e36;
+    scene_step(&s, t, 1, first, 1);
+    scene_answer(&s, a, SMOE_MSG_STEP_PREPARE);
+    scene_close(&s, a); /* its loss waits for that commit */
+    s.square_norm = 1;
+    scene_answer(&s, b, SMOE_MSG_STEP_PREPARE);
+    scene_journalled(&s, 100);
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_STEP_DONE), 0);
+    cr_assert_geq(mail_count(&s.mail, t, SMOE_MSG_NEED), 1, "the attempt ended with its host");
+    scene_end(&s);
+}
