@@ -232,8 +232,9 @@ Test(ring, sends_at_once_and_says_of_each_what_became_of_it, .init = begin, .fin
 
 static struct member {
     struct smoe_conn conn;
-    size_t left; /* zeroes to write */
-    int closed;  /* how often */
+    size_t left;  /* zeroes to write, */
+    size_t piece; /* at most so many at a time; 0: any */
+    int closed;   /* how often */
 } crowd[CROWD];
 static unsigned n_members;
 static uint8_t zeroes[BIG], scratch[SMOE_CONN_SCRATCH_BYTES];
@@ -253,7 +254,7 @@ static size_t peek(void *context, struct iovec *iovecs, size_t max)
 {
     struct member *m = context;
     (void)max;
-    iovecs[0] = (struct iovec){zeroes, m->left};
+    iovecs[0] = (struct iovec){zeroes, m->piece && m->piece < m->left ? m->piece : m->left};
     return m->left > 0;
 }
 
@@ -308,6 +309,20 @@ static void disperse(struct smoe_listener *listener, int far[CROWD])
         cr_assert_eq(crowd[i].closed, 1);
         close(far[i]);
     }
+}
+
+Test(ring, who_offers_piece_by_piece_is_flushed_to_the_last, .init = begin, .fini = end)
+{
+    struct smoe_listener listener;
+    struct smoe_conn *all[CROWD] = {&crowd[0].conn, &crowd[1].conn, &crowd[2].conn};
+    int far[CROWD];
+    gather(&listener, far);
+    crowd[0].left = crowd[1].left = 100;
+    crowd[1].piece = 40;
+    smoe_conn_flush_many(all, CROWD);
+    cr_assert_eq(crowd[1].left, 0);
+    cr_assert_eq(recv(far[1], scratch, sizeof scratch, MSG_DONTWAIT), 100);
+    disperse(&listener, far);
 }
 
 Test(ring, connections_flushed_together_each_write_what_they_can, .init = begin, .fini = end)
