@@ -22,7 +22,7 @@ struct smoe_gateway;
 
 struct smoe_gateway_options {
     struct smoe_core_options core;
-    size_t tensors_bytes_max; /* all raw parts held at a time */
+    size_t tensors_bytes_max; /* all raw parts held at a time, and frozen routers */
     size_t outbox_bytes_max; /* waiting for one peer: a peer that lets it fill up is disconnected */
     uint64_t hello_timeout_ns; /* a connection that has not said hello by then is closed */
     /* Writes a record (copies it) and says later, in order, that it is durable:
