@@ -377,6 +377,80 @@ Test(store, a_new_layer_of_an_old_name_has_no_router, .init = begin, .fini = end
     smoe_restored_release(&all);
 }
 
+static uint64_t router_after(void (*between)(void))
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 7);
+    wait_for(2);
+    between();
+    close_store();
+    struct smoe_restored all = load();
+    uint64_t version = find(&all, "moe")->router.version;
+    smoe_restored_release(&all);
+    return version;
+}
+
+static void another_run(void)
+{
+    struct smoe_record r = layer_record(3, "moe");
+    r.layer.run = 12;
+    append_layer(&r, "w", 1);
+    wait_for(3);
+}
+
+/* By a daemon that knows nothing of routers. */
+static void another_run_unseen(void)
+{
+    sql("UPDATE layer SET run = 12");
+}
+
+static void another_run_and_back(void)
+{
+    struct smoe_record r = layer_record(4, "moe");
+    another_run();
+    append_layer(&r, "w", 1);
+    wait_for(4);
+}
+
+Test(store, a_router_is_of_the_run_that_froze_it, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(another_run), 0);
+    cr_assert_eq(router_after(another_run_unseen), 0);
+    cr_assert_eq(router_after(another_run_and_back), 0);
+}
+
+/* A sharded layer has no row: what is left of it is of nobody. */
+Test(store, a_router_without_its_layer_is_gone_when_it_is_opened, .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(2, "moe");
+    open_store();
+    append_router(1, "moe", 7);
+    wait_for(1);
+    close_store();
+    open_store();
+    append_layer(&r, "w", 1);
+    wait_for(2);
+    close_store();
+    struct smoe_restored all = load();
+    cr_assert_eq(find(&all, "moe")->router.version, 0);
+    smoe_restored_release(&all);
+}
+
+static void without_runs(void)
+{
+    sql("CREATE TABLE router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER, inputs INTEGER,"
+        " digest INTEGER, data BLOB);"
+        "INSERT INTO router SELECT layer, 9, kind, inputs, digest, data FROM frozen;"
+        "DELETE FROM frozen;");
+}
+
+Test(store, routers_of_a_journal_that_knew_no_runs_are_taken_over, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(without_runs), 9);
+}
+
 Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
 {
     struct smoe_record r = layer_record(1, "moe");
@@ -386,7 +460,7 @@ Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
     append_router(2, "moe", 1);
     wait_for(2);
     close_store();
-    sql("UPDATE router SET inputs = 4");
+    sql("UPDATE frozen SET inputs = 4");
     cr_assert_eq(try_open(), 0);
     cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
     cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
