@@ -39,6 +39,13 @@ static int make(struct smoe_gateway *gw, const struct smoe_frozen_head *head, ui
     return rc;
 }
 
+/* Room in the journal for a router's values: a record that was given away cannot be taken back. */
+static int journal_room(struct smoe_gateway *gw, size_t bytes)
+{
+    return gw->options.journal_room ? gw->options.journal_room(gw->options.journal_context, bytes)
+                                    : 0;
+}
+
 /* ---- from Freeze to force ---- */
 
 static int make_hand(struct smoe_gateway *gw, const struct smoe_msg_freeze *m, uint32_t experts,
@@ -46,6 +53,8 @@ static int make_hand(struct smoe_gateway *gw, const struct smoe_msg_freeze *m, u
 {
     const float *values = (const float *)(const void *)blob->data;
     int rc = make(gw, &m->router, experts, values, &gw->routers.hand);
+    if (rc == 0 && (rc = journal_room(gw, blob->bytes)))
+        release(gw, &gw->routers.hand);
     if (rc == SMOE_ENOMEMORY)
         return smoe_fail(why, rc, "its %zu bytes find no room beside the raw parts held now",
                          smoe_frozen_memory(m->router.kind, m->router.inputs, experts));
@@ -76,6 +85,8 @@ void smoe_gate_routers_prepare(struct smoe_gateway *gw, const struct smoe_msg_fr
 
 void smoe_gate_routers_drop_hand(struct smoe_gateway *gw)
 {
+    if (gw->routers.hand.experts) /* nobody took it, nor the room for it */
+        (void)journal_room(gw, 0);
     release(gw, &gw->routers.hand);
 }
 

@@ -454,6 +454,11 @@ int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
     return uv_timer_init(loop, &store->retry);
 }
 
+int smoe_store_room(struct smoe_store *store, size_t bytes)
+{
+    return smoe_store_queue_room(&store->queue, bytes);
+}
+
 int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)
 {
     int rc = smoe_store_queue_add(&store->queue, record, epoch);

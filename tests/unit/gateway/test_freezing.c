@@ -26,6 +26,8 @@ static struct site {
     bool open[PEERS];
     uint32_t session[PEERS];
     smoe_name policy; /* that routed last */
+    bool no_room;     /* in the journal's memory */
+    size_t room_asked;
 } s;
 
 static const float table[CODES * EXPERTS] = {.5f, .3f, .2f, .1f, .8f, .1f, .2f, .2f,
@@ -40,6 +42,13 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
     (void)context;
     (void)epoch;
     journal_add(&s.journal, record);
+}
+
+static int on_room(void *context, size_t bytes)
+{
+    (void)context;
+    s.room_asked = bytes ? bytes : s.room_asked;
+    return bytes && s.no_room ? SMOE_ENOMEMORY : 0;
 }
 
 static void on_trace(void *context, const struct smoe_trace_entry *entry)
@@ -80,6 +89,7 @@ static struct smoe_gateway_options options(void)
         .outbox_bytes_max = 1 << 16,
         .hello_timeout_ns = 2000 * MS,
         .journal = on_record,
+        .journal_room = on_room,
         .trace = on_trace,
     };
 }
@@ -447,6 +457,22 @@ Test(freezing, routers_are_within_the_budget_and_one_that_does_not_fit_is_refuse
     assert_error(SMOE_ENOMEMORY, "find no room");
     cr_assert_eq(in_force(T).version, 2);
     cr_assert_eq(held(), nothing + large);
+}
+
+/* A router that is taken is on its way to the disk: memory for that must be there before. */
+Test(freezing, a_router_that_the_journal_has_no_memory_for_is_refused)
+{
+    s.no_room = true;
+    uint64_t nothing = held();
+    freeze(1, SMOE_FROZEN_TABLE);
+    assert_error(SMOE_ENOMEMORY, "find no room");
+    cr_assert_eq(journal_last_of(&s.journal, SMOE_RECORD_ROUTER), 0);
+    cr_assert_eq(held(), nothing);
+    s.no_room = false;
+    freeze(1, SMOE_FROZEN_TABLE);
+    cr_assert_eq(s.room_asked, sizeof table);
+    durable();
+    cr_assert_eq(in_force(T).version, 1);
 }
 
 /* The raw part of a guest's Submit is on its way while the owner replaces the router. */

@@ -768,6 +768,29 @@ Test(store_queue, keeps_a_router_beside_its_layer_and_drops_both_together)
     smoe_store_queue_release(&queue);
 }
 
+Test(store_queue, has_the_room_for_a_router_that_was_asked_for_and_for_no_other)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    static float many[2 * SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    struct smoe_record router = wide_record(1, "moe", standings);
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, 2, 3};
+    router.values = many;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), 0);
+    cr_assert_not(smoe_alloc_failed(), "no memory was asked for");
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), SMOE_ENOMEMORY);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), SMOE_ENOMEMORY);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_store_queue_free(&queue, &queue.waiting);
+    smoe_store_queue_release(&queue); /* with the room that nobody took */
+}
+
 Test(store_queue, has_room_for_the_largest_records_when_memory_is_out)
 {
     static struct smoe_standing standings[SMOE_EXPERTS_MAX];
