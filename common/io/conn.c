@@ -261,7 +261,7 @@ static void finish_sends(struct smoe_conn *const *conns, const struct smoe_ring_
         int rc = took(conns[i], sends[i].result, sends[i].bytes);
         if (rc)
             begin_close(conns[i], rc);
-        else /* an owner may offer a piece at a time, as TLS does */
+        else if (sends[i].result != (ssize_t)sends[i].bytes || conns[i]->owner.piecewise)
             smoe_conn_flush(conns[i]);
     }
 }

@@ -32,6 +32,8 @@ struct smoe_conn_owner {
     size_t (*peek)(void *context, struct iovec *iovecs, size_t max);
     void (*consume)(void *context, size_t bytes);
     void (*closed)(void *context, int status); /* 0, or the libuv error that ended it */
+    bool
+        piecewise; /* peek may offer less than there is and had room: ask again when that is sent */
 };
 
 struct smoe_conn {
