@@ -168,6 +168,13 @@ static void on_piece(struct smoe_ring_read *read, const uint8_t *data, ssize_t n
     drop_handle(conn);
 }
 
+static void on_coming(struct smoe_ring_read *read)
+{
+    struct smoe_conn *conn = smoe_container_of(read, struct smoe_conn, read);
+    if (conn->owner.coming)
+        conn->owner.coming(conn->owner.context);
+}
+
 /* ---- writing ---- */
 
 static size_t total(const struct iovec *iovecs, size_t n)
@@ -261,7 +268,7 @@ static void finish_sends(struct smoe_conn *const *conns, const struct smoe_ring_
         int rc = took(conns[i], sends[i].result, sends[i].bytes);
         if (rc)
             begin_close(conns[i], rc);
-        else /* an owner may offer a piece at a time, as TLS does */
+        else if (sends[i].result != (ssize_t)sends[i].bytes || conns[i]->owner.piecewise)
             smoe_conn_flush(conns[i]);
     }
 }
@@ -289,7 +296,7 @@ static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_co
                    uint8_t *scratch)
 {
     *conn = (struct smoe_conn){
-        .owner = *owner, .scratch = scratch, .handles = 1, .read = {.got = on_piece}};
+        .owner = *owner, .scratch = scratch, .handles = 1, .read = {on_piece, on_coming}};
     int rc = uv_tcp_init(loop, &conn->tcp);
     conn->tcp.data = conn;
     return rc;

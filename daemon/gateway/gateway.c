@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/near.h"
 #include "daemon/gateway/gateway_state.h"
 
 /* ---- memory ---- */
@@ -317,6 +318,13 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gw, uint32_t session, size_t *ret_room)
 {
     return smoe_channel_direct(&gw->sessions[session].channel, ret_room);
+}
+
+void smoe_gateway_coming(const struct smoe_gateway *gw, uint32_t session)
+{
+    const struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_bring_near(s, offsetof(struct smoe_gate_session, peer));
+    smoe_core_coming(gw->core, session);
 }
 
 void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint8_t *data, size_t n,
