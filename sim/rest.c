@@ -19,9 +19,9 @@ static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
     if (totals.account.in_flight)
         return smoe_fail(why, SMOE_ESTATE, "%s has %llu visits in flight", p->name,
                          (unsigned long long)totals.account.in_flight);
-    if (g->budget.used_bytes)
+    if (g->budget.used_bytes != g->routers.bytes)
         return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
-                         g->budget.used_bytes);
+                         g->budget.used_bytes - g->routers.bytes);
     /* These workers are ours, whatever happens to them. */
     if (smoe_core_quarantine(g->core)->strikes && !smoe_world_acts(p->world, SMOE_SIM_LIE))
         return smoe_fail(why, SMOE_ESTATE, "%s blamed a worker: %s", p->name,

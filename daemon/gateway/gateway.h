@@ -123,7 +123,9 @@ void smoe_gateway_goodbye(struct smoe_gateway *gateway, const char *reason);
 const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gateway);
 
 struct smoe_gateway_stats {
-    uint64_t tensor_bytes, tensor_bytes_peak; /* held now, at most so far */
+    uint64_t tensor_bytes;      /* held now of raw parts, */
+    uint64_t router_bytes;      /* of frozen routers, */
+    uint64_t tensor_bytes_peak; /* at most so far of both */
     uint64_t frames_in, frames_out, bytes_in, bytes_out;
     uint64_t crowded_out, hello_timeouts, slow_peers;
     uint32_t sessions;

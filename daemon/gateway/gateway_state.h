@@ -41,6 +41,7 @@ struct smoe_gate_routers {
     struct smoe_frozen hand; /* of the Freeze in hand, until the core takes or refuses it */
     struct smoe_frozen next[SMOE_LAYERS_MAX];     /* being journalled */
     struct smoe_frozen in_force[SMOE_LAYERS_MAX]; /* as the core's layers say */
+    size_t bytes;                                 /* that all of them hold, charged to the budget */
 };
 
 struct smoe_gateway {

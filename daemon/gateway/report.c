@@ -320,6 +320,7 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     cJSON_AddStringToObject(o, "waiting", waiting);
     smoe_json_add_u64(o, "sessions", s.sessions);
     smoe_json_add_u64(o, "tensor_bytes", s.tensor_bytes);
+    smoe_json_add_u64(o, "router_bytes", s.router_bytes);
     smoe_json_add_u64(o, "tensor_bytes_peak", s.tensor_bytes_peak);
     smoe_json_add_u64(o, "frames_in", s.frames_in);
     smoe_json_add_u64(o, "frames_out", s.frames_out);

@@ -18,8 +18,9 @@
 
 static void release(struct smoe_gateway *gw, struct smoe_frozen *f)
 {
-    if (f->experts)
-        smoe_budget_give(&gw->budget, smoe_frozen_memory(f->kind, f->inputs, f->experts));
+    size_t bytes = f->experts ? smoe_frozen_memory(f->kind, f->inputs, f->experts) : 0;
+    smoe_budget_give(&gw->budget, bytes);
+    gw->routers.bytes -= bytes;
     smoe_frozen_release(f);
 }
 
@@ -36,6 +37,8 @@ static int make(struct smoe_gateway *gw, const struct smoe_frozen_head *head, ui
     rc = smoe_frozen_init(ret, head->kind, head->inputs, experts, values);
     if (rc)
         smoe_budget_give(&gw->budget, bytes);
+    else
+        gw->routers.bytes += bytes;
     return rc;
 }
 

@@ -35,7 +35,8 @@ const struct smoe_core *smoe_gateway_core(const struct smoe_gateway *gw)
 void smoe_gateway_stats(const struct smoe_gateway *gw, struct smoe_gateway_stats *ret)
 {
     *ret = (struct smoe_gateway_stats){
-        .tensor_bytes = gw->budget.used_bytes,
+        .tensor_bytes = gw->budget.used_bytes - gw->routers.bytes,
+        .router_bytes = gw->routers.bytes,
         .tensor_bytes_peak = gw->budget.peak_bytes,
         .frames_in = gw->frames_in,
         .frames_out = gw->frames_out,

@@ -11,6 +11,8 @@ int smoe_store_queue_init(struct smoe_store_queue *queue, struct smoe_why *why)
     size_t place = sizeof(struct smoe_queued) + SMOE_EXPERTS_MAX * sizeof(struct smoe_standing);
     smoe_list_init(&queue->waiting);
     smoe_list_init(&queue->reserve);
+    queue->room = NULL;
+    queue->room_bytes = 0;
     queue->reserve_bytes = calloc(RESERVE, place);
     if (!queue->reserve_bytes)
         return smoe_fail(why, SMOE_ENOMEMORY, "journal: out of memory");
