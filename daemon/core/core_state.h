@@ -393,6 +393,8 @@ void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct sm
 void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_gradient *m);
 void smoe_batch_discard(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_discard *m);
+/* It cannot be finished, and its trainer is told why. What its gradient has done is taken back. */
+void smoe_batch_fail(struct smoe_core *core, uint32_t batch, int code, const char *sentence);
 bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
                      uint32_t *ret_batch);
 /* Ends a batch whose unfinished parcels workers may still have: tells them. */
