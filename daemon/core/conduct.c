@@ -244,8 +244,12 @@ static const struct smoe_layer *layer_of(const struct smoe_core *c, const struct
     uint32_t batch;
     if (m->type == SMOE_MSG_FREEZE)
         return NULL; /* whoever makes a router of it looks at all of it */
-    if (m->type == SMOE_MSG_SUBMIT)
-        return &c->layers[m->submit.layer];
+    if (m->type == SMOE_MSG_SUBMIT) {
+        struct smoe_why unused; /* the batch will be refused */
+        return m->submit.router_version && smoe_freezing_check(c, &m->submit, &unused)
+                   ? NULL
+                   : &c->layers[m->submit.layer];
+    }
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return &c->layers[m->expert_store.layer];
     if (m->type == SMOE_MSG_GRADIENT || m->type == SMOE_MSG_INPUTS) {
