@@ -51,8 +51,9 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gateway);
 int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
 
 /* Where it came from, as a number; 0 (which is also what is not told) is not counted. Of one origin that
- * has too many strangers the oldest is closed. */
-void smoe_gateway_came_from(struct smoe_gateway *gateway, uint32_t session, uint64_t origin);
+ * has too many strangers the oldest is closed, or this one, if that has just come, too. */
+void smoe_gateway_came_from(struct smoe_gateway *gateway, uint32_t session, uint64_t origin,
+                            uint64_t now_ns);
 
 /* Whose key it has shown; from then on it may say hello as nobody else. */
 void smoe_gateway_identify(struct smoe_gateway *gateway, uint32_t session, enum smoe_role role,

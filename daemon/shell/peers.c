@@ -241,7 +241,8 @@ static void check_origin(struct peer *peer)
     bool gone =
         uv_tcp_getpeername(&peer->conn.tcp, &from.sa, &bytes) != 0; /* what it said may wait */
     if (!gone)
-        smoe_gateway_came_from(p->gateway, peer->session, smoe_addr_origin(&from));
+        smoe_gateway_came_from(p->gateway, peer->session, smoe_addr_origin(&from),
+                               smoe_clock_monotonic_ns());
     if (p->tls || (!gone && smoe_addr_is_loopback(&from)))
         return;
     p->refused++;
