@@ -95,7 +95,7 @@ static int add(struct store *s, char *const *operands, unsigned n, FILE *out, st
     struct smoe_key key;
     char line[SMOE_KEY_LINE_MAX];
     if (n != 2 || !smoe_role_parse(operands[0], strlen(operands[0]), &role))
-        return smoe_fail(why, SMOE_ECONFIG, "key add: needs worker or trainer, and a name");
+        return smoe_fail(why, SMOE_ECONFIG, "key add: needs worker, trainer or admin, and a name");
     int rc = smoe_key_make(role, operands[1], &key, why);
     if (rc)
         return smoe_fail_at(why, SMOE_ECONFIG, "key add %.80s", operands[1]);

@@ -120,6 +120,21 @@ void smoe_gateway_identify(struct smoe_gateway *gw, uint32_t session, enum smoe_
     snprintf(s->key_name, sizeof s->key_name, "%s", name);
 }
 
+int smoe_gateway_administered(struct smoe_gateway *gw, uint32_t session)
+{
+    struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_assert(s->state == SMOE_GATE_HELLO);
+    snprintf(s->peer, sizeof s->peer, "admin %s", s->key_name);
+    if (gw->n_admins >= SMOE_GATE_ADMINS_MAX) {
+        smoe_gate_doom(gw, s, "there are as many administrators as may be");
+        return SMOE_ELIMIT;
+    }
+    smoe_gate_leave_hellos(gw, s);
+    s->state = SMOE_GATE_ADMIN;
+    gw->n_admins++;
+    return 0;
+}
+
 int smoe_gate_may_be(const struct smoe_gate_session *s, const struct smoe_msg_hello *hello,
                      struct smoe_why *why)
 {

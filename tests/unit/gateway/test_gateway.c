@@ -786,3 +786,29 @@ Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
         cr_assert(strstr(json, parts[i]), "%s lacks %s", json, parts[i]);
     free(json);
 }
+
+Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = begin, .fini = end)
+{
+    uint32_t session[SMOE_GATE_ADMINS_MAX + 1];
+    static const uint8_t bytes[] = "status\n";
+    h.now_ns += 20 * MS;
+    for (unsigned i = 0; i <= SMOE_GATE_ADMINS_MAX; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
+        smoe_gateway_identify(h.gw, session[i], SMOE_ROLE_ADMIN, "root");
+        cr_assert_eq(smoe_gateway_administered(h.gw, session[i]),
+                     i < SMOE_GATE_ADMINS_MAX ? 0 : SMOE_ELIMIT);
+    }
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_ADMINS_MAX]));
+    cr_assert_str_eq(smoe_gateway_peer_name(h.gw, session[0]), "admin root");
+    smoe_gateway_tick(h.gw, h.now_ns + 5000 * MS);
+    cr_assert_not(smoe_gateway_closing(h.gw, session[0]), "it owes no hello");
+    smoe_gateway_check(h.gw);
+    smoe_gateway_dismiss(h.gw, session[0], 0, "answered", h.now_ns);
+    cr_assert(smoe_gateway_closing(h.gw, session[0]));
+    smoe_gateway_closed(h.gw, session[0], h.now_ns);
+    smoe_gateway_closed(h.gw, session[1], h.now_ns);
+    smoe_gateway_received(h.gw, session[SMOE_GATE_ADMINS_MAX], bytes, sizeof bytes, h.now_ns);
+    smoe_gateway_goodbye(h.gw, "over");
+    cr_assert(smoe_gateway_closing(h.gw, session[2]));
+    smoe_gateway_check(h.gw);
+}
