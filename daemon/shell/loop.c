@@ -311,8 +311,9 @@ static int listen_all(struct smoe_daemon *d, struct smoe_why *why)
     smoe_daemon_administer(d, &d->commands);
     snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
     enum smoe_backend backend = (enum smoe_backend)d->settings.backend;
-    struct smoe_peers_options peers = {&d->loop,     &d->settings.listen, backend,
-                                       d->guard.tls, d->gateway,          &d->log};
+    struct smoe_peers_options peers = {
+        &d->loop, &d->settings.listen, backend,     d->guard.tls, d->gateway,
+        &d->log,  smoe_commands_admin, &d->commands};
     int rc = smoe_peers_start(&peers, &d->peers, why);
     rc = rc ? rc
             : smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,

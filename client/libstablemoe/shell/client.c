@@ -228,8 +228,8 @@ static int take_key(struct smoe_client *c, const char *path, const char *name)
     if (rc)
         return smoe_fail_at(&c->why, rc, "key");
     if (key.role != SMOE_ROLE_TRAINER)
-        rc =
-            smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for a %s", path, smoe_role_name(key.role));
+        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for role %s", path,
+                       smoe_role_name(key.role));
     else if (name && strcmp(name, key.name) != 0)
         rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
                        name);

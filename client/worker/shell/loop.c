@@ -209,7 +209,7 @@ static int take_key(struct worker *w, struct smoe_why *why)
     if (rc)
         return smoe_fail_at(why, SMOE_ECONFIG, "--key");
     if (key.role != SMOE_ROLE_WORKER)
-        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for a %s", w->settings.key,
+        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for role %s", w->settings.key,
                        smoe_role_name(key.role));
     else if (*id && strcmp(id, key.name) != 0)
         rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for %s, not for %s", w->settings.key,
