@@ -15,7 +15,7 @@
 
 struct smoe_shard_piece {
     uint64_t offset, length; /* elements, length > 0; pieces lie one after another */
-    uint32_t owner;          /* worker */
+    uint32_t owner;          /* worker; SMOE_SHARD_NONE: nobody has it any more */
     uint32_t follower;       /* another worker; SMOE_SHARD_NONE while there is only one */
 };
 
@@ -94,7 +94,8 @@ uint64_t smoe_shard_bound(const struct smoe_shard_map *map, uint64_t offset, uin
 void smoe_shard_held(const struct smoe_shard_map *map, uint32_t n_workers, uint64_t *ret_owned,
                      uint64_t *ret_followed);
 
-/* True if pieces cover the elements without gap or overlap and holders are distinct workers below n_workers. */
+/* True if pieces cover the elements without gap or overlap and holders are distinct workers below n_workers. What
+ * has no owner has no follower. */
 bool smoe_shard_valid(const struct smoe_shard_map *map, uint32_t n_workers);
 
 #endif

@@ -31,7 +31,6 @@ Test(random_worlds, two_hundred_worlds_finish_and_count_every_visit_once)
     cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
 }
 
-/* Here daemons stay: what sharded layers are is not journalled. Workers die as they do above. */
 Test(random_worlds, a_hundred_worlds_of_sharded_layers_finish)
 {
     const struct smoe_story *story = smoe_story_find("random_sharded");
