@@ -82,6 +82,12 @@ uint64_t smoe_shard_leave(struct smoe_shard_map *map, uint32_t worker);
 bool smoe_shard_give(struct smoe_shard_map *map, uint64_t offset, uint64_t length, uint32_t from,
                      uint32_t to);
 
+/* Pieces begin where the range does and where it ends, as far as these are bounds of grains; smoe_shard_join takes back
+ * what was not needed. */
+void smoe_shard_cut_at(struct smoe_shard_map *map, uint64_t offset, uint64_t length);
+/* Neighbours with the same holders are one piece. */
+void smoe_shard_join(struct smoe_shard_map *map);
+
 /* Has the worker any piece? */
 bool smoe_shard_holds(const struct smoe_shard_map *map, uint32_t worker);
 /* Equal holders everywhere, in the same roles. */

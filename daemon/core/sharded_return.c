@@ -135,6 +135,9 @@ void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
     struct smoe_sharded *s = layer->sharded;
     struct smoe_pieces has = current_of(layer, held);
     bool quiet = smoe_standing_quiet(c, layer);
+    for (size_t i = 0; i < has.n && s->map.n_pieces && layer->learned;
+         i++) /* it may have parts of pieces */
+        smoe_shard_cut_at(&s->map, has.offsets[i], has.lengths[i]);
     for (uint32_t i = 0; i < s->map.n_pieces && layer->learned; i++) {
         struct smoe_shard_piece *p = &s->map.pieces[i];
         struct smoe_shard_piece before = *p;
@@ -145,6 +148,7 @@ void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
         if (p->owner != before.owner || p->follower != before.follower)
             c->journal_due |= UINT64_C(1) << l;
     }
+    smoe_shard_join(&s->map);
     for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts;
          e++) /* weights are sent again */
         for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)

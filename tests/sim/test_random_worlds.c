@@ -57,6 +57,9 @@ Test(random_worlds, that_once_ended_wrong_do_not_any_more)
 {
     tell("torture",
          923); /* a worker returned while a step was being committed, with what came before it */
+    tell(
+        "random_sharded",
+        357); /* all lost their connections while state moved: each came back with part of a piece */
 }
 
 Test(random_worlds, the_same_seed_gives_the_same_trace_byte_for_byte)
