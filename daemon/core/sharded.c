@@ -29,7 +29,10 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->map.n_pieces = 0;
     s->plan.n_workers = 0;
     s->plan_due = false;
-    s->step_ns = 0;
+    s->step_ns = s->iterations = 0;
+    s->ending = false;
+    memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
+    memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
     s->filling.length = 0;
     memset(s->replica_first, 0, (SMOE_EXPERTS_MAX + 1) * sizeof *s->replica_first);
     memset(s->popularity, 0, SMOE_EXPERTS_MAX * sizeof *s->popularity);
@@ -280,7 +283,7 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
 void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
-    s->plan_due = true;
+    s->plan_due = s->ending = true;
     s->step_ns = c->now_ns;
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
@@ -318,6 +321,7 @@ void smoe_sharded_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wor
 {
     struct smoe_sharded *s = c->layers[l].sharded;
     leave(c, l, worker);
+    smoe_traffic_forget(c, l, worker);
     for (uint32_t i = 0; i < s->map.n_pieces && c->layers[l].learned; i++)
         if (s->map.pieces[i].owner == worker)
             s->map.pieces[i].owner = SMOE_SHARD_NONE;

@@ -56,6 +56,9 @@ struct smoe_sharded {
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
     uint64_t fill; /* number of the latest exchange of weights */
+    bool ending;   /* a step is committed, and its weights have not all come */
+    uint64_t iterations;
+    struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
 };
 
 /* What all of them share; made by smoe_core_new if there is or may be a sharded layer. */
@@ -156,7 +159,18 @@ void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
 /* The layer's step is another from now on; states follow. */
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
+/* ---- sharded_traffic.c ---- */
+/* The part is passed on to these workers. */
+void smoe_traffic_count(struct smoe_core *core, const struct smoe_msg_shard_part *m, uint32_t from,
+                        const uint32_t *takers, uint32_t n_takers);
+/* All slots of the layer have their weights: if they are of a step, its iteration is over. */
+void smoe_traffic_weights_came(struct smoe_core *core, uint32_t layer);
+void smoe_traffic_forget(struct smoe_core *core, uint32_t layer, uint32_t worker);
+
 /* ---- exchange.c ---- */
+/* The piece that has the element; the layer is cut. */
+const struct smoe_shard_piece *smoe_exchange_piece_at(const struct smoe_sharded *s,
+                                                      uint64_t offset);
 void smoe_exchange_begin(struct smoe_core *core, uint32_t layer, enum smoe_exchange_kind kind);
 /* Asks for what there is room for. */
 void smoe_exchange_pump(struct smoe_core *core);
