@@ -202,7 +202,7 @@ struct smoe_core {
     struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
-    struct smoe_sharding *sharding;        /* sharded.h; NULL: new layers are pinned */
+    struct smoe_sharding *sharding;        /* sharded.h; NULL: all layers are pinned */
     struct smoe_relay *relays;             /* [SMOE_RELAYS_MAX] */
     uint64_t relay_serial, relays_reached; /* requests; from here on never used */
 
@@ -354,6 +354,9 @@ void smoe_journal_flush(struct smoe_core *core);
 void smoe_journal_drop(struct smoe_core *core, uint32_t layer);
 /* Emits the commit of the trainer's step; its sequence number. */
 uint64_t smoe_journal_commit(struct smoe_core *core, uint32_t trainer);
+/* The worker of that name in a journal: it is expected. SMOE_NONE for ""; SMOE_ECONFIG if there is no room for it. */
+int smoe_journal_expect(struct smoe_core *core, const smoe_name name, uint32_t *ret,
+                        struct smoe_why *why);
 /* Takes in what the journal held. */
 int smoe_journal_restore(struct smoe_core *core, const struct smoe_restored *restored,
                          struct smoe_why *why);

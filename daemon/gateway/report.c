@@ -145,6 +145,21 @@ static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smo
         cJSON_AddItemToArray(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
 }
 
+/* What it exchanged in the last iteration, in bytes. */
+static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
+{
+    cJSON *x = cJSON_AddObjectToObject(o, "traffic");
+    smoe_json_add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
+    smoe_json_add_u64(x, "gradient_received", t->exchanged.gradient_received);
+    smoe_json_add_u64(x, "follow_sent", t->exchanged.follow_sent);
+    smoe_json_add_u64(x, "follow_received", t->exchanged.follow_received);
+    smoe_json_add_u64(x, "weight_sent", t->exchanged.weight_sent);
+    smoe_json_add_u64(x, "weight_received", t->exchanged.weight_received);
+    smoe_json_add_u64(x, "state_sent", t->state_sent);
+    smoe_json_add_u64(x, "state_received", t->state_received);
+    smoe_json_add_u64(x, "uploaded", t->uploaded);
+}
+
 /* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
 static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
                        const struct smoe_layer_view *layer)
@@ -167,9 +182,11 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
         cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
         smoe_json_add_u64(x, "owned", owned);
         smoe_json_add_u64(x, "followed", followed);
+        add_traffic(x, &layer->traffic[w]);
         cJSON_AddItemToArray(list, x);
     }
     smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
+    smoe_json_add_u64(o, "iterations", layer->iterations);
     smoe_json_add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
 }
 

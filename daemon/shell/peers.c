@@ -322,13 +322,8 @@ static int on_connection(void *context, uv_stream_t *server)
     struct peer *peer = calloc(1, sizeof *peer);
     if (!peer)
         return UV_ENOMEM;
-    struct smoe_conn_owner owner = {.context = peer,
-                                    .direct = peer_direct,
-                                    .received = peer_received,
-                                    .peek = peer_peek,
-                                    .consume = peer_consume,
-                                    .closed = on_conn_closed,
-                                    .coming = peer_coming};
+    struct smoe_conn_owner owner = {peer,         peer_direct,    peer_received, peer_peek,
+                                    peer_consume, on_conn_closed, peer_coming,   false};
     peer->peers = p;
     int rc = begin_session(peer, &owner);
     if (rc) {
