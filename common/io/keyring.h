@@ -2,7 +2,7 @@
  *
  * Files of keys. A gateway's is `keys` in its state directory, one line a key (key.h); a node's holds its own
  * line and nothing else. Both belong to whoever reads them, to root, or to the owner of the state directory
- * (where root reads), and nobody else may read them; one
+ * (where root reads), and nobody else may read them (in $CREDENTIALS_DIRECTORY the group may, as systemd has it); one
  * that is empty, too long, readable by others, or not of keys through and through is refused as a whole.
  */
 #ifndef SMOE_IO_KEYRING_H

@@ -8,7 +8,8 @@
  *
  * Who the other side is, is known from its key: a pre-shared one of 32 bytes (key.h), with an ephemeral
  * Diffie-Hellman exchange. There are no certificates, no tickets, no early data, no renegotiation, no
- * version but 1.3 and no protocol but `stablemoe/1`. No clock is asked.
+ * version but 1.3 and no protocol but `stablemoe/1`, and for administrators `stablemoe-admin/1`: which of the two
+ * is the role's, so that neither is ever taken for the other. No clock is asked.
  *
  * Nothing is buffered beyond what the kernel has been offered and one record that is half there. To
  * somebody who speaks no TLS nothing is answered.
@@ -23,7 +24,8 @@
 #include "common/io/conn.h"
 #include "common/io/keyring.h"
 
-#define SMOE_TLS_PROTOCOL "stablemoe/1"
+#define SMOE_TLS_PROTOCOL       "stablemoe/1"
+#define SMOE_TLS_ADMIN_PROTOCOL "stablemoe-admin/1"
 /* Bytes that a peer may send before its handshake is done; a real one sends less than 1 KiB. */
 #define SMOE_TLS_HANDSHAKE_BYTES_MAX 16384
 #define SMOE_TLS_HELLO_BYTES_MAX     4096 /* of these, in its ClientHello */

@@ -17,8 +17,11 @@
 
 #define SHAKING_BYTES 2048 /* of OpenSSL's buffer for writing, until the handshake is done */
 
-static const unsigned char alpn[] = "\x0b" SMOE_TLS_PROTOCOL;
-#define ALPN_BYTES (sizeof alpn - 1)
+/* Lists for ALPN, each name behind its length: what a server knows, and what a client offers. */
+#define PEER_ALPN  "\x0b" SMOE_TLS_PROTOCOL
+#define ADMIN_ALPN "\x11" SMOE_TLS_ADMIN_PROTOCOL
+static const unsigned char peer_alpn[] = PEER_ALPN, admin_alpn[] = ADMIN_ALPN,
+                           known_alpn[] = PEER_ALPN ADMIN_ALPN;
 
 /* ---- what is wrong, for people ---- */
 
@@ -165,11 +168,16 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
 {
     unsigned char *chosen = NULL;
     (void)ssl, (void)unused;
-    if (SSL_select_next_proto(&chosen, ret_len, alpn, ALPN_BYTES, offered, n_offered) !=
-        OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto(&chosen, ret_len, known_alpn, sizeof known_alpn - 1, offered,
+                              n_offered) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *ret = chosen;
     return SSL_TLSEXT_ERR_OK;
+}
+
+static const char *protocol_of(enum smoe_role role)
+{
+    return role == SMOE_ROLE_ADMIN ? SMOE_TLS_ADMIN_PROTOCOL : SMOE_TLS_PROTOCOL;
 }
 
 /* What OpenSSL leaves to be asked: our protocol, and our key, which may have been revoked meanwhile. */
@@ -182,9 +190,9 @@ static bool is_as_agreed(struct smoe_tls *tls)
     SSL_get0_alpn_selected(tls->ssl, &protocol, &n);
     if (!SSL_session_reused(tls->ssl))
         return smoe_fail(&tls->why, false, "TLS: no key was used");
-    if (n != ALPN_BYTES - 1 || memcmp(protocol, alpn + 1, n) != 0)
-        return smoe_fail(&tls->why, false, "TLS: %s does not speak " SMOE_TLS_PROTOCOL,
-                         name_of(tls));
+    const char *due = protocol_of(tls->who.role);
+    if (n != strlen(due) || memcmp(protocol, due, n) != 0)
+        return smoe_fail(&tls->why, false, "TLS: %s does not speak %s", name_of(tls), due);
     smoe_key_identity(&tls->who, identity);
     if (keys && !smoe_keyring_find(keys, identity, strlen(identity)))
         return smoe_fail(&tls->why, false, "TLS: the key of %s was revoked", name_of(tls));
@@ -268,7 +276,14 @@ static const char *ciphers(void)
                    : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
 }
 
-static bool configure(SSL_CTX *ssl, bool server)
+static bool offer_protocol(SSL_CTX *ssl, enum smoe_role role)
+{
+    bool admin = role == SMOE_ROLE_ADMIN;
+    return SSL_CTX_set_alpn_protos(ssl, admin ? admin_alpn : peer_alpn,
+                                   admin ? sizeof admin_alpn - 1 : sizeof peer_alpn - 1) == 0;
+}
+
+static bool configure(SSL_CTX *ssl, bool server, enum smoe_role role)
 {
     int groups[] = {NID_X25519};
     SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
@@ -286,8 +301,7 @@ static bool configure(SSL_CTX *ssl, bool server)
     return SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) &&
            SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) &&
            SSL_CTX_set_ciphersuites(ssl, ciphers()) && SSL_CTX_set1_groups(ssl, groups, 1) &&
-           SSL_CTX_set_num_tickets(ssl, 0) &&
-           (server || SSL_CTX_set_alpn_protos(ssl, alpn, ALPN_BYTES) == 0);
+           SSL_CTX_set_num_tickets(ssl, 0) && (server || offer_protocol(ssl, role));
 }
 
 int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
@@ -307,7 +321,7 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
     }
     c->bio = smoe_tls_bio_method();
     c->ssl = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
-    if (!c->bio || !c->ssl || !configure(c->ssl, server)) {
+    if (!c->bio || !c->ssl || !configure(c->ssl, server, c->key.role)) {
         smoe_tls_context_free(c);
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: OpenSSL cannot be set up: %s",
                          ERR_reason_error_string(ERR_get_error()));

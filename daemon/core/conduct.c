@@ -14,6 +14,7 @@
  */
 #include "daemon/core/conduct.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -243,8 +244,12 @@ static const struct smoe_layer *layer_of(const struct smoe_core *c, const struct
     uint32_t batch;
     if (m->type == SMOE_MSG_FREEZE)
         return NULL; /* whoever makes a router of it looks at all of it */
-    if (m->type == SMOE_MSG_SUBMIT)
-        return &c->layers[m->submit.layer];
+    if (m->type == SMOE_MSG_SUBMIT) {
+        struct smoe_why unused; /* the batch will be refused */
+        return m->submit.router_version && smoe_freezing_check(c, &m->submit, &unused)
+                   ? NULL
+                   : &c->layers[m->submit.layer];
+    }
     if (m->type == SMOE_MSG_EXPERT_STORE)
         return &c->layers[m->expert_store.layer];
     if (m->type == SMOE_MSG_GRADIENT || m->type == SMOE_MSG_INPUTS) {
@@ -270,8 +275,8 @@ struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t ses
         .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
         .f64 = f64,
         .limit = !state ? SMOE_MAGNITUDE_MAX
-                 : f64  ? 0x1.fffffffffffffp1023
-                        : 0x1.fffffep127,
+                 : f64  ? DBL_MAX
+                        : (double)FLT_MAX,
         .any = true,
     };
 }

@@ -62,10 +62,10 @@ struct smoe_batch {
     bool input_freed, inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
-    uint64_t raw_bytes;
-    const float *scores;     /* [tokens, experts] */
-    const uint16_t *experts; /* [tokens, top_k] if routed */
-    uint32_t *visits;        /* [tokens * top_k], filled as parcels are made */
+    uint64_t raw_bytes, credit_bytes; /* as they came; with a router's scores of them */
+    const float *scores;              /* [tokens, experts] */
+    const uint16_t *experts;          /* [tokens, top_k] if routed */
+    uint32_t *visits;                 /* [tokens * top_k], filled as parcels are made */
     uint32_t visits_used;
     uint32_t *waiting; /* [tokens]: tokens not routed, rising, from waiting_first on */
     uint32_t waiting_first, n_waiting;

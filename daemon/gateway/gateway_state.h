@@ -10,7 +10,13 @@
 #include "proto/channel.h"
 
 struct smoe_gate_session {
-    enum { SMOE_GATE_FREE, SMOE_GATE_HELLO, SMOE_GATE_OPEN, SMOE_GATE_CLOSING } state;
+    enum {
+        SMOE_GATE_FREE,
+        SMOE_GATE_HELLO,
+        SMOE_GATE_OPEN,
+        SMOE_GATE_ADMIN,
+        SMOE_GATE_CLOSING
+    } state;
     struct smoe_channel channel;
     uint64_t opened_ns;
     struct smoe_list hello_link;    /* HELLO: oldest first */
@@ -54,7 +60,7 @@ struct smoe_gateway {
     struct smoe_gate_batch *batches; /* [batches_max] */
     struct smoe_list dirty, unburied;
     struct smoe_list hellos; /* sessions that have not said hello, oldest first */
-    uint32_t n_hellos;
+    uint32_t n_hellos, n_admins;
     uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
     size_t spare_x_offset;
     const float *spare_scores;      /* of that Submit */
@@ -129,6 +135,9 @@ void smoe_gate_routers_release(struct smoe_gateway *gw);
 /* The routers that the core has been restored with. SMOE_EDATA if one is not what its digest says. */
 int smoe_gate_routers_restore(struct smoe_gateway *gw, const struct smoe_restored *restored,
                               struct smoe_why *why);
+/* Is the router that a Submit names, if it names one, still the one in force? What it expects its raw part to be
+ * is known only then. */
+bool smoe_gate_routers_stand(const struct smoe_gateway *gw, const struct smoe_msg_submit *m);
 /* Scores [tokens, experts] of a Submit's tokens, by codes or features at the beginning of its raw part. */
 int smoe_gate_routers_score(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
                             const struct smoe_blob *blob, struct smoe_blob **ret_scores,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The sockets of workers and trainers: a listener, and a connection for each session of the gateway.
+ * The sockets of workers, trainers and distant administrators: a listener, and a connection for each session of
+ * the gateway.
  */
 #ifndef SMOE_DAEMON_PEERS_H
 #define SMOE_DAEMON_PEERS_H
@@ -10,6 +11,7 @@
 #include "common/io/log.h"
 #include "common/io/tls.h"
 #include "daemon/gateway/gateway.h"
+#include "daemon/shell/lines.h"
 
 #include <uv.h>
 
@@ -36,6 +38,8 @@ struct smoe_peers_options {
                                      processes of this machine only */
     struct smoe_gateway *gateway; /* borrowed until the closed callback, */
     struct smoe_log *log;         /* as this */
+    smoe_line_answer administer;  /* of whoever has a key of role admin; with `context` */
+    void *context;
 };
 
 /* Listens. */

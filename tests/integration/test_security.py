@@ -100,7 +100,7 @@ class Keys(Secured):
             self.fleet.write_key("k", text)
             self.refused([*worker, "--key", path], says)
         path = self.fleet.key("trainer", "t")
-        self.refused([*worker, "--key", path], "is for a trainer")
+        self.refused([*worker, "--key", path], "is for role trainer")
         path = self.fleet.key("worker", "w")
         self.refused([*worker, "--id", "other", "--key", path], "is for w, not for other")
         os.chmod(path, 0o644)
@@ -249,6 +249,67 @@ class Roles(Secured):
                                        "192.0.2.1:7700", "--dataset", "fashion-mnist", "--patience", "100ms"])
         self.assertEqual(code, 1)
         self.assertIn("without a key nothing is sent further", err)
+
+
+class Admins(Secured):
+    """stablemoectl over the network, by a key of role admin."""
+
+    def setUp(self):
+        super().setUp()
+        self.admin = self.fleet.key("admin", "root")
+        self.daemon = self.fleet.start_daemon()
+
+    def remote(self, *args, key=None):
+        return self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway", self.fleet.gateway,
+                               "--key", key or self.admin, *args])
+
+    def test_what_the_socket_takes_an_admin_key_takes(self):
+        self.fleet.start_workers(2)
+        code, out, err = self.remote("--json", "status")
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(sorted(w["id"] for w in json.loads(out)["workers"]), ["w1", "w2"])
+        for _ in range(40):  # more in a row than there may be at a time
+            self.assertEqual(self.remote("ping")[0], 0)
+        self.assertEqual(self.remote("policy", "topk"), (0, "", ""))
+        self.assertEqual(self.fleet.status()["policy"], "topk")
+        self.assertEqual(self.remote("drain", "w1"), (0, "", ""))
+        wait_for("the drained worker", lambda: self.fleet.ready() == 1)
+        self.assertEqual(self.remote("reload"), (0, "", ""))
+        code, _, err = self.remote("drain", "nobody")
+        self.assertEqual(code, 1)
+        self.assertOneLine(err, "no worker", "nobody")
+        self.daemon.wait_for_line('peer="admin root" why=answered')
+
+    def test_a_key_of_another_role_does_not_administer(self):
+        for role in ("worker", "trainer"):
+            code, _, err = self.remote("status", key=self.fleet.key(role, f"{role}-1"))
+            self.assertEqual(code, 1)
+            self.assertOneLine(err, f"is for role {role}", "for an admin")
+        worker = self.fleet.start("w", [os.path.join(harness.BIN, "stablemoe-worker"), "--gateway",
+                                        self.fleet.gateway, "--key", self.admin])
+        self.assertEqual(worker.wait(), 2)
+        worker.expected.add(2)
+        self.assertIn("is for role admin", worker.err())
+
+    def test_keys_are_not_made_from_afar_and_no_key_is_no_way_in(self):
+        code, _, err = self.remote("key", "list")
+        self.assertEqual(code, 2)
+        self.assertOneLine(err, "on the gateway's own machine only")
+        code, _, err = self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway",
+                                       self.fleet.gateway, "status"])
+        self.assertEqual(code, 2)
+        self.assertOneLine(err, "--gateway and --key go together")
+
+    def test_a_revoked_administrator_is_out_at_once(self):
+        line = self.ctl("key", "add", "admin", "other")
+        other = self.fleet.write_key("other.key", line)
+        self.assertEqual(self.remote("ping", key=other)[0], 0)
+        self.ctl("key", "revoke", "other")
+        code, _, err = self.remote("ping", key=other)
+        self.assertEqual(code, 1)
+        self.assertOneLine(err, "the gateway does not know this key")
+        self.assertEqual(self.remote("ping")[0], 0)
+        self.assertNoSecret(line)
 
 
 class Stranger:

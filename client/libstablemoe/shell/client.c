@@ -95,7 +95,12 @@ static void attempt(uv_timer_t *timer)
 {
     struct smoe_client *c = timer->data;
     struct smoe_addr address;
-    struct smoe_conn_owner owner = {c, on_direct, on_received, on_peek, on_consume, on_closed};
+    struct smoe_conn_owner owner = {.context = c,
+                                    .direct = on_direct,
+                                    .received = on_received,
+                                    .peek = on_peek,
+                                    .consume = on_consume,
+                                    .closed = on_closed};
     int rc = smoe_addr_resolve(c->gateway, &address, &c->link_why);
     if (rc == 0 && !c->secure && !smoe_addr_is_loopback(&address))
         rc = smoe_fail(&c->link_why, SMOE_ECONFIG,
@@ -225,8 +230,8 @@ static int take_key(struct smoe_client *c, const char *path, const char *name)
     if (rc)
         return smoe_fail_at(&c->why, rc, "key");
     if (key.role != SMOE_ROLE_TRAINER)
-        rc =
-            smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for a %s", path, smoe_role_name(key.role));
+        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for role %s", path,
+                       smoe_role_name(key.role));
     else if (name && strcmp(name, key.name) != 0)
         rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
                        name);

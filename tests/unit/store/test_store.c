@@ -377,6 +377,80 @@ Test(store, a_new_layer_of_an_old_name_has_no_router, .init = begin, .fini = end
     smoe_restored_release(&all);
 }
 
+static uint64_t router_after(void (*between)(void))
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 7);
+    wait_for(2);
+    between();
+    close_store();
+    struct smoe_restored all = load();
+    uint64_t version = find(&all, "moe")->router.version;
+    smoe_restored_release(&all);
+    return version;
+}
+
+static void another_run(void)
+{
+    struct smoe_record r = layer_record(3, "moe");
+    r.layer.run = 12;
+    append_layer(&r, "w", 1);
+    wait_for(3);
+}
+
+/* By a daemon that knows nothing of routers. */
+static void another_run_unseen(void)
+{
+    sql("UPDATE layer SET run = 12");
+}
+
+static void another_run_and_back(void)
+{
+    struct smoe_record r = layer_record(4, "moe");
+    another_run();
+    append_layer(&r, "w", 1);
+    wait_for(4);
+}
+
+Test(store, a_router_is_of_the_run_that_froze_it, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(another_run), 0);
+    cr_assert_eq(router_after(another_run_unseen), 0);
+    cr_assert_eq(router_after(another_run_and_back), 0);
+}
+
+/* A sharded layer has no row: what is left of it is of nobody. */
+Test(store, a_router_without_its_layer_is_gone_when_it_is_opened, .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(2, "moe");
+    open_store();
+    append_router(1, "moe", 7);
+    wait_for(1);
+    close_store();
+    open_store();
+    append_layer(&r, "w", 1);
+    wait_for(2);
+    close_store();
+    struct smoe_restored all = load();
+    cr_assert_eq(find(&all, "moe")->router.version, 0);
+    smoe_restored_release(&all);
+}
+
+static void without_runs(void)
+{
+    sql("CREATE TABLE router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER, inputs INTEGER,"
+        " digest INTEGER, data BLOB);"
+        "INSERT INTO router SELECT layer, 9, kind, inputs, digest, data FROM frozen;"
+        "DELETE FROM frozen;");
+}
+
+Test(store, routers_of_a_journal_that_knew_no_runs_are_taken_over, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(without_runs), 9);
+}
+
 Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
 {
     struct smoe_record r = layer_record(1, "moe");
@@ -386,7 +460,7 @@ Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
     append_router(2, "moe", 1);
     wait_for(2);
     close_store();
-    sql("UPDATE router SET inputs = 4");
+    sql("UPDATE frozen SET inputs = 4");
     cr_assert_eq(try_open(), 0);
     cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
     cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
@@ -692,6 +766,29 @@ Test(store_queue, keeps_a_router_beside_its_layer_and_drops_both_together)
     cr_assert_eq(smoe_list_count(&queue.waiting, 10), 2, "the drop takes the old one's router");
     smoe_store_queue_free(&queue, &queue.waiting);
     smoe_store_queue_release(&queue);
+}
+
+Test(store_queue, has_the_room_for_a_router_that_was_asked_for_and_for_no_other)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    static float many[2 * SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    struct smoe_record router = wide_record(1, "moe", standings);
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, 2, 3};
+    router.values = many;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), 0);
+    cr_assert_not(smoe_alloc_failed(), "no memory was asked for");
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), SMOE_ENOMEMORY);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), SMOE_ENOMEMORY);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_store_queue_free(&queue, &queue.waiting);
+    smoe_store_queue_release(&queue); /* with the room that nobody took */
 }
 
 Test(store_queue, has_room_for_the_largest_records_when_memory_is_out)
