@@ -207,13 +207,16 @@ static void give_gradient(struct smoe_script *s, struct smoe_script_batch *b)
 {
     const struct smoe_sim_trainer_options *o = s->options;
     struct smoe_why why = {""};
-    s->loss_sum += smoe_script_loss(s, b, b->dy);
+    double loss = smoe_script_loss(s, b, b->dy);
     if (b->step == o->poison_step && !s->poisoned) {
         b->dy[0] = (smoe_real)NAN;
         s->poisoned = true;
     }
     int rc = smoe_uplink_gradient(b->ticket, b->dy, &why);
-    smoe_assert(rc == 0);
+    smoe_assert(rc == 0 || rc == SMOE_ENOMEMORY);
+    if (rc)
+        return; /* there may be memory the next time */
+    s->loss_sum += loss;
     b->given = true;
 }
 
@@ -302,9 +305,12 @@ static bool submit(struct smoe_script *s)
         return false;
     }
     if (rc) {
+        bool by_codes = b->by_codes;
         free_batch(b);
-        smoe_script_give_up(s, rc, why.text);
-        return false;
+        s->submitted--;
+        if (rc != SMOE_ENOMEMORY || by_codes) /* a router that was refused is refused for good */
+            smoe_script_give_up(s, rc, why.text);
+        return rc == SMOE_ENOMEMORY; /* then once more */
     }
     smoe_list_push_back(&s->batches, &b->link);
     return true;

@@ -59,13 +59,21 @@ void smoe_uplink_free(struct smoe_uplink *u)
 int smoe_uplink_send(struct smoe_uplink *u, const struct smoe_message *message,
                      const struct smoe_segment *segments, size_t n_segments)
 {
-    return smoe_channel_send(&u->channel, message, segments, n_segments);
+    int rc = smoe_channel_send(&u->channel, message, segments, n_segments);
+    u->speechless |= rc == SMOE_ENOMEMORY;
+    return rc;
+}
+
+bool smoe_uplink_speechless(const struct smoe_uplink *u)
+{
+    return u->speechless;
 }
 
 void smoe_uplink_connected(struct smoe_uplink *u)
 {
     smoe_assert(u->link == SMOE_ULINK_DOWN);
     u->link = SMOE_ULINK_HELLO;
+    u->speechless = false;
     smoe_channel_init(&u->channel, u->wire, &u->budget, SMOE_TO_TRAINER, OUTBOX_BYTES_MAX);
     u->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
     struct smoe_message m = {.type = SMOE_MSG_HELLO};
@@ -75,8 +83,7 @@ void smoe_uplink_connected(struct smoe_uplink *u)
                                       .incarnation = u->options.incarnation};
     memcpy(m.hello.name, u->options.name, sizeof m.hello.name);
     memcpy(m.hello.software, u->options.software, sizeof m.hello.software);
-    (void)smoe_uplink_send(u, &m, NULL,
-                           0); /* out of memory: the gateway's hello time-out ends it */
+    (void)smoe_uplink_send(u, &m, NULL, 0);
 }
 
 static void start_over(struct smoe_uplink *u)

@@ -52,7 +52,7 @@ static void on_received(void *context, const uint8_t *data, size_t n)
     if (rc)
         smoe_conn_close_flushed(&c->conn);
     else
-        smoe_conn_flush(&c->conn);
+        smoe_client_flush(c);
 }
 
 static void try_later(struct smoe_client *c)
@@ -124,7 +124,9 @@ static void attempt(uv_timer_t *timer)
 
 void smoe_client_flush(struct smoe_client *c)
 {
-    if (c->connected)
+    if (c->connected && smoe_uplink_speechless(c->uplink))
+        smoe_conn_close(&c->conn, UV_ENOMEM);
+    else if (c->connected)
         smoe_conn_flush(&c->conn);
 }
 
