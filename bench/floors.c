@@ -66,6 +66,7 @@ static const struct smoe_floor floors[] = {
 
     /* A look-up, and much less than searching rows. */
     {"router.*x64x2.top", LEAST, 20},
+    {"router.*x64x2.rows", LEAST, 20}, /* what the gateway does when tokens come with codes */
     {"router.*x64x[12].to_torch", LEAST, 5},
 
     /* Of a slot at least half is the solve: the bookkeeping does not outweigh it. */

@@ -5,24 +5,38 @@
 
 #include "common/base/assert.h"
 
+bool smoe_budget_take(struct smoe_budget *budget, size_t bytes)
+{
+    if (bytes > budget->max_bytes - budget->used_bytes)
+        return false;
+    budget->used_bytes += bytes;
+    if (budget->used_bytes > budget->peak_bytes)
+        budget->peak_bytes = budget->used_bytes;
+    return true;
+}
+
+void smoe_budget_give(struct smoe_budget *budget, size_t bytes)
+{
+    smoe_assert(bytes <= budget->used_bytes);
+    budget->used_bytes -= bytes;
+}
+
 struct smoe_blob *smoe_blob_new(struct smoe_budget *budget, size_t bytes)
 {
     if (bytes > SIZE_MAX / 2)
         return NULL;
-    if (budget && bytes > budget->max_bytes - budget->used_bytes)
+    if (budget && !smoe_budget_take(budget, bytes))
         return NULL;
     size_t size = (sizeof(struct smoe_blob) + bytes + 63) & ~(size_t)63;
     struct smoe_blob *blob = aligned_alloc(64, size);
-    if (!blob)
+    if (!blob) {
+        if (budget)
+            smoe_budget_give(budget, bytes);
         return NULL;
+    }
     blob->budget = budget;
     blob->bytes = bytes;
     blob->refs = 1;
-    if (budget) {
-        budget->used_bytes += bytes;
-        if (budget->used_bytes > budget->peak_bytes)
-            budget->peak_bytes = budget->used_bytes;
-    }
     return blob;
 }
 
@@ -41,6 +55,6 @@ void smoe_blob_unref(struct smoe_blob *blob)
     if (--blob->refs)
         return;
     if (blob->budget)
-        blob->budget->used_bytes -= blob->bytes;
+        smoe_budget_give(blob->budget, blob->bytes);
     free(blob);
 }

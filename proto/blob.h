@@ -10,6 +10,7 @@
 #ifndef SMOE_PROTO_BLOB_H
 #define SMOE_PROTO_BLOB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,11 @@ struct smoe_blob {
     uint32_t refs;
     _Alignas(64) uint8_t data[];
 };
+
+/* Charges memory that is held otherwise than in blobs; false, and nothing is charged, when the budget does not
+ * allow it. */
+bool smoe_budget_take(struct smoe_budget *budget, size_t bytes);
+void smoe_budget_give(struct smoe_budget *budget, size_t bytes);
 
 /* One reference, uninitialised bytes aligned to 64. NULL when the budget or memory does not allow. */
 struct smoe_blob *smoe_blob_new(struct smoe_budget *budget, size_t bytes);

@@ -26,6 +26,10 @@ static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
     if (smoe_core_quarantine(g->core)->strikes && !smoe_world_acts(p->world, SMOE_SIM_LIE))
         return smoe_fail(why, SMOE_ESTATE, "%s blamed a worker: %s", p->name,
                          smoe_core_quarantine(g->core)->conducts[0].why);
+    /* Nor is one that lies, where nobody else could have proved it. */
+    if (smoe_core_quarantine(g->core)->strikes && smoe_core_fleet(g->core)->n_used < 2)
+        return smoe_fail(why, SMOE_ESTATE, "%s blamed the only worker: %s", p->name,
+                         smoe_core_quarantine(g->core)->conducts[0].why);
     return 0;
 }
 

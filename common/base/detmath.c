@@ -102,3 +102,14 @@ double smoe_cbrt(double x)
         y = y - (y - x / (y * y)) / 3;
     return y;
 }
+
+void smoe_softmax(size_t n, double *logits, float *ret)
+{
+    double most = logits[0], sum = 0;
+    for (size_t i = 1; i < n; i++)
+        most = logits[i] > most ? logits[i] : most;
+    for (size_t i = 0; i < n; i++)
+        sum += logits[i] = smoe_exp(logits[i] - most);
+    for (size_t i = 0; i < n; i++)
+        ret[i] = (float)(logits[i] / sum);
+}

@@ -9,6 +9,8 @@
 #ifndef SMOE_BASE_DETMATH_H
 #define SMOE_BASE_DETMATH_H
 
+#include <stddef.h>
+
 /* e^x. Overflow gives +inf, underflow 0 (no subnormal results below 2^-1022), NaN gives NaN. */
 double smoe_exp(double x);
 
@@ -17,5 +19,8 @@ double smoe_log(double x);
 
 /* Cube root of x >= 0; NaN or negative gives NaN. */
 double smoe_cbrt(double x);
+
+/* ret [n] = softmax of n >= 1 finite logits, in double until the last rounding; the logits are spent. */
+void smoe_softmax(size_t n, double *logits, float *ret);
 
 #endif

@@ -7,9 +7,11 @@
  * batch lives in a pool slot; its visit list and the list of its waiting tokens lie in the room the
  * shell lent. It ends committed (step.c), done (evaluation), discarded, or dropped with its attempt.
  */
+#include <float.h>
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/within.h"
 #include "daemon/core/core_state.h"
 
 static uint64_t batch_key(uint32_t trainer, uint64_t id)
@@ -28,13 +30,6 @@ bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id
 static uint64_t submit_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
 {
     return smoe_choice_bytes(layer, m) + m->tokens * smoe_row_bytes(layer);
-}
-
-/* What is held of it here: a router's tokens become scores. */
-static uint64_t held_bytes(const struct smoe_layer *layer, const struct smoe_msg_submit *m)
-{
-    uint64_t scores = m->router_version ? (uint64_t)m->tokens * layer->shape.experts * 4 : 0;
-    return submit_bytes(layer, m) + scores;
 }
 
 /* Parcels that a batch needs when it is routed at once: one an expert, or more if they are long. What
@@ -72,7 +67,7 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
     int rc = m->router_version ? smoe_freezing_check(c, m, why) : 0;
     if (rc)
         return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
-    uint64_t bytes = submit_bytes(layer, m), held = held_bytes(layer, m);
+    uint64_t bytes = submit_bytes(layer, m), held = smoe_submit_credit(layer, m, bytes);
     if (m->top_k > layer->shape.experts)
         rc = smoe_fail(why, SMOE_EFIELD, "SUBMIT.top_k %u: layer %s has %u experts", m->top_k,
                        layer->name, layer->shape.experts);
@@ -128,18 +123,6 @@ size_t smoe_core_batch_room(uint32_t tokens, uint32_t top_k)
     return (size_t)tokens * top_k + tokens;
 }
 
-/* Scores must be finite; -Ofast in a kernel cannot fool a test of the bits. */
-static bool all_finite(const float *values, size_t n)
-{
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return !bad;
-}
-
 static bool experts_valid(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n)
 {
     for (uint32_t t = 0; t < tokens; t++)
@@ -166,6 +149,8 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
     const struct smoe_msg_submit *m = &event->message->submit;
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_batch *b = &c->batches[index];
+    const struct smoe_layer *layer = &c->layers[m->layer];
+    uint64_t raw = submit_bytes(layer, m);
     *b = (struct smoe_batch){
         .used = true,
         .training = m->needs_gradient,
@@ -177,13 +162,14 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
         .layer = m->layer,
         .tokens = m->tokens,
         .top_k = m->top_k,
-        .raw_bytes = submit_bytes(&c->layers[m->layer], m),
+        .raw_bytes = raw,
+        .credit_bytes = smoe_submit_credit(layer, m, raw),
         .scores = event->scores,
         .experts = event->experts,
         .visits = event->room,
         .waiting = event->room + (size_t)m->tokens * m->top_k,
         .n_waiting = m->tokens,
-        .parcels_promised = parcels_for(c, &c->layers[m->layer], m),
+        .parcels_promised = parcels_for(c, layer, m),
     };
     c->parcels_promised += b->parcels_promised;
     for (uint32_t i = 0; i < m->tokens; i++)
@@ -219,7 +205,7 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     else if (m->routed && !experts_valid(event->experts, m->tokens, m->top_k, experts))
         rc = smoe_fail(&why, SMOE_EFIELD,
                        "SUBMIT: experts of a token must be distinct and below %u", experts);
-    else if (!m->routed && !all_finite(event->scores, (size_t)m->tokens * experts))
+    else if (!m->routed && !smoe_within_f32(event->scores, (size_t)m->tokens * experts, FLT_MAX))
         rc = smoe_fail(&why, SMOE_ENOTFINITE, "SUBMIT: a score is not a finite number");
     if (rc) {
         smoe_trainer_owe(c, t);
@@ -323,7 +309,28 @@ void smoe_batches_forget_evaluations(struct smoe_core *c, uint32_t trainer)
     }
 }
 
-/* ---- Discard ---- */
+/* ---- Discard, and failure ---- */
+
+/* It is over, and its trainer knows. */
+static void drop(struct smoe_core *c, uint32_t batch, const char *reason)
+{
+    uint32_t trainer = c->batches[batch].trainer;
+    if (c->batches[batch].has_gradient) {
+        smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
+        smoe_trainer_reset(c, trainer, reason);
+        return;
+    }
+    smoe_batch_forget(c, batch);
+    smoe_trainer_grant(c, trainer);
+    smoe_step_advance(c, trainer);
+}
+
+void smoe_batch_fail(struct smoe_core *c, uint32_t batch, int code, const char *sentence)
+{
+    const struct smoe_batch *b = &c->batches[batch];
+    smoe_core_refuse(c, c->trainers[b->trainer].session, code, sentence, false, b->id, 0);
+    drop(c, batch, sentence);
+}
 
 void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_discard *m)
 {
@@ -332,14 +339,7 @@ void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe
         return;
     if (c->batches[batch].in_step && c->trainers[trainer].step.phase == SMOE_STEP_COMMITTING)
         return; /* too late: it is part of the step */
-    if (c->batches[batch].has_gradient) {
-        smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
-        smoe_trainer_reset(c, trainer, "a batch with a gradient was discarded");
-        return;
-    }
-    smoe_batch_forget(c, batch);
-    smoe_trainer_grant(c, trainer);
-    smoe_step_advance(c, trainer);
+    drop(c, batch, "a batch with a gradient was discarded");
 }
 
 struct smoe_batch_view smoe_core_batch(const struct smoe_core *core, uint32_t batch)

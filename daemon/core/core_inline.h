@@ -41,6 +41,15 @@ static inline uint64_t smoe_choice_bytes(const struct smoe_layer *layer,
     return (uint64_t)m->tokens * layer->shape.experts * sizeof(float);
 }
 
+/* What a Submit with that raw part costs in credit: a router's tokens become scores here. A layer that is not
+ * there costs what came. */
+static inline uint64_t smoe_submit_credit(const struct smoe_layer *layer,
+                                          const struct smoe_msg_submit *m, uint64_t raw_bytes)
+{
+    return raw_bytes +
+           (m->router_version ? smoe_frozen_credit_bytes(m->tokens, layer->shape.experts) : 0);
+}
+
 /* Most rows of a parcel: its Result, 8 bytes a row longer than its x, must fit a frame too. 0: no row
  * of this layer fits. */
 static inline uint32_t smoe_parcel_rows_max(const struct smoe_core *core,

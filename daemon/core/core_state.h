@@ -62,10 +62,10 @@ struct smoe_batch {
     bool input_freed, inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
     uint32_t trainer, layer, tokens, top_k;
-    uint64_t raw_bytes;
-    const float *scores;     /* [tokens, experts] */
-    const uint16_t *experts; /* [tokens, top_k] if routed */
-    uint32_t *visits;        /* [tokens * top_k], filled as parcels are made */
+    uint64_t raw_bytes, credit_bytes; /* as they came; with a router's scores of them */
+    const float *scores;              /* [tokens, experts] */
+    const uint16_t *experts;          /* [tokens, top_k] if routed */
+    uint32_t *visits;                 /* [tokens * top_k], filled as parcels are made */
     uint32_t visits_used;
     uint32_t *waiting; /* [tokens]: tokens not routed, rising, from waiting_first on */
     uint32_t waiting_first, n_waiting;
@@ -393,6 +393,8 @@ void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct sm
 void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_gradient *m);
 void smoe_batch_discard(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_discard *m);
+/* It cannot be finished, and its trainer is told why. What its gradient has done is taken back. */
+void smoe_batch_fail(struct smoe_core *core, uint32_t batch, int code, const char *sentence);
 bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
                      uint32_t *ret_batch);
 /* Ends a batch whose unfinished parcels workers may still have: tells them. */

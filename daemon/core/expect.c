@@ -19,7 +19,8 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
         return smoe_relay_expect_store(c, trainer, &m->expert_store, why);
     if (m->type == SMOE_MSG_FREEZE)
         return smoe_freezing_expect(c, trainer, &m->freeze, why);
-    if (!smoe_trainer_spend(t, tensor_bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
+    uint64_t bytes = smoe_submit_credit(&c->layers[m->submit.layer], &m->submit, tensor_bytes);
+    if (!smoe_trainer_spend(t, bytes, (uint64_t)m->submit.tokens * m->submit.top_k))
         return smoe_verdict_fail(
             SMOE_FATAL,
             smoe_fail(why, SMOE_ECREDIT,
@@ -30,7 +31,7 @@ static struct smoe_verdict expect_of_trainer(struct smoe_core *c, uint32_t train
     v = smoe_batch_expect_submit(c, t, &m->submit, why);
     if (v.kind != SMOE_TAKE)
         smoe_trainer_owe(c, t);
-    t->arriving_bytes = v.kind == SMOE_TAKE ? tensor_bytes : 0;
+    t->arriving_bytes = v.kind == SMOE_TAKE ? bytes : 0;
     t->arriving_visits = v.kind == SMOE_TAKE ? (uint64_t)m->submit.tokens * m->submit.top_k : 0;
     return v;
 }

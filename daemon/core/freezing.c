@@ -26,8 +26,15 @@ int smoe_freezing_check(const struct smoe_core *c, const struct smoe_msg_submit 
 {
     const struct smoe_layer *layer = &c->layers[m->layer];
     const struct smoe_frozen_head *head = &layer->router.in_force;
+    uint32_t experts = layer->shape.experts;
     if (m->router_version == head->version && m->router_digest == head->digest)
-        return 0;
+        return smoe_frozen_bearable(head, experts, m->tokens)
+                   ? 0
+                   : smoe_fail(why, SMOE_ELIMIT,
+                               "SUBMIT: %u tokens of %u features for %u experts are more than %llu "
+                               "products: submit fewer tokens at a time",
+                               m->tokens, head->inputs, experts,
+                               (unsigned long long)SMOE_FROZEN_WORK_MAX);
     if (!head->version)
         return smoe_fail(
             why, SMOE_EUNKNOWN,

@@ -32,7 +32,8 @@ void smoe_freezing_reported(struct smoe_core *core, uint32_t trainer,
 /* The layer is gone, its routers with it. */
 void smoe_freezing_drop(struct smoe_core *core, uint32_t layer);
 
-/* May that router score tokens of the layer? SMOE_EUNKNOWN and a sentence that names both if not. */
+/* May that router score these tokens of the layer? SMOE_EUNKNOWN and a sentence that names both if it is not in
+ * force, SMOE_ELIMIT if they are too many at a time. */
 int smoe_freezing_check(const struct smoe_core *core, const struct smoe_msg_submit *m,
                         struct smoe_why *why);
 #endif

@@ -78,6 +78,11 @@ static int put_layer(struct smoe_restored *to, const struct smoe_record *r)
     struct smoe_restored_layer *old = smoe_restored_find(to, r->layer.name);
     if (old) {
         free(old->standings); /* its router stays: only a layer that is gone loses it */
+        if (old->layer.run != r->layer.run) {
+            free(old->values);
+            old->values = NULL;
+            old->router = (struct smoe_frozen_head){.version = 0};
+        }
         old->layer = r->layer;
         old->standings = standings;
         return 0;
@@ -90,8 +95,8 @@ static int put_layer(struct smoe_restored *to, const struct smoe_record *r)
 static int put_router(struct smoe_restored *to, const struct smoe_record *r)
 {
     struct smoe_restored_layer *layer = smoe_restored_find(to, r->layer.name);
-    if (!layer)
-        return SMOE_EUNKNOWN;
+    if (!layer || layer->layer.run != r->layer.run)
+        return 0; /* of a layer that is not journalled: a store forgets it, too */
     float *values = copy_values(r);
     if (!values)
         return SMOE_ENOMEMORY;

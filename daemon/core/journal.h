@@ -71,8 +71,8 @@ int smoe_record_copy(const struct smoe_record *record, struct smoe_record *ret);
 void smoe_record_release(struct smoe_record *copy);
 
 /* What a record means: `to` becomes what a daemon is given that starts after it. `to` owns what it holds;
- * zeroed, it is an empty store. SMOE_ENOMEMORY, SMOE_ELIMIT (too many layers), SMOE_EUNKNOWN (a commit or router
- * of a layer that is not there): nothing changed then. */
+ * zeroed, it is an empty store. SMOE_ENOMEMORY, SMOE_ELIMIT (too many layers), SMOE_EUNKNOWN (a commit of a
+ * layer that is not there): nothing changed then. A router of a layer that is not there changes nothing. */
 int smoe_restored_apply(struct smoe_restored *to, const struct smoe_record *record);
 void smoe_restored_release(struct smoe_restored *restored);
 

@@ -5,6 +5,7 @@
  */
 #include "daemon/core/router_frozen.h"
 
+#include <float.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,23 +14,12 @@
 #include "common/base/detmath.h"
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "common/base/within.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 enum { LANES = 8, TILES_MAX = SMOE_EXPERTS_MAX / LANES };
-
-/* Of the bits: no flag of a compiler changes the answer. */
-static size_t first_not_finite(size_t n, const float *values)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        if ((bits & 0x7f800000u) == 0x7f800000u)
-            return i;
-    }
-    return n;
-}
 
 int smoe_frozen_shape(uint32_t kind, uint32_t inputs, uint32_t experts)
 {
@@ -37,6 +27,19 @@ int smoe_frozen_shape(uint32_t kind, uint32_t inputs, uint32_t experts)
     bool sized = inputs >= 1 && inputs <= SMOE_FROZEN_INPUTS_MAX && experts >= 1 &&
                  experts <= SMOE_EXPERTS_MAX;
     return known && sized && (uint64_t)inputs * experts <= SMOE_FROZEN_VALUES_MAX ? 0 : SMOE_EFIELD;
+}
+
+static size_t tiles_of(size_t experts)
+{
+    return (experts + LANES - 1) / LANES;
+}
+
+size_t smoe_frozen_memory(uint32_t kind, uint32_t inputs, uint32_t experts)
+{
+    size_t values = (size_t)inputs * experts * sizeof(float);
+    return values + (kind == SMOE_FROZEN_TABLE
+                         ? smoe_router_table_lists(inputs, experts)
+                         : tiles_of(experts) * inputs * LANES * sizeof(float));
 }
 
 uint64_t smoe_frozen_digest(uint32_t kind, uint32_t inputs, uint32_t experts, const float *values)
@@ -55,8 +58,8 @@ static int take_table(struct smoe_frozen *f, const float *values)
 /* The last tile's lanes beyond E stay zero. */
 static int take_map(struct smoe_frozen *f, const float *values)
 {
-    size_t tiles = (f->experts + LANES - 1) / LANES, n = (size_t)f->inputs * f->experts;
-    f->tiles = calloc(tiles * f->inputs * LANES, sizeof *f->tiles);
+    size_t n = (size_t)f->inputs * f->experts;
+    f->tiles = calloc(tiles_of(f->experts) * f->inputs * LANES, sizeof *f->tiles);
     f->values = malloc(n * sizeof *f->values);
     if (f->values)
         memcpy(f->values, values, n * sizeof *values);
@@ -74,7 +77,7 @@ int smoe_frozen_init(struct smoe_frozen *frozen, uint32_t kind, uint32_t inputs,
     size_t n = (size_t)inputs * experts;
     struct smoe_frozen f = {.kind = kind, .inputs = inputs, .experts = experts};
     int rc = smoe_frozen_shape(kind, inputs, experts);
-    if (rc == 0 && first_not_finite(n, values) < n)
+    if (rc == 0 && !smoe_within_f32(values, n, FLT_MAX))
         rc = SMOE_ENOTFINITE;
     if (rc)
         return rc;
@@ -105,7 +108,10 @@ size_t smoe_frozen_bad_code(const struct smoe_frozen *f, size_t n, const uint32_
 size_t smoe_frozen_bad_features(const struct smoe_frozen *f, size_t n, const float *features)
 {
     smoe_assert(f->kind == SMOE_FROZEN_LINEAR);
-    return first_not_finite(n * f->inputs, features) / f->inputs;
+    size_t good = smoe_within_f32(features, n * f->inputs, FLT_MAX) ? n : 0;
+    while (good < n && smoe_within_f32(features + good * f->inputs, f->inputs, FLT_MAX))
+        good++;
+    return good;
 }
 
 void smoe_frozen_score_codes(const struct smoe_frozen *f, size_t n, const uint32_t *codes,
@@ -125,18 +131,6 @@ static void multiply(size_t inputs, const float *tile, const float *x, double *r
     memcpy(ret_sums, sums, sizeof sums);
 }
 
-/* In double until the last rounding. */
-static void softmax(size_t n, double *logits, float *ret)
-{
-    double most = logits[0], sum = 0;
-    for (size_t e = 1; e < n; e++)
-        most = logits[e] > most ? logits[e] : most;
-    for (size_t e = 0; e < n; e++)
-        sum += logits[e] = smoe_exp(logits[e] - most);
-    for (size_t e = 0; e < n; e++)
-        ret[e] = (float)(logits[e] / sum);
-}
-
 void smoe_frozen_score_features(const struct smoe_frozen *f, size_t n, const float *features,
                                 float *ret)
 {
@@ -145,6 +139,6 @@ void smoe_frozen_score_features(const struct smoe_frozen *f, size_t n, const flo
     for (size_t t = 0; t < n; t++) {
         for (size_t e = 0; e < f->experts; e += LANES)
             multiply(f->inputs, f->tiles + e * f->inputs, features + t * f->inputs, logits + e);
-        softmax(f->experts, logits, ret + t * f->experts);
+        smoe_softmax(f->experts, logits, ret + t * f->experts);
     }
 }

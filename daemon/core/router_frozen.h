@@ -32,6 +32,9 @@ struct smoe_frozen {
 /* Whether a router may have this shape: SMOE_EFIELD if not. */
 int smoe_frozen_shape(uint32_t kind, uint32_t inputs, uint32_t experts);
 
+/* Bytes that one of this shape holds. */
+size_t smoe_frozen_memory(uint32_t kind, uint32_t inputs, uint32_t experts);
+
 uint64_t smoe_frozen_digest(uint32_t kind, uint32_t inputs, uint32_t experts, const float *values);
 
 /* From values [inputs * experts], copied. 0, SMOE_EFIELD (the shape), SMOE_ENOTFINITE or SMOE_ENOMEMORY. */

@@ -6,13 +6,14 @@
  */
 #include "daemon/core/router_table.h"
 
-#include <math.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/assert.h"
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "common/base/within.h"
 
 /* Insertion into a list of `listed`: ties never overtake, hence go to the lowest index. */
 static void list_best(struct smoe_router_table *t, size_t code)
@@ -34,19 +35,27 @@ static void list_best(struct smoe_router_table *t, size_t code)
     }
 }
 
+static uint32_t listed_of(uint32_t experts)
+{
+    return experts < SMOE_TOP_K_MAX ? experts : SMOE_TOP_K_MAX;
+}
+
+size_t smoe_router_table_lists(uint32_t codes, uint32_t experts)
+{
+    const struct smoe_router_table *t = NULL;
+    return (size_t)codes * listed_of(experts) * (sizeof *t->expert + sizeof *t->best);
+}
+
 int smoe_router_table_init(struct smoe_router_table *t, uint32_t codes, uint32_t experts,
                            const float *scores)
 {
     size_t n = (size_t)codes * experts;
     smoe_assert(codes >= 1 && codes <= SMOE_ROUTER_CODES_MAX);
     smoe_assert(experts >= 1 && experts <= SMOE_EXPERTS_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(scores[i]))
-            return SMOE_EFIELD;
-    struct smoe_router_table table = {.codes = codes,
-                                      .experts = experts,
-                                      .listed =
-                                          experts < SMOE_TOP_K_MAX ? experts : SMOE_TOP_K_MAX};
+    if (!smoe_within_f32(scores, n, FLT_MAX))
+        return SMOE_EFIELD;
+    struct smoe_router_table table = {
+        .codes = codes, .experts = experts, .listed = listed_of(experts)};
     table.scores = malloc(n * sizeof *table.scores);
     table.expert = malloc((size_t)codes * table.listed * sizeof *table.expert);
     table.best = malloc((size_t)codes * table.listed * sizeof *table.best);

@@ -21,6 +21,9 @@ struct smoe_router_table {
     float *best;      /* [codes, listed] their scores */
 };
 
+/* Bytes of the lists of one of this size, beside its scores. */
+size_t smoe_router_table_lists(uint32_t codes, uint32_t experts);
+
 /* From scores [codes, E], copied; 1 <= codes <= SMOE_ROUTER_CODES_MAX, 1 <= E <= SMOE_EXPERTS_MAX. 0,
  * SMOE_EFIELD if a score is not finite, or SMOE_ENOMEMORY. */
 int smoe_router_table_init(struct smoe_router_table *table, uint32_t codes, uint32_t experts,

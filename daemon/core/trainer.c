@@ -214,7 +214,7 @@ void smoe_trainers_expire(struct smoe_core *c)
 
 /* ---- credit ---- */
 
-/* Bytes and visits submitted and waiting for their forward pass. */
+/* Credit of what is submitted and waits for its forward pass. */
 static void outstanding(const struct smoe_trainer *t, uint64_t *ret_bytes, uint64_t *ret_visits)
 {
     *ret_bytes = t->arriving_bytes;
@@ -223,7 +223,7 @@ static void outstanding(const struct smoe_trainer *t, uint64_t *ret_bytes, uint6
         const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
         if (b->input_freed)
             continue;
-        *ret_bytes += b->raw_bytes;
+        *ret_bytes += b->credit_bytes;
         *ret_visits += (uint64_t)b->tokens * b->top_k;
     }
 }

@@ -22,12 +22,15 @@ struct smoe_gateway;
 
 struct smoe_gateway_options {
     struct smoe_core_options core;
-    size_t tensors_bytes_max; /* all raw parts held at a time */
+    size_t tensors_bytes_max; /* all raw parts held at a time, and frozen routers */
     size_t outbox_bytes_max; /* waiting for one peer: a peer that lets it fill up is disconnected */
     uint64_t hello_timeout_ns; /* a connection that has not said hello by then is closed */
     /* Writes a record (copies it) and says later, in order, that it is durable:
      * smoe_gateway_journalled. NULL: nothing outlives this gateway. */
     void (*journal)(void *context, const struct smoe_record *record, uint64_t epoch);
+    /* Sees to it that the next record has room for so many bytes of values, or gives that room back (0).
+     * SMOE_ENOMEMORY: then there will be no such record. May be NULL. */
+    int (*journal_room)(void *context, size_t bytes);
     void *journal_context;
     /* Takes in (copies) what was decided, if core.trace_bytes_max is set. */
     void (*trace)(void *context, const struct smoe_trace_entry *entry);
@@ -68,6 +71,9 @@ int smoe_gateway_administered(struct smoe_gateway *gateway, uint32_t session);
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session,
                              size_t *ret_room);
+
+/* Bytes of the session follow soon: brings what they will touch near. */
+void smoe_gateway_coming(const struct smoe_gateway *gateway, uint32_t session);
 
 void smoe_gateway_received(struct smoe_gateway *gateway, uint32_t session, const uint8_t *data,
                            size_t n, uint64_t now_ns);

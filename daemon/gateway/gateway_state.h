@@ -135,6 +135,9 @@ void smoe_gate_routers_release(struct smoe_gateway *gw);
 /* The routers that the core has been restored with. SMOE_EDATA if one is not what its digest says. */
 int smoe_gate_routers_restore(struct smoe_gateway *gw, const struct smoe_restored *restored,
                               struct smoe_why *why);
+/* Is the router that a Submit names, if it names one, still the one in force? What it expects its raw part to be
+ * is known only then. */
+bool smoe_gate_routers_stand(const struct smoe_gateway *gw, const struct smoe_msg_submit *m);
 /* Scores [tokens, experts] of a Submit's tokens, by codes or features at the beginning of its raw part. */
 int smoe_gate_routers_score(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
                             const struct smoe_blob *blob, struct smoe_blob **ret_scores,

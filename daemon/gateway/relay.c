@@ -173,6 +173,8 @@ int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_sub
                               struct smoe_why *why)
 {
     struct smoe_layer_view layer = smoe_core_layer(gw->core, m->layer);
+    if (!smoe_gate_routers_stand(gw, m))
+        return 0; /* the core refuses it, in words that name both: nothing of its raw part is looked at */
     size_t choices = choice_bytes(m, &layer);
     size_t real_bytes = layer.shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
     if (!blob || blob->bytes != choices + (size_t)m->tokens * layer.shape.d_model * real_bytes)

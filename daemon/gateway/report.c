@@ -64,7 +64,6 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
 {
     const struct smoe_estimate *power = &w->learned.power;
     struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
-    double unused;
     double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
                     2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
     smoe_json_add_number(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
@@ -72,7 +71,7 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
     smoe_json_add_number(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
     smoe_json_add_number(o, "kappa", smoe_worker_kappa(w));
     add_known(o, "kappa_error", power->n, d.kappa);
-    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, &unused));
+    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, NULL));
     add_known(o, "static_w_error", power->n, d.static_w);
     smoe_json_add_u64(o, "observations_rejected",
                       w->learned.cost[SMOE_FORWARD].rejected +

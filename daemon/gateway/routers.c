@@ -5,6 +5,8 @@
  * it as a layer's next one, and says when it takes the old one's place. Tokens that come with codes or features
  * are scored when they arrive, by the router in force then, which is the one that their Submit names: from
  * there on they are like those that came with scores.
+ *
+ * What routers hold is charged to the gateway's budget of raw parts, which is what they came as.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,23 +14,60 @@
 #include "common/base/assert.h"
 #include "daemon/gateway/gateway_state.h"
 
+/* ---- memory ---- */
+
+static void release(struct smoe_gateway *gw, struct smoe_frozen *f)
+{
+    if (f->experts)
+        smoe_budget_give(&gw->budget, smoe_frozen_memory(f->kind, f->inputs, f->experts));
+    smoe_frozen_release(f);
+}
+
+/* SMOE_ENOMEMORY also where the budget does not allow it; else as smoe_frozen_init. */
+static int make(struct smoe_gateway *gw, const struct smoe_frozen_head *head, uint32_t experts,
+                const float *values, struct smoe_frozen *ret)
+{
+    int rc = smoe_frozen_shape(head->kind, head->inputs, experts);
+    if (rc)
+        return rc;
+    size_t bytes = smoe_frozen_memory(head->kind, head->inputs, experts);
+    if (!smoe_budget_take(&gw->budget, bytes))
+        return SMOE_ENOMEMORY;
+    rc = smoe_frozen_init(ret, head->kind, head->inputs, experts, values);
+    if (rc)
+        smoe_budget_give(&gw->budget, bytes);
+    return rc;
+}
+
+/* Room in the journal for a router's values: a record that was given away cannot be taken back. */
+static int journal_room(struct smoe_gateway *gw, size_t bytes)
+{
+    return gw->options.journal_room ? gw->options.journal_room(gw->options.journal_context, bytes)
+                                    : 0;
+}
+
 /* ---- from Freeze to force ---- */
 
-static int make_router(const struct smoe_msg_freeze *m, uint32_t experts,
-                       const struct smoe_blob *blob, struct smoe_frozen *ret, struct smoe_why *why)
+static int make_hand(struct smoe_gateway *gw, const struct smoe_msg_freeze *m, uint32_t experts,
+                     const struct smoe_blob *blob, struct smoe_why *why)
 {
     const float *values = (const float *)(const void *)blob->data;
-    int rc = smoe_frozen_init(ret, m->router.kind, m->router.inputs, experts, values);
+    int rc = make(gw, &m->router, experts, values, &gw->routers.hand);
+    if (rc == 0 && (rc = journal_room(gw, blob->bytes)))
+        release(gw, &gw->routers.hand);
+    if (rc == SMOE_ENOMEMORY)
+        return smoe_fail(why, rc, "its %zu bytes find no room beside the raw parts held now",
+                         smoe_frozen_memory(m->router.kind, m->router.inputs, experts));
     if (rc)
         return smoe_fail(why, rc, "%s",
                          rc == SMOE_ENOTFINITE ? "a value is not a finite number"
                                                : smoe_strerror(rc));
-    if (ret->digest == m->router.digest)
+    uint64_t digest = gw->routers.hand.digest;
+    if (digest == m->router.digest)
         return 0;
-    smoe_fail(why, SMOE_EFIELD, "router.digest %016llx: the values have digest %016llx",
-              (unsigned long long)m->router.digest, (unsigned long long)ret->digest);
-    smoe_frozen_release(ret);
-    return SMOE_EFIELD;
+    smoe_gate_routers_drop_hand(gw);
+    return smoe_fail(why, SMOE_EFIELD, "router.digest %016llx: the values have digest %016llx",
+                     (unsigned long long)m->router.digest, (unsigned long long)digest);
 }
 
 void smoe_gate_routers_prepare(struct smoe_gateway *gw, const struct smoe_msg_freeze *m,
@@ -39,21 +78,23 @@ void smoe_gate_routers_prepare(struct smoe_gateway *gw, const struct smoe_msg_fr
     uint64_t bytes = (uint64_t)m->router.inputs * experts * sizeof(float);
     event->refused = !blob || blob->bytes != bytes
                          ? smoe_fail(why, SMOE_ESHAPE, "the layer was replaced meanwhile")
-                         : make_router(m, experts, blob, &gw->routers.hand, why);
+                         : make_hand(gw, m, experts, blob, why);
     event->refused_why = why->text;
     event->router = &gw->routers.hand;
 }
 
 void smoe_gate_routers_drop_hand(struct smoe_gateway *gw)
 {
-    smoe_frozen_release(&gw->routers.hand);
+    if (gw->routers.hand.experts) /* nobody took it, nor the room for it */
+        (void)journal_room(gw, 0);
+    release(gw, &gw->routers.hand);
 }
 
 void smoe_gate_routers_take(struct smoe_gateway *gw, uint32_t layer)
 {
     struct smoe_frozen *next = &gw->routers.next[layer];
     smoe_assert(gw->routers.hand.experts);
-    smoe_frozen_release(next);
+    release(gw, next);
     *next = gw->routers.hand;
     gw->routers.hand = (struct smoe_frozen){.experts = 0};
 }
@@ -61,15 +102,15 @@ void smoe_gate_routers_take(struct smoe_gateway *gw, uint32_t layer)
 void smoe_gate_routers_put_in_force(struct smoe_gateway *gw, uint32_t layer)
 {
     smoe_assert(gw->routers.next[layer].experts);
-    smoe_frozen_release(&gw->routers.in_force[layer]);
+    release(gw, &gw->routers.in_force[layer]);
     gw->routers.in_force[layer] = gw->routers.next[layer];
     gw->routers.next[layer] = (struct smoe_frozen){.experts = 0};
 }
 
 void smoe_gate_routers_free(struct smoe_gateway *gw, uint32_t layer)
 {
-    smoe_frozen_release(&gw->routers.in_force[layer]);
-    smoe_frozen_release(&gw->routers.next[layer]);
+    release(gw, &gw->routers.in_force[layer]);
+    release(gw, &gw->routers.next[layer]);
 }
 
 void smoe_gate_routers_release(struct smoe_gateway *gw)
@@ -85,12 +126,13 @@ static int restore(struct smoe_gateway *gw, uint32_t l, const struct smoe_restor
                    struct smoe_why *why)
 {
     struct smoe_frozen *f = &gw->routers.in_force[l];
-    int rc = smoe_frozen_init(f, from->router.kind, from->router.inputs, from->layer.shape.experts,
-                              from->values);
-    if (rc == 0 && f->digest != from->router.digest)
-        rc = SMOE_EDATA;
-    if (rc == 0 || rc == SMOE_ENOMEMORY)
-        return rc ? smoe_fail(why, rc, "journal: out of memory for a router") : 0;
+    int rc = make(gw, &from->router, from->layer.shape.experts, from->values, f);
+    if (rc == SMOE_ENOMEMORY)
+        return smoe_fail(why, rc,
+                         "journal: the router of layer %s does not fit limits.tensors, or memory",
+                         from->layer.name);
+    if (rc == 0 && f->digest == from->router.digest)
+        return 0;
     return smoe_fail(
         why, SMOE_EDATA,
         "journal: damaged: the router of layer %s is not the one that was frozen: move "
@@ -132,13 +174,17 @@ static int check_tokens(const struct smoe_frozen *f, uint32_t n, const struct sm
     return smoe_fail(why, SMOE_ENOTFINITE, "a feature of token %zu is not a finite number", bad);
 }
 
+bool smoe_gate_routers_stand(const struct smoe_gateway *gw, const struct smoe_msg_submit *m)
+{
+    const struct smoe_frozen *f = &gw->routers.in_force[m->layer];
+    return !m->router_version || (f->experts && f->digest == m->router_digest);
+}
+
 int smoe_gate_routers_score(struct smoe_gateway *gw, const struct smoe_msg_submit *m,
                             const struct smoe_blob *blob, struct smoe_blob **ret_scores,
                             struct smoe_why *why)
 {
     const struct smoe_frozen *f = &gw->routers.in_force[m->layer];
-    if (f->digest != m->router_digest || !f->experts)
-        return smoe_fail(why, SMOE_EUNKNOWN, "the router was replaced meanwhile");
     int rc = check_tokens(f, m->tokens, blob, why);
     if (rc)
         return rc;

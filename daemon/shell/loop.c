@@ -169,12 +169,19 @@ static void start_timers(struct smoe_daemon *d)
 
 /* ---- the journal ---- */
 
+static int on_room(void *context, size_t bytes)
+{
+    struct smoe_daemon *d = context;
+    return smoe_store_room(d->store, bytes);
+}
+
 static void on_record(void *context, const struct smoe_record *record, uint64_t epoch)
 {
     struct smoe_daemon *d = context;
     if (smoe_store_append(d->store, record, epoch) == 0)
         return;
-    /* a commit that is in no journal must not be announced: systemd starts us again */
+    /* Memory and reserve are used up. A commit that is in no journal must not be announced, and what was given
+     * away cannot be taken back: systemd starts us again. */
     smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("out of memory for the journal: stopped at once"));
     _exit(EXIT_FAILURE);
 }
@@ -270,6 +277,7 @@ static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
         .outbox_bytes_max = s->outbox_bytes_max,
         .hello_timeout_ns = s->hello_timeout_ns,
         .journal = on_record,
+        .journal_room = on_room,
         .journal_context = d,
         .trace = *s->trace_file ? on_decided : NULL,
         .trace_context = d,

@@ -5,8 +5,9 @@
  *     meta    one row: schema version, epoch
  *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
  *     expert  one row an expert: host and follower by name
- *     router  one row a layer whose router is frozen, with its values; a daemon from before there were any
- *             leaves the table alone, and refuses tokens that come without scores
+ *     frozen  one row a layer whose router is frozen, with its values and the layer's run: it is no router of
+ *             another layer that has the name later. A daemon from before there were any leaves the table
+ *             alone, and refuses tokens that come without scores
  *
  * Records wait in a queue (store_queue.h). A batch is taken off it as a whole, written by a pool thread in
  * one transaction, and freed when that succeeded; on failure it stays and is tried again, since the
@@ -55,8 +56,15 @@ static const char schema[] =
     " WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS expert(layer TEXT, expert INTEGER, host TEXT, follower TEXT,"
     " PRIMARY KEY(layer, expert)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS frozen(layer TEXT PRIMARY KEY, run INTEGER, version INTEGER,"
+    " kind INTEGER, inputs INTEGER, digest INTEGER, data BLOB);"
     "CREATE TABLE IF NOT EXISTS router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER,"
-    " inputs INTEGER, digest INTEGER, data BLOB);";
+    " inputs INTEGER, digest INTEGER, data BLOB);" /* as it was once, without the run */
+    "INSERT OR REPLACE INTO frozen SELECT router.layer, layer.run, version, kind, inputs, digest,"
+    " data FROM router JOIN layer ON layer.name = router.layer;"
+    "DROP TABLE router;"
+    "DELETE FROM frozen WHERE NOT EXISTS"
+    " (SELECT 1 FROM layer WHERE layer.name = frozen.layer AND layer.run = frozen.run);";
 
 /* ---- records ---- */
 
@@ -78,7 +86,7 @@ static int delete_of(sqlite3 *db, const char *sql, const char *layer, struct smo
     return smoe_sql_finish(db, s, why);
 }
 
-/* All but its router, which a layer keeps until it is gone. */
+/* All but its router, which a layer keeps until it is gone; write_layer takes an older layer's. */
 static int drop_rows(sqlite3 *db, const char *name, struct smoe_why *why)
 {
     int rc = delete_of(db, "DELETE FROM layer WHERE name = ?", name, why);
@@ -88,16 +96,25 @@ static int drop_rows(sqlite3 *db, const char *name, struct smoe_why *why)
 static int drop_layer(sqlite3 *db, const char *name, struct smoe_why *why)
 {
     int rc = drop_rows(db, name, why);
-    return rc ? rc : delete_of(db, "DELETE FROM router WHERE layer = ?", name, why);
+    return rc ? rc : delete_of(db, "DELETE FROM frozen WHERE layer = ?", name, why);
 }
 
 static int write_router(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
-    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT OR REPLACE INTO router VALUES(?,?,?,?,?,?)");
-    const uint64_t head[] = {r->router.version, r->router.kind, r->router.inputs, r->router.digest};
+    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT OR REPLACE INTO frozen VALUES(?,?,?,?,?,?,?)");
+    const uint64_t head[] = {r->layer.run, r->router.version, r->router.kind, r->router.inputs,
+                             r->router.digest};
     smoe_sql_bind_text(s, 1, r->layer.name);
-    smoe_sql_bind_numbers(s, 2, head, 4);
-    sqlite3_bind_blob64(s, 6, r->values, smoe_record_values_bytes(r), SQLITE_STATIC);
+    smoe_sql_bind_numbers(s, 2, head, 5);
+    sqlite3_bind_blob64(s, 7, r->values, smoe_record_values_bytes(r), SQLITE_STATIC);
+    return smoe_sql_finish(db, s, why);
+}
+
+static int drop_older_router(sqlite3 *db, const struct smoe_journal_layer *l, struct smoe_why *why)
+{
+    sqlite3_stmt *s = smoe_sql_prepare(db, "DELETE FROM frozen WHERE layer = ? AND run <> ?");
+    smoe_sql_bind_text(s, 1, l->name);
+    smoe_sql_bind_numbers(s, 2, &l->run, 1);
     return smoe_sql_finish(db, s, why);
 }
 
@@ -105,6 +122,8 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
 {
     const struct smoe_journal_layer *l = &r->layer;
     int rc = drop_rows(db, l->name, why);
+    if (rc == 0)
+        rc = drop_older_router(db, l, why);
     if (rc)
         return rc;
     sqlite3_stmt *s =
@@ -299,9 +318,10 @@ static int load_router(struct smoe_store *store, struct smoe_restored_layer *lay
 {
     bool row = false;
     sqlite3_stmt *s =
-        smoe_sql_prepare(store->db, "SELECT version, kind, inputs, digest, data FROM router"
-                                    " WHERE layer = ?");
+        smoe_sql_prepare(store->db, "SELECT version, kind, inputs, digest, data FROM frozen"
+                                    " WHERE layer = ? AND run = ?");
     smoe_sql_bind_text(s, 1, layer->layer.name);
+    smoe_sql_bind_numbers(s, 2, &layer->layer.run, 1);
     int rc = smoe_sql_next(store->db, s, &row, why);
     if (rc == 0 && row)
         rc = read_router_row(s, layer, why);
@@ -432,6 +452,11 @@ int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,
     store->started = true;
     store->retry.data = store;
     return uv_timer_init(loop, &store->retry);
+}
+
+int smoe_store_room(struct smoe_store *store, size_t bytes)
+{
+    return smoe_store_queue_room(&store->queue, bytes);
 }
 
 int smoe_store_append(struct smoe_store *store, const struct smoe_record *record, uint64_t epoch)

@@ -26,6 +26,9 @@ void smoe_store_close(struct smoe_store *store);
 /* Everything in it. Release with smoe_restored_release. */
 int smoe_store_load(struct smoe_store *store, struct smoe_restored *ret, struct smoe_why *why);
 
+/* Room for the values of the next router that is appended; 0: none. SMOE_ENOMEMORY. */
+int smoe_store_room(struct smoe_store *store, size_t bytes);
+
 /* Queues a record (copied). `written` is called on the loop, in order, with the highest sequence number
  * that is durable; or with a negative status: then the same records are tried again every second. */
 int smoe_store_start(struct smoe_store *store, uv_loop_t *loop,

@@ -23,14 +23,36 @@ int smoe_store_queue_init(struct smoe_store_queue *queue, struct smoe_why *why)
 
 void smoe_store_queue_release(struct smoe_store_queue *queue)
 {
+    (void)smoe_store_queue_room(queue, 0);
     free(queue->reserve_bytes);
     queue->reserve_bytes = NULL;
+}
+
+int smoe_store_queue_room(struct smoe_store_queue *queue, size_t bytes)
+{
+    free(queue->room);
+    queue->room = bytes ? malloc(sizeof *queue->room + bytes) : NULL;
+    queue->room_bytes = queue->room ? bytes : 0;
+    return bytes && !queue->room ? SMOE_ENOMEMORY : 0;
+}
+
+/* Of a router, if it was asked for. */
+static struct smoe_queued *asked_room(struct smoe_store_queue *queue, size_t bytes)
+{
+    struct smoe_queued *q = queue->room;
+    if (queue->room_bytes != bytes)
+        return NULL;
+    queue->room = NULL;
+    queue->room_bytes = 0;
+    return q;
 }
 
 /* Room for a record with so many bytes of standings or values behind it. The reserve has none for values. */
 static struct smoe_queued *take_room(struct smoe_store_queue *queue, size_t bytes, bool may_reserve)
 {
-    struct smoe_queued *q = malloc(sizeof *q + bytes);
+    struct smoe_queued *q = may_reserve ? NULL : asked_room(queue, bytes);
+    if (!q)
+        q = malloc(sizeof *q + bytes);
     struct smoe_list *first = smoe_list_first(&queue->reserve);
     bool reserved = !q && first && may_reserve;
     if (reserved) {

@@ -3,8 +3,8 @@
  * Records that wait for the journal. A record makes one of its kind that waits about the same layer
  * superfluous (a batch is written as one transaction), and the drop of a layer all of them, so the queue stays
  * about as short as there are layers and trainers however long the disk is full. Where there is no memory for a
- * record it takes one of a few places that were set aside at the beginning, unless it is a router, whose values
- * they would not hold; they are not touched before, and cost nothing.
+ * record it takes one of a few places that were set aside at the beginning; they are not touched before, and cost
+ * nothing. They would not hold a router's values: room for those is asked for before the router is accepted.
  */
 #ifndef SMOE_DAEMON_STORE_QUEUE_H
 #define SMOE_DAEMON_STORE_QUEUE_H
@@ -27,10 +27,15 @@ struct smoe_store_queue {
     struct smoe_list waiting; /* smoe_queued, in order: take from it as you like */
     struct smoe_list reserve; /* smoe_queued, each for the largest record */
     uint8_t *reserve_bytes;
+    struct smoe_queued *room; /* for the next router's values, or NULL */
+    size_t room_bytes;
 };
 
 int smoe_store_queue_init(struct smoe_store_queue *queue, struct smoe_why *why);
 void smoe_store_queue_release(struct smoe_store_queue *queue);
+
+/* Room for the next router, with so many bytes of values; 0: none, what there was is freed. SMOE_ENOMEMORY. */
+int smoe_store_queue_room(struct smoe_store_queue *queue, size_t bytes);
 
 /* Copies the record to the end. SMOE_ENOMEMORY when memory and reserve are used up. */
 int smoe_store_queue_add(struct smoe_store_queue *queue, const struct smoe_record *record,

@@ -13,11 +13,14 @@
 #ifndef STABLEMOE_FROZEN_H
 #define STABLEMOE_FROZEN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define SMOE_FROZEN_INPUTS_MAX (UINT32_C(1) << 20) /* codes of a table, features of a token */
 #define SMOE_FROZEN_VALUES_MAX (UINT32_C(1) << 24) /* inputs * E: 64 MiB */
+#define SMOE_FROZEN_WORK_MAX \
+    (UINT64_C(1) << 28) /* n * inputs * E of one Submit that a linear map scores */
 
 enum smoe_frozen_kind {
     SMOE_FROZEN_TABLE = 1,
@@ -36,6 +39,20 @@ static inline size_t smoe_frozen_bytes(const struct smoe_frozen_head *head, size
 {
     size_t each = head->kind == SMOE_FROZEN_TABLE ? sizeof(uint32_t) : head->inputs * sizeof(float);
     return (n * each + 7) / 8 * 8;
+}
+
+/* What a Submit costs in credit beside its raw part if a frozen router scores its n tokens: it becomes scores. */
+static inline uint64_t smoe_frozen_credit_bytes(size_t n, uint32_t experts)
+{
+    return (uint64_t)n * experts * sizeof(float);
+}
+
+/* May so many tokens be scored at a time? */
+static inline bool smoe_frozen_bearable(const struct smoe_frozen_head *head, uint32_t experts,
+                                        size_t n)
+{
+    return head->kind == SMOE_FROZEN_TABLE ||
+           n <= SMOE_FROZEN_WORK_MAX / ((uint64_t)head->inputs * experts);
 }
 
 #endif

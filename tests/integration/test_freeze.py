@@ -20,7 +20,7 @@ class Freeze(harness.FleetTest):
         self.port = f"127.0.0.1:{harness.free_port()}"
         self.status_port = f"127.0.0.1:{harness.free_port()}"
         self.start_daemon()
-        self.fleet.start_workers(2)
+        self.workers = self.fleet.start_workers(2)
 
     def start_daemon(self):
         self.daemon = self.fleet.start_daemon("--set", "routing.policy=topk", listen=self.port,
@@ -63,6 +63,9 @@ class Freeze(harness.FleetTest):
             code, out, _ = self.fleet.ctl("status")
             self.assertEqual(code, 0)
             self.assertIn(router["digest"], out)
+            for worker in self.workers:
+                worker.wait_for_line(f'msg="router in force" layer=moe version=1 kind={kind} inputs={inputs} '
+                                     f'digest={router["digest"]}')
 
     def test_the_gateway_makes_the_choices_that_the_trainer_would_have_made(self):
         kept = self.fleet.path("kept.safetensors")

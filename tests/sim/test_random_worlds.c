@@ -56,8 +56,13 @@ Test(random_worlds, two_hundred_tortured_worlds_finish_too)
 /* Worlds that once ended wrong, and why. */
 Test(random_worlds, that_once_ended_wrong_do_not_any_more)
 {
-    tell("torture",
-         923); /* a worker returned while a step was being committed, with what came before it */
+    /* A worker returned while a step was being committed, with what came before it. */
+    tell("torture", 923);
+    /* A worker that alone held its experts was struck for numbers that nobody could compare. */
+    tell("torture", 459);
+    /* A step that was refused left the batches submitted after it out of the next, which was refused too. */
+    tell("torture", 2469);
+    tell("torture", 2743);
 }
 
 Test(random_worlds, the_same_seed_gives_the_same_trace_byte_for_byte)

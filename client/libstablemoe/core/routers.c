@@ -93,6 +93,13 @@ int smoe_routers_check(const struct smoe_uplink *u, const struct smoe_uplink_sub
         if (o->codes[t] >= r->head.inputs)
             return smoe_fail(why, SMOE_EFIELD, "submit: token %u has code %u: the router has %u", t,
                              o->codes[t], r->head.inputs);
+    if (!smoe_frozen_bearable(&r->head, layer->shape.experts, o->tokens))
+        return smoe_fail(
+            why, SMOE_ELIMIT,
+            "submit: %u tokens of %u features for %u experts are more than %llu products: "
+            "submit fewer tokens at a time",
+            o->tokens, r->head.inputs, layer->shape.experts,
+            (unsigned long long)SMOE_FROZEN_WORK_MAX);
     return 0;
 }
 

@@ -3,22 +3,22 @@
  * A new batch: what the caller gives is checked here, in words that name it, and copied: it may have to be
  * sent more than once.
  */
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "client/libstablemoe/core/uplink_state.h"
+#include "common/base/within.h"
 
 static int check_scores(const float *scores, size_t tokens, size_t experts, struct smoe_why *why)
 {
-    for (size_t i = 0; i < tokens * experts; i++) {
-        uint32_t bits;
-        memcpy(&bits, &scores[i], sizeof bits);
-        if ((bits & 0x7f800000u) == 0x7f800000u)
-            return smoe_fail(why, SMOE_ENOTFINITE,
-                             "submit: score of token %zu, expert %zu is not finite", i / experts,
-                             i % experts);
-    }
-    return 0;
+    size_t good = 0;
+    if (smoe_within_f32(scores, tokens * experts, FLT_MAX))
+        return 0;
+    while (smoe_within_f32(&scores[good], 1, FLT_MAX))
+        good++;
+    return smoe_fail(why, SMOE_ENOTFINITE, "submit: score of token %zu, expert %zu is not finite",
+                     good / experts, good % experts);
 }
 
 static int check_submit(const struct smoe_uplink *u, const struct smoe_uplink_submit *o,

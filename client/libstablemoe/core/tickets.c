@@ -94,6 +94,14 @@ static bool make_replay(struct smoe_uplink_ticket *t)
     return true;
 }
 
+/* What sending it costs: a router's tokens become scores at the gateway. */
+static uint64_t credit_bytes(const struct smoe_uplink *u, const struct smoe_uplink_ticket *t)
+{
+    uint32_t experts = u->layers[t->layer].shape.experts;
+    return t->submit->bytes +
+           (t->router_version ? smoe_frozen_credit_bytes(t->tokens, experts) : 0);
+}
+
 /* True if it was sent; false if credit or memory must come first. */
 static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 {
@@ -101,7 +109,8 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
     if ((!routed && !smoe_routers_ready(u, t)) || (routed && !make_replay(t)))
         return false;
     struct smoe_blob *raw = routed ? t->replay : t->submit;
-    if (u->sent.bytes_total + raw->bytes > u->granted.bytes_total ||
+    uint64_t bytes = routed ? raw->bytes : credit_bytes(u, t);
+    if (u->sent.bytes_total + bytes > u->granted.bytes_total ||
         u->sent.visits_total + smoe_ticket_visits(t) > u->granted.visits_total)
         return false;
     struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
@@ -119,7 +128,7 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
     struct smoe_segment segment = {raw, raw->data, raw->bytes};
     if (smoe_uplink_send(u, &m, &segment, 1))
         return false;
-    u->sent.bytes_total += raw->bytes;
+    u->sent.bytes_total += bytes;
     u->sent.visits_total += smoe_ticket_visits(t);
     t->state = SMOE_TICKET_SENT;
     return true;
@@ -129,13 +138,14 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 static bool too_large(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
 {
     struct smoe_why why;
-    if (t->submit->bytes <= u->window.bytes_total &&
-        smoe_ticket_visits(t) <= u->window.visits_total)
+    uint64_t bytes = credit_bytes(u, t);
+    if (bytes <= u->window.bytes_total && smoe_ticket_visits(t) <= u->window.visits_total)
         return false;
     smoe_fail(&why, SMOE_ELIMIT,
-              "submit: %zu bytes and %zu visits, the gateway's window is %llu bytes and "
+              "submit: %llu bytes and %zu visits, the gateway's window is %llu bytes and "
               "%llu visits: submit fewer tokens at a time",
-              t->submit->bytes, smoe_ticket_visits(t), (unsigned long long)u->window.bytes_total,
+              (unsigned long long)bytes, smoe_ticket_visits(t),
+              (unsigned long long)u->window.bytes_total,
               (unsigned long long)u->window.visits_total);
     smoe_ticket_fail(t, SMOE_ELIMIT, why.text);
     return true;

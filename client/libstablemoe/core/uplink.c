@@ -175,11 +175,26 @@ static bool is_final(int code)
     }
 }
 
+/* A step without one of its batches is not the step that was asked for: the pending one fails with it, and
+ * so does the next if nobody has the ticket any more to see what became of it. */
+static void fail_batch(struct smoe_uplink *u, struct smoe_uplink_ticket *t,
+                       const struct smoe_msg_error *m)
+{
+    bool unseen = t->released, training = !t->evaluate;
+    uint64_t step = t->step;
+    smoe_ticket_fail(t, m->code, m->message);
+    if (training && u->step.pending && step == u->step.message.step)
+        (void)smoe_request_failed(u, step, m->code, m->message);
+    else if (training && unseen)
+        u->spoilt =
+            smoe_fail(&u->spoilt_why, m->code, "step: a batch of it failed: %s", m->message);
+}
+
 static int on_error(struct smoe_uplink *u, const struct smoe_msg_error *m, struct smoe_why *why)
 {
     struct smoe_uplink_ticket *ticket = m->batch ? smoe_ticket_find(u, m->batch) : NULL;
     if (ticket)
-        smoe_ticket_fail(ticket, m->code, m->message);
+        fail_batch(u, ticket, m);
     else if (m->request)
         (void)smoe_request_failed(u, m->request, m->code, m->message);
     if (!m->fatal)

@@ -30,6 +30,8 @@ struct smoe_uplink {
     bool restoring;
     int failed;
     struct smoe_why failure;
+    int spoilt; /* a batch of the next step was lost after its ticket was released, */
+    struct smoe_why spoilt_why; /* for this reason */
 };
 
 /* Sends whatever may be sent now, in order. */

@@ -13,18 +13,6 @@ enum smoe_frozen_kind smoe_frozen_kind_of(enum smoe_feature feature)
     return feature == SMOE_FEATURE_TABLE ? SMOE_FROZEN_TABLE : SMOE_FROZEN_LINEAR;
 }
 
-/* In place and in double until the last rounding: the same bits everywhere. */
-static void softmax(size_t n, double *logits, float *ret)
-{
-    double most = logits[0], sum = 0;
-    for (size_t e = 1; e < n; e++)
-        most = logits[e] > most ? logits[e] : most;
-    for (size_t e = 0; e < n; e++)
-        sum += logits[e] = smoe_exp(logits[e] - most);
-    for (size_t e = 0; e < n; e++)
-        ret[e] = (float)(logits[e] / sum);
-}
-
 /* One code: shat_e = Ehat_e . D[code] */
 static void score_code(const struct smoe_distilled *d, size_t code, float *ret)
 {
@@ -36,7 +24,7 @@ static void score_code(const struct smoe_distilled *d, size_t code, float *ret)
         for (size_t j = 0; j < d->shape.dim; j++)
             logits[e] += (double)centroids[e * d->shape.dim + j] * (double)feature[j];
     }
-    softmax(d->shape.experts, logits, ret);
+    smoe_softmax(d->shape.experts, logits, ret);
 }
 
 /* One expert: Ehat_e D */

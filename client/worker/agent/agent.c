@@ -273,6 +273,9 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return smoe_fail(why, SMOE_ECLOSED, "gateway says goodbye: %s", m->bye.reason);
     case SMOE_MSG_ERROR:
         return on_error(&m->error, why);
+    case SMOE_MSG_ROUTER_STATE:
+        smoe_agent_router_told(a, &m->router_state);
+        return 0;
     default:
         return 0; /* PONG */
     }

@@ -111,6 +111,15 @@ void smoe_agent_set_temperature(struct smoe_agent *agent, double celsius);
 void smoe_agent_tick(struct smoe_agent *agent, uint64_t now_ns);
 uint64_t smoe_agent_wake_ns(const struct smoe_agent *agent);
 
+/* ---- frozen routers ---- */
+
+/* Asks the gateway which router is in force of every layer held here. */
+void smoe_agent_ask_routers(struct smoe_agent *agent);
+/* The name of held layer 0..SMOE_LAYERS_MAX - 1, NULL if there is none, and the router that the gateway named
+ * last; version 0: none, or it has not answered. */
+const char *smoe_agent_router(const struct smoe_agent *agent, uint32_t layer,
+                              struct smoe_frozen_head *ret_router);
+
 /* ---- views ---- */
 
 const struct smoe_experts *smoe_agent_experts(const struct smoe_agent *agent);

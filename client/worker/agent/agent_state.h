@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
- * visits and the tasks they become; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
+ * visits and the tasks they become; routers.c which of them are frozen; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
  * workers that share layers send each other; check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
@@ -105,6 +105,9 @@ struct smoe_agent {
     struct smoe_msg_report counters; /* cumulative; queue and time fields are filled in on demand */
     uint64_t active_since_ns;        /* 0: nothing executable */
 };
+
+/* ---- routers.c ---- */
+void smoe_agent_router_told(struct smoe_agent *agent, const struct smoe_msg_router_state *m);
 
 /* ---- parcels.c ---- */
 int smoe_agent_decision(struct smoe_agent *agent, const struct smoe_msg_decision *m,

@@ -21,6 +21,7 @@
 #include "client/worker/shell/lanes.h"
 #include "client/worker/shell/link.h"
 #include "client/worker/shell/meter.h"
+#include "client/worker/shell/routers.h"
 #include "client/worker/shell/thermal.h"
 #include "common/io/clock.h"
 #include "common/io/evloop.h"
@@ -53,6 +54,7 @@ struct worker {
     double thermal_share;     /* of the highest frequency, below 1 while it is too hot */
     enum smoe_freq_verdict verdict_said;
     double duty;
+    struct smoe_router_watch routers;
     uv_timer_t clock, care;
     uv_signal_t terminate, interrupt;
     bool stopping;
@@ -113,6 +115,9 @@ static void on_care(uv_timer_t *timer)
         smoe_agent_set_joules(w->agent, smoe_meter_read(&w->meter, smoe_clock_monotonic_ns()));
     tell_frequency(w);
     obey_frequency(w);
+    smoe_router_watch(&w->routers, w->agent, &w->log, smoe_clock_monotonic_ns());
+    if (w->link)
+        smoe_link_flush(w->link);
 }
 
 static void set_clock(struct worker *w)

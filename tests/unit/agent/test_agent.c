@@ -794,3 +794,43 @@ Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = beg
     run_all();
     cr_assert_eq(smoe_agent_wake_ns(d.agent) - due, 250 * MS, "a quarter of the silence");
 }
+
+/* ---- frozen routers ---- */
+
+static int tell_router(uint32_t layer, uint64_t version)
+{
+    struct smoe_message m = {.type = SMOE_MSG_ROUTER_STATE};
+    m.router_state = (struct smoe_msg_router_state){
+        1, layer, {version, version ? SMOE_FROZEN_TABLE : 0, version ? 5 : 0, 77 * version}};
+    return say(&m, NULL, 0);
+}
+
+static struct smoe_frozen_head router_of_moe(void)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        struct smoe_frozen_head head;
+        const char *name = smoe_agent_router(d.agent, l, &head);
+        if (name && strcmp(name, "moe") == 0)
+            return head;
+    }
+    cr_assert(false, "no layer moe");
+    return (struct smoe_frozen_head){.version = 0};
+}
+
+Test(agent, asks_which_router_is_in_force_and_keeps_the_answer, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_of_moe().version, 0);
+    smoe_agent_ask_routers(d.agent);
+    read_all();
+    cr_assert_eq(count(SMOE_MSG_ROUTER_QUERY), 1);
+    cr_assert_eq(last(SMOE_MSG_ROUTER_QUERY)->m.router_query.layer, LAYER);
+    cr_assert_eq(tell_router(LAYER, 3), 0);
+    struct smoe_frozen_head head = router_of_moe();
+    cr_assert(head.version == 3 && head.kind == SMOE_FROZEN_TABLE && head.inputs == 5 &&
+              head.digest == 231);
+    cr_assert_eq(tell_router(LAYER + 1, 4), 0, "of a layer that is not held: nobody asked");
+    cr_assert_eq(router_of_moe().version, 3);
+    smoe_agent_disconnected(d.agent);
+    smoe_agent_ask_routers(d.agent);
+    cr_assert_eq(router_of_moe().version, 3, "until it is heard otherwise");
+}

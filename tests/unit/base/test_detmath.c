@@ -73,3 +73,16 @@ Test(detmath, the_bits_are_the_same_on_every_machine)
     cr_assert_eq(digest, UINT64_C(0x2c83d71e6e055618), "digest 0x%016llx",
                  (unsigned long long)digest);
 }
+
+Test(detmath, softmax_gives_shares_that_order_as_their_logits_however_large)
+{
+    double small[] = {0, smoe_log(2), smoe_log(5)}, large[] = {-1e6, 700, 699, 700};
+    float share[4];
+    smoe_softmax(3, small, share);
+    cr_assert(fabsf(share[0] - .125f) < 1e-7f && fabsf(share[1] - .25f) < 1e-7f &&
+              fabsf(share[2] - .625f) < 1e-7f);
+    smoe_softmax(4, large, share);
+    cr_assert_eq(share[0], 0);
+    cr_assert(share[1] == share[3] && share[2] < share[1] && share[2] > 0);
+    cr_assert(fabsf(share[1] + share[2] + share[3] - 1) < 1e-6f);
+}

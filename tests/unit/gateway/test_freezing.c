@@ -26,6 +26,8 @@ static struct site {
     bool open[PEERS];
     uint32_t session[PEERS];
     smoe_name policy; /* that routed last */
+    bool no_room;     /* in the journal's memory */
+    size_t room_asked;
 } s;
 
 static const float table[CODES * EXPERTS] = {.5f, .3f, .2f, .1f, .8f, .1f, .2f, .2f,
@@ -40,6 +42,13 @@ static void on_record(void *context, const struct smoe_record *record, uint64_t 
     (void)context;
     (void)epoch;
     journal_add(&s.journal, record);
+}
+
+static int on_room(void *context, size_t bytes)
+{
+    (void)context;
+    s.room_asked = bytes ? bytes : s.room_asked;
+    return bytes && s.no_room ? SMOE_ENOMEMORY : 0;
 }
 
 static void on_trace(void *context, const struct smoe_trace_entry *entry)
@@ -80,6 +89,7 @@ static struct smoe_gateway_options options(void)
         .outbox_bytes_max = 1 << 16,
         .hello_timeout_ns = 2000 * MS,
         .journal = on_record,
+        .journal_room = on_room,
         .trace = on_trace,
     };
 }
@@ -404,6 +414,99 @@ Test(freezing, codes_and_features_that_the_router_cannot_read_are_named)
     durable();
     submit(T, 2, &head, features, sizeof features);
     assert_error(SMOE_ENOTFINITE, "token 5");
+}
+
+/* As long as codes are short, their scores are most of what is held. */
+Test(freezing, scores_that_a_router_makes_cost_credit_as_if_they_had_been_sent)
+{
+    uint32_t wrong[TOKENS] = {CODES};
+    struct smoe_frozen_head head = freeze(1, SMOE_FROZEN_TABLE);
+    uint64_t window = last(T, SMOE_MSG_WELCOME)->m.welcome.credit.bytes_total;
+    durable();
+    submit(T, 1, &head, wrong, sizeof wrong);
+    assert_error(SMOE_EFIELD, "the router has 5");
+    cr_assert_eq(last(T, SMOE_MSG_CREDIT)->m.credit.bytes_total,
+                 window + sizeof codes + TOKENS * D * 4 + TOKENS * EXPERTS * 4);
+    cr_assert_eq(count(T, SMOE_MSG_CREDIT), 1);
+    submit(T, 1, &head, codes, sizeof codes); /* waits for its results, and so does its credit */
+    cr_assert_eq(count(T, SMOE_MSG_CREDIT), 1);
+}
+
+static uint64_t held(void)
+{
+    struct smoe_gateway_stats stats;
+    smoe_gateway_stats(s.gw, &stats);
+    return stats.tensor_bytes;
+}
+
+Test(freezing, routers_are_within_the_budget_and_one_that_does_not_fit_is_refused)
+{
+    enum { LARGE = (1 << 16) / (EXPERTS * 4) };
+    static float values[LARGE * EXPERTS];
+    struct smoe_message m = freeze_of(2, SMOE_FROZEN_TABLE, LARGE, values);
+    uint64_t nothing = held(), large = smoe_frozen_memory(SMOE_FROZEN_TABLE, LARGE, EXPERTS);
+    freeze(1, SMOE_FROZEN_LINEAR);
+    cr_assert_eq(held(), nothing + smoe_frozen_memory(SMOE_FROZEN_LINEAR, FEATURES, EXPERTS));
+    durable();
+    say(T, &m, values, sizeof values);
+    durable();
+    cr_assert_eq(held(), nothing + large); /* the first has gone */
+    cr_assert_null(last(T, SMOE_MSG_ERROR));
+    m = freeze_of(3, SMOE_FROZEN_TABLE, LARGE, values); /* twice that, and what came */
+    say(T, &m, values, sizeof values);
+    assert_error(SMOE_ENOMEMORY, "find no room");
+    cr_assert_eq(in_force(T).version, 2);
+    cr_assert_eq(held(), nothing + large);
+}
+
+/* A router that is taken is on its way to the disk: memory for that must be there before. */
+Test(freezing, a_router_that_the_journal_has_no_memory_for_is_refused)
+{
+    s.no_room = true;
+    uint64_t nothing = held();
+    freeze(1, SMOE_FROZEN_TABLE);
+    assert_error(SMOE_ENOMEMORY, "find no room");
+    cr_assert_eq(journal_last_of(&s.journal, SMOE_RECORD_ROUTER), 0);
+    cr_assert_eq(held(), nothing);
+    s.no_room = false;
+    freeze(1, SMOE_FROZEN_TABLE);
+    cr_assert_eq(s.room_asked, sizeof table);
+    durable();
+    cr_assert_eq(in_force(T).version, 1);
+}
+
+/* The raw part of a guest's Submit is on its way while the owner replaces the router. */
+Test(freezing, a_router_that_is_replaced_under_a_submit_refuses_it_and_the_trainer_goes_on)
+{
+    struct smoe_frozen_head first = freeze(1, SMOE_FROZEN_TABLE), second;
+    uint8_t raw[TOKENS * 4 + TOKENS * D * 4], tokens[TOKENS * FEATURES * 4] = {0};
+    struct smoe_message m = {.type = SMOE_MSG_SUBMIT};
+    durable();
+    join(GUEST, SMOE_ROLE_TRAINER, "guest");
+    declare(GUEST, true);
+    m.submit = (struct smoe_msg_submit){.batch = 8,
+                                        .attempt = last(GUEST, SMOE_MSG_WELCOME)->m.welcome.attempt,
+                                        .tokens = TOKENS,
+                                        .top_k = 1,
+                                        .router_version = 1,
+                                        .router_digest = first.digest};
+    memset(raw, 0, sizeof raw);
+    memcpy(raw, codes, sizeof codes);
+    far_end_say(&s.far[GUEST], &m, raw, sizeof raw);
+    size_t n = s.far[GUEST].n_out;
+    smoe_gateway_received(s.gw, s.session[GUEST], s.far[GUEST].out, n - 20, s.now_ns);
+    second = freeze(2, SMOE_FROZEN_LINEAR);
+    durable();
+    smoe_gateway_received(s.gw, s.session[GUEST], s.far[GUEST].out + n - 20, 20, s.now_ns);
+    serve(); /* asserts that nobody is sent away */
+    const struct smoe_msg_error *e = &last(GUEST, SMOE_MSG_ERROR)->m.error;
+    cr_assert(e->code == SMOE_EUNKNOWN && !e->fatal && e->batch == 8, "%s", e->message);
+    cr_assert(strstr(e->message, "version 2"), "%s", e->message);
+    struct smoe_frozen_head found = in_force(GUEST);
+    assert_same(&second, &found);
+    submit(GUEST, 9, &found, tokens, sizeof tokens);
+    cr_assert_eq(count(GUEST, SMOE_MSG_ERROR), 1);
+    cr_assert_not_null(last(W, SMOE_MSG_DECISION));
 }
 
 /* Tokens that come with scores have no router to be true to. */

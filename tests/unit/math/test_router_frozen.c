@@ -145,3 +145,25 @@ Test(router_frozen, extreme_numbers_still_give_probabilities)
     cr_assert(scores[0] >= 0 && scores[1] >= 0 && scores[0] + scores[1] == 1);
     smoe_frozen_release(&f);
 }
+
+Test(router_frozen, as_many_tokens_are_scored_at_a_time_as_are_no_more_than_so_many_products)
+{
+    struct smoe_frozen_head map = {1, SMOE_FROZEN_LINEAR, 1 << 14, 0};
+    struct smoe_frozen_head table = {1, SMOE_FROZEN_TABLE, 1 << 14, 0};
+    cr_assert(smoe_frozen_bearable(&map, 64, SMOE_FROZEN_WORK_MAX >> 20));
+    cr_assert_not(smoe_frozen_bearable(&map, 64, (SMOE_FROZEN_WORK_MAX >> 20) + 1));
+    cr_assert(smoe_frozen_bearable(&table, 64, SMOE_BATCH_TOKENS_MAX)); /* is not computed */
+}
+
+Test(router_frozen, the_first_token_with_a_feature_that_is_no_number_is_found_wherever_it_is)
+{
+    struct smoe_frozen f;
+    draw(3, 2);
+    cr_assert_eq(smoe_frozen_init(&f, SMOE_FROZEN_LINEAR, 3, 2, values), 0);
+    for (size_t i = 0; i < 9; i++) {
+        float tokens[9] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+        tokens[i] = i % 2 ? (float)INFINITY : (float)NAN;
+        cr_assert_eq(smoe_frozen_bad_features(&f, 3, tokens), i / 3);
+    }
+    smoe_frozen_release(&f);
+}

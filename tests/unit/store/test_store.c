@@ -377,6 +377,80 @@ Test(store, a_new_layer_of_an_old_name_has_no_router, .init = begin, .fini = end
     smoe_restored_release(&all);
 }
 
+static uint64_t router_after(void (*between)(void))
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 7);
+    wait_for(2);
+    between();
+    close_store();
+    struct smoe_restored all = load();
+    uint64_t version = find(&all, "moe")->router.version;
+    smoe_restored_release(&all);
+    return version;
+}
+
+static void another_run(void)
+{
+    struct smoe_record r = layer_record(3, "moe");
+    r.layer.run = 12;
+    append_layer(&r, "w", 1);
+    wait_for(3);
+}
+
+/* By a daemon that knows nothing of routers. */
+static void another_run_unseen(void)
+{
+    sql("UPDATE layer SET run = 12");
+}
+
+static void another_run_and_back(void)
+{
+    struct smoe_record r = layer_record(4, "moe");
+    another_run();
+    append_layer(&r, "w", 1);
+    wait_for(4);
+}
+
+Test(store, a_router_is_of_the_run_that_froze_it, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(another_run), 0);
+    cr_assert_eq(router_after(another_run_unseen), 0);
+    cr_assert_eq(router_after(another_run_and_back), 0);
+}
+
+/* A sharded layer has no row: what is left of it is of nobody. */
+Test(store, a_router_without_its_layer_is_gone_when_it_is_opened, .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(2, "moe");
+    open_store();
+    append_router(1, "moe", 7);
+    wait_for(1);
+    close_store();
+    open_store();
+    append_layer(&r, "w", 1);
+    wait_for(2);
+    close_store();
+    struct smoe_restored all = load();
+    cr_assert_eq(find(&all, "moe")->router.version, 0);
+    smoe_restored_release(&all);
+}
+
+static void without_runs(void)
+{
+    sql("CREATE TABLE router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER, inputs INTEGER,"
+        " digest INTEGER, data BLOB);"
+        "INSERT INTO router SELECT layer, 9, kind, inputs, digest, data FROM frozen;"
+        "DELETE FROM frozen;");
+}
+
+Test(store, routers_of_a_journal_that_knew_no_runs_are_taken_over, .init = begin, .fini = end)
+{
+    cr_assert_eq(router_after(without_runs), 9);
+}
+
 Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
 {
     struct smoe_record r = layer_record(1, "moe");
@@ -386,7 +460,7 @@ Test(store, with_a_router_that_cannot_be_says_whose, .init = begin, .fini = end)
     append_router(2, "moe", 1);
     wait_for(2);
     close_store();
-    sql("UPDATE router SET inputs = 4");
+    sql("UPDATE frozen SET inputs = 4");
     cr_assert_eq(try_open(), 0);
     cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
     cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
@@ -694,6 +768,29 @@ Test(store_queue, keeps_a_router_beside_its_layer_and_drops_both_together)
     smoe_store_queue_release(&queue);
 }
 
+Test(store_queue, has_the_room_for_a_router_that_was_asked_for_and_for_no_other)
+{
+    static struct smoe_standing standings[SMOE_EXPERTS_MAX];
+    static float many[2 * SMOE_EXPERTS_MAX];
+    struct smoe_store_queue queue;
+    struct smoe_record router = wide_record(1, "moe", standings);
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, 2, 3};
+    router.values = many;
+    cr_assert_eq(smoe_store_queue_init(&queue, &d.why), 0);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), 0);
+    cr_assert_not(smoe_alloc_failed(), "no memory was asked for");
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_add(&queue, &router, 1), SMOE_ENOMEMORY);
+    smoe_alloc_fail_at(1);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), SMOE_ENOMEMORY);
+    cr_assert_eq(smoe_store_queue_room(&queue, sizeof many), 0);
+    smoe_store_queue_free(&queue, &queue.waiting);
+    smoe_store_queue_release(&queue); /* with the room that nobody took */
+}
+
 Test(store_queue, has_room_for_the_largest_records_when_memory_is_out)
 {
     static struct smoe_standing standings[SMOE_EXPERTS_MAX];
@@ -738,6 +835,228 @@ Test(store, that_must_stop_while_it_cannot_write_stops, .init = begin, .fini = e
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 41);
     smoe_restored_release(&all);
+}
+
+/* What another reader finds of layer0: its step, and its router's version (0: it has none). */
+static void expect_on_disk(uint64_t step, uint64_t version)
+{
+    sqlite3 *db;
+    sqlite3_stmt *s;
+    cr_assert_eq(sqlite3_open(d.file, &db), SQLITE_OK);
+    cr_assert_eq(sqlite3_prepare_v2(db,
+                                    "SELECT step, (SELECT version FROM router WHERE layer = name)"
+                                    " FROM layer WHERE name = 'layer0'",
+                                    -1, &s, NULL),
+                 SQLITE_OK);
+    cr_assert_eq(sqlite3_step(s), SQLITE_ROW);
+    cr_assert_eq(sqlite3_column_int64(s, 0), (int64_t)step);
+    cr_assert_eq(sqlite3_column_int64(s, 1), (int64_t)version);
+    sqlite3_finalize(s);
+    sqlite3_close(db);
+}
+
+/* Every statement of a transaction can fail: a trigger refuses it. Nothing of the transaction is there then,
+ * and all of it when the trigger is gone. */
+Test(store, a_statement_that_fails_takes_its_whole_transaction_along, .init = begin, .fini = end)
+{
+    static const char *const when[] = {
+        "BEFORE DELETE ON layer", "BEFORE DELETE ON expert", "BEFORE DELETE ON router",
+        "BEFORE INSERT ON layer", "BEFORE INSERT ON expert", "BEFORE INSERT ON router",
+        "BEFORE UPDATE ON layer", "BEFORE UPDATE ON meta",
+    };
+    struct smoe_record r = layer_record(1, "layer0"), gone = layer_record(2, "gone");
+    open_store();
+    append_layer(&r, "old", 1);
+    append_layer(&gone, "old", 1);
+    append_router(3, "gone", 1);
+    wait_for(3);
+    for (size_t i = 0; i < sizeof when / sizeof *when; i++) {
+        uint64_t at = d.durable;
+        char text[128];
+        snprintf(text, sizeof text, "CREATE TRIGGER t %s BEGIN SELECT RAISE(FAIL, 'no %zu'); END",
+                 when[i], i);
+        sql(text);
+        append_drop(at + 1, "never was"); /* goes alone; what comes meanwhile goes together */
+        append_router(at + 2, "layer0", 2 + i);
+        append_commit(at + 3, 100 + i, 1);
+        append_drop(at + 4, "gone");
+        r.sequence = at + 5;
+        r.layer.step = 100 + i;
+        append_layer(&r, "new", 1);
+        snprintf(text, sizeof text, "no %zu", i);
+        wait_for_failure();
+        cr_assert(strstr(smoe_store_trouble(d.store), text), "%s: %s", when[i],
+                  smoe_store_trouble(d.store));
+        cr_assert_leq(d.durable, at + 1);
+        expect_on_disk(i ? 99 + i : 41, i ? 1 + i : 0);
+        sql("DROP TRIGGER t");
+        wait_for(at + 5);
+        expect_on_disk(100 + i, 2 + i);
+        struct smoe_record again = layer_record(at + 6, "gone");
+        append_layer(&again, "old", 1);
+        append_router(at + 7, "gone", 1);
+        wait_for(at + 7);
+    }
+    close_store();
+}
+
+/* A table that somebody took away: a sentence, and nothing is acknowledged. */
+Test(store, without_one_of_its_tables_says_so, .init = begin, .fini = end)
+{
+    static const char *const tables[] = {"layer", "expert", "router", "meta"};
+    struct smoe_record r = layer_record(1, "layer0");
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        char text[64];
+        end();
+        begin();
+        open_store();
+        append_layer(&r, "w", 1);
+        wait_for(1);
+        snprintf(text, sizeof text, "DROP TABLE %s", tables[i]);
+        sql(text);
+        r.sequence = 2;
+        if (strcmp(tables[i], "router") == 0)
+            append_router(2, "layer0", 1);
+        else
+            append_layer(&r, "w", 1);
+        wait_for_failure();
+        cr_assert(strstr(smoe_store_trouble(d.store), tables[i]), "%s",
+                  smoe_store_trouble(d.store));
+        cr_assert_eq(d.durable, 1);
+        struct smoe_restored all;
+        int rc = smoe_store_load(d.store, &all, &d.why);
+        cr_assert_eq(rc != 0, strcmp(tables[i], "meta") != 0, "%s", tables[i]);
+        if (rc == 0)
+            smoe_restored_release(&all);
+        close_store();
+        r.sequence = 1;
+    }
+}
+
+/* ---- rows that cannot be, and memory that is not there ---- */
+
+Test(store, with_more_layers_than_there_can_be_is_refused, .init = begin, .fini = end)
+{
+    struct smoe_restored all;
+    make_full();
+    sql("WITH RECURSIVE n(i) AS (SELECT 40 UNION ALL SELECT i + 1 FROM n WHERE i < 63)"
+        " INSERT INTO layer SELECT 'more' || i, run, experts, d_model, d_ff, activation, dtype,"
+        " optimizer, seed, zero_output, owner, learned, copies, step, attempt, done_step,"
+        " done_epoch, clip_scale, square_norm FROM layer, n WHERE name = 'layer1'");
+    all = load();
+    cr_assert_eq(all.n_layers, SMOE_LAYERS_MAX, "as many as there can be");
+    smoe_restored_release(&all);
+    sql("UPDATE layer SET name = 'z' || name WHERE name = 'layer1';"
+        "INSERT INTO layer SELECT 'last', run, experts, d_model, d_ff, activation, dtype,"
+        " optimizer, seed, zero_output, owner, learned, copies, step, attempt, done_step,"
+        " done_epoch, clip_scale, square_norm FROM layer WHERE name = 'layer2'");
+    cr_assert_eq(try_open(), 0);
+    cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
+    cr_assert_str_eq(d.why.text, "journal: more than 64 layers");
+    smoe_store_close(d.store);
+}
+
+Test(store, passes_over_experts_that_a_layer_has_not_and_names_that_are_none, .init = begin,
+     .fini = end)
+{
+    make_full();
+    sql("INSERT INTO expert VALUES('layer1', 3, 'beyond', 'beyond');"
+        "INSERT INTO expert VALUES('layer1', -1, 'before', 'before');"
+        "UPDATE expert SET host = NULL, follower = x'00' WHERE layer = 'layer2' AND expert = 0");
+    struct smoe_restored all = load();
+    cr_assert_str_eq(find(&all, "layer1")->standings[2].host, "worker2");
+    cr_assert_str_eq(find(&all, "layer2")->standings[0].host, "");
+    cr_assert_str_eq(find(&all, "layer2")->standings[0].follower, "");
+    smoe_restored_release(&all);
+}
+
+Test(store, with_a_router_of_no_size_it_can_have_says_whose, .init = begin, .fini = end)
+{
+    static const char *const changes[] = {"version = 0", "inputs = 0", "inputs = 1 << 31",
+                                          "data = NULL", "data = zeroblob(4)"};
+    open_store();
+    struct smoe_record r = layer_record(1, "moe");
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    close_store();
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        struct smoe_restored all;
+        char text[160];
+        sql("CREATE TABLE kept AS SELECT * FROM router");
+        snprintf(text, sizeof text, "UPDATE router SET %s", changes[i]);
+        sql(text);
+        cr_assert_eq(try_open(), 0);
+        cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA, "%s", changes[i]);
+        cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
+        smoe_store_close(d.store);
+        sql("DELETE FROM router; INSERT INTO router SELECT * FROM kept; DROP TABLE kept");
+    }
+}
+
+Test(store, that_finds_no_memory_at_the_nth_allocation_says_so_and_opens_the_next_time,
+     .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    close_store();
+    unsigned n = 0;
+    for (bool failed = true; failed;) {
+        struct smoe_restored all = {0};
+        smoe_alloc_fail_at(++n);
+        int rc = try_open(), opened = rc == 0;
+        rc = rc ? rc : smoe_store_load(d.store, &all, &d.why);
+        failed = smoe_alloc_failed();
+        cr_assert_eq(rc, failed ? SMOE_ENOMEMORY : 0, "allocation %u: %d %s", n, rc, d.why.text);
+        cr_assert(!failed || strstr(d.why.text, "out of memory"), "%s", d.why.text);
+        smoe_restored_release(&all);
+        if (opened)
+            smoe_store_close(d.store);
+    }
+    cr_assert_gt(n, 4, "it allocated %u times", n);
+}
+
+/* The image that the simulator keeps of a journal, and the daemon of its own records. */
+Test(journal, finds_no_memory_and_is_what_it_was_before)
+{
+    static struct smoe_standing standings[EXPERTS];
+    struct smoe_record layer = layer_record(1, "moe"), router = layer;
+    struct smoe_record unknown = {.type = SMOE_RECORD_COMMIT, .n_layers = 1};
+    struct smoe_restored image = {0};
+    layer.standings = standings;
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, INPUTS, 1};
+    router.values = values;
+    strcpy(unknown.layers[0], "another");
+    cr_assert_eq(smoe_restored_apply(&image, &router), SMOE_EUNKNOWN);
+    cr_assert_eq(smoe_restored_apply(&image, &unknown), SMOE_EUNKNOWN);
+    const struct smoe_record *records[] = {&layer, &router};
+    for (size_t i = 0; i < 2; i++) {
+        int rc = SMOE_ENOMEMORY;
+        for (unsigned n = 1; rc; n++) {
+            smoe_alloc_fail_at(n);
+            rc = smoe_restored_apply(&image, records[i]);
+            cr_assert_eq(smoe_alloc_failed(), rc != 0);
+            cr_assert(rc == 0 || rc == SMOE_ENOMEMORY);
+            cr_assert_eq(image.n_layers, i || rc == 0);
+        }
+        smoe_alloc_fail_at(1);
+        struct smoe_record copy;
+        cr_assert_eq(smoe_record_copy(records[i], &copy), SMOE_ENOMEMORY);
+        cr_assert(smoe_alloc_failed());
+        smoe_record_release(&copy);
+    }
+    for (uint32_t l = 1; l < SMOE_LAYERS_MAX; l++) {
+        snprintf(layer.layer.name, sizeof layer.layer.name, "layer%u", l);
+        cr_assert_eq(smoe_restored_apply(&image, &layer), 0);
+    }
+    cr_assert_eq(smoe_restored_apply(&image, &layer), 0, "it has that one");
+    strcpy(layer.layer.name, "one more");
+    cr_assert_eq(smoe_restored_apply(&image, &layer), SMOE_ELIMIT);
+    smoe_restored_release(&image);
 }
 
 /* ---- kill -9 ---- */
