@@ -128,7 +128,12 @@ static int take_key(struct asking *a, const char *path, struct smoe_why *why)
 
 static int converse(struct asking *a, const struct smoe_addr *address)
 {
-    struct smoe_conn_owner owner = {a, no_place, on_received, on_peek, on_consume, on_closed};
+    struct smoe_conn_owner owner = {.context = a,
+                                    .direct = no_place,
+                                    .received = on_received,
+                                    .peek = on_peek,
+                                    .consume = on_consume,
+                                    .closed = on_closed};
     int rc = smoe_tls_wrap(&a->tls, a->secure, &a->conn, &owner, &owner);
     if (rc)
         return rc;
