@@ -95,9 +95,8 @@ static int read_open(int dir, int fd, const char *name, char *data, size_t max, 
     return rc ? rc : read_all(fd, name, data, max, ret_len, why);
 }
 
-/* Up to max - 1 bytes into `data`; -ENOENT passes through. */
-static int read_private(int dir, const char *name, char *data, size_t max, size_t *ret_len,
-                        struct smoe_why *why)
+int smoe_private_read(int dir, const char *name, char *data, size_t max, size_t *ret_len,
+                      struct smoe_why *why)
 {
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -191,7 +190,7 @@ int smoe_keyring_read(int dir, const char *name, struct smoe_keyring *ret, struc
     char *text = malloc(FILE_BYTES_MAX);
     if (!text)
         return smoe_fail(why, SMOE_ENOMEMORY, "%s: out of memory", name);
-    int rc = read_private(dir, name, text, FILE_BYTES_MAX, &len, why);
+    int rc = smoe_private_read(dir, name, text, FILE_BYTES_MAX, &len, why);
     if (rc == 0 && (rc = parse(text, len, ret, why)))
         smoe_fail_at(why, rc, "%s", name);
     smoe_wipe(text, FILE_BYTES_MAX);
@@ -288,7 +287,7 @@ int smoe_key_read(const char *path, struct smoe_key *ret, struct smoe_why *why)
 {
     char text[SMOE_KEY_LINE_MAX + 1];
     size_t len = 0;
-    int rc = read_private(AT_FDCWD, path, text, sizeof text, &len, why);
+    int rc = smoe_private_read(AT_FDCWD, path, text, sizeof text, &len, why);
     if (rc == 0) {
         size_t line = len && text[len - 1] == '\n' ? len - 1 : len;
         rc = smoe_key_parse(text, line, ret, why);

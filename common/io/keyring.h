@@ -43,6 +43,11 @@ int smoe_keyring_add(struct smoe_keyring *ring, const struct smoe_key *key, stru
 int smoe_keyring_revoke(struct smoe_keyring *ring, const char *name, const char *print,
                         struct smoe_why *why);
 
+/* Reads a private file: belonging to whom it should, and readable by nobody else. Up to max - 1 bytes into `data`;
+ * SMOE_ETOOBIG, with the first `max` in it, if there are more. Errors as smoe_keyring_read's: -ENOENT, -EPERM. */
+int smoe_private_read(int dir, const char *name, char *data, size_t max, size_t *ret_len,
+                      struct smoe_why *why);
+
 /* Reads a node's own key file. */
 int smoe_key_read(const char *path, struct smoe_key *ret, struct smoe_why *why);
 

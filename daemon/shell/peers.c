@@ -223,15 +223,12 @@ void smoe_peers_established(void *context, const struct smoe_key *key)
         smoe_conn_close(&peer->conn, UV_ENOMEM);
 }
 
-unsigned smoe_peers_revoke(struct smoe_peers *p, const struct smoe_keyring *keys)
+unsigned smoe_peers_revoke(struct smoe_peers *p)
 {
     unsigned n = 0;
     smoe_list_for_each (it, &p->all) {
         struct peer *peer = smoe_container_of(it, struct peer, link);
-        char identity[SMOE_KEY_IDENTITY_MAX];
-        smoe_key_identity(&peer->tls.who, identity);
-        if (peer->tls.state != SMOE_TLS_OPEN ||
-            smoe_keyring_find(keys, identity, strlen(identity)) ||
+        if (peer->tls.state != SMOE_TLS_OPEN || smoe_tls_is_welcome(&peer->tls) ||
             smoe_gateway_closing(p->gateway, peer->session))
             continue;
         smoe_gateway_dismiss(p->gateway, peer->session, SMOE_EROLE, "its key was revoked",

@@ -52,8 +52,8 @@ void smoe_peers_address(const struct smoe_peers *peers, struct smoe_addr *ret);
 /* For the TLS context. */
 void smoe_peers_established(void *context, const struct smoe_key *peer);
 
-/* Ends the sessions whose key is not in the ring any more. How many. */
-unsigned smoe_peers_revoke(struct smoe_peers *peers, const struct smoe_keyring *keys);
+/* Ends the sessions whose key or certificate is not valid any more. How many. */
+unsigned smoe_peers_revoke(struct smoe_peers *peers);
 
 /* Connections that ended before the gateway knew who they were, by their own mistake. */
 uint64_t smoe_peers_refused(const struct smoe_peers *peers);

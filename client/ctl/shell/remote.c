@@ -110,15 +110,18 @@ static void on_connected(void *context, int status)
 static int take_key(struct asking *a, const char *path, struct smoe_why *why)
 {
     struct smoe_key key;
+    struct smoe_certificate certificate;
     struct smoe_tls_options options = {.key = &key};
-    int rc = smoe_key_read(path, &key, why);
+    int rc = smoe_credential_read(path, &key, &certificate, why);
     if (rc)
         return smoe_fail_at(why, rc, "key");
     if (key.role != SMOE_ROLE_ADMIN)
         rc = smoe_fail(why, SMOE_ECONFIG, "key %s: is for role %s, and this needs one for an admin",
                        path, smoe_role_name(key.role));
+    options.certificate = certificate.own ? &certificate : NULL;
     if (rc == 0)
         rc = smoe_tls_context_new(&options, &a->secure, why);
+    smoe_certificate_release(&certificate);
     smoe_wipe(&key, sizeof key);
     return rc;
 }

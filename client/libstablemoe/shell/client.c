@@ -225,8 +225,9 @@ static int make_uplink(struct smoe_client *c, const char *name)
 static int take_key(struct smoe_client *c, const char *path, const char *name)
 {
     struct smoe_key key;
+    struct smoe_certificate certificate;
     struct smoe_tls_options options = {.key = &key};
-    int rc = smoe_key_read(path, &key, &c->why);
+    int rc = smoe_credential_read(path, &key, &certificate, &c->why);
     if (rc)
         return smoe_fail_at(&c->why, rc, "key");
     if (key.role != SMOE_ROLE_TRAINER)
@@ -235,9 +236,11 @@ static int take_key(struct smoe_client *c, const char *path, const char *name)
     else if (name && strcmp(name, key.name) != 0)
         rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
                        name);
+    options.certificate = certificate.own ? &certificate : NULL;
     if (rc == 0)
         rc = smoe_tls_context_new(&options, &c->secure, &c->why);
     snprintf(c->key_name, sizeof c->key_name, "%s", key.name);
+    smoe_certificate_release(&certificate);
     smoe_wipe(&key, sizeof key);
     return rc;
 }
