@@ -88,7 +88,12 @@ static void connected(void *context, int status)
 
 static struct smoe_conn_owner owner_of(struct end *e)
 {
-    struct smoe_conn_owner owner = {e, direct, received, peek, consume, closed};
+    struct smoe_conn_owner owner = {.context = e,
+                                    .direct = direct,
+                                    .received = received,
+                                    .peek = peek,
+                                    .consume = consume,
+                                    .closed = closed};
     if (e->secure)
         (void)smoe_tls_wrap(&e->tls, e->secure, &e->conn, &owner, &owner);
     e->tls.connected = connected;

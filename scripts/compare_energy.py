@@ -121,7 +121,8 @@ class Fleet:
     def __enter__(self):
         self.dir = tempfile.TemporaryDirectory()
         self.start(f"{self.args.bin}/stablemoed", "--state-dir", f"{self.dir.name}/gateway", "--listen", "127.0.0.1:0",
-                   "--status", "127.0.0.1:0", "--set", f"routing.policy={self.policy}", "--set", "fleet.workers_min=4")
+                   "--status", "127.0.0.1:0", "--set", f"routing.policy={self.policy}", "--set", "fleet.workers_min=4",
+                   "--set", "security.insecure=loopback-only")
         self.gateway, self.status = self.listening()
         for i, speed in enumerate(SPEEDS):
             limits = [self.limit, f"{PART * WATTS * speed:g}"] if self.limit else []

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/print.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+
+#include "common/json/json.h"
 
 #define WORKERS_SHOWN 12 /* columns of shares in the table */
 
@@ -113,21 +114,6 @@ void smoe_print_runs(const struct smoe_print_job *job, const struct smoe_print_r
 
 /* ---- JSON ---- */
 
-static void add_u64(cJSON *to, const char *key, uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    cJSON_AddRawToObject(to, key, text);
-}
-
-/* Nine digits: more than any figure is good for, and the same everywhere. */
-static void add_number(cJSON *to, const char *key, double value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%.9g", value);
-    cJSON_AddRawToObject(to, key, text);
-}
-
 static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print_run *run)
 {
     const struct smoe_slotted_result *r = &run->result;
@@ -135,39 +121,39 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "policy", smoe_policy_name(run->policy));
     cJSON_AddStringToObject(o, "freq_rule", freq_rule_of(job, run->policy));
-    add_u64(o, "tokens", r->tokens);
-    add_u64(o, "visits", r->visits);
+    smoe_json_add_u64(o, "tokens", r->tokens);
+    smoe_json_add_u64(o, "visits", r->visits);
     if (job->scenario->spec.up)
-        add_u64(o, "visits_moved", r->moved);
-    add_number(o, "seconds", r->seconds);
-    add_number(o, "visits_per_second", per_s(r->visits, r->seconds));
-    add_number(o, "tokens_per_second", per_s(r->complete, r->seconds));
-    add_number(o, "arrivals_per_slot", (double)r->tokens / slots);
-    add_number(o, "visits_per_slot", (double)r->visits / slots);
-    add_number(o, "complete_per_slot", (double)r->complete / slots);
-    add_number(o, "backlog_mean", r->backlog_mean);
-    add_number(o, "backlog_max", r->backlog_max);
-    add_number(o, "backlog_last", r->backlog_last);
-    add_number(o, "backlog_slope", r->backlog_slope);
-    add_number(o, "energy_debt_mean", r->debt_mean);
-    add_number(o, "energy_debt_max", r->debt_max);
-    add_number(o, "energy_debt_rest", r->debt_rest);
-    add_number(o, "energy_overdraft", r->overdraft);
-    add_number(o, "joules", r->joules);
-    add_number(o, "joules_per_token", r->complete ? r->joules / (double)r->complete : 0);
-    add_number(o, "topk_agreement", r->agreement);
-    add_number(o, "gate_mass", r->gate_mass);
-    add_number(o, "gate_consistency", consistency(r));
+        smoe_json_add_u64(o, "visits_moved", r->moved);
+    smoe_json_add_number(o, "seconds", r->seconds);
+    smoe_json_add_number(o, "visits_per_second", per_s(r->visits, r->seconds));
+    smoe_json_add_number(o, "tokens_per_second", per_s(r->complete, r->seconds));
+    smoe_json_add_number(o, "arrivals_per_slot", (double)r->tokens / slots);
+    smoe_json_add_number(o, "visits_per_slot", (double)r->visits / slots);
+    smoe_json_add_number(o, "complete_per_slot", (double)r->complete / slots);
+    smoe_json_add_number(o, "backlog_mean", r->backlog_mean);
+    smoe_json_add_number(o, "backlog_max", r->backlog_max);
+    smoe_json_add_number(o, "backlog_last", r->backlog_last);
+    smoe_json_add_number(o, "backlog_slope", r->backlog_slope);
+    smoe_json_add_number(o, "energy_debt_mean", r->debt_mean);
+    smoe_json_add_number(o, "energy_debt_max", r->debt_max);
+    smoe_json_add_number(o, "energy_debt_rest", r->debt_rest);
+    smoe_json_add_number(o, "energy_overdraft", r->overdraft);
+    smoe_json_add_number(o, "joules", r->joules);
+    smoe_json_add_number(o, "joules_per_token", r->complete ? r->joules / (double)r->complete : 0);
+    smoe_json_add_number(o, "topk_agreement", r->agreement);
+    smoe_json_add_number(o, "gate_mass", r->gate_mass);
+    smoe_json_add_number(o, "gate_consistency", consistency(r));
     if (r->load > 0)
-        add_number(o, "load", r->load);
+        smoe_json_add_number(o, "load", r->load);
     else
         cJSON_AddNullToObject(o, "load");
     if (r->gap_max >= 0)
-        add_number(o, "optimality_gap_max", r->gap_max);
+        smoe_json_add_number(o, "optimality_gap_max", r->gap_max);
     else
         cJSON_AddNullToObject(o, "optimality_gap_max");
     if (r->gap_max >= 0)
-        add_u64(o, "slots_exact", r->slots_exact);
+        smoe_json_add_u64(o, "slots_exact", r->slots_exact);
     cJSON *shares = cJSON_AddArrayToObject(o, "shares");
     for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
         char text[32];
@@ -181,15 +167,16 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
         cJSON_AddItemToArray(power, cJSON_CreateRaw(text));
     }
     if (job->whole) {
-        add_u64(o, "slots_held", r->slots_held);
-        add_u64(o, "tokens_held_max", r->tokens_held);
+        smoe_json_add_u64(o, "slots_held", r->slots_held);
+        smoe_json_add_u64(o, "tokens_held_max", r->tokens_held);
     }
     if (job->timings && !job->whole) /* the daemon is not timed from inside */
-        add_number(o, "solve_ns_per_token",
-                   (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
+        smoe_json_add_number(o, "solve_ns_per_token",
+                             (double)r->solve_ns / (double)(r->tokens ? r->tokens : 1));
     if (job->timings) {
-        add_number(o, "wall_seconds", (double)r->run_ns * 1e-9);
-        add_number(o, "slots_per_wall_second", per_s(job->slots, (double)r->run_ns * 1e-9));
+        smoe_json_add_number(o, "wall_seconds", (double)r->run_ns * 1e-9);
+        smoe_json_add_number(o, "slots_per_wall_second",
+                             per_s(job->slots, (double)r->run_ns * 1e-9));
     }
     return o;
 }
@@ -207,9 +194,9 @@ void smoe_print_runs_json(const struct smoe_print_job *job, const struct smoe_pr
 {
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "scenario", job->scenario->spec.name);
-    add_u64(root, "workers", job->scenario->spec.workers);
-    add_u64(root, "slots", job->slots);
-    add_u64(root, "seed", job->seed);
+    smoe_json_add_u64(root, "workers", job->scenario->spec.workers);
+    smoe_json_add_u64(root, "slots", job->slots);
+    smoe_json_add_u64(root, "seed", job->seed);
     cJSON_AddBoolToObject(root, "whole", job->whole);
     cJSON *policies = cJSON_AddArrayToObject(root, "policies");
     for (size_t i = 0; i < n; i++)
@@ -239,14 +226,14 @@ void smoe_print_story_json(const struct smoe_story *story, uint64_t seed,
     char digest[24];
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "story", story->name);
-    add_u64(root, "seed", seed);
+    smoe_json_add_u64(root, "seed", seed);
     cJSON_AddBoolToObject(root, "ok", end->code == 0);
     if (end->code)
         cJSON_AddStringToObject(root, "why", end->why.text);
-    add_u64(root, "virtual_ns", end->virtual_ns);
-    add_u64(root, "events", end->events);
-    add_u64(root, "messages", end->messages);
-    add_u64(root, "losses", end->losses);
+    smoe_json_add_u64(root, "virtual_ns", end->virtual_ns);
+    smoe_json_add_u64(root, "events", end->events);
+    smoe_json_add_u64(root, "messages", end->messages);
+    smoe_json_add_u64(root, "losses", end->losses);
     snprintf(digest, sizeof digest, "%016" PRIx64, end->digest);
     cJSON_AddStringToObject(root, "digest", digest);
     if (end->trace)

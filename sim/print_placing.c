@@ -5,13 +5,13 @@
  */
 #include "sim/print_placing.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/json/json.h"
 
 static const double COEFFICIENTS[SMOE_PLACING_COEFFICIENTS] = {1, 0.95, 0.9, 0.7, 0};
 
@@ -166,13 +166,6 @@ void smoe_print_placing(const struct smoe_placing_table tables[SMOE_PLACING_TABL
 
 /* ---- JSON ---- */
 
-static void add_number(cJSON *object, const char *name, double value)
-{
-    char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
-    smoe_assert(cJSON_AddRawToObject(object, name, text));
-}
-
 static cJSON *row_to_json(const struct smoe_placing_table *t, int a, int r)
 {
     const struct smoe_placing_result *result = &t->rows[a][r].result;
@@ -181,15 +174,15 @@ static cJSON *row_to_json(const struct smoe_placing_table *t, int a, int r)
     smoe_assert(o && cJSON_AddStringToObject(o, "fleet", fleet_of(t)) &&
                 cJSON_AddStringToObject(o, "sharing", sharing_of(t)) &&
                 cJSON_AddStringToObject(o, "rule", name));
-    add_number(o, "average", RULES[r].average);
-    add_number(o, "coefficient", COEFFICIENTS[a]);
-    add_number(o, "compute_s", result->compute_s);
-    add_number(o, "link_s", result->link_s);
-    add_number(o, "placement_s", result->placement_s);
-    add_number(o, "time_s", result->time_s);
-    add_number(o, "dropped", result->dropped);
-    add_number(o, "moved", result->moved);
-    add_number(o, "trust", result->trust);
+    smoe_json_add_number(o, "average", RULES[r].average);
+    smoe_json_add_number(o, "coefficient", COEFFICIENTS[a]);
+    smoe_json_add_number(o, "compute_s", result->compute_s);
+    smoe_json_add_number(o, "link_s", result->link_s);
+    smoe_json_add_number(o, "placement_s", result->placement_s);
+    smoe_json_add_number(o, "time_s", result->time_s);
+    smoe_json_add_number(o, "dropped", result->dropped);
+    smoe_json_add_number(o, "moved", result->moved);
+    smoe_json_add_number(o, "trust", result->trust);
     return o;
 }
 
@@ -198,9 +191,9 @@ void smoe_print_placing_json(const struct smoe_placing_table tables[SMOE_PLACING
     const struct smoe_placing_spec *s = &tables[0].spec;
     cJSON *root = cJSON_CreateObject(), *runs = cJSON_CreateArray();
     smoe_assert(root && runs);
-    add_number(root, "worlds", (double)s->worlds);
-    add_number(root, "iterations", (double)s->iterations);
-    add_number(root, "seed", (double)s->seed);
+    smoe_json_add_number(root, "worlds", (double)s->worlds);
+    smoe_json_add_number(root, "iterations", (double)s->iterations);
+    smoe_json_add_number(root, "seed", (double)s->seed);
     for (int t = 0; t < SMOE_PLACING_TABLES; t++)
         for (int a = 0; a < SMOE_PLACING_COEFFICIENTS; a++)
             for (int r = 0; r < SMOE_PLACING_RULES; r++)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/print_training.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
+
+#include "common/json/json.h"
 
 #define GOAL 0.8 /* of the slots-to column */
 
@@ -109,27 +110,17 @@ void smoe_print_training(const struct smoe_print_job *job, const struct smoe_pri
 
 /* ---- JSON ---- */
 
-static void add_number(cJSON *to, const char *key, double value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%.9g", value);
-    if (key)
-        cJSON_AddRawToObject(to, key, text);
-    else
-        cJSON_AddItemToArray(to, cJSON_CreateRaw(text));
-}
-
 static cJSON *budget_json(const struct smoe_print_training *run, size_t seeds, size_t b)
 {
     double mean, deviation;
     cJSON *o = cJSON_CreateObject();
     smoe_training_budget(run, seeds, b, &mean, &deviation);
-    add_number(o, "slots", (double)smoe_training_budgets[b]);
-    add_number(o, "mean", mean);
-    add_number(o, "deviation", deviation);
+    smoe_json_add_number(o, "slots", (double)smoe_training_budgets[b]);
+    smoe_json_add_number(o, "mean", mean);
+    smoe_json_add_number(o, "deviation", deviation);
     cJSON *all = cJSON_AddArrayToObject(o, "seeds");
     for (size_t s = 0; s < seeds; s++)
-        add_number(all, NULL, run->results[s].budget[b]);
+        smoe_json_append_number(all, run->results[s].budget[b]);
     return o;
 }
 
@@ -141,9 +132,9 @@ static void add_glances(cJSON *o, const struct smoe_print_training *run, size_t 
         double sum = 0;
         for (size_t s = 0; s < seeds; s++)
             sum += run->results[s].glance[i] / (double)seeds;
-        add_number(accuracy, NULL, sum);
+        smoe_json_append_number(accuracy, sum);
     }
-    add_number(o, "accuracy_every_slots", SMOE_TRAINING_EVERY);
+    smoe_json_add_number(o, "accuracy_every_slots", SMOE_TRAINING_EVERY);
 }
 
 static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print_training *run,
@@ -160,7 +151,7 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     for (size_t s = 0; s < seeds; s++) {
         uint64_t slots = smoe_training_slots_to(&run->results[s], GOAL);
         if (slots)
-            add_number(slots_to, NULL, (double)slots);
+            smoe_json_append_number(slots_to, (double)slots);
         else
             cJSON_AddItemToArray(slots_to, cJSON_CreateNull());
     }
@@ -168,17 +159,18 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     for (size_t s = 0; s < seeds; s++) {
         double joules = smoe_training_joules_to(&run->results[s], GOAL);
         if (joules > 0)
-            add_number(joules_to, NULL, joules);
+            smoe_json_append_number(joules_to, joules);
         else
             cJSON_AddItemToArray(joules_to, cJSON_CreateNull());
     }
-    add_number(o, "joules_per_token", mean_of(run, seeds, joules_per_token));
-    add_number(o, "energy_overdraft", mean_of(run, seeds, overdraft));
+    smoe_json_add_number(o, "joules_per_token", mean_of(run, seeds, joules_per_token));
+    smoe_json_add_number(o, "energy_overdraft", mean_of(run, seeds, overdraft));
     add_glances(o, run, seeds);
-    add_number(o, "load", run->results[0].fleet.load);
-    add_number(o, "complete_per_slot", mean_of(run, seeds, complete) / (double)job->slots);
-    add_number(o, "backlog_mean", mean_of(run, seeds, backlog));
-    add_number(o, "gate_consistency", mean_of(run, seeds, consistency));
+    smoe_json_add_number(o, "load", run->results[0].fleet.load);
+    smoe_json_add_number(o, "complete_per_slot",
+                         mean_of(run, seeds, complete) / (double)job->slots);
+    smoe_json_add_number(o, "backlog_mean", mean_of(run, seeds, backlog));
+    smoe_json_add_number(o, "gate_consistency", mean_of(run, seeds, consistency));
     return o;
 }
 
@@ -188,9 +180,9 @@ void smoe_print_training_json(const struct smoe_print_job *job,
 {
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "scenario", job->scenario->spec.name);
-    add_number(root, "slots", (double)job->slots);
-    add_number(root, "seed", (double)job->seed);
-    add_number(root, "seeds", (double)seeds);
+    smoe_json_add_number(root, "slots", (double)job->slots);
+    smoe_json_add_number(root, "seed", (double)job->seed);
+    smoe_json_add_number(root, "seeds", (double)seeds);
     cJSON *policies = cJSON_AddArrayToObject(root, "policies");
     for (size_t i = 0; i < n; i++)
         cJSON_AddItemToArray(policies, run_json(job, &runs[i], seeds));

@@ -2,7 +2,6 @@
  *
  * stablemoe-train: a complete trainer on real data.
  */
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -11,13 +10,7 @@
 #include <string.h>
 
 #include "client/train/run.h"
-
-static void add_u64(cJSON *to, const char *key, uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    cJSON_AddRawToObject(to, key, text);
-}
+#include "common/json/json.h"
 
 /* null where there is nothing to say. */
 static void add_share(cJSON *to, const char *key, double share)
@@ -34,7 +27,7 @@ static void add_routing(cJSON *root, const struct smoe_train_options *o,
     char text[24];
     cJSON *routing = cJSON_AddObjectToObject(root, "routing");
     cJSON_AddStringToObject(routing, "router", smoe_train_routers[o->router]);
-    add_u64(routing, "tokens_watched", w->tokens);
+    smoe_json_add_u64(routing, "tokens_watched", w->tokens);
     cJSON *fluctuation = cJSON_AddObjectToObject(routing, "fluctuation");
     for (size_t i = 0; i < SMOE_WATCH_MARKS; i++) {
         snprintf(text, sizeof text, "%u", smoe_watch_percent[i]);
@@ -43,7 +36,7 @@ static void add_routing(cJSON *root, const struct smoe_train_options *o,
     if (!w->digest)
         return;
     snprintf(text, sizeof text, "%016" PRIx64, w->digest);
-    add_u64(routing, "frozen_at_step", w->freeze_step);
+    smoe_json_add_u64(routing, "frozen_at_step", w->freeze_step);
     add_share(routing, "frozen_agreement", w->agreement);
     cJSON_AddStringToObject(routing, "frozen_digest", text);
 }
@@ -61,13 +54,13 @@ static void print_json(const struct smoe_train_run *run)
     cJSON_AddNumberToObject(root, "samples_per_second",
                             r->seconds > 0 ? (double)r->samples / r->seconds : 0);
     cJSON_AddNumberToObject(root, "seconds", r->seconds);
-    add_u64(root, "epochs", r->epochs);
-    add_u64(root, "steps", r->steps);
-    add_u64(root, "samples", r->samples);
+    smoe_json_add_u64(root, "epochs", r->epochs);
+    smoe_json_add_u64(root, "steps", r->steps);
+    smoe_json_add_u64(root, "samples", r->samples);
     cJSON_AddStringToObject(root, "policy", r->policy);
     cJSON_AddStringToObject(root, "dataset", o->dataset);
-    add_u64(root, "seed", o->seed);
-    add_u64(root, "visits", r->visits);
+    smoe_json_add_u64(root, "seed", o->seed);
+    smoe_json_add_u64(root, "visits", r->visits);
     cJSON *load = cJSON_AddArrayToObject(root, "expert_visits");
     for (uint32_t e = 0; e < o->experts; e++) {
         char text[24];

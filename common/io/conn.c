@@ -25,6 +25,7 @@
 #include <sys/socket.h>
 
 #include "common/base/list.h"
+#include "common/base/near.h"
 
 #define IOVECS_MAX 64
 #define READS_MAX  32 /* in a row from one connection: the others wait */
@@ -168,6 +169,13 @@ static void on_piece(struct smoe_ring_read *read, const uint8_t *data, ssize_t n
     drop_handle(conn);
 }
 
+static void on_coming(struct smoe_ring_read *read)
+{
+    struct smoe_conn *conn = smoe_container_of(read, struct smoe_conn, read);
+    if (conn->owner.coming)
+        conn->owner.coming(conn->owner.context);
+}
+
 /* ---- writing ---- */
 
 static size_t total(const struct iovec *iovecs, size_t n)
@@ -261,7 +269,7 @@ static void finish_sends(struct smoe_conn *const *conns, const struct smoe_ring_
         int rc = took(conns[i], sends[i].result, sends[i].bytes);
         if (rc)
             begin_close(conns[i], rc);
-        else /* an owner may offer a piece at a time, as TLS does */
+        else if (sends[i].result != (ssize_t)sends[i].bytes || conns[i]->owner.piecewise)
             smoe_conn_flush(conns[i]);
     }
 }
@@ -272,11 +280,15 @@ void smoe_conn_flush_many(struct smoe_conn *const *conns, size_t n)
     struct smoe_conn *sending[SMOE_RING_SENDS_MAX];
     size_t n_sends = 0;
     bool together = n > 1 && conns[0]->ring;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        if (i + 2 < n)
+            smoe_bring_near(&conns[i + 2]->read,
+                            sizeof *conns[i + 2] - offsetof(struct smoe_conn, read));
         if (together && offers_one(conns[i], &sends[n_sends]))
             sending[n_sends++] = conns[i];
         else
             smoe_conn_flush(conns[i]);
+    }
     if (n_sends) {
         conns[0]->ring->send(conns[0]->ring, sends, n_sends);
         finish_sends(sending, sends, n_sends);
@@ -289,7 +301,7 @@ static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_co
                    uint8_t *scratch)
 {
     *conn = (struct smoe_conn){
-        .owner = *owner, .scratch = scratch, .handles = 1, .read = {.got = on_piece}};
+        .owner = *owner, .scratch = scratch, .handles = 1, .read = {on_piece, on_coming}};
     int rc = uv_tcp_init(loop, &conn->tcp);
     conn->tcp.data = conn;
     return rc;

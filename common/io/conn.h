@@ -32,15 +32,18 @@ struct smoe_conn_owner {
     size_t (*peek)(void *context, struct iovec *iovecs, size_t max);
     void (*consume)(void *context, size_t bytes);
     void (*closed)(void *context, int status); /* 0, or the libuv error that ended it */
+    void (*coming)(void *context); /* or NULL: `received` follows soon (common/base/near.h) */
+    bool piecewise; /* peek may offer less than there is: ask again when that is sent */
 };
 
 struct smoe_conn {
     uv_tcp_t tcp;   /* owns the socket */
     uv_poll_t poll; /* says when it can be read and written, once it is open */
     uv_connect_t connect;
+    struct smoe_ring_read
+        read; /* of the ring, when it is `reading`; what a message needs is behind it */
     struct smoe_conn_owner owner;
-    struct smoe_ring *ring;     /* borrowed; NULL: `poll` says when there is input */
-    struct smoe_ring_read read; /* of the ring, when it is `reading` */
+    struct smoe_ring *ring; /* borrowed; NULL: `poll` says when there is input */
     uint8_t *scratch;   /* borrowed, SMOE_CONN_SCRATCH_BYTES, shared by all connections of a loop */
     uv_os_fd_t fd;      /* of tcp */
     unsigned handles;   /* of libuv that must have closed before `closed`, and the read */

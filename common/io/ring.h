@@ -21,13 +21,15 @@
 #define SMOE_RING_READ_BYTES 2048 /* of one read, at most */
 #define SMOE_RING_SENDS_MAX  256  /* of one smoe_ring_send */
 
-/* A read that is under way, in its owner's memory. */
+/* A read that is under way, in its owner's memory, beside what the owner needs for each piece. */
 struct smoe_ring_read {
     /* Called from the loop, for each piece in turn: n bytes at `data` (borrowed for this call), 0 at the end
      * of the stream, or a negative libuv error. UV_ENOBUFS: there is something, and it is still in the
      * socket, because that was asked for or all buffers are in use. `more`: it goes on; without, it was
      * the last call. */
     void (*got)(struct smoe_ring_read *read, const uint8_t *data, ssize_t n, bool more);
+    /* Or NULL. `got` follows soon: what it will touch may be brought near. */
+    void (*coming)(struct smoe_ring_read *read);
 };
 
 struct smoe_ring_send {

@@ -334,7 +334,14 @@ int smoe_tls_wrap(struct smoe_tls *tls, struct smoe_tls_context *context, struct
     }
     BIO_set_data(bio, tls);
     SSL_set_bio(tls->ssl, bio, bio);
-    *ret =
-        (struct smoe_conn_owner){tls, tls_direct, tls_received, tls_peek, tls_consume, tls_closed};
+    *ret = (struct smoe_conn_owner){
+        .context = tls,
+        .direct = tls_direct,
+        .received = tls_received,
+        .peek = tls_peek,
+        .consume = tls_consume,
+        .closed = tls_closed,
+        .piecewise = true,
+    };
     return 0;
 }

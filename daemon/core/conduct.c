@@ -9,6 +9,7 @@
  */
 #include "daemon/core/conduct.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -229,8 +230,8 @@ struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t ses
         .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
         .f64 = f64,
         .limit = !state ? SMOE_MAGNITUDE_MAX
-                 : f64  ? 0x1.fffffffffffffp1023
-                        : 0x1.fffffep127,
+                 : f64  ? DBL_MAX
+                        : (double)FLT_MAX,
         .any = true,
     };
 }

@@ -15,10 +15,12 @@
  */
 #include "daemon/core/core.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/near.h"
 #include "daemon/core/conduct.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
@@ -209,6 +211,19 @@ void smoe_core_heard(struct smoe_core *core, uint32_t session, uint64_t now_ns)
     const struct smoe_session *s = &core->sessions[session];
     if (s->kind == SMOE_SESSION_WORKER && now_ns > core->fleet.workers[s->index].heard_ns)
         core->fleet.workers[s->index].heard_ns = now_ns;
+}
+
+void smoe_core_coming(const struct smoe_core *core, uint32_t session)
+{
+    const struct smoe_session *s = &core->sessions[session];
+    if (s->kind != SMOE_SESSION_WORKER)
+        return;
+    const struct smoe_worker *w = &core->fleet.workers[s->index]; /* what a report touches */
+    smoe_bring_near(w, 1);
+    smoe_bring_near(w->given_flops, offsetof(struct smoe_worker, learned) -
+                                        offsetof(struct smoe_worker, given_flops));
+    smoe_bring_near(&w->report,
+                    offsetof(struct smoe_worker, account) - offsetof(struct smoe_worker, report));
 }
 
 static void on_message(struct smoe_core *c, const struct smoe_event *event)

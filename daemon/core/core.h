@@ -192,6 +192,9 @@ void smoe_core_free(struct smoe_core *core);
 void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
                     struct smoe_update *ret_update);
 
+/* A message of the session follows soon: brings what it will touch near. */
+void smoe_core_coming(const struct smoe_core *core, uint32_t session);
+
 /* Bytes came from the session, if only a part of a frame: its peer is alive. */
 void smoe_core_heard(struct smoe_core *core, uint32_t session, uint64_t now_ns);
 

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/near.h"
 #include "daemon/gateway/gateway_state.h"
 
 /* ---- memory ---- */
@@ -185,14 +186,24 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     }
 }
 
+/* A slot's Decisions go to sessions that have left the caches since the slot before. */
+static void bring_near(const struct smoe_gateway *gw, const struct smoe_action *a)
+{
+    if (a->type == SMOE_ACT_SEND)
+        smoe_bring_near(&gw->sessions[a->session], offsetof(struct smoe_gate_session, peer));
+}
+
 /* One core step and its consequences. `blob` is the raw part of the message in hand, or NULL. */
 static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
                       struct smoe_blob *blob)
 {
     struct smoe_update update;
     smoe_core_step(gw->core, event, &update);
-    for (size_t i = 0; i < update.n_actions; i++)
+    for (size_t i = 0; i < update.n_actions; i++) {
+        if (i + 1 < update.n_actions)
+            bring_near(gw, &update.actions[i + 1]);
         carry_out(gw, &update.actions[i], blob);
+    }
     gw->wake_ns = update.wake_ns;
 }
 
@@ -317,6 +328,13 @@ static int deliver(void *context, const struct smoe_message *message, struct smo
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gw, uint32_t session, size_t *ret_room)
 {
     return smoe_channel_direct(&gw->sessions[session].channel, ret_room);
+}
+
+void smoe_gateway_coming(const struct smoe_gateway *gw, uint32_t session)
+{
+    const struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_bring_near(s, offsetof(struct smoe_gate_session, peer));
+    smoe_core_coming(gw->core, session);
 }
 
 void smoe_gateway_received(struct smoe_gateway *gw, uint32_t session, const uint8_t *data, size_t n,

@@ -62,6 +62,9 @@ void smoe_gateway_identify(struct smoe_gateway *gateway, uint32_t session, enum 
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session,
                              size_t *ret_room);
 
+/* Bytes of the session follow soon: brings what they will touch near. */
+void smoe_gateway_coming(const struct smoe_gateway *gateway, uint32_t session);
+
 void smoe_gateway_received(struct smoe_gateway *gateway, uint32_t session, const uint8_t *data,
                            size_t n, uint64_t now_ns);
 

@@ -1,37 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/gateway/report.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* cJSON keeps numbers as doubles and prints 2^53-1 in exponent form, so counters go in as text. */
-static void add_u64(cJSON *to, const char *key, uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    cJSON_AddRawToObject(to, key, text);
-}
-
-/* A double with enough digits to be read back; not-a-number has no JSON and is left out as null. */
-static void add_double(cJSON *to, const char *key, double value)
-{
-    char text[40];
-    if (value - value != 0) {
-        cJSON_AddNullToObject(to, key);
-        return;
-    }
-    snprintf(text, sizeof text, "%.9g", value);
-    cJSON_AddRawToObject(to, key, text);
-}
+#include "common/json/json.h"
 
 /* Null where it is not known. */
 static void add_known(cJSON *to, const char *key, bool known, double value)
 {
     if (known)
-        add_double(to, key, value);
+        smoe_json_add_number(to, key, value);
     else
         cJSON_AddNullToObject(to, key);
 }
@@ -45,11 +26,11 @@ static void add_hex(cJSON *to, const char *key, uint64_t value)
 
 static void add_account(cJSON *to, const struct smoe_account *a)
 {
-    add_u64(to, "submitted", a->submitted);
-    add_u64(to, "settled", a->settled);
-    add_u64(to, "committed", a->now[SMOE_VISIT_COMMITTED]);
-    add_u64(to, "failed", a->failed);
-    add_u64(to, "in_flight", a->in_flight);
+    smoe_json_add_u64(to, "submitted", a->submitted);
+    smoe_json_add_u64(to, "settled", a->settled);
+    smoe_json_add_u64(to, "committed", a->now[SMOE_VISIT_COMMITTED]);
+    smoe_json_add_u64(to, "failed", a->failed);
+    smoe_json_add_u64(to, "in_flight", a->in_flight);
 }
 
 static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
@@ -86,19 +67,21 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
     double unused;
     double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
                     2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
-    add_double(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
-    add_double(o, "cycles_per_parcel", parcel * (double)w->reference_flops);
-    add_double(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
-    add_double(o, "kappa", smoe_worker_kappa(w));
+    smoe_json_add_number(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
+    smoe_json_add_number(o, "cycles_per_parcel", parcel * (double)w->reference_flops);
+    smoe_json_add_number(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
+    smoe_json_add_number(o, "kappa", smoe_worker_kappa(w));
     add_known(o, "kappa_error", power->n, d.kappa);
     add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, &unused));
     add_known(o, "static_w_error", power->n, d.static_w);
-    add_u64(o, "observations_rejected",
-            w->learned.cost[SMOE_FORWARD].rejected + w->learned.cost[SMOE_BACKWARD].rejected +
-                w->learned.share.rejected + power->rejected);
-    add_u64(o, "changes_noticed",
-            w->learned.cost[SMOE_FORWARD].restarts + w->learned.cost[SMOE_BACKWARD].restarts +
-                w->learned.share.restarts + power->restarts);
+    smoe_json_add_u64(o, "observations_rejected",
+                      w->learned.cost[SMOE_FORWARD].rejected +
+                          w->learned.cost[SMOE_BACKWARD].rejected + w->learned.share.rejected +
+                          power->rejected);
+    smoe_json_add_u64(o, "changes_noticed",
+                      w->learned.cost[SMOE_FORWARD].restarts +
+                          w->learned.cost[SMOE_BACKWARD].restarts + w->learned.share.restarts +
+                          power->restarts);
 }
 
 static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t now_ns)
@@ -109,37 +92,38 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     double executable;
     cJSON_AddStringToObject(o, "id", w->id);
     cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
-    add_double(o, "backlog_visits", smoe_worker_backlog(w, reference, true, now_ns, &executable));
-    add_double(o, "backlog_executable_visits", executable);
-    add_double(o, "energy_debt_j", w->debt_j);
-    add_double(o, "energy_budget_w", w->budget_w);
-    add_double(o, "energy_budget_set_w", w->set_budget_w);
-    add_double(o, "energy_budget_own_w", w->own_budget_w);
-    add_double(o, "energy_cap_w", w->cap_w);
-    add_double(o, "watts", w->learned.watts);
-    add_double(o, "joules", w->joules);
+    smoe_json_add_number(o, "backlog_visits",
+                         smoe_worker_backlog(w, reference, true, now_ns, &executable));
+    smoe_json_add_number(o, "backlog_executable_visits", executable);
+    smoe_json_add_number(o, "energy_debt_j", w->debt_j);
+    smoe_json_add_number(o, "energy_budget_w", w->budget_w);
+    smoe_json_add_number(o, "energy_budget_set_w", w->set_budget_w);
+    smoe_json_add_number(o, "energy_budget_own_w", w->own_budget_w);
+    smoe_json_add_number(o, "energy_cap_w", w->cap_w);
+    smoe_json_add_number(o, "watts", w->learned.watts);
+    smoe_json_add_number(o, "joules", w->joules);
     cJSON_AddStringToObject(o, "energy_source", w->has_report ? w->report.energy_source : "none");
-    add_double(o, "freq_max_hz", w->freq_max_hz);
-    add_u64(o, "freq_decided_khz", w->freq_khz_sent);
-    add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
-    add_u64(o, "freq_requested_khz", w->has_report ? w->report.freq_requested_khz : 0);
-    add_u64(o, "freq_achieved_khz", w->has_report ? w->report.freq_achieved_khz : 0);
+    smoe_json_add_number(o, "freq_max_hz", w->freq_max_hz);
+    smoe_json_add_u64(o, "freq_decided_khz", w->freq_khz_sent);
+    smoe_json_add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
+    smoe_json_add_u64(o, "freq_requested_khz", w->has_report ? w->report.freq_requested_khz : 0);
+    smoe_json_add_u64(o, "freq_achieved_khz", w->has_report ? w->report.freq_achieved_khz : 0);
     cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
     cJSON_AddStringToObject(o, "driver_note", w->has_report ? w->report.driver_note : "");
-    add_double(o, "temperature_c", w->has_report ? w->report.temperature_c : 0);
-    add_double(o, "efficiency", smoe_worker_efficiency(w));
-    add_double(o, "cycles_per_visit",
-               w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
+    smoe_json_add_number(o, "temperature_c", w->has_report ? w->report.temperature_c : 0);
+    smoe_json_add_number(o, "efficiency", smoe_worker_efficiency(w));
+    smoe_json_add_number(o, "cycles_per_visit",
+                         w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
     add_learned(o, w, reference);
-    add_double(o, "visits_per_second", measured_rate(w));
-    add_u64(o, "visits_done", w->account.settled);
-    add_u64(o, "visits_routed", w->account.submitted);
-    add_u64(o, "visits_failed", w->account.failed);
-    add_u64(o, "in_flight", w->account.in_flight);
-    add_u64(o, "busy_ns", w->has_report ? w->report.busy_ns : 0);
-    add_u64(o, "active_ns", w->has_report ? w->report.active_ns : 0);
-    add_u64(o, "late_results", w->late_frames);
-    add_u64(o, "drift_flops", w->drift_flops);
+    smoe_json_add_number(o, "visits_per_second", measured_rate(w));
+    smoe_json_add_u64(o, "visits_done", w->account.settled);
+    smoe_json_add_u64(o, "visits_routed", w->account.submitted);
+    smoe_json_add_u64(o, "visits_failed", w->account.failed);
+    smoe_json_add_u64(o, "in_flight", w->account.in_flight);
+    smoe_json_add_u64(o, "busy_ns", w->has_report ? w->report.busy_ns : 0);
+    smoe_json_add_u64(o, "active_ns", w->has_report ? w->report.active_ns : 0);
+    smoe_json_add_u64(o, "late_results", w->late_frames);
+    smoe_json_add_u64(o, "drift_flops", w->drift_flops);
     cJSON_AddItemToObject(o, "experts", experts_of(core, index));
     return o;
 }
@@ -166,15 +150,15 @@ static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smo
 static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
 {
     cJSON *x = cJSON_AddObjectToObject(o, "traffic");
-    add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
-    add_u64(x, "gradient_received", t->exchanged.gradient_received);
-    add_u64(x, "follow_sent", t->exchanged.follow_sent);
-    add_u64(x, "follow_received", t->exchanged.follow_received);
-    add_u64(x, "weight_sent", t->exchanged.weight_sent);
-    add_u64(x, "weight_received", t->exchanged.weight_received);
-    add_u64(x, "state_sent", t->state_sent);
-    add_u64(x, "state_received", t->state_received);
-    add_u64(x, "uploaded", t->uploaded);
+    smoe_json_add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
+    smoe_json_add_u64(x, "gradient_received", t->exchanged.gradient_received);
+    smoe_json_add_u64(x, "follow_sent", t->exchanged.follow_sent);
+    smoe_json_add_u64(x, "follow_received", t->exchanged.follow_received);
+    smoe_json_add_u64(x, "weight_sent", t->exchanged.weight_sent);
+    smoe_json_add_u64(x, "weight_received", t->exchanged.weight_received);
+    smoe_json_add_u64(x, "state_sent", t->state_sent);
+    smoe_json_add_u64(x, "state_received", t->state_received);
+    smoe_json_add_u64(x, "uploaded", t->uploaded);
 }
 
 /* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
@@ -197,14 +181,14 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
             continue;
         cJSON *x = cJSON_CreateObject();
         cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
-        add_u64(x, "owned", owned);
-        add_u64(x, "followed", followed);
+        smoe_json_add_u64(x, "owned", owned);
+        smoe_json_add_u64(x, "followed", followed);
         add_traffic(x, &layer->traffic[w]);
         cJSON_AddItemToArray(list, x);
     }
-    add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
-    add_u64(o, "iterations", layer->iterations);
-    add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
+    smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
+    smoe_json_add_u64(o, "iterations", layer->iterations);
+    smoe_json_add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
 }
 
 /* The frozen router in force, or null. */
@@ -215,9 +199,9 @@ static void add_router(cJSON *o, const struct smoe_frozen_head *router)
         return;
     }
     cJSON *r = cJSON_AddObjectToObject(o, "router");
-    add_u64(r, "version", router->version);
+    smoe_json_add_u64(r, "version", router->version);
     cJSON_AddStringToObject(r, "kind", router->kind == SMOE_FROZEN_TABLE ? "table" : "linear");
-    add_u64(r, "inputs", router->inputs);
+    smoe_json_add_u64(r, "inputs", router->inputs);
     add_hex(r, "digest", router->digest);
 }
 
@@ -230,8 +214,8 @@ static void add_routing_report(cJSON *o, const struct smoe_msg_routing_report *r
     }
     cJSON *x = cJSON_AddObjectToObject(o, "routing");
     cJSON_AddStringToObject(x, "router", r->router);
-    add_u64(x, "step", r->step);
-    add_u64(x, "tokens_watched", r->tokens);
+    smoe_json_add_u64(x, "step", r->step);
+    smoe_json_add_u64(x, "tokens_watched", r->tokens);
     add_known(x, "changed", r->changed >= 0, r->changed);
     add_known(x, "frozen_agreement", r->agreement >= 0, r->agreement);
     cJSON *f = cJSON_AddObjectToObject(x, "fluctuation");
@@ -248,9 +232,9 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     cJSON_AddStringToObject(o, "layer", layer->name);
     add_hex(o, "run", layer->run);
     cJSON_AddStringToObject(o, "state", smoe_layer_state_name(layer->state));
-    add_u64(o, "step", layer->step);
-    add_u64(o, "d_model", layer->shape.d_model);
-    add_u64(o, "d_ff", layer->shape.d_ff);
+    smoe_json_add_u64(o, "step", layer->step);
+    smoe_json_add_u64(o, "d_model", layer->shape.d_model);
+    smoe_json_add_u64(o, "d_ff", layer->shape.d_ff);
     add_router(o, &layer->router);
     add_routing_report(o, layer->routing);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
@@ -259,7 +243,7 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         const struct smoe_expert_view *expert = &layer->experts[e];
         cJSON *x = cJSON_CreateObject();
-        add_u64(x, "expert", e);
+        smoe_json_add_u64(x, "expert", e);
         if (expert->worker != SMOE_NO_SESSION)
             cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
         else
@@ -270,9 +254,10 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
         else
             cJSON_AddNullToObject(x, "copy");
         cJSON_AddBoolToObject(x, "copying", expert->filling != SMOE_NO_SESSION);
-        add_u64(x, "visits", expert->account.submitted);
-        add_u64(x, "in_flight", expert->account.in_flight);
-        add_double(x, "share", total ? (double)expert->account.submitted / (double)total : 0);
+        smoe_json_add_u64(x, "visits", expert->account.submitted);
+        smoe_json_add_u64(x, "in_flight", expert->account.in_flight);
+        smoe_json_add_number(x, "share",
+                             total ? (double)expert->account.submitted / (double)total : 0);
         if (layer->sharded)
             add_hosts(x, fleet, layer, e);
         cJSON_AddItemToArray(list, x);
@@ -303,9 +288,9 @@ static cJSON *trainers_json(const struct smoe_core *core)
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "name", t.name);
         cJSON_AddBoolToObject(o, "connected", t.connected);
-        add_u64(o, "step", t.step);
-        add_u64(o, "attempt", t.attempt);
-        add_u64(o, "batches", t.batches);
+        smoe_json_add_u64(o, "step", t.step);
+        smoe_json_add_u64(o, "attempt", t.attempt);
+        smoe_json_add_u64(o, "batches", t.batches);
         cJSON_AddStringToObject(o, "waits_for", t.waits_for);
         add_account(o, &t.account);
         cJSON_AddItemToArray(list, o);
@@ -315,14 +300,16 @@ static cJSON *trainers_json(const struct smoe_core *core)
 
 static void add_slots(cJSON *o, const struct smoe_core_totals *t)
 {
-    add_u64(o, "slot", t->slots);
-    add_double(o, "slot_ms", (double)t->settings.slot_ns * 1e-6);
-    add_u64(o, "slots_early", t->slots_early);
-    add_u64(o, "slots_missed", t->slots_missed);
-    add_double(o, "slot_lateness_p50_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.5) * 1e-6);
-    add_double(o, "slot_lateness_p99_ms", (double)smoe_hist_quantile_ns(&t->lateness, 0.99) * 1e-6);
-    add_double(o, "slot_lateness_p999_ms",
-               (double)smoe_hist_quantile_ns(&t->lateness, 0.999) * 1e-6);
+    smoe_json_add_u64(o, "slot", t->slots);
+    smoe_json_add_number(o, "slot_ms", (double)t->settings.slot_ns * 1e-6);
+    smoe_json_add_u64(o, "slots_early", t->slots_early);
+    smoe_json_add_u64(o, "slots_missed", t->slots_missed);
+    smoe_json_add_number(o, "slot_lateness_p50_ms",
+                         (double)smoe_hist_quantile_ns(&t->lateness, 0.5) * 1e-6);
+    smoe_json_add_number(o, "slot_lateness_p99_ms",
+                         (double)smoe_hist_quantile_ns(&t->lateness, 0.99) * 1e-6);
+    smoe_json_add_number(o, "slot_lateness_p999_ms",
+                         (double)smoe_hist_quantile_ns(&t->lateness, 0.999) * 1e-6);
 }
 
 static void add_routing(cJSON *o, const struct smoe_core_totals *t)
@@ -330,15 +317,16 @@ static void add_routing(cJSON *o, const struct smoe_core_totals *t)
     cJSON_AddStringToObject(o, "policy", smoe_policy_name(t->settings.policy));
     cJSON_AddStringToObject(o, "consistency",
                             t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
-    add_double(o, "v", t->settings.v);
-    add_double(o, "mu", t->settings.mu);
-    add_u64(o, "tokens_routed", t->tokens_routed);
-    add_double(o, "gate_mass", t->tokens_routed ? t->gate_mass / (double)t->tokens_routed : 0);
-    add_double(o, "topk_agreement",
-               t->choices ? (double)t->choices_in_topk / (double)t->choices : 0);
-    add_u64(o, "solves", t->solves);
-    add_u64(o, "solves_cut_short", t->solves_cut_short);
-    add_double(o, "optimality_gap_max", t->gap_max);
+    smoe_json_add_number(o, "v", t->settings.v);
+    smoe_json_add_number(o, "mu", t->settings.mu);
+    smoe_json_add_u64(o, "tokens_routed", t->tokens_routed);
+    smoe_json_add_number(o, "gate_mass",
+                         t->tokens_routed ? t->gate_mass / (double)t->tokens_routed : 0);
+    smoe_json_add_number(o, "topk_agreement",
+                         t->choices ? (double)t->choices_in_topk / (double)t->choices : 0);
+    smoe_json_add_u64(o, "solves", t->solves);
+    smoe_json_add_u64(o, "solves_cut_short", t->solves_cut_short);
+    smoe_json_add_number(o, "optimality_gap_max", t->gap_max);
 }
 
 static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct smoe_core_totals *t,
@@ -347,20 +335,20 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
     struct smoe_gateway_stats s;
     smoe_gateway_stats(gateway, &s);
     cJSON_AddStringToObject(o, "waiting", waiting);
-    add_u64(o, "sessions", s.sessions);
-    add_u64(o, "tensor_bytes", s.tensor_bytes);
-    add_u64(o, "tensor_bytes_peak", s.tensor_bytes_peak);
-    add_u64(o, "frames_in", s.frames_in);
-    add_u64(o, "frames_out", s.frames_out);
-    add_u64(o, "bytes_in", s.bytes_in);
-    add_u64(o, "bytes_out", s.bytes_out);
-    add_u64(o, "refused_messages", t->refused);
-    add_u64(o, "crowded_out", s.crowded_out);
-    add_u64(o, "hello_timeouts", s.hello_timeouts);
-    add_u64(o, "slow_peers", s.slow_peers);
-    add_u64(o, "late_frames", t->late_frames);
-    add_u64(o, "stale_frames", t->stale_frames);
-    add_u64(o, "evictions", t->evictions);
+    smoe_json_add_u64(o, "sessions", s.sessions);
+    smoe_json_add_u64(o, "tensor_bytes", s.tensor_bytes);
+    smoe_json_add_u64(o, "tensor_bytes_peak", s.tensor_bytes_peak);
+    smoe_json_add_u64(o, "frames_in", s.frames_in);
+    smoe_json_add_u64(o, "frames_out", s.frames_out);
+    smoe_json_add_u64(o, "bytes_in", s.bytes_in);
+    smoe_json_add_u64(o, "bytes_out", s.bytes_out);
+    smoe_json_add_u64(o, "refused_messages", t->refused);
+    smoe_json_add_u64(o, "crowded_out", s.crowded_out);
+    smoe_json_add_u64(o, "hello_timeouts", s.hello_timeouts);
+    smoe_json_add_u64(o, "slow_peers", s.slow_peers);
+    smoe_json_add_u64(o, "late_frames", t->late_frames);
+    smoe_json_add_u64(o, "stale_frames", t->stale_frames);
+    smoe_json_add_u64(o, "evictions", t->evictions);
 }
 
 /* Who is out or has strikes, and why; in words for people. */
@@ -370,7 +358,7 @@ static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_co
     const struct smoe_quarantine *q = smoe_core_quarantine(core);
     struct smoe_quarantine_rules rules = {s->strikes_max, s->quarantine_ns};
     cJSON *o = cJSON_CreateObject(), *list;
-    add_u64(o, "strikes", q->strikes);
+    smoe_json_add_u64(o, "strikes", q->strikes);
     list = cJSON_AddArrayToObject(o, "workers");
     for (uint32_t i = 0; i < q->n; i++) {
         const struct smoe_conduct *c = &q->conducts[i];
@@ -378,8 +366,8 @@ static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_co
             continue;
         cJSON *w = cJSON_CreateObject();
         cJSON_AddStringToObject(w, "id", c->worker);
-        add_u64(w, "strikes", c->strikes);
-        add_double(w, "out_s", (double)smoe_quarantine_left_ns(c, &rules, now_ns) * 1e-9);
+        smoe_json_add_u64(w, "strikes", c->strikes);
+        smoe_json_add_number(w, "out_s", (double)smoe_quarantine_left_ns(c, &rules, now_ns) * 1e-9);
         cJSON_AddStringToObject(w, "why", c->why);
         cJSON_AddItemToArray(list, w);
     }
@@ -390,9 +378,9 @@ static cJSON *trace_json(const struct smoe_report_trace *t)
 {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "file", t->file);
-    add_u64(o, "bytes", t->bytes);
-    add_u64(o, "records", t->records);
-    add_u64(o, "lost", t->lost);
+    smoe_json_add_u64(o, "bytes", t->bytes);
+    smoe_json_add_u64(o, "records", t->records);
+    smoe_json_add_u64(o, "lost", t->lost);
     cJSON_AddStringToObject(o, "trouble", t->trouble);
     return o;
 }
@@ -406,21 +394,22 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     cJSON_AddStringToObject(o, "version", c->version);
     cJSON_AddStringToObject(o, "listen", c->listen);
     cJSON_AddBoolToObject(o, "draining", t.draining);
-    add_double(o, "uptime_s", (double)(c->now_ns - c->started_ns) * 1e-9);
-    add_u64(o, "epoch", t.epoch);
-    add_u64(o, "steps", t.steps);
+    smoe_json_add_number(o, "uptime_s", (double)(c->now_ns - c->started_ns) * 1e-9);
+    smoe_json_add_u64(o, "epoch", t.epoch);
+    smoe_json_add_u64(o, "steps", t.steps);
     add_slots(o, &t);
     add_routing(o, &t);
     cJSON *ledger = cJSON_AddObjectToObject(o, "ledger");
     add_account(ledger, &t.account);
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
-        add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s), t.account.now[s]);
+        smoe_json_add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s),
+                          t.account.now[s]);
     add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
     cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
     cJSON *security = cJSON_AddObjectToObject(o, "security");
     cJSON_AddStringToObject(security, "transport", c->security ? c->security : "none");
-    add_u64(security, "keys", c->keys);
-    add_u64(security, "refused", c->refused);
+    smoe_json_add_u64(security, "keys", c->keys);
+    smoe_json_add_u64(security, "refused", c->refused);
     cJSON *journal = cJSON_AddObjectToObject(o, "journal");
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)

@@ -33,10 +33,10 @@
 
 struct peer {
     struct smoe_conn conn;
-    struct smoe_tls tls; /* zeroed: plaintext */
-    struct smoe_peers *peers;
+    struct smoe_peers *peers; /* beside what conn needs for each message */
     uint32_t session;
-    uv_timer_t cut; /* closes a connection that does not take its last bytes */
+    struct smoe_tls tls; /* zeroed: plaintext */
+    uv_timer_t cut;      /* closes a connection that does not take its last bytes */
     bool cut_running;
     unsigned handles; /* open: connection and timer */
     struct smoe_list link;
@@ -154,6 +154,12 @@ static void peer_received(void *context, const uint8_t *data, size_t n)
     struct smoe_peers *p = peer->peers;
     smoe_gateway_received(p->gateway, peer->session, data, n, smoe_clock_monotonic_ns());
     smoe_peers_flush(p);
+}
+
+static void peer_coming(void *context)
+{
+    const struct peer *peer = context;
+    smoe_gateway_coming(peer->peers->gateway, peer->session);
 }
 
 static size_t peer_peek(void *context, struct iovec *iovecs, size_t max)
@@ -274,8 +280,13 @@ static int on_connection(void *context, uv_stream_t *server)
     struct peer *peer = calloc(1, sizeof *peer);
     if (!peer)
         return UV_ENOMEM;
-    struct smoe_conn_owner owner = {peer,      peer_direct,  peer_received,
-                                    peer_peek, peer_consume, on_conn_closed};
+    struct smoe_conn_owner owner = {.context = peer,
+                                    .direct = peer_direct,
+                                    .received = peer_received,
+                                    .peek = peer_peek,
+                                    .consume = peer_consume,
+                                    .closed = on_conn_closed,
+                                    .coming = peer_coming};
     peer->peers = p;
     int rc = begin_session(peer, &owner);
     if (rc) {

@@ -3,13 +3,13 @@
  * The story `torture` for many seeds, and what was done to the worlds altogether. A kind of fault that
  * never came is a hole in the test: with enough seeds it fails.
  */
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/io/clock.h"
+#include "common/json/json.h"
 #include "sim/print.h"
 #include "sim/program/program.h"
 
@@ -83,27 +83,20 @@ static void print(const struct sum *s, bool timings)
         printf("%-18s %10" PRIu64 "\n", smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
 }
 
-static void add_u64(cJSON *to, const char *key, uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    cJSON_AddRawToObject(to, key, text);
-}
-
 static void print_json(const struct sum *s, bool timings)
 {
     cJSON *o = cJSON_CreateObject();
-    add_u64(o, "seed_first", s->first);
-    add_u64(o, "seed_last", s->last);
-    add_u64(o, "worlds", s->told);
-    add_u64(o, "failed", s->failed);
-    add_u64(o, "losses", s->losses);
-    add_u64(o, "events", s->events);
-    add_u64(o, "messages", s->messages);
-    add_u64(o, "virtual_ns", s->virtual_ns);
+    smoe_json_add_u64(o, "seed_first", s->first);
+    smoe_json_add_u64(o, "seed_last", s->last);
+    smoe_json_add_u64(o, "worlds", s->told);
+    smoe_json_add_u64(o, "failed", s->failed);
+    smoe_json_add_u64(o, "losses", s->losses);
+    smoe_json_add_u64(o, "events", s->events);
+    smoe_json_add_u64(o, "messages", s->messages);
+    smoe_json_add_u64(o, "virtual_ns", s->virtual_ns);
     cJSON *f = cJSON_AddObjectToObject(o, "faults");
     for (size_t i = 0; i < N_FAULTS; i++)
-        add_u64(f, smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
+        smoe_json_add_u64(f, smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
     if (timings)
         cJSON_AddNumberToObject(o, "events_per_second", events_per_s(s));
     char *text = cJSON_PrintUnformatted(o);

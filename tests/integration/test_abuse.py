@@ -13,24 +13,12 @@ import threading
 import time
 import zlib
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's protobuf is there
-try:
-    import google.protobuf
-except ImportError:
-    if os.path.exists(SYSTEM_PYTHON) and \
-            os.path.realpath(sys.executable) != os.path.realpath(SYSTEM_PYTHON):
-        os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, "-B"] + sys.argv)
-
 import harness
+import strangers
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "stranger"))
-sys.dont_write_bytecode = True
-try:
+if not strangers.MISSING:
     import wire
     from wire import pb
-    MISSING = None
-except (ImportError, FileNotFoundError) as e:  # the module, or protoc
-    MISSING = str(e)
 
 CROWD = int(os.environ.get("SMOE_CROWD", "2000"))
 ROUNDS = int(os.environ.get("SMOE_ROUNDS", "1"))
@@ -268,7 +256,4 @@ class NextVersion(Abuse):
 
 
 if __name__ == "__main__":
-    if MISSING:
-        print(f"skipped: {MISSING}", file=sys.stderr)
-        sys.exit(0)
-    harness.main()
+    strangers.main()

@@ -10,24 +10,8 @@ import os
 import sys
 import time
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's protobuf is there
-try:
-    import google.protobuf
-except ImportError:
-    if os.path.exists(SYSTEM_PYTHON) and \
-            os.path.realpath(sys.executable) != os.path.realpath(SYSTEM_PYTHON):
-        os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, "-B"] + sys.argv)
-
 import harness
-
-STRANGER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stranger")
-sys.path.insert(0, STRANGER)
-sys.dont_write_bytecode = True
-try:
-    import wire
-    MISSING = None
-except (ImportError, FileNotFoundError) as e:  # the module, or protoc
-    MISSING = str(e)
+import strangers
 
 EQUARANTINED = -1022
 
@@ -39,7 +23,7 @@ class Rogues(harness.FleetTest):
                                               "--set", "fleet.lease=1s")
         for name in ("w1", "w2"):
             self.fleet.start_worker(name)
-        self.rogue = self.fleet.start("r1", [sys.executable, "-B", os.path.join(STRANGER, "rogue.py"),
+        self.rogue = self.fleet.start("r1", [sys.executable, "-B", os.path.join(strangers.FOLDER, "rogue.py"),
                                              "--gateway", self.fleet.gateway, "--id", "r1", "--way", way])
         self.fleet.wait_ready(3)
         self.survivor = self.fleet.start_survivor()
@@ -112,7 +96,4 @@ class Rogues(harness.FleetTest):
 
 
 if __name__ == "__main__":
-    if MISSING:
-        print(f"skipped: {MISSING} (python3-protobuf, protobuf-compiler)")
-        sys.exit(0)
-    harness.main()
+    strangers.main()

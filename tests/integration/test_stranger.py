@@ -17,27 +17,14 @@ import struct
 import sys
 import time
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's protobuf is there
-try:
-    import google.protobuf
-except ImportError:
-    if os.path.exists(SYSTEM_PYTHON) and \
-            os.path.realpath(sys.executable) != os.path.realpath(SYSTEM_PYTHON):
-        os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, "-B"] + sys.argv)
-
 import harness
+import strangers
 
-STRANGER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stranger")
-sys.path.insert(0, STRANGER)
-sys.dont_write_bytecode = True
-try:
+if not strangers.MISSING:
     import ffn
     import trainer
     import wire
     from wire import pb
-    MISSING = None
-except (ImportError, FileNotFoundError) as e:  # the module, or protoc
-    MISSING = str(e)
 
 TOLERANCE = 1e-5  # of a value's size, and of 1 where that is less: sums of float32 in another order
 
@@ -171,7 +158,7 @@ class Twin:
 
 class StrangerTest(harness.FleetTest):
     def start_strangers(self, *names, options=()):
-        return [self.fleet.start(name, [sys.executable, "-B", os.path.join(STRANGER, "worker.py"),
+        return [self.fleet.start(name, [sys.executable, "-B", os.path.join(strangers.FOLDER, "worker.py"),
                                         "--gateway", self.fleet.gateway, "--id", name, *options])
                 for name in names]
 
@@ -665,7 +652,4 @@ class RefusalTest(StrangerTest):
 
 
 if __name__ == "__main__":
-    if MISSING:
-        print(f"skipped: {MISSING} (python3-protobuf, protobuf-compiler)")
-        sys.exit(0)
-    harness.main()
+    strangers.main()

@@ -95,7 +95,12 @@ static void attempt(uv_timer_t *timer)
 {
     struct smoe_client *c = timer->data;
     struct smoe_addr address;
-    struct smoe_conn_owner owner = {c, on_direct, on_received, on_peek, on_consume, on_closed};
+    struct smoe_conn_owner owner = {.context = c,
+                                    .direct = on_direct,
+                                    .received = on_received,
+                                    .peek = on_peek,
+                                    .consume = on_consume,
+                                    .closed = on_closed};
     int rc = smoe_addr_resolve(c->gateway, &address, &c->link_why);
     if (rc == 0 && !c->secure && !smoe_addr_is_loopback(&address))
         rc = smoe_fail(&c->link_why, SMOE_ECONFIG,

@@ -155,8 +155,12 @@ static void link_connected(void *context, int status)
 
 static void connect_to(struct smoe_link *l, const struct smoe_addr *address)
 {
-    struct smoe_conn_owner owner = {l,         link_direct,  link_received,
-                                    link_peek, link_consume, link_closed};
+    struct smoe_conn_owner owner = {.context = l,
+                                    .direct = link_direct,
+                                    .received = link_received,
+                                    .peek = link_peek,
+                                    .consume = link_consume,
+                                    .closed = link_closed};
     if (!l->secure && !smoe_addr_is_loopback(address)) {
         try_later(l,
                   "it is not on this machine, and without a key (--key) nothing is sent further");

@@ -102,7 +102,12 @@ static void connected(void *context, int status)
     d.n_connected++;
 }
 
-static const struct smoe_conn_owner owner = {&d, direct, received, peek, consume, closed};
+static const struct smoe_conn_owner owner = {.context = &d,
+                                             .direct = direct,
+                                             .received = received,
+                                             .peek = peek,
+                                             .consume = consume,
+                                             .closed = closed};
 
 /* ---- the stage ---- */
 

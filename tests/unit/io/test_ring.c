@@ -274,7 +274,13 @@ static void closed(void *context, int status)
 static int arrived(void *context, uv_stream_t *server)
 {
     struct member *m = &crowd[n_members++];
-    struct smoe_conn_owner owner = {m, nowhere, ignore, peek, consume, closed};
+    struct smoe_conn_owner owner = {.context = m,
+                                    .direct = nowhere,
+                                    .received = ignore,
+                                    .peek = peek,
+                                    .consume = consume,
+                                    .closed = closed,
+                                    .piecewise = true};
     (void)context;
     cr_assert_eq(smoe_conn_accept(&m->conn, server, &owner, scratch, ring), 0);
     if (n_members == CROWD)

@@ -65,7 +65,12 @@ void tls_end_established(void *context, const struct smoe_key *peer)
 
 int tls_end_init(struct tls_end *end, struct smoe_tls_context *context, size_t in_bytes)
 {
-    const struct smoe_conn_owner owner = {end, direct, received, peek, consume, closed};
+    const struct smoe_conn_owner owner = {.context = end,
+                                          .direct = direct,
+                                          .received = received,
+                                          .peek = peek,
+                                          .consume = consume,
+                                          .closed = closed};
     *end = (struct tls_end){.in = malloc(in_bytes), .cap = in_bytes};
     int rc = smoe_tls_wrap(&end->tls, context, NULL, &owner, &end->wire);
     if (rc) {
