@@ -13,6 +13,7 @@
  *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
  *     route_auction.c tokens bid for places, where each expert stands on a node of its own
  *     route_tide.c    shortest paths from where there is too much to where there is too little, many at once
+ *     route_tide_rows.c  the slacks that these are found by
  *     route_arcs.c    rows of arcs and of scores, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
