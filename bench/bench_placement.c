@@ -214,5 +214,6 @@ int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why)
     release(&p);
     if (rc)
         return smoe_fail(why, rc, "placement: out of memory");
-    return bench_memory_of_shards(bench, why);
+    rc = bench_memory_of_shards(bench, why);
+    return rc ? rc : smoe_bench_traffic(bench, why);
 }

@@ -95,6 +95,9 @@ static const struct smoe_floor floors[] = {
     {"placement.bytes.to_static", MOST, 1.02},
     {"placement.bytes.to_DG_DW", MOST, 1},
     {"placement.memory.copy_to_paper", MOST, 1.02},
+    {"placement.counted.off_formula", MOST, 0.02},
+    {"placement.counted.memory_off_formula", MOST, 0.02},
+    {"placement.counted.most_to_least_iteration", MOST, 1.02},
 
     {"train.b64.to_torch", LEAST, 1},
     {"train.b256.to_torch", LEAST, 1},

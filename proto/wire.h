@@ -88,7 +88,9 @@ enum smoe_message_type {
 #undef X
 };
 
-enum smoe_role { SMOE_ROLE_WORKER = 1, SMOE_ROLE_TRAINER = 2 };
+/* Of a key or certificate. An administrator sends no messages: it has a protocol of its own
+ * (daemon/shell/peers_admin.h), and no Hello says this role. */
+enum smoe_role { SMOE_ROLE_WORKER = 1, SMOE_ROLE_TRAINER = 2, SMOE_ROLE_ADMIN = 3 };
 enum smoe_dtype { SMOE_DTYPE_F32 = 1, SMOE_DTYPE_F64 = 2 };
 enum smoe_state_part {
     SMOE_STATE_WEIGHTS = 1,

@@ -131,6 +131,12 @@ void smoe_sim_link_flush(struct smoe_sim_link *l)
         smoe_sim_conn_flush(l->conn);
 }
 
+void smoe_sim_link_break(struct smoe_sim_link *l)
+{
+    if (l->connected)
+        smoe_sim_conn_close(l->conn, SMOE_ENOMEMORY);
+}
+
 void smoe_sim_link_close(struct smoe_sim_link *l)
 {
     l->closing = true;

@@ -40,6 +40,8 @@ void smoe_sim_link_open(struct smoe_sim_link *link, struct smoe_sim_process *pro
                         const struct smoe_sim_link_machine *machine, void *context,
                         uint64_t pause_min_ms, uint64_t pause_max_ms);
 void smoe_sim_link_flush(struct smoe_sim_link *link);
+/* The machine had no memory for what it had to say: ends the connection, and begins another. */
+void smoe_sim_link_break(struct smoe_sim_link *link);
 /* Writes what is left, then ends. */
 void smoe_sim_link_close(struct smoe_sim_link *link);
 /* The process is dead. */

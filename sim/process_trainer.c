@@ -77,7 +77,10 @@ static void settle(struct trainer_process *t)
         smoe_script_give_up(&t->script, SMOE_ETIMEOUT, "the gateway is away");
     tell_done(t);
     advance(t);
-    smoe_sim_link_flush(&t->link);
+    if (smoe_uplink_speechless(t->uplink))
+        smoe_sim_link_break(&t->link);
+    else
+        smoe_sim_link_flush(&t->link);
     uint64_t wake = wake_ns(t), patience = patience_ends_ns(t);
     smoe_process_set(&t->process, &t->wake, wake < patience ? wake : patience);
 }

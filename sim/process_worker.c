@@ -149,7 +149,10 @@ static void settle(struct worker_process *w)
         return;
     obey_frequency(w);
     feed_lanes(w);
-    smoe_sim_link_flush(&w->link);
+    if (smoe_agent_speechless(w->agent))
+        smoe_sim_link_break(&w->link);
+    else
+        smoe_sim_link_flush(&w->link);
     smoe_process_set(&w->process, &w->clock, smoe_agent_wake_ns(w->agent));
 }
 

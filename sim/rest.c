@@ -11,6 +11,17 @@
 #include "daemon/gateway/gateway_state.h"
 #include "sim/script.h"
 
+/* The frozen routers in force: nothing else is kept of what was sent. */
+static size_t routers_in_force(const struct smoe_gateway *g)
+{
+    size_t bytes = 0;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_frozen *f = &g->routers.in_force[l];
+        bytes += f->experts ? smoe_frozen_memory(f->kind, f->inputs, f->experts) : 0;
+    }
+    return bytes;
+}
+
 static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
 {
     const struct smoe_gateway *g = smoe_sim_gateway_machine(p);
@@ -19,12 +30,16 @@ static int check_gateway(const struct smoe_sim_process *p, struct smoe_why *why)
     if (totals.account.in_flight)
         return smoe_fail(why, SMOE_ESTATE, "%s has %llu visits in flight", p->name,
                          (unsigned long long)totals.account.in_flight);
-    if (g->budget.used_bytes != g->routers.bytes)
+    if (g->budget.used_bytes != routers_in_force(g))
         return smoe_fail(why, SMOE_ESTATE, "%s holds %zu bytes of tensors", p->name,
-                         g->budget.used_bytes - g->routers.bytes);
+                         g->budget.used_bytes);
     /* These workers are ours, whatever happens to them. */
     if (smoe_core_quarantine(g->core)->strikes && !smoe_world_acts(p->world, SMOE_SIM_LIE))
         return smoe_fail(why, SMOE_ESTATE, "%s blamed a worker: %s", p->name,
+                         smoe_core_quarantine(g->core)->conducts[0].why);
+    /* Nor is one that lies, where nobody else could have proved it. */
+    if (smoe_core_quarantine(g->core)->strikes && smoe_core_fleet(g->core)->n_used < 2)
+        return smoe_fail(why, SMOE_ESTATE, "%s blamed the only worker: %s", p->name,
                          smoe_core_quarantine(g->core)->conducts[0].why);
     return 0;
 }

@@ -207,13 +207,16 @@ static void give_gradient(struct smoe_script *s, struct smoe_script_batch *b)
 {
     const struct smoe_sim_trainer_options *o = s->options;
     struct smoe_why why = {""};
-    s->loss_sum += smoe_script_loss(s, b, b->dy);
+    double loss = smoe_script_loss(s, b, b->dy);
     if (b->step == o->poison_step && !s->poisoned) {
         b->dy[0] = (smoe_real)NAN;
         s->poisoned = true;
     }
     int rc = smoe_uplink_gradient(b->ticket, b->dy, &why);
-    smoe_assert(rc == 0);
+    smoe_assert(rc == 0 || rc == SMOE_ENOMEMORY);
+    if (rc)
+        return; /* there may be memory the next time */
+    s->loss_sum += loss;
     b->given = true;
 }
 
@@ -302,9 +305,12 @@ static bool submit(struct smoe_script *s)
         return false;
     }
     if (rc) {
+        bool by_codes = b->by_codes;
         free_batch(b);
-        smoe_script_give_up(s, rc, why.text);
-        return false;
+        s->submitted--;
+        if (rc != SMOE_ENOMEMORY || by_codes) /* a router that was refused is refused for good */
+            smoe_script_give_up(s, rc, why.text);
+        return rc == SMOE_ENOMEMORY; /* then once more */
     }
     smoe_list_push_back(&s->batches, &b->link);
     return true;
@@ -411,7 +417,22 @@ static void commit(struct smoe_script *s, const struct smoe_msg_step_done *done)
         smoe_oracle_step(&s->oracles[l], &optimizer);
 }
 
-/* The step was refused; what is uncommitted is dropped as soon as the link allows, and made again. */
+/* True if one of its batches has failed: the step is made again of all that is left. */
+static bool make_again(struct smoe_script *s)
+{
+    bool any = false;
+    smoe_list_for_each_safe (it, &s->batches) {
+        struct smoe_script_batch *b = batch_of(it);
+        b->step = s->view.steps + 1;
+        if (b->ticket->state == SMOE_TICKET_FAILED)
+            any |= look_at_batch(s, b);
+    }
+    s->target = s->view.steps + 1;
+    s->submitted = s->options->batches;
+    return any;
+}
+
+/* A step that was refused is made again; or what is uncommitted is dropped as soon as the link allows. */
 static bool take_step(struct smoe_script *s)
 {
     const struct smoe_step_state *step = smoe_uplink_step_state(s->uplink);
@@ -421,8 +442,9 @@ static bool take_step(struct smoe_script *s)
     if (step->code) {
         s->view.failed_steps++;
         s->view.step_why = step->why;
-        s->restoring = step->code == SMOE_ENOTFINITE; /* no other failure goes away by itself */
-        if (!s->restoring)
+        bool passing = step->code == SMOE_ENOTFINITE; /* no other failure goes away by itself */
+        s->restoring = passing && !make_again(s);
+        if (!passing)
             smoe_script_give_up(s, step->code, step->why.text);
     } else {
         commit(s, &step->result);

@@ -9,7 +9,8 @@
  *
  * WORKING, for each step: submit batches, look at their results, think, give gradients, wait for the
  * input gradients (a hasty one does not), step. A step that fails because a gradient was not finite is
- * made again: Restore drops everything uncommitted, and its batches are submitted anew.
+ * made again: Restore drops everything uncommitted, and its batches are submitted anew. If it fails with one
+ * of its batches it is made again of what is left.
  */
 #ifndef SMOE_SIM_SCRIPT_H
 #define SMOE_SIM_SCRIPT_H

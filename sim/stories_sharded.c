@@ -8,6 +8,7 @@
 
 #include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"
+#include "sim/counted.h"
 #include "sim/story.h"
 #include "sim/world_state.h"
 
@@ -138,6 +139,28 @@ void smoe_story_sharded_layers(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
 
+/* MODEL.md (29), byte by byte; and re-placing costs none. */
+void smoe_story_sharded_bytes(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(12);
+    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_counted n = {0};
+    uint64_t bytes = 0;
+    uint32_t moved = 0;
+    for (uint32_t i = 0; i < 9; i++) {
+        smoe_story_expect(w, smoe_counted_next(w, c.gateway, 60 * SEC, &n), "no iteration ended");
+        smoe_story_expect(w, n.error == 0, "bytes are off by %g", n.error);
+        smoe_story_expect(w, n.memory_error < 0.02, "memory is off by %g", n.memory_error);
+        smoe_story_expect(w, !i || smoe_counted_bytes(&n) == bytes, "an iteration sent %llu bytes",
+                          (unsigned long long)smoe_counted_bytes(&n));
+        bytes = smoe_counted_bytes(&n);
+        moved += n.moved;
+    }
+    smoe_story_expect(w, moved > 0 && bytes > 0, "no expert ever moved");
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
 /* ---- somebody dies, or is cut off for a moment ---- */
 
 enum phase { FORWARD, BACKWARD, GRADIENTS, NORMS, STAGING, COMMITTING, WEIGHTS, PHASES };
@@ -208,6 +231,58 @@ void smoe_story_sharded_phases(struct smoe_world *w)
 void smoe_story_sharded_reset(struct smoe_world *w)
 {
     strike(w, SMOE_SIM_RESET, 0);
+}
+
+/* The gateway dies in each phase in turn, now as a process, now with its machine; what its disk had not written is gone.
+ * In every third round a worker dies with it, with all it held: what counts is with the others. */
+void smoe_story_sharded_restart(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(120);
+    struct crew c = begin(w, &ours, &t, WORKERS);
+    for (uint32_t i = 0; i < 3 * PHASES; i++) {
+        uint32_t other = c.workers[(i + w->options.seed) % WORKERS];
+        smoe_story_run_to_step(w, c.trainer, 1 + 3 * i, 600 * SEC);
+        run_until_twice(w, &c, 600 * SEC);
+        run_into(w, &c, other, (enum phase)(i % PHASES));
+        smoe_world_run(w, smoe_world_now(w) + i / PHASES * 700 * SMOE_SIM_US);
+        smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
+        if (i % 3 == 0)
+            smoe_world_act(w, SMOE_SIM_CRASH, other);
+        smoe_world_run(w, smoe_world_now(w) + (w->options.seed % 2 ? 20 : 200) * MS);
+        smoe_world_start(w, c.gateway);
+        smoe_world_plan(w, smoe_world_now(w) + (i % 4) * 700 * MS, SMOE_SIM_START, other);
+        smoe_world_run(w, smoe_world_now(w) + 1);
+    }
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+    smoe_story_expect(w, all_twice(layer_of(w, &c, 0)), "some state has one copy only");
+}
+
+/* The gateway dies while a worker that joins is given its part, again and again: what is in its journal is behind what
+ * workers hold, or before it. */
+void smoe_story_sharded_restart_moves(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(60);
+    struct crew c = begin(w, &ours, &t, 2);
+    for (uint32_t i = 0; i < 12; i++) {
+        uint32_t mover = c.workers[2 + i / 2 % 2];
+        smoe_story_run_to_step(w, c.trainer, 1 + 4 * i, 600 * SEC);
+        run_until_twice(w, &c, 600 * SEC);
+        if (i % 4 < 2)
+            smoe_world_act(w, i % 2 ? SMOE_SIM_DRAIN : SMOE_SIM_START, mover);
+        else
+            smoe_world_act(w, i % 2 ? SMOE_SIM_UNDRAIN : SMOE_SIM_START, mover);
+        uint64_t until = smoe_world_now(w) + 2 * SEC;
+        while (!layer_of(w, &c, 0)->filling.length && smoe_world_now(w) < until &&
+               smoe_world_step(w))
+            ;
+        smoe_world_run(w, smoe_world_now(w) + (i * 300 + w->options.seed % 7 * 50) * SMOE_SIM_US);
+        smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
+        smoe_world_run(w, smoe_world_now(w) + 30 * MS);
+        smoe_world_start(w, c.gateway);
+    }
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
 }
 
 /* Both holders of some state die before a third has it: training stops, in words. */

@@ -116,8 +116,12 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded, FLOAT,                                                                              \
       "slots and shards make AdamW steps as one process does, wherever experts stand")             \
     X(sharded_rules, EXACT, "every rule places a layer anew at each step, and no visit is lost")   \
+    X(sharded_bytes, EXACT, "an iteration sends what the formulas say, whatever moves")            \
     X(sharded_phases, EXACT, "a worker may die in any phase of an iteration, and come back empty") \
     X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
+    X(sharded_restart, EXACT,                                                                      \
+      "a gateway may die in any phase: its successor has the shards' places")                      \
+    X(sharded_restart_moves, EXACT, "a gateway may die while state moves: whoever has it counts")  \
     X(sharded_joins, EXACT, "newcomers get slots and pieces, drained workers end up with nothing") \
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \

@@ -148,7 +148,7 @@ static void plan_fault(struct made_up *m)
     uint32_t process = who == 0   ? m->gateway
                        : who <= 3 ? some_worker(m, f->breaks)
                                   : m->trainers[below(m, m->n_trainers)];
-    bool fits = who == 0 ? f->of_gateway && !m->sharded : who <= 3 ? f->of_worker : f->of_trainer;
+    bool fits = who == 0 ? f->of_gateway : who <= 3 ? f->of_worker : f->of_trainer;
     bool dies = f->mends == SMOE_SIM_START && who > 0 && who <= 3;
     if (!fits || (dies && !m->workers_die))
         return;

@@ -13,6 +13,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/ctl/shell/remote.h"
+
 #define ANSWER_BYTES_MAX ((size_t)64 << 20)
 #define TIMEOUT_S        5
 
@@ -140,4 +142,12 @@ int smoe_ctl_ask(const char *state_dir, const char *line, char **ret_answer, str
     if (fd >= 0)
         close(fd);
     return rc ? smoe_fail_at(why, rc, "admin socket %s", path) : 0;
+}
+
+int smoe_ctl_ask_target(const struct smoe_ctl_target *target, const char *line, char **ret_answer,
+                        struct smoe_why *why)
+{
+    return target->gateway
+               ? smoe_ctl_ask_remote(target->gateway, target->key, line, ret_answer, why)
+               : smoe_ctl_ask(target->state_dir, line, ret_answer, why);
 }

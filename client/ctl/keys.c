@@ -13,10 +13,15 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client/ctl/ask.h"
+#include "common/io/clock.h"
 #include "common/io/keyring.h"
+#include "common/io/statedir.h"
+
+#define PATIENCE_NS UINT64_C(3000000000) /* for a daemon that does not listen yet */
 
 struct store {
     const char *state_dir;
@@ -47,13 +52,28 @@ static void release_store(struct store *s)
         close(s->dir);
 }
 
-/* A daemon that does not run reads them when it starts. */
+static bool nobody_listens(int rc)
+{
+    return rc == -ENOENT || rc == -ECONNREFUSED;
+}
+
+/* A daemon that does not run reads them when it starts. One that has the directory and does not listen is about
+ * to, or is short of descriptors: it may have read them before they were changed. */
 static int tell_daemon(const struct store *s, struct smoe_why *why)
 {
+    static const struct timespec pause = {.tv_nsec = 20000000};
     char *answer = NULL;
-    int rc = smoe_ctl_ask(s->state_dir, "reload-keys", &answer, why);
-    if (rc == -ENOENT || rc == -ECONNREFUSED)
-        return 0;
+    uint64_t began_ns = smoe_clock_monotonic_ns();
+    int rc;
+    while (nobody_listens(rc = smoe_ctl_ask(s->state_dir, "reload-keys", &answer, why))) {
+        if (!smoe_statedir_held(s->dir))
+            return 0;
+        if (smoe_clock_monotonic_ns() - began_ns > PATIENCE_NS)
+            return smoe_fail(why, SMOE_ETIMEOUT,
+                             "the file is written, and the daemon, which runs, does not listen on "
+                             "its admin socket: tell it by `stablemoectl reload-keys`, or SIGHUP");
+        (void)nanosleep(&pause, NULL);
+    }
     if (rc == 0 && strcmp(answer, "{\"ok\":true}") != 0)
         rc = smoe_fail(why, SMOE_ESTATE,
                        "the file is written, and the daemon did not take it: %.150s", answer);
@@ -75,7 +95,7 @@ static int add(struct store *s, char *const *operands, unsigned n, FILE *out, st
     struct smoe_key key;
     char line[SMOE_KEY_LINE_MAX];
     if (n != 2 || !smoe_role_parse(operands[0], strlen(operands[0]), &role))
-        return smoe_fail(why, SMOE_ECONFIG, "key add: needs worker or trainer, and a name");
+        return smoe_fail(why, SMOE_ECONFIG, "key add: needs worker, trainer or admin, and a name");
     int rc = smoe_key_make(role, operands[1], &key, why);
     if (rc)
         return smoe_fail_at(why, SMOE_ECONFIG, "key add %.80s", operands[1]);

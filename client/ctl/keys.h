@@ -11,7 +11,7 @@
 #include "common/base/err.h"
 
 #define SMOE_CTL_KEY_USAGE                                                                       \
-    "  key add ROLE NAME         make a key for a worker or trainer, and print its line\n"       \
+    "  key add ROLE NAME         make a key for a worker, trainer or admin, and print it\n"      \
     "  key list                  the keys: role, name, fingerprint\n"                            \
     "  key revoke NAME [PRINT]   its keys, or the one of that fingerprint, are valid no more;\n" \
     "                            sessions that use them end\n"

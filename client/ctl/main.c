@@ -12,6 +12,7 @@
 #include "client/ctl/pretty.h"
 #include "client/ctl/table.h"
 #include "client/ctl/watch.h"
+#include "common/io/addr.h"
 #include "common/io/cli.h"
 #include "stablemoe/version.h"
 
@@ -23,6 +24,8 @@
 
 struct arguments {
     char state_dir[256];
+    char gateway[SMOE_HOST_MAX + 8]; /* "": that of this machine */
+    char key[256];
     bool json;
     uint64_t interval_ns;
 };
@@ -69,6 +72,20 @@ static const struct smoe_cli_option options[] = {
      's',
      "DIR",
      false},
+    {{.key = "gateway",
+      .type = SMOE_ENDPOINT,
+      AT(gateway),
+      .help = "ask the gateway at this address, over the network; needs --key"},
+     'g',
+     "HOST:PORT",
+     false},
+    {{.key = "key",
+      .type = SMOE_STRING,
+      AT(key),
+      .help = "file with an administrator's key (stablemoectl key add admin NAME on the gateway)"},
+     'k',
+     "FILE",
+     false},
     {{.key = "json",
       .type = SMOE_BOOL,
       AT(json),
@@ -91,7 +108,7 @@ static const struct smoe_cli_option options[] = {
 static const struct smoe_cli cli = {
     .program = PROGRAM,
     .version = STABLEMOE_VERSION,
-    .summary = "Asks and administers the stablemoed of this machine",
+    .summary = "Asks and administers the stablemoed of this machine, or with a key of another",
     .operands = "COMMAND [ARGUMENT..]",
     .operands_min = 1,
     .operands_max = 4,
@@ -186,11 +203,27 @@ static int show(const struct arguments *a, enum view view, const char *text, con
     return 0; /* VIEW_DONE: silence is consent */
 }
 
+static struct smoe_ctl_target target_of(const struct arguments *a)
+{
+    return (struct smoe_ctl_target){a->state_dir, *a->gateway ? a->gateway : NULL, a->key};
+}
+
+/* Keys are made and revoked where they are kept; an administrator who is elsewhere has only his own. */
+static int check_target(const struct arguments *a, const char *command, struct smoe_why *why)
+{
+    if (!*a->gateway != !*a->key)
+        return smoe_fail(why, SMOE_ECONFIG, "--gateway and --key go together");
+    if (*a->gateway && strcmp(command, "key") == 0)
+        return smoe_fail(why, SMOE_ECONFIG, "key: on the gateway's own machine only");
+    return 0;
+}
+
 static int ask_and_show(const struct arguments *a, const struct command *command, const char *line,
                         struct smoe_why *why)
 {
     char *text = NULL;
-    int rc = smoe_ctl_ask(a->state_dir, line, &text, why);
+    struct smoe_ctl_target target = target_of(a);
+    int rc = smoe_ctl_ask_target(&target, line, &text, why);
     if (rc)
         return rc;
     cJSON *answer = cJSON_Parse(text);
@@ -227,12 +260,13 @@ int main(int argc, char **argv)
     if (!*a.state_dir)
         snprintf(a.state_dir, sizeof a.state_dir, "%s",
                  from_environment && *from_environment ? from_environment : STATE_DIR);
-    if (strcmp(rest.operands[0], "key") == 0)
+    int rc = check_target(&a, rest.operands[0], &why);
+    if (rc == 0 && strcmp(rest.operands[0], "key") == 0)
         return manage_keys(&a, &rest);
-    int rc = make_line(&rest, &command, line, &why);
+    rc = rc ? rc : make_line(&rest, &command, line, &why);
     if (rc)
         return smoe_cli_fail(PROGRAM, SMOE_EXIT_USAGE, &why, stderr);
-    struct smoe_ctl_watch watch = {a.state_dir, a.interval_ns, stdout, 0};
+    struct smoe_ctl_watch watch = {target_of(&a), a.interval_ns, stdout, 0};
     rc = command->view == VIEW_WATCH ? smoe_ctl_watch(&watch, &why)
                                      : ask_and_show(&a, command, line, &why);
     return rc ? smoe_cli_fail(PROGRAM, SMOE_EXIT_FAILED, &why, stderr) : SMOE_EXIT_OK;

@@ -22,7 +22,7 @@
 static int draw(const struct smoe_ctl_watch *w, bool terminal, struct smoe_why *why)
 {
     char *answer = NULL;
-    int rc = smoe_ctl_ask(w->state_dir, "status", &answer, why);
+    int rc = smoe_ctl_ask_target(&w->target, "status", &answer, why);
     cJSON *status = rc ? NULL : cJSON_Parse(answer);
     if (rc == 0 && !status)
         rc = smoe_fail(why, SMOE_EMALFORMED, "the answer is not JSON");

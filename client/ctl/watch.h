@@ -8,10 +8,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "common/base/err.h"
+#include "client/ctl/ask.h"
 
 struct smoe_ctl_watch {
-    const char *state_dir;
+    struct smoe_ctl_target target;
     uint64_t interval_ns;
     FILE *to;
     int input; /* watching ends when this descriptor's stream ends */

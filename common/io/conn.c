@@ -25,6 +25,7 @@
 #include <sys/socket.h>
 
 #include "common/base/list.h"
+#include "common/base/near.h"
 
 #define IOVECS_MAX 64
 #define READS_MAX  32 /* in a row from one connection: the others wait */
@@ -279,11 +280,15 @@ void smoe_conn_flush_many(struct smoe_conn *const *conns, size_t n)
     struct smoe_conn *sending[SMOE_RING_SENDS_MAX];
     size_t n_sends = 0;
     bool together = n > 1 && conns[0]->ring;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        if (i + 2 < n)
+            smoe_bring_near(&conns[i + 2]->read,
+                            sizeof *conns[i + 2] - offsetof(struct smoe_conn, read));
         if (together && offers_one(conns[i], &sends[n_sends]))
             sending[n_sends++] = conns[i];
         else
             smoe_conn_flush(conns[i]);
+    }
     if (n_sends) {
         conns[0]->ring->send(conns[0]->ring, sends, n_sends);
         finish_sends(sending, sends, n_sends);

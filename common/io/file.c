@@ -2,7 +2,8 @@
  *
  * The write follows the only order that survives a crash at every point: a complete temporary file
  * on the disk before the rename, and the rename on the disk before success is reported. A temporary
- * that a crash left behind is truncated by the next write of the same name.
+ * that a crash left behind, or that somebody put there, is removed by the next write of the same name, which makes
+ * its own: whoever has the old one open, or another name for it, has nothing of what is written.
  */
 #include "common/io/file.h"
 
@@ -103,7 +104,9 @@ static int make_private(int fd, int dir)
 static int write_temporary(int dir, const char *temporary, const void *data, size_t len,
                            bool private)
 {
-    int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+    if (unlinkat(dir, temporary, 0) < 0 && errno != ENOENT)
+        return -errno;
+    int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
                     private ? 0600 : 0640);
     if (fd < 0)
         return -errno;

@@ -20,6 +20,7 @@
 static const char *const role_names[] = {
     [SMOE_ROLE_WORKER] = "worker",
     [SMOE_ROLE_TRAINER] = "trainer",
+    [SMOE_ROLE_ADMIN] = "admin",
 };
 #define ROLES_END (sizeof role_names / sizeof *role_names)
 
@@ -105,7 +106,7 @@ static int malformed(struct smoe_why *why)
 {
     return smoe_fail(why, SMOE_EDATA,
                      "no key: a key is one line " PREFIX
-                     "ROLE:NAME:, ROLE worker or trainer, and 64 digits of 0-9a-f");
+                     "ROLE:NAME:, ROLE worker, trainer or admin, and 64 digits of 0-9a-f");
 }
 
 /* `name:digits`, to the end of the line. */

@@ -34,7 +34,7 @@ struct smoe_key {
     char print[SMOE_KEY_PRINT_DIGITS + 1]; /* of SHA-256(secret): no secret */
 };
 
-/* "worker", "trainer". */
+/* "worker", "trainer", "admin". */
 const char *smoe_role_name(enum smoe_role role);
 /* False if it is none of them. */
 bool smoe_role_parse(const char *text, size_t len, enum smoe_role *ret);

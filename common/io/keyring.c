@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,14 +37,33 @@ static bool is_trusted(uid_t owner, int dir)
     return dir != AT_FDCWD && fstatat(dir, ".", &st, 0) == 0 && st.st_uid == owner;
 }
 
+/* Whether `name` lies in the directory that systemd made for this unit's credentials. What it puts there may have an
+ * access list for the unit's user, and the mode then shows that list's mask as the group's: 0440. Nobody else
+ * gets as far as the file, because the directory is closed to others. */
+static bool is_credential(int dir, const char *name)
+{
+    struct stat credentials, parent;
+    char path[PATH_MAX];
+    const char *given = getenv("CREDENTIALS_DIRECTORY"), *slash = strrchr(name, '/');
+    size_t n = slash ? (size_t)(slash - name) + 1 : 0;
+    if (!given || *given != '/' || n + 2 > sizeof path)
+        return false;
+    memcpy(path, name, n);
+    memcpy(path + n, ".", 2);
+    return stat(given, &credentials) == 0 && fstatat(dir, path, &parent, 0) == 0 &&
+           parent.st_dev == credentials.st_dev && parent.st_ino == credentials.st_ino &&
+           (parent.st_uid == 0 || parent.st_uid == geteuid()) && !(parent.st_mode & 07);
+}
+
 static int check_private(int dir, const char *name, const struct stat *st, struct smoe_why *why)
 {
+    mode_t others = is_credential(dir, name) ? 037 : 077;
     if (!S_ISREG(st->st_mode))
         return smoe_fail(why, -EINVAL, "%s: not a regular file", name);
     if (!is_trusted(st->st_uid, dir))
         return smoe_fail(why, -EPERM, "%s: belongs to another user (%u)", name,
                          (unsigned)st->st_uid);
-    if (st->st_mode & 077)
+    if (st->st_mode & others)
         return smoe_fail(why, -EPERM, "%s: others may read it; chmod 600", name);
     return 0;
 }
@@ -75,9 +95,8 @@ static int read_open(int dir, int fd, const char *name, char *data, size_t max, 
     return rc ? rc : read_all(fd, name, data, max, ret_len, why);
 }
 
-/* Up to max - 1 bytes into `data`; -ENOENT passes through. */
-static int read_private(int dir, const char *name, char *data, size_t max, size_t *ret_len,
-                        struct smoe_why *why)
+int smoe_private_read(int dir, const char *name, char *data, size_t max, size_t *ret_len,
+                      struct smoe_why *why)
 {
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -171,7 +190,7 @@ int smoe_keyring_read(int dir, const char *name, struct smoe_keyring *ret, struc
     char *text = malloc(FILE_BYTES_MAX);
     if (!text)
         return smoe_fail(why, SMOE_ENOMEMORY, "%s: out of memory", name);
-    int rc = read_private(dir, name, text, FILE_BYTES_MAX, &len, why);
+    int rc = smoe_private_read(dir, name, text, FILE_BYTES_MAX, &len, why);
     if (rc == 0 && (rc = parse(text, len, ret, why)))
         smoe_fail_at(why, rc, "%s", name);
     smoe_wipe(text, FILE_BYTES_MAX);
@@ -268,7 +287,7 @@ int smoe_key_read(const char *path, struct smoe_key *ret, struct smoe_why *why)
 {
     char text[SMOE_KEY_LINE_MAX + 1];
     size_t len = 0;
-    int rc = read_private(AT_FDCWD, path, text, sizeof text, &len, why);
+    int rc = smoe_private_read(AT_FDCWD, path, text, sizeof text, &len, why);
     if (rc == 0) {
         size_t line = len && text[len - 1] == '\n' ? len - 1 : len;
         rc = smoe_key_parse(text, line, ret, why);

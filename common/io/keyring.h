@@ -2,7 +2,7 @@
  *
  * Files of keys. A gateway's is `keys` in its state directory, one line a key (key.h); a node's holds its own
  * line and nothing else. Both belong to whoever reads them, to root, or to the owner of the state directory
- * (where root reads), and nobody else may read them; one
+ * (where root reads), and nobody else may read them (in $CREDENTIALS_DIRECTORY the group may, as systemd has it); one
  * that is empty, too long, readable by others, or not of keys through and through is refused as a whole.
  */
 #ifndef SMOE_IO_KEYRING_H
@@ -42,6 +42,11 @@ int smoe_keyring_add(struct smoe_keyring *ring, const struct smoe_key *key, stru
 /* Takes out the keys of `name`, or only the one of this print, if not NULL. SMOE_EUNKNOWN: there is none. */
 int smoe_keyring_revoke(struct smoe_keyring *ring, const char *name, const char *print,
                         struct smoe_why *why);
+
+/* Reads a private file: belonging to whom it should, and readable by nobody else. Up to max - 1 bytes into `data`;
+ * SMOE_ETOOBIG, with the first `max` in it, if there are more. Errors as smoe_keyring_read's: -ENOENT, -EPERM. */
+int smoe_private_read(int dir, const char *name, char *data, size_t max, size_t *ret_len,
+                      struct smoe_why *why);
 
 /* Reads a node's own key file. */
 int smoe_key_read(const char *path, struct smoe_key *ret, struct smoe_why *why);

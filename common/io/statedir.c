@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * flock rather than fcntl locks: those would be lost when any part of the process closes any
- * descriptor of the file. fcntl could name the holder; here the holder writes its pid after it has
- * the lock, so there is a moment in which the file is empty or stale, and the message then says
- * "another process".
+ * A lock of the open file (F_OFD_SETLK): the process's own would be lost when any part of it closes any
+ * descriptor of the file, and whether somebody has one like flock's cannot be asked without taking it. None
+ * of them names the holder; it writes its pid after it has the lock, so there is a moment in which the file is
+ * empty or stale, and the message then says "another process".
  */
 #include "common/io/statedir.h"
 
@@ -12,7 +12,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,8 +48,9 @@ static void name_holder(int lock_fd, char *ret_text, size_t cap)
 
 static int take_lock(int lock_fd, struct smoe_why *why)
 {
-    if (flock(lock_fd, LOCK_EX | LOCK_NB) < 0) {
-        if (errno != EWOULDBLOCK)
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(lock_fd, F_OFD_SETLK, &whole) < 0) {
+        if (errno != EAGAIN && errno != EACCES)
             return smoe_fail(why, -errno, "lock: %s", smoe_strerror(-errno));
         char holder[40];
         name_holder(lock_fd, holder, sizeof holder);
@@ -86,6 +86,16 @@ int smoe_statedir_open(struct smoe_statedir *s, const char *path, struct smoe_wh
     *s = (struct smoe_statedir){.fd = -1, .lock_fd = -1};
     int rc = open_and_lock(s, path, why);
     return rc ? smoe_fail_at(why, rc, "state directory %s", path) : 0;
+}
+
+bool smoe_statedir_held(int dir)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = openat(dir, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool held = fd >= 0 && fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+    if (fd >= 0)
+        close(fd);
+    return held;
 }
 
 void smoe_statedir_release(struct smoe_statedir *s)

@@ -7,8 +7,10 @@
  *     socket <-> conn <-> tls <-> gateway, agent or uplink
  *
  * Who the other side is, is known from its key: a pre-shared one of 32 bytes (key.h), with an ephemeral
- * Diffie-Hellman exchange. There are no certificates, no tickets, no early data, no renegotiation, no
- * version but 1.3 and no protocol but `stablemoe/1`. No clock is asked.
+ * Diffie-Hellman exchange. Or from its certificate, if certificates have been chosen (certificate.h): then both
+ * sides have one, and there are no keys. There are no tickets, no early data, no renegotiation, no
+ * version but 1.3 and no protocol but `stablemoe/1`, and for administrators `stablemoe-admin/1`: which of the two
+ * is the role's, so that neither is ever taken for the other. No clock is asked.
  *
  * Nothing is buffered beyond what the kernel has been offered and one record that is half there. To
  * somebody who speaks no TLS nothing is answered.
@@ -20,10 +22,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/io/certificate.h"
 #include "common/io/conn.h"
 #include "common/io/keyring.h"
 
-#define SMOE_TLS_PROTOCOL "stablemoe/1"
+#define SMOE_TLS_PROTOCOL       "stablemoe/1"
+#define SMOE_TLS_ADMIN_PROTOCOL "stablemoe-admin/1"
 /* Bytes that a peer may send before its handshake is done; a real one sends less than 1 KiB. */
 #define SMOE_TLS_HANDSHAKE_BYTES_MAX 16384
 #define SMOE_TLS_HELLO_BYTES_MAX     4096 /* of these, in its ClientHello */
@@ -38,6 +42,8 @@ struct smoe_tls_options {
     /* A gateway's keys; borrowed, and may change their contents between two calls. NULL: a client, */
     const struct smoe_keyring *keys;
     const struct smoe_key *key; /* with this key, which is copied */
+    /* NULL: keys. Else `keys` is empty, or `key` says who this is. What is in it is taken a share in. */
+    const struct smoe_certificate *certificate;
     /* The handshake is done and the peer is who its key says. Gets the owner's context; may be NULL. */
     void (*established)(void *context, const struct smoe_key *peer);
     uint64_t records_max; /* for tests; 0: SMOE_TLS_RECORDS_MAX */
@@ -47,6 +53,10 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
                          struct smoe_why *why);
 /* Frees it, after all its connections are closed. NULL is fine. */
 void smoe_tls_context_free(struct smoe_tls_context *context);
+
+/* A gateway's other certificate, with others to trust; open connections stay. SMOE_ENOMEMORY changes nothing. */
+int smoe_tls_context_renew(struct smoe_tls_context *context,
+                           const struct smoe_certificate *certificate);
 
 /* One connection, in its owner's memory; private, but for reading. */
 struct smoe_tls {
@@ -72,6 +82,9 @@ struct smoe_tls {
  * ever, and may read `why`; `peek` there is asked for bytes as they fit into records. */
 int smoe_tls_wrap(struct smoe_tls *tls, struct smoe_tls_context *context, struct smoe_conn *conn,
                   const struct smoe_conn_owner *owner, struct smoe_conn_owner *ret);
+
+/* Whether the gateway would let the other side of an open connection in again, as its keys or certificates are now. */
+bool smoe_tls_is_welcome(const struct smoe_tls *tls);
 
 /* For smoe_conn_connect, where the owner is one that was wrapped: calls `connected`. */
 void smoe_tls_connected(void *tls, int status);

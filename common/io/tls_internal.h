@@ -15,7 +15,8 @@ struct smoe_tls_context {
     SSL_CTX *ssl;
     BIO_METHOD *bio;
     struct smoe_tls_options options;
-    struct smoe_key key; /* a client's */
+    struct smoe_key key;                 /* a client's */
+    struct smoe_certificate certificate; /* shared; zeroed: keys */
     char identity[SMOE_KEY_IDENTITY_MAX];
     uint8_t *spare; /* owned; a buffer for `out` of some connection, or NULL */
     uint8_t scratch[SMOE_TLS_RECORD_BYTES]; /* plaintext on its way, within a call */

@@ -3,6 +3,10 @@
  * A server has no certificate, so whoever offers no key that it knows gets no further. A client accepts no
  * certificate (SSL_VERIFY_PEER, with nothing to verify by) and asks afterwards whether its key was
  * used: somebody in between with a certificate of its own is refused by both.
+ *
+ * With certificates the same callbacks are not set, both sides ask for one and verify it by what their own file
+ * trusts, and whom it is of is asked afterwards, as with keys: a node speaks to a gateway only, and a gateway to
+ * whoever has a role.
  */
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -17,8 +21,11 @@
 
 #define SHAKING_BYTES 2048 /* of OpenSSL's buffer for writing, until the handshake is done */
 
-static const unsigned char alpn[] = "\x0b" SMOE_TLS_PROTOCOL;
-#define ALPN_BYTES (sizeof alpn - 1)
+/* Lists for ALPN, each name behind its length: what a server knows, and what a client offers. */
+#define PEER_ALPN  "\x0b" SMOE_TLS_PROTOCOL
+#define ADMIN_ALPN "\x11" SMOE_TLS_ADMIN_PROTOCOL
+static const unsigned char peer_alpn[] = PEER_ALPN, admin_alpn[] = ADMIN_ALPN,
+                           known_alpn[] = PEER_ALPN ADMIN_ALPN;
 
 /* ---- what is wrong, for people ---- */
 
@@ -41,6 +48,10 @@ static const char *server_sentence(int reason)
     case SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS:
     case SSL_R_MISSING_SIGALGS_EXTENSION:
         return "offers no key that is known here";
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
+        return "shows no certificate";
+    case SSL_R_CERTIFICATE_VERIFY_FAILED:
+        return "shows a certificate that is not trusted here, or was revoked";
     case SSL_R_NO_APPLICATION_PROTOCOL:
         return "does not speak " SMOE_TLS_PROTOCOL;
     case SSL_R_WRONG_VERSION_NUMBER:
@@ -63,6 +74,12 @@ static const char *client_sentence(int reason)
         return "the gateway has another key of this name";
     case SSL_R_WRONG_VERSION_NUMBER:
         return "the gateway speaks no TLS (its security.insecure?)";
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+        return "the gateway does not trust this certificate, or it was revoked";
+    case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
+        return "the gateway asks for a certificate";
     case SSL_R_CERTIFICATE_VERIFY_FAILED:
         return "the other side does not have this key: it is not the gateway";
     default:
@@ -74,7 +91,14 @@ void smoe_tls_say_why(struct smoe_tls *tls)
 {
     unsigned long code = ERR_peek_error();
     int reason = code ? ERR_GET_REASON(code) : 0;
+    bool untrusted = tls->context->certificate.own && SSL_get_verify_result(tls->ssl) != X509_V_OK;
+    if (untrusted) /* whatever it was that libcrypto found */
+        reason = SSL_R_CERTIFICATE_VERIFY_FAILED;
+    else if (tls->context->certificate.own && reason == SSL_R_TLSV1_ALERT_DECRYPT_ERROR)
+        reason = SSL_R_TLSV1_ALERT_UNKNOWN_CA; /* an authority of the same name */
     const char *text = smoe_tls_is_server(tls) ? server_sentence(reason) : client_sentence(reason);
+    if (!smoe_tls_is_server(tls) && untrusted)
+        text = "the other side's certificate is not trusted here: it is not the gateway";
     if (!text)
         text = code ? ERR_reason_error_string(code) : NULL;
     if (smoe_tls_is_server(tls))
@@ -165,29 +189,70 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
 {
     unsigned char *chosen = NULL;
     (void)ssl, (void)unused;
-    if (SSL_select_next_proto(&chosen, ret_len, alpn, ALPN_BYTES, offered, n_offered) !=
-        OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto(&chosen, ret_len, known_alpn, sizeof known_alpn - 1, offered,
+                              n_offered) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *ret = chosen;
     return SSL_TLSEXT_ERR_OK;
 }
 
-/* What OpenSSL leaves to be asked: our protocol, and our key, which may have been revoked meanwhile. */
+static const char *protocol_of(enum smoe_role role)
+{
+    return role == SMOE_ROLE_ADMIN ? SMOE_TLS_ADMIN_PROTOCOL : SMOE_TLS_PROTOCOL;
+}
+
+/* The other side's certificate, which OpenSSL has verified, is of somebody who belongs there. */
+static bool is_certified(struct smoe_tls *tls)
+{
+    bool is_gateway = false;
+    struct smoe_key who;
+    struct smoe_why why = {""};
+    X509 *other = SSL_get0_peer_certificate(tls->ssl);
+    if (!other)
+        return smoe_fail(&tls->why, false, "TLS: no certificate was shown");
+    if (smoe_certificate_who(other, &who, &is_gateway, &why))
+        return smoe_fail(&tls->why, false, "TLS: %s", why.text);
+    if (is_gateway == smoe_tls_is_server(tls))
+        return smoe_fail(&tls->why, false, "TLS: the certificate of %s is %s gateway's", who.name,
+                         is_gateway ? "a" : "no");
+    if (!smoe_tls_is_server(tls))
+        return true;
+    note_who(tls, &who);
+    if (!smoe_tls_is_welcome(tls)) /* as of now: what is trusted may have changed meanwhile */
+        return smoe_fail(&tls->why, false, "TLS: the certificate of %s was revoked", name_of(tls));
+    return true;
+}
+
+static bool is_known(struct smoe_tls *tls)
+{
+    if (!SSL_session_reused(tls->ssl))
+        return smoe_fail(&tls->why, false, "TLS: no key was used");
+    if (smoe_tls_is_server(tls) && !smoe_tls_is_welcome(tls))
+        return smoe_fail(&tls->why, false, "TLS: the key of %s was revoked", name_of(tls));
+    return true;
+}
+
+bool smoe_tls_is_welcome(const struct smoe_tls *tls)
+{
+    char identity[SMOE_KEY_IDENTITY_MAX];
+    const struct smoe_tls_context *c = tls->context;
+    if (c->certificate.own)
+        return smoe_certificate_good(&c->certificate, SSL_get0_peer_certificate(tls->ssl));
+    smoe_key_identity(&tls->who, identity);
+    return smoe_keyring_find(c->options.keys, identity, strlen(identity)) != NULL;
+}
+
+/* What OpenSSL leaves to be asked: who it is, and our protocol. */
 static bool is_as_agreed(struct smoe_tls *tls)
 {
     const unsigned char *protocol;
     unsigned n;
-    char identity[SMOE_KEY_IDENTITY_MAX];
-    const struct smoe_keyring *keys = tls->context->options.keys;
     SSL_get0_alpn_selected(tls->ssl, &protocol, &n);
-    if (!SSL_session_reused(tls->ssl))
-        return smoe_fail(&tls->why, false, "TLS: no key was used");
-    if (n != ALPN_BYTES - 1 || memcmp(protocol, alpn + 1, n) != 0)
-        return smoe_fail(&tls->why, false, "TLS: %s does not speak " SMOE_TLS_PROTOCOL,
-                         name_of(tls));
-    smoe_key_identity(&tls->who, identity);
-    if (keys && !smoe_keyring_find(keys, identity, strlen(identity)))
-        return smoe_fail(&tls->why, false, "TLS: the key of %s was revoked", name_of(tls));
+    if (tls->context->certificate.own ? !is_certified(tls) : !is_known(tls))
+        return false;
+    const char *due = protocol_of(tls->who.role);
+    if (n != strlen(due) || memcmp(protocol, due, n) != 0)
+        return smoe_fail(&tls->why, false, "TLS: %s does not speak %s", name_of(tls), due);
     return true;
 }
 
@@ -268,26 +333,72 @@ static const char *ciphers(void)
                    : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
 }
 
-static bool configure(SSL_CTX *ssl, bool server)
+static bool offer_protocol(SSL_CTX *ssl, enum smoe_role role)
+{
+    bool admin = role == SMOE_ROLE_ADMIN;
+    return SSL_CTX_set_alpn_protos(ssl, admin ? admin_alpn : peer_alpn,
+                                   admin ? sizeof admin_alpn - 1 : sizeof peer_alpn - 1) == 0;
+}
+
+static bool use_certificate(SSL_CTX *ssl, const struct smoe_certificate *c)
+{
+    if (SSL_CTX_use_certificate(ssl, c->own) != 1 || SSL_CTX_use_PrivateKey(ssl, c->secret) != 1)
+        return false;
+    SSL_CTX_set1_cert_store(ssl, c->issuers);
+    return true;
+}
+
+static void ask_by_keys(SSL_CTX *ssl, bool server)
+{
+    SSL_CTX_set_verify(ssl, server ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
+    if (server)
+        SSL_CTX_set_psk_find_session_callback(ssl, on_server_key);
+    else
+        SSL_CTX_set_psk_use_session_callback(ssl, on_client_key);
+}
+
+static bool configure(SSL_CTX *ssl, bool server, enum smoe_role role,
+                      const struct smoe_certificate *certificate)
 {
     int groups[] = {NID_X25519};
     SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_PRIORITIZE_CHACHA);
     SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_verify(ssl, server ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
+    if (!certificate)
+        ask_by_keys(ssl, server);
+    else if (!use_certificate(ssl, certificate))
+        return false;
+    else
+        SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     if (server) {
-        SSL_CTX_set_psk_find_session_callback(ssl, on_server_key);
         SSL_CTX_set_client_hello_cb(ssl, on_client_hello, NULL);
         SSL_CTX_set_alpn_select_cb(ssl, on_alpn, NULL);
-    } else {
-        SSL_CTX_set_psk_use_session_callback(ssl, on_client_key);
     }
     return SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) &&
            SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) &&
            SSL_CTX_set_ciphersuites(ssl, ciphers()) && SSL_CTX_set1_groups(ssl, groups, 1) &&
-           SSL_CTX_set_num_tickets(ssl, 0) &&
-           (server || SSL_CTX_set_alpn_protos(ssl, alpn, ALPN_BYTES) == 0);
+           SSL_CTX_set_num_tickets(ssl, 0) && (server || offer_protocol(ssl, role));
+}
+
+/* What it points to is counted by OpenSSL. */
+static void share(struct smoe_certificate *to, const struct smoe_certificate *from)
+{
+    X509_up_ref(from->own);
+    EVP_PKEY_up_ref(from->secret);
+    X509_STORE_up_ref(from->issuers);
+    *to = *from;
+}
+
+int smoe_tls_context_renew(struct smoe_tls_context *c, const struct smoe_certificate *certificate)
+{
+    if (!use_certificate(c->ssl, certificate)) {
+        (void)use_certificate(c->ssl, &c->certificate);
+        return SMOE_ENOMEMORY;
+    }
+    smoe_certificate_release(&c->certificate);
+    share(&c->certificate, certificate);
+    return 0;
 }
 
 int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
@@ -299,6 +410,9 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: out of memory");
     c->options = *options;
     c->options.key = NULL;
+    c->options.certificate = NULL;
+    if (options->certificate)
+        share(&c->certificate, options->certificate);
     if (!c->options.records_max)
         c->options.records_max = SMOE_TLS_RECORDS_MAX;
     if (!server) {
@@ -307,7 +421,7 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
     }
     c->bio = smoe_tls_bio_method();
     c->ssl = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
-    if (!c->bio || !c->ssl || !configure(c->ssl, server)) {
+    if (!c->bio || !c->ssl || !configure(c->ssl, server, c->key.role, options->certificate)) {
         smoe_tls_context_free(c);
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: OpenSSL cannot be set up: %s",
                          ERR_reason_error_string(ERR_get_error()));
@@ -322,6 +436,7 @@ void smoe_tls_context_free(struct smoe_tls_context *c)
         return;
     SSL_CTX_free(c->ssl);
     BIO_meth_free(c->bio);
+    smoe_certificate_release(&c->certificate);
     smoe_wipe(&c->key, sizeof c->key);
     smoe_wipe(c->scratch, sizeof c->scratch);
     free(c->spare);

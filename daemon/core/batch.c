@@ -309,7 +309,28 @@ void smoe_batches_forget_evaluations(struct smoe_core *c, uint32_t trainer)
     }
 }
 
-/* ---- Discard ---- */
+/* ---- Discard, and failure ---- */
+
+/* It is over, and its trainer knows. */
+static void drop(struct smoe_core *c, uint32_t batch, const char *reason)
+{
+    uint32_t trainer = c->batches[batch].trainer;
+    if (c->batches[batch].has_gradient) {
+        smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
+        smoe_trainer_reset(c, trainer, reason);
+        return;
+    }
+    smoe_batch_forget(c, batch);
+    smoe_trainer_grant(c, trainer);
+    smoe_step_advance(c, trainer);
+}
+
+void smoe_batch_fail(struct smoe_core *c, uint32_t batch, int code, const char *sentence)
+{
+    const struct smoe_batch *b = &c->batches[batch];
+    smoe_core_refuse(c, c->trainers[b->trainer].session, code, sentence, false, b->id, 0);
+    drop(c, batch, sentence);
+}
 
 void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_discard *m)
 {
@@ -318,14 +339,7 @@ void smoe_batch_discard(struct smoe_core *c, uint32_t trainer, const struct smoe
         return;
     if (c->batches[batch].in_step && c->trainers[trainer].step.phase == SMOE_STEP_COMMITTING)
         return; /* too late: it is part of the step */
-    if (c->batches[batch].has_gradient) {
-        smoe_batch_free(c, batch); /* not asked for again by Need: the trainer has forgotten it */
-        smoe_trainer_reset(c, trainer, "a batch with a gradient was discarded");
-        return;
-    }
-    smoe_batch_forget(c, batch);
-    smoe_trainer_grant(c, trainer);
-    smoe_step_advance(c, trainer);
+    drop(c, batch, "a batch with a gradient was discarded");
 }
 
 struct smoe_batch_view smoe_core_batch(const struct smoe_core *core, uint32_t batch)

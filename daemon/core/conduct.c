@@ -6,6 +6,11 @@
  * next one counts; but what workers make of it is not held against them (`tainted`). A worker's numbers
  * that cannot be end its session before anybody has seen them: its visits are replayed elsewhere, its
  * experts come up from their copies. Only if another worker gives no better ones they are passed on.
+ *
+ * Where nobody else holds the expert there is nobody to ask, and sound x through sound parameters may well
+ * become as large. So the worker is neither struck nor sent away, which could cost the only copy: the batch
+ * (or the step, where it is a norm) fails, and its trainer is told which expert it was. States are no such
+ * case: their limit is what a float can hold, and no commit makes them infinite.
  */
 #include "daemon/core/conduct.h"
 
@@ -62,7 +67,8 @@ int smoe_conduct_admit(const struct smoe_core *c, const char *worker, struct smo
 /* Which expert's numbers a worker sent, and whose fault they may be otherwise. */
 struct subject {
     uint32_t layer, expert;
-    bool excused; /* the trainer gave it worse */
+    bool excused;   /* the trainer gave it worse */
+    uint32_t batch; /* that waits for them; SMOE_NONE: they are no result of one */
 };
 
 static bool any_tainted(const struct smoe_core *c, uint32_t trainer)
@@ -82,19 +88,19 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
     uint32_t parcel;
     if (m->type == SMOE_MSG_STEP_GRADIENT) {
         const struct smoe_msg_step_gradient *g = &m->step_gradient;
-        *ret = (struct subject){g->layer, g->expert, any_tainted(c, g->owner)};
+        *ret = (struct subject){g->layer, g->expert, any_tainted(c, g->owner), SMOE_NONE};
         return smoe_copies_expect_gradient(c, worker, g).kind == SMOE_TAKE;
     }
     if (m->type == SMOE_MSG_SHARD_PART) {
         const struct smoe_layer *layer = &c->layers[m->shard_part.layer];
         *ret = (struct subject){m->shard_part.layer, m->shard_part.expert,
-                                any_tainted(c, layer->owner)};
+                                any_tainted(c, layer->owner), SMOE_NONE};
         return layer->state != SMOE_LAYER_FREE;
     }
     if (m->type == SMOE_MSG_EXPERT_STATE) {
         const struct smoe_relay *r = &c->relays[m->expert_state.request % SMOE_RELAYS_MAX];
         bool sums = r->parts & SMOE_STATE_GRADIENT;
-        *ret = (struct subject){r->layer, r->expert, sums && any_tainted(c, r->trainer)};
+        *ret = (struct subject){r->layer, r->expert, sums && any_tainted(c, r->trainer), SMOE_NONE};
         return r->used && !r->waiting && r->number == m->expert_state.request &&
                r->worker == worker;
     }
@@ -102,15 +108,45 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
     if (!smoe_parcel_by_id(c, worker, id, &parcel))
         return false;
     const struct smoe_parcel *p = &c->parcels[parcel];
-    *ret = (struct subject){p->layer, p->expert, c->batches[p->batch].tainted};
-    return true;
+    *ret = (struct subject){p->layer, p->expert, c->batches[p->batch].tainted, p->batch};
+    return p->state ==
+           (m->type == SMOE_MSG_OUTPUT ? SMOE_VISIT_ROUTED : SMOE_VISIT_GRADIENT_QUEUED);
 }
 
-/* True: the worker is to blame, as far as is known. */
-static bool blame(struct smoe_core *c, uint32_t worker, uint32_t layer, uint32_t expert)
+/* Could the same be asked of somebody else? */
+static bool others_hold(const struct smoe_core *c, uint32_t l, uint32_t expert, uint32_t worker)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    const struct smoe_expert_view *x = &layer->experts[expert];
+    for (uint32_t w = 0; layer->sharded && w < c->fleet.n_used; w++)
+        if (w != worker && smoe_standing_usable(c, w) && smoe_layer_on_worker(layer, w))
+            return true;
+    return !layer->sharded && ((x->worker != worker && smoe_standing_usable(c, x->worker)) ||
+                               (x->follower != worker && smoe_standing_usable(c, x->follower)));
+}
+
+/* Of an expert whose only holder is the worker: its trainer must know what to do about it. */
+static void fail_batch(struct smoe_core *c, uint32_t worker, const char *what,
+                       const struct subject *s)
+{
+    struct smoe_why why;
+    smoe_fail(&why, SMOE_ENOTFINITE,
+              "%s: numbers of expert %u of layer %s that cannot be; only worker %s holds it, so "
+              "nobody else can be asked",
+              what, s->expert, c->layers[s->layer].name, c->fleet.workers[worker].id);
+    smoe_batch_fail(c, s->batch, SMOE_ENOTFINITE, why.text);
+}
+
+/* Whose fault may it be? NOBODY_S where only the worker holds the expert. */
+enum fault { WORKER_S, EXPERT_S, NOBODY_S };
+
+static enum fault judge(struct smoe_core *c, uint32_t worker, uint32_t layer, uint32_t expert)
 {
     struct smoe_doubt doubt = {layer, expert, c->layers[layer].run, c->layers[layer].step};
-    return smoe_quarantine_doubt(&c->quarantine, &doubt, c->fleet.workers[worker].id);
+    const char *name = c->fleet.workers[worker].id;
+    if (!others_hold(c, layer, expert, worker))
+        return smoe_quarantine_confirmed(&c->quarantine, &doubt, name) ? EXPERT_S : NOBODY_S;
+    return smoe_quarantine_doubt(&c->quarantine, &doubt, name) ? WORKER_S : EXPERT_S;
 }
 
 static void send_away(struct smoe_core *c, uint32_t worker, const char *what, uint32_t layer,
@@ -127,10 +163,15 @@ static bool judge_worker(struct smoe_core *c, uint32_t worker, const struct smoe
     struct subject s;
     if (!find_subject(c, worker, m, &s))
         return true;
-    if (s.excused || !blame(c, worker, s.layer, s.expert))
+    if (s.excused)
         return false;
-    send_away(c, worker, smoe_message_name((uint16_t)m->type), s.layer, s.expert);
-    return true;
+    enum fault fault = judge(c, worker, s.layer, s.expert);
+    const char *what = smoe_message_name((uint16_t)m->type);
+    if (fault == NOBODY_S && s.batch != SMOE_NONE)
+        fail_batch(c, worker, what, &s);
+    else if (fault != EXPERT_S)
+        send_away(c, worker, what, s.layer, s.expert);
+    return fault != EXPERT_S;
 }
 
 /* x that came once more is not what it was; a state would be an expert's from now on. */
@@ -185,7 +226,7 @@ bool smoe_conduct_norms(struct smoe_core *c, uint32_t trainer)
                 continue;
             if (!smoe_worker_here(&c->fleet.workers[x->worker]))
                 return true; /* its loss, which waits for another's commit, ends this attempt */
-            if (!blame(c, x->worker, l, e))
+            if (judge(c, x->worker, l, e) != WORKER_S)
                 continue;
             send_away(c, x->worker, "STEP_NORM", l, e);
             return true;

@@ -19,7 +19,7 @@
 #include "daemon/core/fleet.h"
 #include "daemon/core/journal.h"
 #include "daemon/core/ledger.h"
-#include "daemon/core/place.h"
+#include "daemon/core/place_bytes.h"
 #include "daemon/core/policy_plan.h"
 #include "daemon/core/quarantine.h"
 #include "daemon/core/router_frozen.h"
@@ -268,6 +268,14 @@ enum smoe_layer_state {
     SMOE_LAYER_LOST, /* an expert's state is gone: resume from a checkpoint */
     SMOE_LAYER_STATES,
 };
+/* What one worker exchanged of a sharded layer in an iteration: gradients of its step, and the weights that came of it.
+ * Bytes of raw parts. */
+struct smoe_shard_traffic {
+    struct smoe_place_bytes exchanged; /* as MODEL.md (29): once for each receiver */
+    uint64_t uploaded; /* what it sent, once: the daemon passes a range on to all who need it */
+    uint64_t state_sent, state_received; /* of states that got another holder: in no formula */
+};
+
 struct smoe_layer_view {
     enum smoe_layer_state state;
     const char *name;
@@ -281,7 +289,9 @@ struct smoe_layer_view {
     bool
         sharded; /* then an expert's hosts are replica_worker[replica_first[e] .. replica_first[e+1]), */
     const uint32_t *replica_first, *replica_worker;
-    const struct smoe_shard_map *map; /* and its optimizer state lies there */
+    const struct smoe_shard_map *map;         /* and its optimizer state lies there */
+    uint64_t iterations;                      /* ended since the layer began here */
+    const struct smoe_shard_traffic *traffic; /* [workers] in the last of them */
 };
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */

@@ -76,14 +76,25 @@ static size_t most_exchange_actions(const struct smoe_core_limits *l)
            SMOE_LAYERS_MAX * pieces + 2 * pieces;
 }
 
-/* Their lists: slots and pieces of every Host, hosts of every expert for every StepPrepare. */
+/* Their lists: slots and pieces of every Host, hosts of every expert for every StepPrepare, pieces of records. */
 static size_t most_exchange_lists(const struct smoe_core_limits *l)
 {
     size_t hosts = SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX * sizeof(uint32_t) + 16);
     size_t pieces = (SMOE_WORKER_PIECES_MAX + 1) * 2 * sizeof(uint64_t) + 64;
     size_t of_worker = SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX * sizeof(uint32_t) + pieces + 64);
+    size_t records = 2 * SMOE_LAYERS_MAX; /* before a commit or a router, and at the end */
     return 3 * l->workers_max * (hosts + of_worker) +
+           records * (SMOE_WORKER_PIECES_MAX * sizeof(struct smoe_journal_piece) + 16) +
            SMOE_TRANSFERS_MAX * (SMOE_EXPERTS_MAX + 2) * sizeof(uint32_t);
+}
+
+/* Layers of the journal go on as they were, whatever new ones are. */
+static bool any_sharded(const struct smoe_core_options *o)
+{
+    bool any = o->sharded;
+    for (size_t i = 0; o->restored && i < o->restored->n_layers; i++)
+        any |= o->restored->layers[i].layer.sharded;
+    return any;
 }
 
 /* Lists of an update: parcels (twice, with their ids and heads), the choices of a solve, the layers
@@ -93,15 +104,16 @@ static bool allocate(struct smoe_core *c)
     const struct smoe_core_limits *l = &c->options.limits;
     size_t w = l->workers_max;
     size_t choices = (size_t)l->slot_tokens_max * SMOE_TOP_K_MAX;
+    bool sharded = any_sharded(&c->options);
     c->n_sessions = smoe_core_sessions_max(l);
     c->gather_floats = (size_t)l->slot_tokens_max * 64;
     if (c->gather_floats < SMOE_EXPERTS_MAX)
         c->gather_floats = SMOE_EXPERTS_MAX; /* at least one token of any layer */
-    c->actions_max = most_actions(l) + (c->options.sharded ? most_exchange_actions(l) : 0);
+    c->actions_max = most_actions(l) + (sharded ? most_exchange_actions(l) : 0);
     c->lists_cap = (size_t)l->parcels_max * 64 + choices * 32 + (w + 1) * SMOE_LAYERS_MAX * 64 +
                    (size_t)(w + 1) * SMOE_LAYERS_MAX * 32 + /* gradients for followers */
                    SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20) +
-                   c->options.trace_bytes_max + (c->options.sharded ? most_exchange_lists(l) : 0);
+                   c->options.trace_bytes_max + (sharded ? most_exchange_lists(l) : 0);
     c->records_max = most_records(l);
     c->records = calloc(c->records_max, sizeof *c->records);
     c->standings = calloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX, sizeof *c->standings);
@@ -144,7 +156,7 @@ static bool allocate(struct smoe_core *c)
         c->trainers[t].step.awaiting = calloc(w / 64 + 1, sizeof(uint64_t));
         all = c->trainers[t].step.awaiting != NULL;
     }
-    all = all && (!c->options.sharded || smoe_sharding_new(&c->options, &c->sharding) == 0);
+    all = all && (!sharded || smoe_sharding_new(&c->options, &c->sharding) == 0);
     return all && smoe_fleet_init(&c->fleet, l->workers_max) == 0 &&
            smoe_quarantine_init(&c->quarantine, l->workers_max) == 0 &&
            smoe_map_init(&c->batch_by_id, l->batches_max, c->options.seed) == 0 &&

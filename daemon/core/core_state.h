@@ -202,7 +202,7 @@ struct smoe_core {
     struct smoe_list *worker_parcels; /* [workers_max] all at a worker, uncommitted included */
     struct smoe_list *worker_new;     /* [workers_max] made by the present slot */
 
-    struct smoe_sharding *sharding;        /* sharded.h; NULL: new layers are pinned */
+    struct smoe_sharding *sharding;        /* sharded.h; NULL: all layers are pinned */
     struct smoe_relay *relays;             /* [SMOE_RELAYS_MAX] */
     uint64_t relay_serial, relays_reached; /* requests; from here on never used */
 
@@ -354,6 +354,9 @@ void smoe_journal_flush(struct smoe_core *core);
 void smoe_journal_drop(struct smoe_core *core, uint32_t layer);
 /* Emits the commit of the trainer's step; its sequence number. */
 uint64_t smoe_journal_commit(struct smoe_core *core, uint32_t trainer);
+/* The worker of that name in a journal: it is expected. SMOE_NONE for ""; SMOE_ECONFIG if there is no room for it. */
+int smoe_journal_expect(struct smoe_core *core, const smoe_name name, uint32_t *ret,
+                        struct smoe_why *why);
 /* Takes in what the journal held. */
 int smoe_journal_restore(struct smoe_core *core, const struct smoe_restored *restored,
                          struct smoe_why *why);
@@ -393,6 +396,8 @@ void smoe_batch_submit(struct smoe_core *core, uint32_t trainer, const struct sm
 void smoe_batch_gradient(struct smoe_core *core, uint32_t trainer,
                          const struct smoe_msg_gradient *m);
 void smoe_batch_discard(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_discard *m);
+/* It cannot be finished, and its trainer is told why. What its gradient has done is taken back. */
+void smoe_batch_fail(struct smoe_core *core, uint32_t batch, int code, const char *sentence);
 bool smoe_batch_find(const struct smoe_core *core, uint32_t trainer, uint64_t id,
                      uint32_t *ret_batch);
 /* Ends a batch whose unfinished parcels workers may still have: tells them. */

@@ -81,6 +81,8 @@ static double served_best(const struct smoe_node *node, enum smoe_cost_mode mode
     double limit = serve_limit(node, n);
     if (node->power)
         return served_by_halves(node, mode, n, limit);
+    if (limit > 0 && serve_price(node, limit - 1) <= serve_saving(node, mode, n, limit - 1))
+        return limit; /* if the last one pays they all do */
     double d = floor(served_real(node, mode, n));
     if (!(d < limit))
         d = limit;

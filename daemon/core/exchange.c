@@ -90,7 +90,7 @@ static bool find_next(const struct smoe_layer *layer, struct smoe_sharded *s, ui
 /* ---- whom ---- */
 
 /* The map covers every element. */
-static const struct smoe_shard_piece *piece_at(const struct smoe_sharded *s, uint64_t offset)
+const struct smoe_shard_piece *smoe_exchange_piece_at(const struct smoe_sharded *s, uint64_t offset)
 {
     uint32_t i = 0;
     while (i + 1 < s->map.n_pieces && s->map.pieces[i + 1].offset <= offset)
@@ -102,7 +102,8 @@ static uint32_t source_of(const struct smoe_sharded *s, const struct smoe_msg_sh
 {
     if (ask->kind == SMOE_SHARD_GRADIENT)
         return s->replica_worker[s->replica_first[ask->expert] + ask->rank];
-    return ask->kind == SMOE_SHARD_WEIGHTS ? piece_at(s, ask->offset)->owner : s->filling.from;
+    return ask->kind == SMOE_SHARD_WEIGHTS ? smoe_exchange_piece_at(s, ask->offset)->owner
+                                           : s->filling.from;
 }
 
 /* Who else needs the range, in the update's memory. */
@@ -112,7 +113,7 @@ static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
 {
     uint32_t first = s->replica_first[ask->expert], last = s->replica_first[ask->expert + 1];
     uint32_t *list = smoe_core_list(c, (last - first + 2) * sizeof *list), n = 0;
-    const struct smoe_shard_piece *p = piece_at(s, ask->offset);
+    const struct smoe_shard_piece *p = smoe_exchange_piece_at(s, ask->offset);
     if (ask->kind == SMOE_SHARD_STATE)
         list[n++] = s->filling.to;
     if (ask->kind == SMOE_SHARD_GRADIENT && p->owner != from)
@@ -193,6 +194,8 @@ static void finish(struct smoe_core *c, uint32_t l)
         return; /* norms follow */
     for (uint32_t r = 0; kind == SMOE_EXCHANGE_WEIGHTS && r < SMOE_LAYER_REPLICAS_MAX; r++)
         s->stale[r] = false;
+    if (kind == SMOE_EXCHANGE_WEIGHTS)
+        smoe_traffic_weights_came(c, l);
     if (kind == SMOE_EXCHANGE_STATES)
         smoe_sharded_filled(c, l);
     smoe_layers_advance(c); /* to which a step may be waiting for this */
@@ -319,6 +322,7 @@ void smoe_exchange_part(struct smoe_core *c, uint32_t worker, const struct smoe_
             *m;
         smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
     }
+    smoe_traffic_count(c, m, worker, takers, t->n_due);
 }
 
 void smoe_exchange_taken(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_taken *m)

@@ -332,10 +332,10 @@ static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, doub
  * of the limits (for_work). */
 static void draw_curve(struct smoe_worker *w)
 {
-    double unused, least_w = fmin(w->budget_w, w->cap_w);
+    double least_w = fmin(w->budget_w, w->cap_w);
     double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
     w->curved = !isinf(least_w) &&
-                smoe_learned_static_w(&w->learned, &unused) < STATIC_SHARE_MAX * least_w &&
+                smoe_learned_static_w(&w->learned, NULL) < STATIC_SHARE_MAX * least_w &&
                 smoe_learned_curve(&w->learned, hz, &w->curve);
 }
 
@@ -365,8 +365,7 @@ static double parcel_rows(const struct smoe_worker *w)
 
 double smoe_worker_cycles_per_flop(const struct smoe_worker *w, enum smoe_phase phase)
 {
-    double unused;
-    return smoe_learned_cost_at(&w->learned, phase, parcel_rows(w), &unused);
+    return smoe_learned_cost_at(&w->learned, phase, parcel_rows(w), NULL);
 }
 
 double smoe_worker_efficiency(const struct smoe_worker *w)
@@ -430,18 +429,17 @@ double smoe_worker_debt(const struct smoe_worker *w, uint64_t now_ns)
     if (isinf(w->budget_w))
         return 0;
     double hz = in_force_hz(w) * smoe_worker_efficiency(w);
-    double unused, joules = 0, wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9;
+    double joules = 0, wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9;
     if (w->has_report)
         joules = smoe_worker_kappa(w) * hz * hz * done_since_report(w, now_ns) +
-                 smoe_learned_static_w(&w->learned, &unused) * wall_s;
+                 smoe_learned_static_w(&w->learned, NULL) * wall_s;
     return smoe_freq_debt(w->debt_j, joules, w->budget_w, wall_s);
 }
 
 double smoe_worker_kappa(const struct smoe_worker *w)
 {
-    double unused;
     if (w->learned.power.n)
-        return smoe_learned_kappa(&w->learned, in_force_hz(w) * smoe_worker_efficiency(w), &unused);
+        return smoe_learned_kappa(&w->learned, in_force_hz(w) * smoe_worker_efficiency(w), NULL);
     double hz = w->freq_max_hz * w->lanes * smoe_worker_efficiency(w);
     double of_work = fmax(w->learned.priors.busy_w - w->learned.priors.static_w, 0);
     return hz > 0 ? of_work / (hz * hz * hz) : 0;
@@ -464,8 +462,7 @@ struct smoe_worker_doubts smoe_worker_doubts(const struct smoe_worker *w, uint64
 /* What static power leaves of a limit. */
 static double for_work(const struct smoe_worker *w, double watts)
 {
-    double unused;
-    return fmax(watts - smoe_learned_static_w(&w->learned, &unused), BUDGET_SHARE_MIN * watts);
+    return fmax(watts - smoe_learned_static_w(&w->learned, NULL), BUDGET_SHARE_MIN * watts);
 }
 
 struct smoe_freq_node smoe_worker_freq_node(const struct smoe_worker *w, uint64_t forward_flops,

@@ -6,15 +6,6 @@
 
 #include "common/base/err.h"
 
-static struct smoe_standing *copy_standings(const struct smoe_record *r)
-{
-    size_t n = r->layer.shape.experts;
-    struct smoe_standing *copy = calloc(n, sizeof *copy);
-    if (copy)
-        memcpy(copy, r->standings, n * sizeof *copy);
-    return copy;
-}
-
 size_t smoe_record_values_bytes(const struct smoe_record *r)
 {
     return r->type == SMOE_RECORD_ROUTER
@@ -22,30 +13,42 @@ size_t smoe_record_values_bytes(const struct smoe_record *r)
                : 0;
 }
 
-static float *copy_values(const struct smoe_record *r)
+const void *smoe_record_payload(const struct smoe_record *r, size_t *ret_bytes)
 {
-    size_t bytes = smoe_record_values_bytes(r);
-    float *copy = malloc(bytes);
-    if (copy)
-        memcpy(copy, r->values, bytes);
-    return copy;
+    bool layer = r->type == SMOE_RECORD_LAYER, sharded = layer && r->layer.sharded;
+    *ret_bytes = sharded ? r->layer.n_pieces * sizeof *r->pieces
+                 : layer ? r->layer.shape.experts * sizeof *r->standings
+                         : smoe_record_values_bytes(r);
+    return sharded ? (const void *)r->pieces
+           : layer ? (const void *)r->standings
+                   : (const void *)r->values;
+}
+
+void smoe_record_repoint(struct smoe_record *r, const void *payload)
+{
+    bool layer = r->type == SMOE_RECORD_LAYER, sharded = layer && r->layer.sharded;
+    r->standings = layer && !sharded ? payload : NULL;
+    r->pieces = sharded ? payload : NULL;
+    r->values = r->type == SMOE_RECORD_ROUTER ? payload : NULL;
 }
 
 int smoe_record_copy(const struct smoe_record *record, struct smoe_record *ret)
 {
-    bool layer = record->type == SMOE_RECORD_LAYER, router = record->type == SMOE_RECORD_ROUTER;
+    size_t bytes;
+    const void *payload = smoe_record_payload(record, &bytes);
+    void *copy = bytes ? malloc(bytes) : NULL;
     *ret = *record;
-    ret->standings = layer ? copy_standings(record) : NULL;
-    ret->values = router ? copy_values(record) : NULL;
-    return (layer && !ret->standings) || (router && !ret->values) ? SMOE_ENOMEMORY : 0;
+    smoe_record_repoint(ret, copy);
+    if (copy)
+        memcpy(copy, payload, bytes);
+    return bytes && !copy ? SMOE_ENOMEMORY : 0;
 }
 
 void smoe_record_release(struct smoe_record *copy)
 {
-    free((void *)(uintptr_t)copy->standings);
-    free((void *)(uintptr_t)copy->values);
-    copy->standings = NULL;
-    copy->values = NULL;
+    size_t bytes;
+    free((void *)(uintptr_t)smoe_record_payload(copy, &bytes));
+    smoe_record_repoint(copy, NULL);
 }
 
 struct smoe_restored_layer *smoe_restored_find(const struct smoe_restored *in, const char *name)
@@ -62,47 +65,49 @@ static void drop_layer(struct smoe_restored *to, const char *name)
     if (!layer)
         return;
     free(layer->standings);
+    free(layer->pieces);
     free(layer->values);
     *layer = to->layers[--to->n_layers];
 }
 
 static int put_layer(struct smoe_restored *to, const struct smoe_record *r)
 {
+    struct smoe_restored_layer *layer = smoe_restored_find(to, r->layer.name);
+    struct smoe_record copy;
     if (!to->layers)
         to->layers = calloc(SMOE_LAYERS_MAX, sizeof *to->layers);
-    if (to->n_layers == SMOE_LAYERS_MAX && !smoe_restored_find(to, r->layer.name))
+    if (to->n_layers == SMOE_LAYERS_MAX && !layer)
         return SMOE_ELIMIT;
-    struct smoe_standing *standings = to->layers ? copy_standings(r) : NULL;
-    if (!standings)
+    if (!to->layers || smoe_record_copy(r, &copy))
         return SMOE_ENOMEMORY;
-    struct smoe_restored_layer *old = smoe_restored_find(to, r->layer.name);
-    if (old) {
-        free(old->standings); /* its router stays: only a layer that is gone loses it */
-        if (old->layer.run != r->layer.run) {
-            free(old->values);
-            old->values = NULL;
-            old->router = (struct smoe_frozen_head){.version = 0};
-        }
-        old->layer = r->layer;
-        old->standings = standings;
-        return 0;
+    if (!layer) {
+        layer = &to->layers[to->n_layers++];
+        *layer = (struct smoe_restored_layer){0};
     }
-    to->layers[to->n_layers++] =
-        (struct smoe_restored_layer){.layer = r->layer, .standings = standings};
+    if (layer->layer.run != r->layer.run) { /* its router stays while it is the same layer */
+        free(layer->values);
+        layer->values = NULL;
+        layer->router = (struct smoe_frozen_head){.version = 0};
+    }
+    free(layer->standings);
+    free(layer->pieces);
+    layer->layer = r->layer;
+    layer->standings = (struct smoe_standing *)(uintptr_t)copy.standings;
+    layer->pieces = (struct smoe_journal_piece *)(uintptr_t)copy.pieces;
     return 0;
 }
 
 static int put_router(struct smoe_restored *to, const struct smoe_record *r)
 {
     struct smoe_restored_layer *layer = smoe_restored_find(to, r->layer.name);
+    struct smoe_record copy;
     if (!layer || layer->layer.run != r->layer.run)
         return 0; /* of a layer that is not journalled: a store forgets it, too */
-    float *values = copy_values(r);
-    if (!values)
+    if (smoe_record_copy(r, &copy))
         return SMOE_ENOMEMORY;
     free(layer->values);
     layer->router = r->router;
-    layer->values = values;
+    layer->values = (float *)(uintptr_t)copy.values;
     return 0;
 }
 
@@ -142,6 +147,7 @@ void smoe_restored_release(struct smoe_restored *restored)
 {
     for (size_t i = 0; i < restored->n_layers; i++) {
         free(restored->layers[i].standings);
+        free(restored->layers[i].pieces);
         free(restored->layers[i].values);
     }
     free(restored->layers);

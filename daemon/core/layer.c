@@ -80,7 +80,7 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
             layer->experts[e].worker = layer->experts[e].follower = layer->experts[e].filling =
                 SMOE_NONE;
         layer_move(layer, SMOE_LAYER_WAITING);
-        if (c->sharding)
+        if (c->options.sharded)
             smoe_sharded_begin(c, l);
         return l;
     }
@@ -180,9 +180,10 @@ void smoe_layers_advance(struct smoe_core *c)
             smoe_relay_go_on(c, l); /* a follower in its host's place is there at once, too */
         if (!layer->sharded)
             smoe_copies_advance(c, l);
-        if (complete && layer->owner != SMOE_NONE)
-            smoe_step_advance(c, layer->owner);
     }
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) /* all know by now who holds what */
+        if (c->layers[l].state == SMOE_LAYER_READY && c->layers[l].owner != SMOE_NONE)
+            smoe_step_advance(c, c->layers[l].owner);
 }
 
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
@@ -413,5 +414,7 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .replica_first = s ? s->replica_first : NULL,
         .replica_worker = s ? s->replica_worker : NULL,
         .map = s ? &s->map : NULL,
+        .iterations = s ? s->iterations : 0,
+        .traffic = s ? s->traffic : NULL,
     };
 }

@@ -250,22 +250,24 @@ double smoe_learned_cost_at(const struct smoe_learned *l, enum smoe_phase phase,
                             double *ret_error)
 {
     const struct smoe_estimate *e = smoe_learned_cost(l, phase);
-    double row = smoe_estimate_error(e, 0), parcel = smoe_estimate_error(e, 1) / rows;
-    *ret_error = sqrt(row * row + parcel * parcel);
+    if (ret_error) {
+        double row = smoe_estimate_error(e, 0), parcel = smoe_estimate_error(e, 1) / rows;
+        *ret_error = sqrt(row * row + parcel * parcel);
+    }
     return e->value[0] + e->value[1] / rows;
 }
 
 double smoe_learned_kappa(const struct smoe_learned *l, double hz, double *ret_error)
 {
     double scale = l->law == SMOE_POWER_CUBE ? 1 : hz > 0 ? 1 / (hz * hz) : 0;
-    if (!l->power.n)
-        return *ret_error = 0;
-    *ret_error = scale * smoe_estimate_error(&l->power, 1);
-    return scale * l->power.value[1];
+    if (ret_error)
+        *ret_error = l->power.n ? scale * smoe_estimate_error(&l->power, 1) : 0;
+    return l->power.n ? scale * l->power.value[1] : 0;
 }
 
 double smoe_learned_static_w(const struct smoe_learned *l, double *ret_error)
 {
-    *ret_error = l->power.n ? smoe_estimate_error(&l->power, 0) : 0;
+    if (ret_error)
+        *ret_error = l->power.n ? smoe_estimate_error(&l->power, 0) : 0;
     return l->power.n ? l->power.value[0] : 0;
 }

@@ -97,7 +97,8 @@ void smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observ
 const struct smoe_estimate *smoe_learned_cost(const struct smoe_learned *learned,
                                               enum smoe_phase phase);
 
-/* Cost of a flop in a parcel of so many rows (INFINITY: of a row more), and its standard error. [cycle/flop] */
+/* Cost of a flop in a parcel of so many rows (INFINITY: of a row more), and its standard error. [cycle/flop]
+ * Here and below `ret_error` may be NULL: errors are dearer than values. */
 double smoe_learned_cost_at(const struct smoe_learned *learned, enum smoe_phase phase, double rows,
                             double *ret_error);
 

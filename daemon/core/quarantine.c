@@ -107,8 +107,8 @@ static void take_back_strike(struct smoe_quarantine *q, const char *worker)
         remove_conduct(q, c);
 }
 
-bool smoe_quarantine_doubt(struct smoe_quarantine *q, const struct smoe_doubt *doubt,
-                           const char *worker)
+bool smoe_quarantine_confirmed(struct smoe_quarantine *q, const struct smoe_doubt *doubt,
+                               const char *worker)
 {
     bool diverged = false;
     for (uint32_t i = 0; i < SMOE_DOUBTS_KEPT; i++) {
@@ -121,7 +121,13 @@ bool smoe_quarantine_doubt(struct smoe_quarantine *q, const struct smoe_doubt *d
         }
         diverged |= q->doubts[i].diverged;
     }
-    if (diverged)
+    return diverged;
+}
+
+bool smoe_quarantine_doubt(struct smoe_quarantine *q, const struct smoe_doubt *doubt,
+                           const char *worker)
+{
+    if (smoe_quarantine_confirmed(q, doubt, worker))
         return false;
     uint32_t i = q->next_doubt++ % SMOE_DOUBTS_KEPT;
     q->doubts[i].doubt = *doubt;

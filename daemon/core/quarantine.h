@@ -6,7 +6,7 @@
  * A message that breaks the protocol is a strike at once. Numbers that cannot be are not: an expert that
  * has diverged gives them on any machine. So they are doubted first, and the same expert at the same step
  * is asked of another worker; if its numbers are no better, the fault is the expert's, and the first is
- * cleared.
+ * cleared. Where there is no other to ask, nobody is struck (conduct.c).
  */
 #ifndef SMOE_CORE_QUARANTINE_H
 #define SMOE_CORE_QUARANTINE_H
@@ -73,8 +73,13 @@ bool smoe_quarantine_knows(const struct smoe_quarantine *quarantine, const char 
 /* Forgets its strikes; false if there were none. */
 bool smoe_quarantine_pardon(struct smoe_quarantine *quarantine, const char *worker);
 
-/* Numbers that cannot be came from the worker. True: it is to blame, as far as is known. False: the expert
- * has diverged, for another worker gave no better ones; its strikes for that are taken back. */
+/* Numbers that cannot be came from the worker. True: the expert has diverged, for another worker gave no
+ * better ones; its strikes for that are taken back. */
+bool smoe_quarantine_confirmed(struct smoe_quarantine *quarantine, const struct smoe_doubt *doubt,
+                               const char *worker);
+
+/* The same, where a strike follows unless that is so. True: the worker is to blame, as far as is known, and
+ * the next one to be asked may clear it. */
 bool smoe_quarantine_doubt(struct smoe_quarantine *quarantine, const struct smoe_doubt *doubt,
                            const char *worker);
 

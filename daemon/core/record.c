@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
 
 static struct smoe_record *emit(struct smoe_core *c, enum smoe_record_type type)
 {
@@ -46,11 +46,13 @@ void smoe_journal_flush(struct smoe_core *c)
             continue;
         smoe_assert(layer->state != SMOE_LAYER_FREE); /* smoe_journal_drop takes its bit */
         c->journal_due &= ~(UINT64_C(1) << l);
-        if (layer->sharded)
-            continue; /* what a new daemon knows of it will be what workers say */
         struct smoe_record *r = emit(c, SMOE_RECORD_LAYER);
         struct smoe_standing *standings = &c->standings[(size_t)l * SMOE_EXPERTS_MAX];
         fill(layer, &r->layer);
+        if (layer->sharded) {
+            smoe_sharded_record(c, l, r);
+            continue;
+        }
         for (uint32_t e = 0; e < layer->shape.experts; e++) {
             const struct smoe_expert_view *x = &layer->experts[e];
             name_of(c, x->worker, standings[e].host);
@@ -63,7 +65,7 @@ void smoe_journal_flush(struct smoe_core *c)
 void smoe_journal_drop(struct smoe_core *c, uint32_t l)
 {
     c->journal_due &= ~(UINT64_C(1) << l);
-    if (!c->options.journal || c->layers[l].sharded)
+    if (!c->options.journal)
         return;
     struct smoe_record *r = emit(c, SMOE_RECORD_DROP);
     memcpy(r->layer.name, c->layers[l].name, sizeof r->layer.name);
@@ -91,15 +93,15 @@ uint64_t smoe_journal_commit(struct smoe_core *c, uint32_t trainer)
     r->layer.attempt = t->step.attempt;
     r->layer.done = t->step.done;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if ((t->step.layers >> l & 1) && !c->layers[l].sharded)
+        if (t->step.layers >> l & 1)
             memcpy(r->layers[r->n_layers++], c->layers[l].name, sizeof(smoe_name));
     return r->sequence;
 }
 
 /* ---- after a restart ---- */
 
-static int expect_worker(struct smoe_core *c, const smoe_name name, uint32_t *ret,
-                         struct smoe_why *why)
+int smoe_journal_expect(struct smoe_core *c, const smoe_name name, uint32_t *ret,
+                        struct smoe_why *why)
 {
     *ret = *name ? smoe_fleet_expect(&c->fleet, name, c->now_ns) : SMOE_NONE;
     if (*name && *ret == SMOE_NO_WORKER)
@@ -119,6 +121,8 @@ static int restore_layer(struct smoe_core *c, const struct smoe_restored_layer *
         return smoe_fail(why, SMOE_EDATA, "the journal holds more than %d layers", SMOE_LAYERS_MAX);
     struct smoe_layer *layer = &c->layers[l];
     layer->sharded = NULL; /* it is as it was, whatever new ones are */
+    if (j->sharded)
+        smoe_sharded_begin(c, l);
     layer->learned = j->learned;
     layer->copies = j->copies;
     layer->step = j->step;
@@ -127,11 +131,13 @@ static int restore_layer(struct smoe_core *c, const struct smoe_restored_layer *
     layer->router.in_force = from->router;
     memcpy(layer->owner_name, j->owner, sizeof layer->owner_name);
     layer->owner_until_ns = c->now_ns + c->options.settings.trainer_lease_ns;
+    if (j->sharded)
+        return smoe_sharded_restore(c, l, from, why);
     for (uint32_t e = 0; e < j->shape.experts && !rc; e++) {
         struct smoe_expert_view *x = &layer->experts[e];
-        rc = expect_worker(c, from->standings[e].host, &x->worker, why);
+        rc = smoe_journal_expect(c, from->standings[e].host, &x->worker, why);
         if (rc == 0)
-            rc = expect_worker(c, from->standings[e].follower, &x->follower, why);
+            rc = smoe_journal_expect(c, from->standings[e].follower, &x->follower, why);
     }
     return rc;
 }

@@ -282,7 +282,6 @@ void smoe_route_finish(struct smoe_route_run *run)
     double cost = 0;
     for (uint32_t j = 0; j < problem->n_nodes; j++)
         cost += smoe_cost(&problem->nodes[j], problem->mode, answer->arrivals[j], NULL);
-    run->mass = mass;
     answer->primal = cost - mass;
 }
 
@@ -321,16 +320,48 @@ double smoe_route_dual(const struct smoe_route_problem *problem, uint32_t n_toke
     return value + reduced;
 }
 
+/* What the node would gain at its price by another number of visits, up to all there are: the marginals between. Where
+ * that is far off the dual is worked out. */
+static double node_gain(const struct smoe_route_run *run, uint32_t node)
+{
+    enum { FAR = 8 };
+    double price = run->scratch->node_price[node], gain = 0;
+    uint32_t has = run->answer->arrivals[node], n = has;
+    for (; n < run->n_visits && n < has + FAR; n++) {
+        double marginal = smoe_route_marginal_at(run, node, n);
+        if (marginal >= price)
+            break;
+        gain += price - marginal;
+    }
+    for (; n == has || (n < has && n + FAR > has); n--) {
+        double marginal = n > 0 ? smoe_route_marginal_at(run, node, n - 1) : -(double)INFINITY;
+        if (marginal <= price)
+            break;
+        gain += marginal - price;
+    }
+    if (n < has + FAR && n + FAR > has)
+        return gain;
+    const struct smoe_node *of = &run->problem->nodes[node];
+    return smoe_cost(of, run->problem->mode, has, NULL) - price * has -
+           smoe_route_node_dual(run, node, price);
+}
+
 double smoe_route_bound(struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_scratch *s = run->scratch;
-    double value = 0;
+    double value = run->answer->primal, dearer = 0;
     smoe_route_expert_prices(run, s->node_price);
-    for (uint32_t j = 0; j < problem->n_nodes; j++)
-        value += smoe_route_node_dual(run, j, s->node_price[j]);
-    for (uint32_t e = 0; e < problem->n_experts; e++) /* what tokens hold, at these prices */
+    for (uint32_t j = 0; j < problem->n_nodes; j++) {
+        if (!node_live(problem, j))
+            continue;
+        value -= node_gain(run, j);
+        dearer += s->node_price[j] * run->answer->arrivals[j];
+    }
+    for (uint32_t e = 0; e < problem->n_experts;
+         e++) /* visits on a node that is not the cheapest */
         if (s->expert_load[e] > 0)
-            value += s->expert_price[e] * s->expert_load[e];
-    return value - run->mass + smoe_route_reduced_change(run, s->pass_price);
+            dearer -= s->expert_price[e] * s->expert_load[e];
+    value -= dearer;
+    return value + smoe_route_reduced_change(run, s->pass_price);
 }

@@ -35,6 +35,13 @@ static inline float least_of_4(four_floats a)
 #define MORE(a, b)   _mm_max_ps(a, b)
 #else /* the mask of a comparison chooses; compilers make one or two instructions of it */
 #define LESSER(a, b) choose(a, b, (a) < (b))
+#define LESS(a, b)   choose_floats(a, b, (a) < (b))
+#define MORE(a, b)   choose_floats(a, b, (a) > (b))
+typedef int32_t four_ints __attribute__((vector_size(16)));
+static inline four_floats choose_floats(four_floats a, four_floats b, four_ints first)
+{
+    return (four_floats)(((four_ints)a & first) | ((four_ints)b & ~first));
+}
 typedef double two_doubles __attribute__((vector_size(16)));
 typedef int64_t two_longs __attribute__((vector_size(16)));
 static inline two_doubles choose(two_doubles a, two_doubles b, two_longs first)

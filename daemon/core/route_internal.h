@@ -13,6 +13,7 @@
  *     route_flow.c    an assignment as a flow: who holds what; placing tokens at given prices
  *     route_auction.c tokens bid for places, where each expert stands on a node of its own
  *     route_tide.c    shortest paths from where there is too much to where there is too little, many at once
+ *     route_tide_rows.c  the slacks that these are found by
  *     route_arcs.c    rows of arcs and of scores, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
@@ -148,7 +149,6 @@ struct smoe_route_run {
     double horizon;     /* margin within which cancelling looks at tokens first; >= window */
     double window;      /* two costs nearer than this are a tie that loads decide */
     double tolerance;   /* what rounding can do to a sum of costs; smaller gains are none */
-    double mass;        /* sum of w x over the routed tokens */
     double enough;      /* a gap that is good enough, 0: none but rounding */
     bool shuffled;      /* an augmenting path has moved tokens that were already placed */
     double widest;      /* widest finite margin of the last pass */
@@ -215,7 +215,7 @@ void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_proble
 void smoe_route_expert_prices(struct smoe_route_run *run, const double *node_price);
 /* The hot pass over the tokens in play at expert_price, into `chosen` [N, K] and the scratch. */
 void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen);
-/* Sets n_routed and primal from the experts and arrivals of the answer; `mass` of the run. */
+/* Sets n_routed and primal from the experts and arrivals of the answer. */
 void smoe_route_finish(struct smoe_route_run *run);
 /* min over n of Phi(n) - p n, a node's part of the dual value. */
 double smoe_route_node_dual(const struct smoe_route_run *run, uint32_t node, double price);

@@ -111,19 +111,22 @@ static inline __attribute__((always_inline)) void smoe_route_tile_settle(
     pick->margin[token] = cost[top_k] - cost[top_k - 1];
 }
 
-/* Asks for the part of the next four rows that is as far along as the kernel is in these four, in the
- * order of memory: four streams that end after a row are too much for the hardware's own guesses. What
- * would crowd out the nearest cache goes to the next one. */
+/* Asks for the part of the next four rows that is as far along as the kernel is in these four, and for that of the
+ * four after them: in the order of memory, as four streams that end after a row are too much for the hardware's
+ * own guesses, which end with a page besides. What is asked for four rows ahead is still on its way when the kernel
+ * gets there, so it comes to the second cache before; short rows take longer to look at than to fetch. What would
+ * crowd out the first cache stays in the second. */
 static inline void smoe_route_tile_ahead(const float *next, uint32_t lanes, size_t stride)
 {
+    if (stride > 64) {
+        UNROLL
+        for (uint32_t v = 0; v < 4; v++)
+            __builtin_prefetch(next + 4 * stride + v * lanes, 0, 2);
+    }
     if (stride <= 512) {
         UNROLL
         for (uint32_t v = 0; v < 4; v++)
             __builtin_prefetch(next + v * lanes, 0, 3);
-    } else {
-        UNROLL
-        for (uint32_t v = 0; v < 4; v++)
-            __builtin_prefetch(next + v * lanes, 0, 2);
     }
 }
 

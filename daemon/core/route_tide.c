@@ -17,6 +17,8 @@
  *
  * Rows are in single precision, so that slacks err by 1e-7 of the prices' spread; answers are proven in double
  * precision, and where exactness is asked for and this is not enough, experts are marked for route_cancel.c.
+ * With many visits a node most of them have margins that labels will not rise by against each other. Their arcs are
+ * beyond the horizon, and not in the rows; should a search come that far, all rows are made anew with all visits.
  * When a token has moved, entries that were its own stay as they are in a long row: they are too low, which no label
  * minds. A path that needs one fails, and the entry is looked up.
  *
@@ -26,154 +28,29 @@
 #include <math.h>
 #include <string.h>
 
-#include "daemon/core/route_arcs.h"
-#include "daemon/core/route_internal.h"
+#include "daemon/core/route_tide.h"
 
 enum {
-    SHORT_ROW = 8, /* visits: such a row is made anew when one leaves */
     VAIN_MOST = 4, /* searches in succession that carry nothing */
+    MANY_VISITS = 24,
 };
 
-struct tide {
-    struct smoe_route_run *run;
-    struct smoe_route_scratch *s;
-    const struct smoe_route_arcs *arcs;
-    uint32_t n_experts, sink, top_k;
-    uint32_t n_targets; /* deficits met by the last search, in s->touched */
-    float weight;
-    double blur; /* amply what single precision can do to a slack */
+static const double SIGHT = 0.5; /* of the mean margin */
 
-    int64_t sink_excess; /* accepted more than there are visits */
-    int32_t sink_came;
-    float sink_key, sink_far;
-    double sink_lifted;
-};
-
-static int64_t excess_of(const struct tide *t, uint32_t v)
+static int64_t excess_of(const struct smoe_tide *t, uint32_t v)
 {
     return v == t->sink ? t->sink_excess
                         : (int64_t)t->s->expert_load[v] - (int64_t)t->s->accepted[v];
 }
 
-static double price_of(const struct tide *t, uint32_t e)
+static double price_of(const struct smoe_tide *t, uint32_t e)
 {
     return t->s->expert_price[e] + (t->s->lifted[e] - t->sink_lifted);
 }
 
-/* ---- rows ---- */
-
-static float *row_of(const struct tide *t, uint32_t e)
-{
-    return t->s->slack_row + (size_t)e * t->n_experts;
-}
-
-static float cost_of(const struct tide *t, uint32_t token, uint32_t e)
-{
-    return t->s->first_price[e] -
-           t->weight * t->run->problem->scores[(size_t)token * t->n_experts + e];
-}
-
-/* Enters some visits of e into its row; `more`: there are some in it. What a token holds already is not left out. */
-static void enter(struct tide *t, uint32_t e, const uint32_t *visits, uint32_t count, bool more)
-{
-    struct smoe_route_offers offers = {.count = count, .more = more};
-    float *row = row_of(t, e);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t token = visits[i] / t->top_k;
-        offers.scores[i] = t->run->problem->scores + (size_t)token * t->n_experts;
-        offers.held[i] = cost_of(t, token, e);
-        for (uint32_t f = 0; f < t->n_experts; f += 16) /* rows of scores lie anywhere */
-            __builtin_prefetch(offers.scores[i] + f);
-    }
-    t->arcs->offers(row, t->n_experts, &offers, t->weight, t->s->first_price);
-    row[e] = INFINITY;
-    t->run->answer->work += (uint64_t)count * t->n_experts;
-}
-
-static void enter_one(struct tide *t, uint32_t e, uint32_t visit, bool more)
-{
-    const uint16_t *held = t->run->answer->expert + (size_t)(visit / t->top_k) * t->top_k;
-    float *row = row_of(t, e), before[SMOE_TOP_K_MAX];
-    for (uint32_t k = 0; k < t->top_k; k++)
-        before[k] = more ? row[held[k]] : INFINITY;
-    enter(t, e, &visit, 1, more);
-    for (uint32_t k = 0; k < t->top_k; k++)
-        row[held[k]] = before[k];
-}
-
-static const float *need_row(struct tide *t, uint32_t e)
-{
-    struct smoe_route_scratch *s = t->s;
-    uint32_t visits[SMOE_ROUTE_OFFERS], count = 0, most = t->top_k > 1 ? 1 : SMOE_ROUTE_OFFERS;
-    bool more = false;
-    if (s->row_made[e])
-        return row_of(t, e);
-    for (uint32_t v = s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
-        visits[count++] = v;
-        if (count < most)
-            continue;
-        if (t->top_k > 1)
-            enter_one(t, e, v, more);
-        else
-            enter(t, e, visits, count, more);
-        more = true;
-        count = 0;
-    }
-    if (count > 0 || !more)
-        enter(t, e, visits, count, more);
-    s->row_made[e] = 1;
-    return row_of(t, e);
-}
-
-/* Does the visit offer at most this slack? Its margin says mostly no. */
-static bool may_offer(const struct tide *t, uint32_t visit, float slack)
-{
-    return t->s->margin[visit / t->top_k] <= (double)slack + t->blur;
-}
-
-static float offer_of(const struct tide *t, uint32_t visit, uint32_t e, uint32_t to)
-{
-    uint32_t token = visit / t->top_k;
-    return cost_of(t, token, to) - cost_of(t, token, e);
-}
-
-/* An entry, looked up. */
-static float least_offer(const struct tide *t, uint32_t e, uint32_t to)
-{
-    float least = INFINITY;
-    for (uint32_t v = t->s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v]) {
-        if (!may_offer(t, v, least))
-            continue;
-        float offer = offer_of(t, v, e, to);
-        if (offer < least && !smoe_route_holds(t->run, v / t->top_k, to))
-            least = offer;
-    }
-    return least;
-}
-
-/* The visit of e whose offer the entry is, NO_VISIT if there is none any more. */
-static uint32_t find_mover(const struct tide *t, uint32_t e, uint32_t to, float slack)
-{
-    uint32_t v = t->s->visit_head[e];
-    for (; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v])
-        if (may_offer(t, v, slack) && offer_of(t, v, e, to) == slack &&
-            !smoe_route_holds(t->run, v / t->top_k, to))
-            break;
-    return v;
-}
-
-static bool row_is_short(const struct tide *t, uint32_t e)
-{
-    uint32_t n = 0;
-    for (uint32_t v = t->s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = t->s->visit_next[v])
-        if (++n > SHORT_ROW)
-            return false;
-    return true;
-}
-
 /* ---- at first ---- */
 
-static void accept(struct tide *t, uint32_t e, uint32_t n)
+static void accept(struct smoe_tide *t, uint32_t e, uint32_t n)
 {
     struct smoe_route_scratch *s = t->s;
     uint32_t node = smoe_route_node_of(t->run, e);
@@ -184,7 +61,7 @@ static void accept(struct tide *t, uint32_t e, uint32_t n)
 }
 
 /* As many as marginals allow, or as few, whatever is nearer to what it carries. */
-static void accept_at_price(struct tide *t, uint32_t e)
+static void accept_at_price(struct smoe_tide *t, uint32_t e)
 {
     uint32_t node = smoe_route_node_of(t->run, e), n = t->s->expert_load[e];
     uint32_t limit = smoe_route_limit(t->run, node);
@@ -196,7 +73,7 @@ static void accept_at_price(struct tide *t, uint32_t e)
     accept(t, e, n);
 }
 
-static void begin(struct tide *t)
+static void begin(struct smoe_tide *t)
 {
     struct smoe_route_scratch *s = t->s;
     double least = (double)INFINITY, most = -(double)INFINITY;
@@ -220,8 +97,20 @@ static void begin(struct tide *t)
     }
 }
 
+/* Where there are few visits searches go as far as margins do. */
+static double horizon_of(const struct smoe_tide *t)
+{
+    const struct smoe_route_run *run = t->run;
+    double sum = 0;
+    if (run->n_visits < MANY_VISITS * run->n_offered)
+        return (double)INFINITY;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        sum += t->s->margin[i];
+    return SIGHT * sum / run->n_tokens;
+}
+
 /* What the answer may lose against the bound of these prices. */
-static double gap_of(const struct tide *t)
+static double gap_of(const struct smoe_tide *t)
 {
     const struct smoe_route_scratch *s = t->s;
     double gap = 0;
@@ -238,7 +127,7 @@ static double gap_of(const struct tide *t)
 /* ---- the search ---- */
 
 /* Every vertex as yet out of reach, but those with an excess. Returns the first of these; n_experts: none. */
-static uint32_t start(struct tide *t, uint64_t *ret_left)
+static uint32_t start(struct smoe_tide *t, uint64_t *ret_left)
 {
     struct smoe_route_scratch *s = t->s;
     uint32_t first = t->n_experts;
@@ -261,7 +150,7 @@ static uint32_t start(struct tide *t, uint64_t *ret_left)
     return first;
 }
 
-static void reach_sink(struct tide *t, uint32_t e, float distance)
+static void reach_sink(struct smoe_tide *t, uint32_t e, float distance)
 {
     float slack = t->s->up[e] + ((float)t->sink_lifted - t->s->lift[e]);
     float to = distance + (slack > 0 ? slack : 0);
@@ -272,7 +161,7 @@ static void reach_sink(struct tide *t, uint32_t e, float distance)
 }
 
 /* Goes on from a vertex at its distance. Returns the nearest expert then. */
-static uint32_t go_on(struct tide *t, uint32_t v, float distance)
+static uint32_t go_on(struct smoe_tide *t, uint32_t v, float distance)
 {
     struct smoe_route_scratch *s = t->s;
     struct smoe_route_front front = {
@@ -281,11 +170,11 @@ static uint32_t go_on(struct tide *t, uint32_t v, float distance)
     if (v == t->sink)
         return t->arcs->spread(&front, s->down, v, distance, distance - (float)t->sink_lifted);
     reach_sink(t, v, distance);
-    return t->arcs->spread(&front, need_row(t, v), v, distance, distance - s->lift[v]);
+    return t->arcs->spread(&front, smoe_tide_need_row(t, v), v, distance, distance - s->lift[v]);
 }
 
 /* From all excess to as many deficits as it could fill, or all there are. Returns how far it went. */
-static float search(struct tide *t)
+static float search(struct smoe_tide *t)
 {
     struct smoe_route_scratch *s = t->s;
     uint64_t left, found = 0;
@@ -316,8 +205,35 @@ static float search(struct tide *t)
     }
 }
 
+/* By how much labels have risen against each other, at most. */
+static double spread_of(const struct smoe_tide *t, double *ret_least)
+{
+    const struct smoe_route_scratch *s = t->s;
+    double most = 0, least = (double)INFINITY;
+    for (uint32_t e = 0; e < t->n_experts; e++) {
+        if (isinf(s->expert_price[e]))
+            continue;
+        most = s->lifted[e] > most ? s->lifted[e] : most;
+        least = s->lifted[e] < least ? s->lifted[e] : least;
+    }
+    *ret_least = least;
+    return most - least;
+}
+
+/* A search, again with all visits if it came to where there may be some that rows do not have. */
+static float search_in_sight(struct smoe_tide *t)
+{
+    double least;
+    float distance = search(t);
+    if (!(spread_of(t, &least) + (double)distance + t->blur > t->horizon))
+        return distance;
+    t->horizon = (double)INFINITY;
+    memset(t->s->row_made, 0, t->n_experts);
+    return search(t);
+}
+
 /* Lifts the labels of what is nearer, each by what it is nearer. */
-static void lift_labels(struct tide *t, float distance)
+static void lift_labels(struct smoe_tide *t, float distance)
 {
     struct smoe_route_scratch *s = t->s;
     for (uint32_t e = 0; e < t->n_experts; e++) {
@@ -331,12 +247,12 @@ static void lift_labels(struct tide *t, float distance)
 
 /* ---- carrying ---- */
 
-static uint32_t came(const struct tide *t, uint32_t v)
+static uint32_t came(const struct smoe_tide *t, uint32_t v)
 {
     return (uint32_t)(v == t->sink ? t->sink_came : t->s->came[v]);
 }
 
-static bool tight(const struct tide *t, uint32_t from, uint32_t to, float slack)
+static bool tight(const struct smoe_tide *t, uint32_t from, uint32_t to, float slack)
 {
     float here = from == t->sink ? (float)t->sink_lifted : t->s->lift[from];
     float there = to == t->sink ? (float)t->sink_lifted : t->s->lift[to];
@@ -344,44 +260,44 @@ static bool tight(const struct tide *t, uint32_t from, uint32_t to, float slack)
 }
 
 /* Can a unit still go from there to here? Notes which visit moves. */
-static bool step_holds(struct tide *t, uint32_t from, uint32_t to, uint32_t *ret_visit)
+static bool step_holds(struct smoe_tide *t, uint32_t from, uint32_t to, uint32_t *ret_visit)
 {
     struct smoe_route_scratch *s = t->s;
     if (to == t->sink)
         return tight(t, from, to, s->up[from]);
     if (from == t->sink)
         return tight(t, from, to, s->down[to]);
-    float slack = need_row(t, from)[to];
+    float slack = smoe_tide_need_row(t, from)[to];
     if (!tight(t, from, to, slack))
         return false;
-    uint32_t visit = find_mover(t, from, to, slack);
+    uint32_t visit = smoe_tide_find_mover(t, from, to, slack);
     if (visit == SMOE_ROUTE_NO_VISIT) {
-        row_of(t, from)[to] = least_offer(t, from, to);
+        smoe_tide_row(t, from)[to] = smoe_tide_least_offer(t, from, to);
         return false;
     }
     *ret_visit = visit;
     return true;
 }
 
-static void hand_on(struct tide *t, uint32_t visit, uint32_t to)
+static void hand_on(struct smoe_tide *t, uint32_t visit, uint32_t to)
 {
     struct smoe_route_scratch *s = t->s;
     uint32_t from = t->run->answer->expert[visit], token = visit / t->top_k;
     const uint16_t *held = t->run->answer->expert + (size_t)token * t->top_k;
     smoe_route_move(t->run, visit, (uint16_t)to);
     s->margin[token] = -(double)INFINITY; /* at the first prices it may have preferred others */
-    if (row_is_short(t, from))
+    if (smoe_tide_row_is_short(t, from))
         s->row_made[from] = 0;
     else if (s->row_made[from])
-        row_of(t, from)[to] = least_offer(t, from, to);
+        smoe_tide_row(t, from)[to] = smoe_tide_least_offer(t, from, to);
     if (s->row_made[to])
-        enter_one(t, to, visit, true);
+        smoe_tide_enter(t, to, visit, true);
     for (uint32_t k = 0; k < t->top_k; k++) { /* its other visits lack `from` now, and hold `to` */
         uint32_t e = held[k];
         if (e == to || !s->row_made[e])
             continue;
-        float *row = row_of(t, e), offer = offer_of(t, visit, e, from);
-        row[to] = least_offer(t, e, to);
+        float *row = smoe_tide_row(t, e), offer = smoe_tide_offer(t, visit, e, from);
+        row[to] = smoe_tide_least_offer(t, e, to);
         row[from] = offer < row[from] ? offer : row[from];
     }
     t->run->answer->arrivals[smoe_route_node_of(t->run, from)]--;
@@ -391,7 +307,7 @@ static void hand_on(struct tide *t, uint32_t visit, uint32_t to)
 }
 
 /* Carries a unit from where the search came from to a deficit, if its path still holds. */
-static bool carry(struct tide *t, uint32_t target)
+static bool carry(struct smoe_tide *t, uint32_t target)
 {
     struct smoe_route_scratch *s = t->s;
     uint32_t v = target, n = 0;
@@ -418,15 +334,18 @@ static bool carry(struct tide *t, uint32_t target)
 
 /* ---- at last ---- */
 
-/* Prices are what they have become, and margins what is left of them: nothing has fallen. */
-static void end(struct tide *t)
+/* Prices are what they have become, and margins what is left of them: others have risen as well, at least by what all
+ * have. */
+static void end(struct smoe_tide *t)
 {
     struct smoe_route_run *run = t->run;
     struct smoe_route_scratch *s = t->s;
+    double least;
+    spread_of(t, &least);
     for (uint32_t v = 0; v < run->n_visits; v += t->top_k) {
         double rise = 0, *margin = &s->margin[v / t->top_k];
         for (uint32_t k = 0; k < t->top_k; k++)
-            rise = fmax(rise, s->lifted[run->answer->expert[v + k]]);
+            rise = fmax(rise, s->lifted[run->answer->expert[v + k]] - least);
         *margin = *margin > rise ? *margin - rise : 0;
     }
     for (uint32_t e = 0; e < t->n_experts; e++) {
@@ -439,7 +358,7 @@ static void end(struct tide *t)
 }
 
 /* Marks the experts of tokens that hold what is dearer, by rounding, than what they do not. */
-static void mark(struct tide *t, uint8_t *dirty)
+static void mark(struct smoe_tide *t, uint8_t *dirty)
 {
     struct smoe_route_run *run = t->run;
     for (uint32_t i = 0; i < run->n_tokens; i++)
@@ -450,18 +369,19 @@ static void mark(struct tide *t, uint8_t *dirty)
 
 void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty)
 {
-    struct tide t = {.run = run,
-                     .s = run->scratch,
-                     .arcs = smoe_route_arcs(),
-                     .n_experts = run->problem->n_experts,
-                     .sink = run->problem->n_experts,
-                     .top_k = run->problem->top_k,
-                     .weight = (float)run->problem->score_weight};
+    struct smoe_tide t = {.run = run,
+                          .s = run->scratch,
+                          .arcs = smoe_route_arcs(),
+                          .n_experts = run->problem->n_experts,
+                          .sink = run->problem->n_experts,
+                          .top_k = run->problem->top_k,
+                          .weight = (float)run->problem->score_weight};
     begin(&t);
+    t.horizon = horizon_of(&t);
     for (uint32_t vain = 0; vain < VAIN_MOST && run->answer->work <= run->work_max; vain++) {
         if (gap_of(&t) <= run->enough / 2)
             break;
-        lift_labels(&t, search(&t));
+        lift_labels(&t, search_in_sight(&t));
         for (uint32_t k = 0; k < t.n_targets; k++)
             if (carry(&t, run->scratch->touched[k]))
                 vain = 0;

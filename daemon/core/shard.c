@@ -388,8 +388,11 @@ bool smoe_shard_valid(const struct smoe_shard_map *map, uint32_t n_workers)
     uint64_t at = 0;
     for (uint32_t i = 0; i < map->n_pieces; i++) {
         const struct smoe_shard_piece *p = &map->pieces[i];
-        if (p->offset != at || p->length == 0 || p->owner >= n_workers || p->owner == p->follower ||
-            (p->follower != SMOE_SHARD_NONE && p->follower >= n_workers))
+        bool nobody = p->owner == SMOE_SHARD_NONE && p->follower == SMOE_SHARD_NONE;
+        if (p->offset != at || p->length == 0)
+            return false;
+        if (!nobody && (p->owner >= n_workers || p->owner == p->follower ||
+                        (p->follower != SMOE_SHARD_NONE && p->follower >= n_workers)))
             return false;
         at += p->length;
     }

@@ -15,7 +15,7 @@
 
 struct smoe_shard_piece {
     uint64_t offset, length; /* elements, length > 0; pieces lie one after another */
-    uint32_t owner;          /* worker */
+    uint32_t owner;          /* worker; SMOE_SHARD_NONE: nobody has it any more */
     uint32_t follower;       /* another worker; SMOE_SHARD_NONE while there is only one */
 };
 
@@ -82,6 +82,12 @@ uint64_t smoe_shard_leave(struct smoe_shard_map *map, uint32_t worker);
 bool smoe_shard_give(struct smoe_shard_map *map, uint64_t offset, uint64_t length, uint32_t from,
                      uint32_t to);
 
+/* Pieces begin where the range does and where it ends, as far as these are bounds of grains; smoe_shard_join takes back
+ * what was not needed. */
+void smoe_shard_cut_at(struct smoe_shard_map *map, uint64_t offset, uint64_t length);
+/* Neighbours with the same holders are one piece. */
+void smoe_shard_join(struct smoe_shard_map *map);
+
 /* Has the worker any piece? */
 bool smoe_shard_holds(const struct smoe_shard_map *map, uint32_t worker);
 /* Equal holders everywhere, in the same roles. */
@@ -94,7 +100,8 @@ uint64_t smoe_shard_bound(const struct smoe_shard_map *map, uint64_t offset, uin
 void smoe_shard_held(const struct smoe_shard_map *map, uint32_t n_workers, uint64_t *ret_owned,
                      uint64_t *ret_followed);
 
-/* True if pieces cover the elements without gap or overlap and holders are distinct workers below n_workers. */
+/* True if pieces cover the elements without gap or overlap and holders are distinct workers below n_workers. What
+ * has no owner has no follower. */
 bool smoe_shard_valid(const struct smoe_shard_map *map, uint32_t n_workers);
 
 #endif

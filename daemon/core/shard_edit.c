@@ -12,7 +12,7 @@ static bool alike(const struct smoe_shard_piece *a, const struct smoe_shard_piec
     return a->owner == b->owner && a->follower == b->follower;
 }
 
-static void join(struct smoe_shard_map *map)
+void smoe_shard_join(struct smoe_shard_map *map)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < map->n_pieces; i++)
@@ -35,7 +35,7 @@ uint64_t smoe_shard_leave(struct smoe_shard_map *map, uint32_t worker)
             p->follower = SMOE_SHARD_NONE;
         }
     }
-    join(map);
+    smoe_shard_join(map);
     return alone;
 }
 
@@ -58,12 +58,29 @@ static bool split(struct smoe_shard_map *map, uint64_t at)
     return true;
 }
 
+static bool is_bound(const struct smoe_shard_map *map, uint64_t at)
+{
+    uint64_t grain = at < map->elements ? at * map->grains / map->elements : map->grains;
+    return map->elements * grain / map->grains == at ||
+           map->elements * (grain + 1) / map->grains == at;
+}
+
+void smoe_shard_cut_at(struct smoe_shard_map *map, uint64_t offset, uint64_t length)
+{
+    if (offset > map->elements || length > map->elements - offset)
+        return;
+    if (is_bound(map, offset))
+        (void)split(map, offset);
+    if (is_bound(map, offset + length))
+        (void)split(map, offset + length);
+}
+
 bool smoe_shard_give(struct smoe_shard_map *map, uint64_t offset, uint64_t length, uint32_t from,
                      uint32_t to)
 {
-    join(map);
+    smoe_shard_join(map);
     if (!split(map, offset) || !split(map, offset + length)) {
-        join(map);
+        smoe_shard_join(map);
         return false;
     }
     for (uint32_t i = 0; i < map->n_pieces; i++) {
@@ -76,7 +93,7 @@ bool smoe_shard_give(struct smoe_shard_map *map, uint64_t offset, uint64_t lengt
         else if (p->owner == from)
             p->owner = to;
     }
-    join(map);
+    smoe_shard_join(map);
     return true;
 }
 

@@ -28,7 +28,11 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     smoe_assert(s->exchange.kind == SMOE_EXCHANGE_NONE);
     s->map.n_pieces = 0;
     s->plan.n_workers = 0;
-    s->plan_due = s->lost = false;
+    s->plan_due = false;
+    s->step_ns = s->iterations = 0;
+    s->ending = false;
+    memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
+    memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
     s->filling.length = 0;
     memset(s->replica_first, 0, (SMOE_EXPERTS_MAX + 1) * sizeof *s->replica_first);
     memset(s->popularity, 0, SMOE_EXPERTS_MAX * sizeof *s->popularity);
@@ -81,7 +85,8 @@ void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits)
     for (uint32_t r = 0; r < n_replicas(s); r++)
         set_bit(bits, s->replica_worker[r]);
     for (uint32_t i = 0; i < s->map.n_pieces; i++) {
-        set_bit(bits, s->map.pieces[i].owner);
+        if (s->map.pieces[i].owner != SMOE_SHARD_NONE)
+            set_bit(bits, s->map.pieces[i].owner);
         if (s->map.pieces[i].follower != SMOE_SHARD_NONE)
             set_bit(bits, s->map.pieces[i].follower);
     }
@@ -254,7 +259,7 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
     struct smoe_layer *layer = &c->layers[l];
     struct smoe_sharded *s = layer->sharded;
     struct smoe_why why;
-    if (s->lost && !c->settle_ns) {
+    if (!c->settle_ns && smoe_sharded_lost(c, l) && !smoe_sharded_hopes(c, l)) {
         smoe_fail(&why, SMOE_ELOST,
                   "layer %s: no worker has some part of its optimizer state of step %llu any more: "
                   "resume from a checkpoint",
@@ -262,8 +267,9 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
         smoe_layer_lose(c, l, SMOE_ELOST, why.text);
         return false;
     }
-    if (!smoe_standing_quiet(c, layer))
+    if (smoe_sharded_awaits(c, l) || smoe_sharded_lost(c, l) || !smoe_standing_quiet(c, layer))
         return true;
+    smoe_sharded_leave_absent(c, l);
     if ((!layer->learned || !s->map.n_pieces) && !smoe_sharded_cut(c, l))
         return true;
     smoe_sharded_replan(c, l);
@@ -277,7 +283,8 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
 void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
-    s->plan_due = true;
+    s->plan_due = s->ending = true;
+    s->step_ns = c->now_ns;
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }
@@ -314,10 +321,11 @@ void smoe_sharded_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wor
 {
     struct smoe_sharded *s = c->layers[l].sharded;
     leave(c, l, worker);
-    bool alone = smoe_shard_holds(&s->map, worker);
-    if (alone && c->layers[l].learned)
-        s->lost = true;
-    else if (alone)
+    smoe_traffic_forget(c, l, worker);
+    for (uint32_t i = 0; i < s->map.n_pieces && c->layers[l].learned; i++)
+        if (s->map.pieces[i].owner == worker)
+            s->map.pieces[i].owner = SMOE_SHARD_NONE;
+    if (smoe_shard_holds(&s->map, worker))
         s->map.n_pieces = 0; /* the seed has it */
     for (uint32_t r = 0; r < n_replicas(s); r++) {
         if (s->replica_worker[r] != worker)
@@ -347,50 +355,6 @@ void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
     if (s->filling.length && s->filling.to == worker)
         s->filling.length = 0;
     smoe_exchange_void(c, l);
-}
-
-/* Is the range within what the worker says it holds? */
-static bool covered(const struct smoe_pieces *held, uint64_t offset, uint64_t length)
-{
-    uint64_t had = 0;
-    for (size_t i = 0; i < held->n; i++) {
-        uint64_t begin = held->offsets[i] > offset ? held->offsets[i] : offset;
-        uint64_t end = held->offsets[i] + held->lengths[i];
-        end = end < offset + length ? end : offset + length;
-        had += begin < end ? end - begin : 0;
-    }
-    return had >= length;
-}
-
-/* What of it is of the layer's last committed step. */
-static struct smoe_pieces current_of(const struct smoe_layer *layer,
-                                     const struct smoe_inventory_layer *held)
-{
-    bool current =
-        held && ((held->step == layer->step && held->attempt == layer->attempt) ||
-                 (held->staged_step == layer->step && held->staged_attempt == layer->attempt));
-    return current ? held->pieces : (struct smoe_pieces){0};
-}
-
-void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
-                           const struct smoe_inventory_layer *held)
-{
-    struct smoe_layer *layer = &c->layers[l];
-    struct smoe_sharded *s = layer->sharded;
-    struct smoe_pieces has = current_of(layer, held);
-    for (uint32_t i = 0; i < s->map.n_pieces && layer->learned; i++) {
-        struct smoe_shard_piece *p = &s->map.pieces[i];
-        bool has_it = covered(&has, p->offset, p->length);
-        if (p->owner == worker && !has_it)
-            s->lost = true; /* it was the only one: others' copies were dropped */
-        else if (has_it && p->owner != worker && p->follower == SMOE_SHARD_NONE &&
-                 smoe_standing_quiet(c, layer))
-            p->follower = worker;
-    }
-    for (uint32_t r = 0; r < n_replicas(s); r++) /* weights in slots are sent again */
-        s->stale[r] |= s->replica_worker[r] == worker && layer->learned;
-    if (held || smoe_sharded_on_worker(s, worker))
-        c->fleet.workers[worker].host_due |= UINT64_C(1) << l;
 }
 
 /* ---- invariants ---- */

@@ -2,8 +2,8 @@
  *
  * Sharded layers (MODEL.md sections 8 and 9): an expert stands in slots of several workers, its optimizer state lies in
  * pieces that do not move when experts do, and which slot holds which expert is decided anew at every step.
- * sharded.c knows who holds what and tells them; sharded_plan.c decides; exchange.c moves gradients, weights and
- * states between workers.
+ * sharded.c knows who holds what and tells them; sharded_return.c takes in what workers bring back; sharded_plan.c
+ * decides; exchange.c moves gradients, weights and states between workers.
  *
  * Of a layer that is sharded (layer->sharded), experts[e].worker is the first of its hosts; followers are of pieces.
  */
@@ -43,21 +43,25 @@ struct smoe_exchange {
 };
 
 struct smoe_sharded {
-    struct smoe_shard_map map;   /* in force; no pieces: not cut yet */
-    bool lost;                   /* nobody has some piece any more */
+    struct smoe_shard_map
+        map; /* in force; no pieces: not cut yet. No owner: nobody has it any more */
     struct smoe_place_plan plan; /* in force; no workers: there is none */
     uint32_t *replica_first;     /* [experts + 1] hosts of each expert, distinct, rising: */
     uint32_t *replica_worker;    /* [SMOE_LAYER_REPLICAS_MAX] */
     bool *stale;                 /* ... whose weights are not of the layer's step */
     bool plan_due;               /* a step was committed since */
+    uint64_t step_ns;            /* when the last one was, by this daemon */
     uint64_t *popularity;        /* [experts] since the last commit, by the gate alone */
     struct smoe_place_planner *planner;
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
     uint64_t fill; /* number of the latest exchange of weights */
+    bool ending;   /* a step is committed, and its weights have not all come */
+    uint64_t iterations;
+    struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
 };
 
-/* What all of them share; made by smoe_core_new unless layers are pinned. */
+/* What all of them share; made by smoe_core_new if there is or may be a sharded layer. */
 struct smoe_sharding {
     struct smoe_place_rule rule;
     struct smoe_sharded layers[SMOE_LAYERS_MAX];
@@ -95,8 +99,6 @@ bool smoe_sharded_complete(const struct smoe_core *core, uint32_t layer);
 void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits);
 void smoe_sharded_worker_lost(struct smoe_core *core, uint32_t layer, uint32_t worker);
 void smoe_sharded_worker_forgotten(struct smoe_core *core, uint32_t layer, uint32_t worker);
-void smoe_sharded_returned(struct smoe_core *core, uint32_t layer, uint32_t worker,
-                           const struct smoe_inventory_layer *held);
 void smoe_sharded_refused(struct smoe_core *core, uint32_t layer, uint32_t worker,
                           const struct smoe_msg_hosted *m);
 /* A step of the layer is committed: its slots are old, and may be of other experts from now on. */
@@ -105,6 +107,23 @@ void smoe_sharded_committed(struct smoe_core *core, uint32_t layer);
 size_t smoe_sharded_hosts_of(struct smoe_core *core, uint64_t layers, uint32_t worker,
                              const struct smoe_layer_hosts **ret);
 void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
+
+/* ---- sharded_return.c: workers that come back, to this daemon or to the next ---- */
+/* Has nobody who is known some piece of what was learned? */
+bool smoe_sharded_lost(const struct smoe_core *core, uint32_t layer);
+/* Is a worker away that may have what nobody has: one that has left since the last commit? */
+bool smoe_sharded_hopes(const struct smoe_core *core, uint32_t layer);
+/* Gives a new daemon the journal speaks of holders some time to come. */
+bool smoe_sharded_awaits(const struct smoe_core *core, uint32_t layer);
+/* Who is not here, and not awaited, has no copy of what somebody who is here has. */
+void smoe_sharded_leave_absent(struct smoe_core *core, uint32_t layer);
+void smoe_sharded_returned(struct smoe_core *core, uint32_t layer, uint32_t worker,
+                           const struct smoe_inventory_layer *held);
+/* Says in the record where its pieces are. */
+void smoe_sharded_record(struct smoe_core *core, uint32_t layer, struct smoe_record *record);
+/* A layer of the journal, new to this daemon. SMOE_EDATA, SMOE_ECONFIG (workers_max). */
+int smoe_sharded_restore(struct smoe_core *core, uint32_t layer,
+                         const struct smoe_restored_layer *from, struct smoe_why *why);
 
 /* ---- sharded_plan.c: who shall hold what ---- */
 /* May be given slots and pieces of the layer. */
@@ -140,7 +159,18 @@ void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
 /* The layer's step is another from now on; states follow. */
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
+/* ---- sharded_traffic.c ---- */
+/* The part is passed on to these workers. */
+void smoe_traffic_count(struct smoe_core *core, const struct smoe_msg_shard_part *m, uint32_t from,
+                        const uint32_t *takers, uint32_t n_takers);
+/* All slots of the layer have their weights: if they are of a step, its iteration is over. */
+void smoe_traffic_weights_came(struct smoe_core *core, uint32_t layer);
+void smoe_traffic_forget(struct smoe_core *core, uint32_t layer, uint32_t worker);
+
 /* ---- exchange.c ---- */
+/* The piece that has the element; the layer is cut. */
+const struct smoe_shard_piece *smoe_exchange_piece_at(const struct smoe_sharded *s,
+                                                      uint64_t offset);
 void smoe_exchange_begin(struct smoe_core *core, uint32_t layer, enum smoe_exchange_kind kind);
 /* Asks for what there is room for. */
 void smoe_exchange_pump(struct smoe_core *core);

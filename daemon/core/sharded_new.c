@@ -17,8 +17,10 @@ static bool new_layer(struct smoe_sharded *s, const struct smoe_place_rule *rule
     s->replica_worker = calloc(SMOE_LAYER_REPLICAS_MAX, sizeof *s->replica_worker);
     s->stale = calloc(SMOE_LAYER_REPLICAS_MAX, sizeof *s->stale);
     s->popularity = calloc(SMOE_EXPERTS_MAX, sizeof *s->popularity);
+    s->traffic = calloc(workers, sizeof *s->traffic);
+    s->traffic_now = calloc(workers, sizeof *s->traffic_now);
     return s->map.pieces && s->plan.slot_first && s->plan.expert && s->replica_first &&
-           s->replica_worker && s->stale && s->popularity &&
+           s->replica_worker && s->stale && s->popularity && s->traffic && s->traffic_now &&
            smoe_place_planner_new(rule, SMOE_EXPERTS_MAX, &s->planner) == 0;
 }
 
@@ -66,8 +68,9 @@ int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_shard
 
 static void free_layer(struct smoe_sharded *s)
 {
-    void *blocks[] = {s->map.pieces,     s->plan.slot_first, s->plan.expert, s->replica_first,
-                      s->replica_worker, s->stale,           s->popularity};
+    void *blocks[] = {s->map.pieces,    s->plan.slot_first, s->plan.expert,
+                      s->replica_first, s->replica_worker,  s->stale,
+                      s->popularity,    s->traffic,         s->traffic_now};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_place_planner_free(s->planner);

@@ -175,7 +175,6 @@ static void adopt(struct smoe_core *c, uint32_t l, bool kept)
     all->next_stale = stale;
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         layer->experts[e].worker = s->replica_worker[s->replica_first[e]];
-    c->journal_due |= UINT64_C(1) << l;
 }
 
 /* There is no plan for this fleet. What is placed may stay, with new weights, if a step alone asked for another;

@@ -8,8 +8,10 @@
  * parcels, or whose frequency must change, gets a Decision.
  */
 #include <math.h>
+#include <stddef.h>
 
 #include "common/base/assert.h"
+#include "common/base/near.h"
 #include "daemon/core/slot_state.h"
 
 #define FREQ_STEP 0.005 /* a smaller change of frequency is not worth a message */
@@ -214,11 +216,25 @@ static bool decide_for(struct smoe_core *c, uint32_t worker)
     return settled;
 }
 
+/* What a Decision touches of the worker that is next among those. */
+static void bring_next_near(const struct smoe_core *c, uint32_t first, uint64_t bits)
+{
+    if (!bits)
+        return;
+    const struct smoe_worker *w = &c->fleet.workers[first + (unsigned)__builtin_ctzll(bits)];
+    smoe_bring_near(w, 1);
+    smoe_bring_near(&w->lanes, 1);
+    smoe_bring_near(&w->freq_khz_sent, offsetof(struct smoe_worker, learned) -
+                                           offsetof(struct smoe_worker, freq_khz_sent));
+    smoe_bring_near(&w->curved, 1);
+}
+
 static void decide(struct smoe_core *c)
 {
     for (uint32_t i = 0; i <= c->fleet.n_used / 64; i++)
         for (uint64_t bits = c->considered[i]; bits; bits &= bits - 1) {
             unsigned bit = (unsigned)__builtin_ctzll(bits);
+            bring_next_near(c, i * 64, bits & (bits - 1));
             if (decide_for(c, i * 64 + bit))
                 c->considered[i] &= ~(UINT64_C(1) << bit);
         }

@@ -277,33 +277,37 @@ static void stage(struct smoe_core *c, uint32_t trainer)
     }
 }
 
-/* Sums in the order of layer and expert. False if a gradient is not finite. */
-static bool sum_norms(struct smoe_core *c, uint32_t trainer)
+/* Sums in the order of layer and expert. False if a gradient is not finite: `ret_which` names it. */
+static bool sum_norms(struct smoe_core *c, uint32_t trainer, struct smoe_why *ret_which)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
     s->square_norm = s->dense_square_norm;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         for (uint32_t e = 0;
              (s->layers >> l & 1) && !c->layers[l].sharded && e < c->layers[l].shape.experts; e++) {
-            if (c->layers[l].experts[e].square_norm < 0)
+            if (c->layers[l].experts[e].square_norm < 0) {
+                smoe_why_set(ret_which, "expert %u of layer %s", e, c->layers[l].name);
                 return false;
+            }
             s->square_norm += c->layers[l].experts[e].square_norm;
         }
     for (uint32_t w = 0; c->sharding && w < c->fleet.n_used; w++) {
-        if (*norm_of(c, trainer, w) < 0)
+        if (*norm_of(c, trainer, w) < 0) {
+            smoe_why_set(ret_which, "one that worker %s owns a part of", c->fleet.workers[w].id);
             return false;
+        }
         s->square_norm += *norm_of(c, trainer, w);
     }
     return true; /* far below what a StepDone may carry */
 }
 
 /* A gradient that is NaN or infinite: the step is refused and nothing of it reaches a weight. */
-static void refuse_not_finite(struct smoe_core *c, uint32_t trainer)
+static void refuse_not_finite(struct smoe_core *c, uint32_t trainer, const struct smoe_why *which)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_why why;
-    smoe_fail(&why, SMOE_ENOTFINITE, "STEP %llu: a gradient of an expert is not finite",
-              (unsigned long long)t->step.number);
+    smoe_fail(&why, SMOE_ENOTFINITE, "STEP %llu: a gradient of an expert is not finite: %s",
+              (unsigned long long)t->step.number, which->text);
     smoe_core_refuse(c, t->session, SMOE_ENOTFINITE, why.text, false, 0, t->step.number);
     smoe_trainer_reset(c, trainer, why.text);
 }
@@ -332,10 +336,11 @@ void smoe_step_norm(struct smoe_core *c, uint32_t worker, const struct smoe_msg_
         *norm_of(c, trainer, worker) = credible(m->shards);
     if (!answered(&c->trainers[trainer].step, worker))
         return;
-    if (sum_norms(c, trainer))
+    struct smoe_why which = {""};
+    if (sum_norms(c, trainer, &which))
         stage(c, trainer);
     else if (!smoe_conduct_norms(c, trainer))
-        refuse_not_finite(c, trainer);
+        refuse_not_finite(c, trainer, &which);
 }
 
 /* The named batches have done their work; those that waited for the step may go on. */

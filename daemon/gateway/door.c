@@ -2,11 +2,11 @@
  *
  * The door: who has come and not yet said who it is, and whether it may be that.
  *
- * Strangers are few: SMOE_GATE_STRANGERS_MAX in all, and SMOE_GATE_STRANGERS_OF_ONE of one origin. Who comes
- * when an origin has that many puts out the oldest of its own. Who comes when all places are
- * taken puts out the oldest of all, once that had GRACE_NS to say something; until then it waits outside.
- * So a crowd that comes faster than hello can be said is let in at the pace at which it can, and somebody
- * honest in the middle of it has the same time as without it.
+ * Strangers are few: SMOE_GATE_STRANGERS_MAX in all, and SMOE_GATE_STRANGERS_OF_ONE of one origin. Whoever is let
+ * in has GRACE_NS to say something, whatever crowd comes behind it; afterwards the oldest makes room. While nobody
+ * can: who comes when all places are taken waits outside, and who comes when its origin's are is sent away again,
+ * for where it comes from is known only once it is inside. An origin of IPv6 is a whole network (/64), so the
+ * neighbours of somebody hostile share its places: those who get one keep it long enough, and the others try again.
  *
  * After hello a session may send what the table of proto/wire.h gives its role, and name what is its own
  * (daemon/core); there is no second table here that could disagree.
@@ -34,6 +34,11 @@ static struct smoe_gate_session *oldest_hello(const struct smoe_gateway *gw)
     return first ? smoe_container_of(first, struct smoe_gate_session, hello_link) : NULL;
 }
 
+static bool has_had_its_time(const struct smoe_gate_session *s, uint64_t now_ns)
+{
+    return now_ns >= s->opened_ns + GRACE_NS;
+}
+
 static void crowd_out(struct smoe_gateway *gw, struct smoe_gate_session *s)
 {
     gw->crowded_out++;
@@ -58,7 +63,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
 {
     struct smoe_gate_session *oldest = oldest_hello(gw);
     if (oldest && gw->n_hellos >= SMOE_GATE_STRANGERS_MAX) {
-        if (now_ns < oldest->opened_ns + GRACE_NS)
+        if (!has_had_its_time(oldest, now_ns))
             return SMOE_ELIMIT;
         crowd_out(gw, oldest);
     }
@@ -73,12 +78,13 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
     return SMOE_ELIMIT;
 }
 
-void smoe_gateway_came_from(struct smoe_gateway *gw, uint32_t session, uint64_t origin)
+void smoe_gateway_came_from(struct smoe_gateway *gw, uint32_t session, uint64_t origin,
+                            uint64_t now_ns)
 {
-    struct smoe_gate_session *oldest = NULL;
+    struct smoe_gate_session *newest = &gw->sessions[session], *oldest = NULL;
     unsigned n = 0;
-    smoe_assert(gw->sessions[session].state == SMOE_GATE_HELLO);
-    gw->sessions[session].origin = origin;
+    smoe_assert(newest->state == SMOE_GATE_HELLO);
+    newest->origin = origin;
     smoe_list_for_each (it, &gw->hellos) {
         struct smoe_gate_session *s = smoe_container_of(it, struct smoe_gate_session, hello_link);
         if (s->origin != origin)
@@ -87,7 +93,7 @@ void smoe_gateway_came_from(struct smoe_gateway *gw, uint32_t session, uint64_t 
         n++;
     }
     if (origin && n > SMOE_GATE_STRANGERS_OF_ONE)
-        crowd_out(gw, oldest);
+        crowd_out(gw, has_had_its_time(oldest, now_ns) ? oldest : newest);
 }
 
 void smoe_gate_expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
@@ -112,6 +118,21 @@ void smoe_gateway_identify(struct smoe_gateway *gw, uint32_t session, enum smoe_
     struct smoe_gate_session *s = &gw->sessions[session];
     s->key_role = role;
     snprintf(s->key_name, sizeof s->key_name, "%s", name);
+}
+
+int smoe_gateway_administered(struct smoe_gateway *gw, uint32_t session)
+{
+    struct smoe_gate_session *s = &gw->sessions[session];
+    smoe_assert(s->state == SMOE_GATE_HELLO);
+    snprintf(s->peer, sizeof s->peer, "admin %s", s->key_name);
+    if (gw->n_admins >= SMOE_GATE_ADMINS_MAX) {
+        smoe_gate_doom(gw, s, "there are as many administrators as may be");
+        return SMOE_ELIMIT;
+    }
+    smoe_gate_leave_hellos(gw, s);
+    s->state = SMOE_GATE_ADMIN;
+    gw->n_admins++;
+    return 0;
 }
 
 int smoe_gate_may_be(const struct smoe_gate_session *s, const struct smoe_msg_hello *hello,

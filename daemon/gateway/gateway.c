@@ -2,9 +2,11 @@
  *
  * Sessions.
  *
- *     FREE -> HELLO -> OPEN -> CLOSING -> FREE
- *               \________________^
+ *     FREE -> HELLO -> OPEN --> CLOSING -> FREE
+ *               \\____________/^
+ *                \--> ADMIN --/
  *
+ * ADMIN: an administrator, with whom only the shell speaks; of it the core never hears.
  * CLOSING: the core has been told that the session is gone, what is queued may still be written, and
  * nothing more is read. A session gets there by the peer's mistake, by the core's word, by no hello in
  * time (or before its place was needed), or by not reading. That is often found while an update is being
@@ -95,6 +97,7 @@ void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const 
     if (s->state == SMOE_GATE_OPEN)
         smoe_list_push_back(&gw->unburied, &s->unburied_link);
     smoe_gate_leave_hellos(gw, s);
+    gw->n_admins -= s->state == SMOE_GATE_ADMIN;
     s->state = SMOE_GATE_CLOSING;
     if (reason)
         snprintf(s->reason, sizeof s->reason, "%s", reason);
@@ -186,14 +189,24 @@ static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, stru
     }
 }
 
+/* A slot's Decisions go to sessions that have left the caches since the slot before. */
+static void bring_near(const struct smoe_gateway *gw, const struct smoe_action *a)
+{
+    if (a->type == SMOE_ACT_SEND)
+        smoe_bring_near(&gw->sessions[a->session], offsetof(struct smoe_gate_session, peer));
+}
+
 /* One core step and its consequences. `blob` is the raw part of the message in hand, or NULL. */
 static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
                       struct smoe_blob *blob)
 {
     struct smoe_update update;
     smoe_core_step(gw->core, event, &update);
-    for (size_t i = 0; i < update.n_actions; i++)
+    for (size_t i = 0; i < update.n_actions; i++) {
+        if (i + 1 < update.n_actions)
+            bring_near(gw, &update.actions[i + 1]);
         carry_out(gw, &update.actions[i], blob);
+    }
     gw->wake_ns = update.wake_ns;
 }
 
@@ -419,11 +432,12 @@ void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
     snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
     for (uint32_t i = 0; i < gw->reached; i++) {
         struct smoe_gate_session *s = &gw->sessions[i];
-        if (s->state != SMOE_GATE_HELLO && s->state != SMOE_GATE_OPEN)
+        if (s->state == SMOE_GATE_FREE || s->state == SMOE_GATE_CLOSING)
             continue;
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
         smoe_gate_leave_hellos(gw, s);
+        gw->n_admins -= s->state == SMOE_GATE_ADMIN;
         s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
         snprintf(s->reason, sizeof s->reason, "%s", reason);
         smoe_gate_mark_dirty(gw, s);

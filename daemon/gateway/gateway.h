@@ -54,12 +54,19 @@ uint32_t smoe_gateway_sessions_max(const struct smoe_gateway *gateway);
 int smoe_gateway_opened(struct smoe_gateway *gateway, uint64_t now_ns, uint32_t *ret_session);
 
 /* Where it came from, as a number; 0 (which is also what is not told) is not counted. Of one origin that
- * has too many strangers the oldest is closed. */
-void smoe_gateway_came_from(struct smoe_gateway *gateway, uint32_t session, uint64_t origin);
+ * has too many strangers the oldest is closed, or this one, if that has just come, too. */
+void smoe_gateway_came_from(struct smoe_gateway *gateway, uint32_t session, uint64_t origin,
+                            uint64_t now_ns);
 
 /* Whose key it has shown; from then on it may say hello as nobody else. */
 void smoe_gateway_identify(struct smoe_gateway *gateway, uint32_t session, enum smoe_role role,
                            const char *name);
+
+#define SMOE_GATE_ADMINS_MAX 16 /* sessions of administrators at a time */
+
+/* It is an administrator, after smoe_gateway_identify: it has no more to do with the gateway until it is dismissed
+ * or closed, and none of its bytes come here. SMOE_ELIMIT, and it is to be closed: there are as many as may be. */
+int smoe_gateway_administered(struct smoe_gateway *gateway, uint32_t session);
 
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */
 uint8_t *smoe_gateway_direct(const struct smoe_gateway *gateway, uint32_t session,

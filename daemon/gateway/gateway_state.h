@@ -10,7 +10,13 @@
 #include "proto/channel.h"
 
 struct smoe_gate_session {
-    enum { SMOE_GATE_FREE, SMOE_GATE_HELLO, SMOE_GATE_OPEN, SMOE_GATE_CLOSING } state;
+    enum {
+        SMOE_GATE_FREE,
+        SMOE_GATE_HELLO,
+        SMOE_GATE_OPEN,
+        SMOE_GATE_ADMIN,
+        SMOE_GATE_CLOSING
+    } state;
     struct smoe_channel channel;
     uint64_t opened_ns;
     struct smoe_list hello_link;    /* HELLO: oldest first */
@@ -55,7 +61,7 @@ struct smoe_gateway {
     struct smoe_gate_batch *batches; /* [batches_max] */
     struct smoe_list dirty, unburied;
     struct smoe_list hellos; /* sessions that have not said hello, oldest first */
-    uint32_t n_hellos;
+    uint32_t n_hellos, n_admins;
     uint32_t *spare_room; /* of the Submit in hand, until the core takes or refuses it */
     size_t spare_x_offset;
     const float *spare_scores;      /* of that Submit */

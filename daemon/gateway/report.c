@@ -64,7 +64,6 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
 {
     const struct smoe_estimate *power = &w->learned.power;
     struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
-    double unused;
     double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
                     2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
     smoe_json_add_number(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
@@ -72,7 +71,7 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
     smoe_json_add_number(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
     smoe_json_add_number(o, "kappa", smoe_worker_kappa(w));
     add_known(o, "kappa_error", power->n, d.kappa);
-    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, &unused));
+    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, NULL));
     add_known(o, "static_w_error", power->n, d.static_w);
     smoe_json_add_u64(o, "observations_rejected",
                       w->learned.cost[SMOE_FORWARD].rejected +
@@ -146,6 +145,21 @@ static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smo
         cJSON_AddItemToArray(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
 }
 
+/* What it exchanged in the last iteration, in bytes. */
+static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
+{
+    cJSON *x = cJSON_AddObjectToObject(o, "traffic");
+    smoe_json_add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
+    smoe_json_add_u64(x, "gradient_received", t->exchanged.gradient_received);
+    smoe_json_add_u64(x, "follow_sent", t->exchanged.follow_sent);
+    smoe_json_add_u64(x, "follow_received", t->exchanged.follow_received);
+    smoe_json_add_u64(x, "weight_sent", t->exchanged.weight_sent);
+    smoe_json_add_u64(x, "weight_received", t->exchanged.weight_received);
+    smoe_json_add_u64(x, "state_sent", t->state_sent);
+    smoe_json_add_u64(x, "state_received", t->state_received);
+    smoe_json_add_u64(x, "uploaded", t->uploaded);
+}
+
 /* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
 static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
                        const struct smoe_layer_view *layer)
@@ -168,9 +182,11 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
         cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
         smoe_json_add_u64(x, "owned", owned);
         smoe_json_add_u64(x, "followed", followed);
+        add_traffic(x, &layer->traffic[w]);
         cJSON_AddItemToArray(list, x);
     }
     smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
+    smoe_json_add_u64(o, "iterations", layer->iterations);
     smoe_json_add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
 }
 

@@ -7,6 +7,7 @@
 #include "daemon/shell/guard.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 /* What a restart would not mend is a mistake of configuration. */
 static int as_configuration(int rc)
@@ -26,7 +27,33 @@ static int read_keys(int dir, struct smoe_keyring *ret, struct smoe_why *why)
     return rc ? as_configuration(rc) : 0;
 }
 
+static int read_certificate(const char *path, struct smoe_certificate *ret, struct smoe_why *why)
+{
+    int rc = smoe_certificate_read(AT_FDCWD, path, ret, why);
+    if (rc == 0 && !ret->is_gateway) {
+        smoe_certificate_release(ret);
+        rc = smoe_fail(why, SMOE_ECONFIG,
+                       "%s: is no gateway's: it needs URI:stablemoe:gateway:NAME", path);
+    }
+    rc = rc == -ENOENT ? SMOE_ECONFIG : as_configuration(rc);
+    return rc ? smoe_fail_at(why, rc, "security.certificate") : 0;
+}
+
+static int init_certified(struct smoe_guard *guard, struct smoe_tls_options *options,
+                          struct smoe_why *why)
+{
+    struct smoe_certificate certificate;
+    int rc = read_certificate(guard->certificate, &certificate, why);
+    if (rc)
+        return rc;
+    options->certificate = &certificate;
+    rc = smoe_tls_context_new(options, &guard->tls, why);
+    smoe_certificate_release(&certificate);
+    return rc;
+}
+
 int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int dir,
+                    const char *certificate,
                     void (*established)(void *context, const struct smoe_key *peer),
                     struct smoe_why *why)
 {
@@ -34,15 +61,31 @@ int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int d
     if (insecure == SMOE_INSECURE_LOOPBACK)
         return 0;
     struct smoe_tls_options options = {.keys = &guard->keys, .established = established};
+    guard->certificate = *certificate ? certificate : NULL;
+    if (guard->certificate)
+        return init_certified(guard, &options, why);
     int rc = read_keys(dir, &guard->keys, why);
     if (rc == 0)
         rc = smoe_tls_context_new(&options, &guard->tls, why);
     return rc;
 }
 
+static int renew_certificate(struct smoe_guard *guard, struct smoe_why *why)
+{
+    struct smoe_certificate fresh;
+    int rc = read_certificate(guard->certificate, &fresh, why);
+    if (rc)
+        return rc;
+    rc = smoe_tls_context_renew(guard->tls, &fresh);
+    smoe_certificate_release(&fresh);
+    return rc ? smoe_fail(why, rc, "out of memory") : 0;
+}
+
 int smoe_guard_reload(struct smoe_guard *guard, int dir, struct smoe_why *why)
 {
     struct smoe_keyring fresh;
+    if (guard->certificate)
+        return renew_certificate(guard, why);
     int rc = guard->tls ? read_keys(dir, &fresh, why) : 0;
     if (rc || !guard->tls)
         return rc;

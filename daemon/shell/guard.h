@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who is let in: the gateway's keys, and TLS that asks for them; or, where that was said in so many words,
+ * Who is let in: the gateway's keys, or whom it trusts to certify others, and TLS that asks for them; or, where that was said in so many words,
  * plaintext between processes of this machine.
  */
 #ifndef SMOE_DAEMON_GUARD_H
@@ -21,12 +21,14 @@ enum smoe_insecure {
 
 struct smoe_guard {
     struct smoe_keyring keys;
+    const char *certificate;      /* borrowed; the file, or NULL: keys */
     struct smoe_tls_context *tls; /* NULL: plaintext, on loopback only */
 };
 
-/* Reads the keys of the directory `dir`. SMOE_ECONFIG where there are none, or not as they should be: nobody is
+/* Reads the keys of the directory `dir`, or, if `certificate` is not "", that file instead; both are borrowed. SMOE_ECONFIG where there are none, or not as they should be: nobody is
  * let in then, and the sentence says what to do. */
 int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int dir,
+                    const char *certificate,
                     void (*established)(void *context, const struct smoe_key *peer),
                     struct smoe_why *why);
 

@@ -215,7 +215,7 @@ static void tell(void *context, struct smoe_report_context *to, struct smoe_repo
 {
     const struct smoe_daemon *d = context;
     to->waiting = d->peers ? smoe_peers_waiting(d->peers) : "";
-    to->security = d->guard.tls ? "tls" : "insecure";
+    to->security = d->guard.certificate ? "mtls" : d->guard.tls ? "tls" : "insecure";
     to->keys = d->guard.keys.len;
     to->refused = d->peers ? smoe_peers_refused(d->peers) : 0;
     to->journal_trouble = smoe_store_trouble(d->store);
@@ -311,8 +311,9 @@ static int listen_all(struct smoe_daemon *d, struct smoe_why *why)
     smoe_daemon_administer(d, &d->commands);
     snprintf(path, sizeof path, "%s/admin.sock", d->settings.state_dir);
     enum smoe_backend backend = (enum smoe_backend)d->settings.backend;
-    struct smoe_peers_options peers = {&d->loop,     &d->settings.listen, backend,
-                                       d->guard.tls, d->gateway,          &d->log};
+    struct smoe_peers_options peers = {
+        &d->loop, &d->settings.listen, backend,     d->guard.tls, d->gateway,
+        &d->log,  smoe_commands_admin, &d->commands};
     int rc = smoe_peers_start(&peers, &d->peers, why);
     rc = rc ? rc
             : smoe_lines_listen_tcp(&d->loop, &d->settings.status, smoe_commands_status,
@@ -338,7 +339,9 @@ static void say_ready(struct smoe_daemon *d)
              smoe_text_field("state", d->settings.state_dir),
              smoe_text_field("policy", smoe_policy_name((enum smoe_policy)d->settings.policy)),
              smoe_text_field("io", smoe_peers_backend(d->peers)),
-             smoe_text_field("security", d->guard.tls ? "tls" : "insecure, loopback only"),
+             smoe_text_field("security", d->guard.certificate ? "mtls"
+                                         : d->guard.tls       ? "tls"
+                                                              : "insecure, loopback only"),
              smoe_u64_field(d->guard.tls ? "keys" : NULL, d->guard.keys.len));
     snprintf(line, sizeof line, "listening on %s, status on %s", d->listen_text, status);
     (void)smoe_notify_status(&d->notify, line);
@@ -349,7 +352,9 @@ static void say_ready(struct smoe_daemon *d)
 static int bring_up(struct smoe_daemon *d, struct smoe_why *why)
 {
     int rc = smoe_guard_init(&d->guard, (enum smoe_insecure)d->settings.insecure, d->state.fd,
-                             smoe_peers_established, why);
+                             d->settings.certificate, smoe_peers_established, why);
+    if (rc && *d->settings.certificate)
+        return rc;
     if (rc)
         return smoe_fail_at(why, rc, "state directory %s", d->settings.state_dir);
     rc = make_gateway(d, why);

@@ -48,7 +48,7 @@ static int reload_keys(void *context, struct smoe_why *why)
     int rc = smoe_guard_reload(&d->guard, d->state.fd, why);
     if (rc)
         return smoe_fail_at(why, rc, "the keys in force stay");
-    unsigned ended = d->peers ? smoe_peers_revoke(d->peers, &d->guard.keys) : 0;
+    unsigned ended = d->peers ? smoe_peers_revoke(d->peers) : 0;
     smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("keys reloaded"),
              smoe_u64_field("keys", d->guard.keys.len), smoe_u64_field("sessions_ended", ended));
     return 0;

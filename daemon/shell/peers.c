@@ -23,9 +23,11 @@
 #include "common/io/conn.h"
 #include "common/io/listener.h"
 #include "common/io/ring.h"
+#include "daemon/shell/peers_admin.h"
 
 #define BACKLOG   1024
 #define CLOSE_MS  1000
+#define ADMIN_MS  5000 /* for an administrator to ask, and as long to read the answer */
 #define SECOND_NS UINT64_C(1000000000)
 #define AT_ONCE   16 /* connections taken within TURN_NS: the others then have a turn */
 #define TURN_NS   UINT64_C(1000000)
@@ -38,7 +40,8 @@ struct peer {
     struct smoe_tls tls; /* zeroed: plaintext */
     uv_timer_t cut;      /* closes a connection that does not take its last bytes */
     bool cut_running;
-    unsigned handles; /* open: connection and timer */
+    struct smoe_peers_admin *admin; /* owned; NULL: it is none, or not known to be one */
+    unsigned handles;               /* open: connection and timer */
     struct smoe_list link;
 };
 
@@ -52,6 +55,8 @@ struct smoe_peers {
     struct smoe_alarm clock;
     struct smoe_gateway *gateway;
     struct smoe_log *log;
+    smoe_line_answer administer;
+    void *context;            /* of administer */
     struct peer **by_session; /* [n_sessions] */
     struct smoe_list all;
     uint8_t *scratch;
@@ -96,6 +101,9 @@ static void peer_gone(struct peer *peer)
     if (--peer->handles)
         return;
     smoe_list_remove(&peer->link);
+    if (peer->admin)
+        smoe_peers_admin_release(peer->admin);
+    free(peer->admin);
     free(peer);
     finish_if_closed(p);
 }
@@ -142,9 +150,26 @@ static void on_cut(uv_timer_t *timer)
     smoe_conn_close(&peer->conn, UV_ETIMEDOUT);
 }
 
+static void cut_after(struct peer *peer, uint64_t ms)
+{
+    if (!uv_is_closing((uv_handle_t *)&peer->cut))
+        uv_timer_start(&peer->cut, on_cut, ms, 0);
+}
+
+/* An administrator's bytes: when its line is whole it has been obeyed, and the connection ends. */
+static void admin_received(struct peer *peer, const uint8_t *data, size_t n)
+{
+    struct smoe_peers *p = peer->peers;
+    if (!smoe_peers_admin_received(peer->admin, data, n, p->administer, p->context))
+        return;
+    smoe_gateway_dismiss(p->gateway, peer->session, 0, "answered", smoe_clock_monotonic_ns());
+}
+
 static uint8_t *peer_direct(void *context, size_t *ret_room)
 {
     struct peer *peer = context;
+    if (peer->admin)
+        return NULL;
     return smoe_gateway_direct(peer->peers->gateway, peer->session, ret_room);
 }
 
@@ -152,7 +177,10 @@ static void peer_received(void *context, const uint8_t *data, size_t n)
 {
     struct peer *peer = context;
     struct smoe_peers *p = peer->peers;
-    smoe_gateway_received(p->gateway, peer->session, data, n, smoe_clock_monotonic_ns());
+    if (peer->admin)
+        admin_received(peer, data, n);
+    else
+        smoe_gateway_received(p->gateway, peer->session, data, n, smoe_clock_monotonic_ns());
     smoe_peers_flush(p);
 }
 
@@ -164,14 +192,19 @@ static void peer_coming(void *context)
 
 static size_t peer_peek(void *context, struct iovec *iovecs, size_t max)
 {
-    struct peer *peer = context;
+    const struct peer *peer = context;
+    if (peer->admin)
+        return smoe_peers_admin_peek(peer->admin, iovecs);
     return smoe_gateway_peek(peer->peers->gateway, peer->session, iovecs, max);
 }
 
 static void peer_consume(void *context, size_t bytes)
 {
     struct peer *peer = context;
-    smoe_gateway_consume(peer->peers->gateway, peer->session, bytes);
+    if (peer->admin)
+        smoe_peers_admin_consume(peer->admin, bytes);
+    else
+        smoe_gateway_consume(peer->peers->gateway, peer->session, bytes);
 }
 
 /* ---- who it is ---- */
@@ -179,18 +212,23 @@ static void peer_consume(void *context, size_t bytes)
 void smoe_peers_established(void *context, const struct smoe_key *key)
 {
     struct peer *peer = context;
-    smoe_gateway_identify(peer->peers->gateway, peer->session, key->role, key->name);
+    struct smoe_gateway *gateway = peer->peers->gateway;
+    smoe_gateway_identify(gateway, peer->session, key->role, key->name);
+    if (key->role != SMOE_ROLE_ADMIN || smoe_gateway_administered(gateway, peer->session))
+        return;
+    peer->admin = calloc(1, sizeof *peer->admin);
+    if (peer->admin)
+        cut_after(peer, ADMIN_MS);
+    else
+        smoe_conn_close(&peer->conn, UV_ENOMEM);
 }
 
-unsigned smoe_peers_revoke(struct smoe_peers *p, const struct smoe_keyring *keys)
+unsigned smoe_peers_revoke(struct smoe_peers *p)
 {
     unsigned n = 0;
     smoe_list_for_each (it, &p->all) {
         struct peer *peer = smoe_container_of(it, struct peer, link);
-        char identity[SMOE_KEY_IDENTITY_MAX];
-        smoe_key_identity(&peer->tls.who, identity);
-        if (peer->tls.state != SMOE_TLS_OPEN ||
-            smoe_keyring_find(keys, identity, strlen(identity)) ||
+        if (peer->tls.state != SMOE_TLS_OPEN || smoe_tls_is_welcome(&peer->tls) ||
             smoe_gateway_closing(p->gateway, peer->session))
             continue;
         smoe_gateway_dismiss(p->gateway, peer->session, SMOE_EROLE, "its key was revoked",
@@ -247,7 +285,8 @@ static void check_origin(struct peer *peer)
     bool gone =
         uv_tcp_getpeername(&peer->conn.tcp, &from.sa, &bytes) != 0; /* what it said may wait */
     if (!gone)
-        smoe_gateway_came_from(p->gateway, peer->session, smoe_addr_origin(&from));
+        smoe_gateway_came_from(p->gateway, peer->session, smoe_addr_origin(&from),
+                               smoe_clock_monotonic_ns());
     if (p->tls || (!gone && smoe_addr_is_loopback(&from)))
         return;
     p->refused++;
@@ -280,13 +319,8 @@ static int on_connection(void *context, uv_stream_t *server)
     struct peer *peer = calloc(1, sizeof *peer);
     if (!peer)
         return UV_ENOMEM;
-    struct smoe_conn_owner owner = {.context = peer,
-                                    .direct = peer_direct,
-                                    .received = peer_received,
-                                    .peek = peer_peek,
-                                    .consume = peer_consume,
-                                    .closed = on_conn_closed,
-                                    .coming = peer_coming};
+    struct smoe_conn_owner owner = {peer,         peer_direct,    peer_received, peer_peek,
+                                    peer_consume, on_conn_closed, peer_coming,   false};
     peer->peers = p;
     int rc = begin_session(peer, &owner);
     if (rc) {
@@ -326,9 +360,9 @@ static void set_clock(struct smoe_peers *p)
 
 static void close_flushed(struct peer *peer)
 {
-    if (!peer->cut_running && !uv_is_closing((uv_handle_t *)&peer->cut)) {
+    if (!peer->cut_running) {
         peer->cut_running = true;
-        uv_timer_start(&peer->cut, on_cut, CLOSE_MS, 0);
+        cut_after(peer, peer->admin ? ADMIN_MS : CLOSE_MS);
     }
     smoe_conn_close_flushed(&peer->conn);
 }
@@ -397,6 +431,8 @@ int smoe_peers_start(const struct smoe_peers_options *options, struct smoe_peers
     *p = (struct smoe_peers){.loop = options->loop,
                              .gateway = options->gateway,
                              .log = options->log,
+                             .administer = options->administer,
+                             .context = options->context,
                              .tls = options->tls,
                              .listening = true,
                              .handles = 2,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The sockets of workers and trainers: a listener, and a connection for each session of the gateway.
+ * The sockets of workers, trainers and distant administrators: a listener, and a connection for each session of
+ * the gateway.
  */
 #ifndef SMOE_DAEMON_PEERS_H
 #define SMOE_DAEMON_PEERS_H
@@ -10,6 +11,7 @@
 #include "common/io/log.h"
 #include "common/io/tls.h"
 #include "daemon/gateway/gateway.h"
+#include "daemon/shell/lines.h"
 
 #include <uv.h>
 
@@ -36,6 +38,8 @@ struct smoe_peers_options {
                                      processes of this machine only */
     struct smoe_gateway *gateway; /* borrowed until the closed callback, */
     struct smoe_log *log;         /* as this */
+    smoe_line_answer administer;  /* of whoever has a key of role admin; with `context` */
+    void *context;
 };
 
 /* Listens. */
@@ -48,8 +52,8 @@ void smoe_peers_address(const struct smoe_peers *peers, struct smoe_addr *ret);
 /* For the TLS context. */
 void smoe_peers_established(void *context, const struct smoe_key *peer);
 
-/* Ends the sessions whose key is not in the ring any more. How many. */
-unsigned smoe_peers_revoke(struct smoe_peers *peers, const struct smoe_keyring *keys);
+/* Ends the sessions whose key or certificate is not valid any more. How many. */
+unsigned smoe_peers_revoke(struct smoe_peers *peers);
 
 /* Connections that ended before the gateway knew who they were, by their own mistake. */
 uint64_t smoe_peers_refused(const struct smoe_peers *peers);

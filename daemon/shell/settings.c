@@ -59,6 +59,11 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "plaintext without keys, and then only with processes of this machine; otherwise TLS "
              "1.3 and a key for everybody (stablemoectl key)"},
 
+    {"security", "certificate", SMOE_STRING, AT(certificate),
+     .help = "file in PEM with the gateway's private key and certificate, and those of the "
+             "authorities that nodes' certificates must be of: then they are asked for instead of "
+             "keys (docs/security.md)"},
+
     {"state", "dir", SMOE_STRING, .standard = "/var/lib/stablemoe", AT(state_dir),
      .help = "directory of the journal, the lock and the admin socket; one daemon each"},
 
@@ -192,6 +197,9 @@ int smoe_daemon_settings_check(const struct smoe_daemon_settings *s, struct smoe
                          "net.listen: %s is not a loopback address, and security.insecure = "
                          "loopback-only allows no other",
                          text);
+    if (s->insecure && *s->certificate)
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "security.insecure: loopback-only needs no security.certificate");
     smoe_addr_format(&s->status, text);
     if (!smoe_addr_is_loopback(&s->status))
         return smoe_fail(why, SMOE_ECONFIG,

@@ -14,7 +14,8 @@ struct smoe_daemon_settings {
     unsigned backend; /* enum smoe_backend */
     uint64_t hello_timeout_ns;
     /* security */
-    unsigned insecure; /* enum smoe_insecure */
+    unsigned insecure;     /* enum smoe_insecure */
+    char certificate[128]; /* "": keys */
     /* state */
     char state_dir[256];
     /* routing */

@@ -5,6 +5,7 @@
  *     meta    one row: schema version, epoch
  *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
  *     expert  one row an expert: host and follower by name
+ *     cut, piece  of layers that are sharded (store_sql_pieces.h)
  *     frozen  one row a layer whose router is frozen, with its values and the layer's run: it is no router of
  *             another layer that has the name later. A daemon from before there were any leaves the table
  *             alone, and refuses tokens that come without scores
@@ -23,6 +24,7 @@
 #include "common/base/assert.h"
 #include "daemon/shell/store_queue.h"
 #include "daemon/shell/store_sql.h"
+#include "daemon/shell/store_sql_pieces.h"
 
 #define SCHEMA_VERSION 1
 #define RETRY_MS       1000
@@ -64,7 +66,8 @@ static const char schema[] =
     " data FROM router JOIN layer ON layer.name = router.layer;"
     "DROP TABLE router;"
     "DELETE FROM frozen WHERE NOT EXISTS"
-    " (SELECT 1 FROM layer WHERE layer.name = frozen.layer AND layer.run = frozen.run);";
+    " (SELECT 1 FROM layer WHERE layer.name = frozen.layer AND layer.run = "
+    "frozen.run);" SMOE_PIECES_SCHEMA;
 
 /* ---- records ---- */
 
@@ -90,7 +93,9 @@ static int delete_of(sqlite3 *db, const char *sql, const char *layer, struct smo
 static int drop_rows(sqlite3 *db, const char *name, struct smoe_why *why)
 {
     int rc = delete_of(db, "DELETE FROM layer WHERE name = ?", name, why);
-    return rc ? rc : delete_of(db, "DELETE FROM expert WHERE layer = ?", name, why);
+    rc = rc ? rc : delete_of(db, "DELETE FROM expert WHERE layer = ?", name, why);
+    rc = rc ? rc : delete_of(db, "DELETE FROM cut WHERE layer = ?", name, why);
+    return rc ? rc : delete_of(db, "DELETE FROM piece WHERE layer = ?", name, why);
 }
 
 static int drop_layer(sqlite3 *db, const char *name, struct smoe_why *why)
@@ -146,6 +151,8 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
     sqlite3_bind_double(s, 18, l->done.clip_scale);
     sqlite3_bind_double(s, 19, l->done.square_norm);
     rc = smoe_sql_finish(db, s, why);
+    if (l->sharded && !rc)
+        return smoe_pieces_write(db, r, why);
     for (uint32_t e = 0; e < l->shape.experts && !rc; e++)
         rc = write_standing(db, l->name, e, &r->standings[e], why);
     return rc;
@@ -363,7 +370,9 @@ static int load_layer(struct smoe_store *store, sqlite3_stmt *row, struct smoe_r
     if (layer->layer.shape.experts < 1 || layer->layer.shape.experts > SMOE_EXPERTS_MAX)
         return smoe_fail(why, SMOE_EDATA, "journal: layer %s has %u experts", layer->layer.name,
                          layer->layer.shape.experts);
-    int rc = load_standings(store, layer, why);
+    int rc = smoe_pieces_load(store->db, layer, why);
+    if (rc == 0 && !layer->layer.sharded)
+        rc = load_standings(store, layer, why);
     return rc ? rc : load_router(store, layer, why);
 }
 

@@ -8,7 +8,9 @@
 
 int smoe_store_queue_init(struct smoe_store_queue *queue, struct smoe_why *why)
 {
-    size_t place = sizeof(struct smoe_queued) + SMOE_EXPERTS_MAX * sizeof(struct smoe_standing);
+    size_t standings = SMOE_EXPERTS_MAX * sizeof(struct smoe_standing);
+    size_t pieces = SMOE_WORKER_PIECES_MAX * sizeof(struct smoe_journal_piece);
+    size_t place = sizeof(struct smoe_queued) + (standings > pieces ? standings : pieces);
     smoe_list_init(&queue->waiting);
     smoe_list_init(&queue->reserve);
     queue->room = NULL;
@@ -49,7 +51,7 @@ static struct smoe_queued *asked_room(struct smoe_store_queue *queue, size_t byt
     return q;
 }
 
-/* Room for a record with so many bytes of standings or values behind it. The reserve has none for values. */
+/* Room for a record with so many bytes of payload behind it. The reserve has none for values. */
 static struct smoe_queued *take_room(struct smoe_store_queue *queue, size_t bytes, bool may_reserve)
 {
     struct smoe_queued *q = may_reserve ? NULL : asked_room(queue, bytes);
@@ -98,19 +100,17 @@ static void drop_superseded(struct smoe_store_queue *queue, const struct smoe_re
 int smoe_store_queue_add(struct smoe_store_queue *queue, const struct smoe_record *record,
                          uint64_t epoch)
 {
-    bool whole = record->type == SMOE_RECORD_LAYER;
-    size_t values = smoe_record_values_bytes(record);
-    size_t bytes = whole ? record->layer.shape.experts * sizeof *record->standings : values;
+    size_t bytes;
+    const void *payload = smoe_record_payload(record, &bytes);
     drop_superseded(queue, record);
-    struct smoe_queued *q = take_room(queue, bytes, !values);
+    struct smoe_queued *q = take_room(queue, bytes, record->type != SMOE_RECORD_ROUTER);
     if (!q)
         return SMOE_ENOMEMORY;
     q->epoch = epoch;
     q->record = *record;
     if (bytes)
-        memcpy(q->standings, whole ? (const void *)record->standings : record->values, bytes);
-    q->record.standings = whole ? q->standings : NULL;
-    q->record.values = values ? (const float *)(const void *)q->standings : NULL;
+        memcpy(q->payload, payload, bytes);
+    smoe_record_repoint(&q->record, q->payload);
     smoe_list_push_back(&queue->waiting, &q->link);
     return 0;
 }

@@ -20,7 +20,7 @@ struct smoe_queued {
     uint64_t epoch;
     bool reserved; /* goes back to the reserve */
     struct smoe_record record;
-    struct smoe_standing standings[]; /* the record's own copy, or of its values */
+    _Alignas(8) uint8_t payload[]; /* the record's own copy of what it points to */
 };
 
 struct smoe_store_queue {

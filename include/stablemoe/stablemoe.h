@@ -148,7 +148,8 @@ SMOE_API int smoe_gradient(struct smoe_ticket *ticket, const smoe_real *dy);
 SMOE_API int smoe_wait_gradient(struct smoe_ticket *ticket, const smoe_real **ret_dx);
 
 /* Gives the ticket back. A training batch that is not committed by then stays part of the next step
- * if it has its gradient, and is discarded if it has none. NULL is fine. */
+ * if it has its gradient, and is discarded if it has none: should it fail then, the next smoe_step does,
+ * once. NULL is fine. */
 SMOE_API void smoe_ticket_release(struct smoe_ticket *ticket);
 
 /* ---- the frozen router (StableMoE, stage 2; stablemoe/frozen.h) ---- */

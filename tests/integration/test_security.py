@@ -100,7 +100,7 @@ class Keys(Secured):
             self.fleet.write_key("k", text)
             self.refused([*worker, "--key", path], says)
         path = self.fleet.key("trainer", "t")
-        self.refused([*worker, "--key", path], "is for a trainer")
+        self.refused([*worker, "--key", path], "is for role trainer")
         path = self.fleet.key("worker", "w")
         self.refused([*worker, "--id", "other", "--key", path], "is for w, not for other")
         os.chmod(path, 0o644)
@@ -249,6 +249,149 @@ class Roles(Secured):
                                        "192.0.2.1:7700", "--dataset", "fashion-mnist", "--patience", "100ms"])
         self.assertEqual(code, 1)
         self.assertIn("without a key nothing is sent further", err)
+
+
+class Admins(Secured):
+    """stablemoectl over the network, by a key of role admin."""
+
+    def setUp(self):
+        super().setUp()
+        self.admin = self.fleet.key("admin", "root")
+        self.daemon = self.fleet.start_daemon()
+
+    def remote(self, *args, key=None):
+        return self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway", self.fleet.gateway,
+                               "--key", key or self.admin, *args])
+
+    def test_what_the_socket_takes_an_admin_key_takes(self):
+        self.fleet.start_workers(2)
+        code, out, err = self.remote("--json", "status")
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(sorted(w["id"] for w in json.loads(out)["workers"]), ["w1", "w2"])
+        for _ in range(40):  # more in a row than there may be at a time
+            self.assertEqual(self.remote("ping")[0], 0)
+        self.assertEqual(self.remote("policy", "topk"), (0, "", ""))
+        self.assertEqual(self.fleet.status()["policy"], "topk")
+        self.assertEqual(self.remote("drain", "w1"), (0, "", ""))
+        wait_for("the drained worker", lambda: self.fleet.ready() == 1)
+        self.assertEqual(self.remote("reload"), (0, "", ""))
+        code, _, err = self.remote("drain", "nobody")
+        self.assertEqual(code, 1)
+        self.assertOneLine(err, "no worker", "nobody")
+        self.daemon.wait_for_line('peer="admin root" why=answered')
+
+    def test_a_key_of_another_role_does_not_administer(self):
+        for role in ("worker", "trainer"):
+            code, _, err = self.remote("status", key=self.fleet.key(role, f"{role}-1"))
+            self.assertEqual(code, 1)
+            self.assertOneLine(err, f"is for role {role}", "for an admin")
+        worker = self.fleet.start("w", [os.path.join(harness.BIN, "stablemoe-worker"), "--gateway",
+                                        self.fleet.gateway, "--key", self.admin])
+        self.assertEqual(worker.wait(), 2)
+        worker.expected.add(2)
+        self.assertIn("is for role admin", worker.err())
+
+    def test_keys_are_not_made_from_afar_and_no_key_is_no_way_in(self):
+        code, _, err = self.remote("key", "list")
+        self.assertEqual(code, 2)
+        self.assertOneLine(err, "on the gateway's own machine only")
+        code, _, err = self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway",
+                                       self.fleet.gateway, "status"])
+        self.assertEqual(code, 2)
+        self.assertOneLine(err, "--gateway and --key go together")
+
+    def test_a_revoked_administrator_is_out_at_once(self):
+        line = self.ctl("key", "add", "admin", "other")
+        other = self.fleet.write_key("other.key", line)
+        self.assertEqual(self.remote("ping", key=other)[0], 0)
+        self.ctl("key", "revoke", "other")
+        code, _, err = self.remote("ping", key=other)
+        self.assertEqual(code, 1)
+        self.assertOneLine(err, "the gateway does not know this key")
+        self.assertEqual(self.remote("ping")[0], 0)
+        self.assertNoSecret(line)
+
+
+@unittest.skipUnless(shutil.which("openssl"), "openssl is not installed")
+class Certificates(Secured):
+    """An authority in place of keys. Everything that it gives out has ended: nobody has a clock."""
+
+    def setUp(self):
+        super().setUp()
+        self.fleet.keys = False
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
+                     "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
+        self.gateway = self.certify("gateway", "g")
+
+    def openssl(self, *args):
+        subprocess.run(["openssl", *args], cwd=self.fleet.dir, check=True, capture_output=True, timeout=30)
+
+    def certify(self, role, name, *lists):
+        """The file of one that has just been made."""
+        with open(self.fleet.path("names"), "w", encoding="ascii") as f:
+            f.write(f"subjectAltName=URI:stablemoe:{role}:{name}\n")
+        self.openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
+                     f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        self.openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                     "-days", "-1", "-extfile", "names", "-out", f"{name}.crt")
+        return self.bundle(name, "ca.crt", *lists)
+
+    def bundle(self, name, *parts):
+        text = ""
+        for part in (f"{name}.key", f"{name}.crt", *parts):
+            with open(self.fleet.path(part), encoding="ascii") as f:
+                text += f.read()
+        return self.fleet.write_key(f"{name}.pem", text)
+
+    def revoke(self, name):
+        """A list of what the authority has revoked, by its own little database."""
+        with open(self.fleet.path("ca.conf"), "w", encoding="ascii") as f:
+            f.write("[ca]\ndefault_ca=a\n[a]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=1\n")
+        with open(self.fleet.path("index"), "a", encoding="ascii"):
+            pass
+        ca = ("ca", "-config", "ca.conf", "-cert", "ca.crt", "-keyfile", "ca.key")
+        self.openssl(*ca, "-revoke", f"{name}.crt")
+        self.openssl(*ca, "-gencrl", "-out", "revoked.crl")
+
+    def remote(self, key, *args):
+        return self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway", self.fleet.gateway,
+                               "--key", key, *args])
+
+    def test_a_run_by_certificates_is_a_run_and_ends_for_whoever_is_revoked(self):
+        daemon = self.fleet.start_daemon("--set", "fleet.workers_min=2", "--set",
+                                         f"security.certificate={self.gateway}")
+        for name in ("w1", "w2"):
+            self.fleet.start_worker(name, "--key", self.certify("worker", name))
+        trainer = self.fleet.start_trainer(*harness.train_args(limit=300), "--key", self.certify("trainer", "t"), name="t")
+        self.assertEqual(trainer.wait(), 0)
+        self.assertEqual(self.fleet.status()["security"]["transport"], "mtls")
+        admin = self.certify("admin", "ops")
+        self.assertEqual(self.remote(admin, "ping")[0], 0)
+        self.revoke("w1")
+        self.bundle("g", "ca.crt", "revoked.crl")
+        self.ctl("reload-keys")
+        wait_for("the end of its session", lambda: self.fleet.ready() == 1, 5)
+        daemon.wait_for_line('peer="worker w1" why="its key was revoked"')
+        daemon.wait_for_line("shows a certificate that is not trusted here, or was revoked")
+        self.assertEqual(self.remote(admin, "ping")[0], 0)
+        self.bundle("g")
+        code, err = self.ctl("reload-keys", ok=False)
+        self.assertEqual(code, 1)
+        self.assertIn("no certificate of an authority", err)
+        self.assertEqual(self.remote(admin, "ping")[0], 0)
+
+    def test_what_is_no_gateways_does_not_start_one(self):
+        argv = ["stablemoed", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", "--state-dir",
+                self.fleet.state_dir, "--set"]
+        worker = self.certify("worker", "w")
+        self.refused([*argv, f"security.certificate={worker}"], "is no gateway's")
+        self.refused([*argv, f"security.certificate={self.fleet.path('none')}"], "security.certificate", "No such")
+        self.refused([*argv, f"security.certificate={self.gateway}", "--set", "security.insecure=loopback-only"],
+                     "security.insecure")
+        self.refused(["stablemoe-worker", "--gateway", "127.0.0.1:1", "--key", self.gateway],
+                     "is a gateway's certificate")
+        self.refused(["stablemoe-worker", "--gateway", "127.0.0.1:1", "--key", worker, "--id", "other"],
+                     "is for w, not for other")
 
 
 class Stranger:

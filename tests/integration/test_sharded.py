@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Sharded layers with real workers over TCP: the layer that experts with replicas and cut optimizer state compute is
-the local one, and stays it while workers are killed; a checkpoint resumes on another number of workers."""
+the local one, and stays it while workers and the gateway are killed; a checkpoint resumes on another number of workers."""
 
 import json
 import os
@@ -14,16 +14,21 @@ import test_equality
 from harness import train_args
 
 WORKERS = 4
-SHARDED = ("--set", "placement.rule=highest-averages", "--set", "fleet.workers_min=2")
 KILLS = 8 if harness.SANITIZED else 25
+GATEWAY_KILLS = 4 if harness.SANITIZED else 12
 SEED = int(os.environ.get("SMOE_SEED", "1"))
 
 
 class Sharded(harness.FleetTest):
     def setUp(self):
         super().setUp()
-        self.fleet.start_daemon(*SHARDED)
+        self.listen, self.ask = (f"127.0.0.1:{harness.free_port()}" for _ in range(2))
+        self.start_daemon()
         self.workers = self.fleet.start_workers(WORKERS, "--slots", "4")
+
+    def start_daemon(self, rule="highest-averages"):
+        self.daemon = self.fleet.start_daemon("--set", f"placement.rule={rule}", "--set",
+                                              "fleet.workers_min=2", listen=self.listen, status=self.ask)
 
     def has_both_copies(self):
         layers = self.fleet.status("experts")["layers"]
@@ -56,6 +61,27 @@ class Sharded(harness.FleetTest):
             time.sleep(chosen.random() * 0.1)
             self.workers[i] = self.fleet.start_worker(f"w{i + 1}", "--slots", "4")
             survivor.wait_for_steps(1)
+        self.assertLawful()
+        self.fleet.wait_ready(WORKERS)
+        self.assertSameSteps(survivor)
+        steps = survivor.steps()
+        self.assertLess(steps[-1]["loss"], steps[0]["loss"])
+
+    def test_every_step_is_the_reference_step_though_the_gateway_is_killed(self):
+        chosen = random.Random(SEED)
+        survivor = self.fleet.start_survivor()
+        survivor.wait_for_steps(2)
+        for kill in range(GATEWAY_KILLS):
+            harness.wait_for("both copies of everything", self.has_both_copies)
+            time.sleep(chosen.random() * 0.05)
+            self.daemon.kill()
+            if kill % 3 == 2: # and a worker with it
+                i = chosen.randrange(WORKERS)
+                self.workers[i].kill()
+                self.workers[i] = self.fleet.start_worker(f"w{i + 1}", "--slots", "4")
+            time.sleep(chosen.random() * 0.1)
+            self.start_daemon("pinned" if kill == GATEWAY_KILLS - 1 else "highest-averages")
+            survivor.wait_for_steps(2) # layers stay what they are, whatever new ones are
         self.assertLawful()
         self.fleet.wait_ready(WORKERS)
         self.assertSameSteps(survivor)

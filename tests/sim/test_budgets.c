@@ -43,12 +43,11 @@ static void watch(void *context, uint64_t slot, const struct smoe_core *core,
         smoe_world_slow_worker(world, smoe_whole_process(1), 4);
     for (uint32_t j = 0; j < NODES; j++) {
         const struct smoe_worker *w = &smoe_core_fleet(core)->workers[smoe_whole_worker(core, j)];
-        double unused;
         seen->node[slot][j] = (struct known){
             .joules = w->joules,
             .cost = smoe_worker_cycles_per_visit(w, flops, false),
             .error = smoe_worker_doubts(w, flops, false).cycles_per_visit,
-            .static_w = smoe_learned_static_w(&w->learned, &unused),
+            .static_w = smoe_learned_static_w(&w->learned, NULL),
             .curved = w->curved,
             .visits = w->account.settled,
         };

@@ -31,7 +31,6 @@ Test(random_worlds, two_hundred_worlds_finish_and_count_every_visit_once)
     cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
 }
 
-/* Here daemons stay: what sharded layers are is not journalled. Workers die as they do above. */
 Test(random_worlds, a_hundred_worlds_of_sharded_layers_finish)
 {
     const struct smoe_story *story = smoe_story_find("random_sharded");
@@ -56,8 +55,15 @@ Test(random_worlds, two_hundred_tortured_worlds_finish_too)
 /* Worlds that once ended wrong, and why. */
 Test(random_worlds, that_once_ended_wrong_do_not_any_more)
 {
-    tell("torture",
-         923); /* a worker returned while a step was being committed, with what came before it */
+    /* A worker returned while a step was being committed, with what came before it. */
+    tell("torture", 923);
+    /* A worker that alone held its experts was struck for numbers that nobody could compare. */
+    tell("torture", 459);
+    /* A step that was refused left the batches submitted after it out of the next, which was refused too. */
+    tell("torture", 2469);
+    tell("torture", 2743);
+    /* All lost their connections while state moved: each came back with part of a piece. */
+    tell("random_sharded", 357);
 }
 
 Test(random_worlds, the_same_seed_gives_the_same_trace_byte_for_byte)

@@ -129,6 +129,11 @@ int smoe_uplink_step(struct smoe_uplink *u, const struct smoe_msg_step *message,
                              "its ticket",
                              (unsigned long long)t->batch);
     }
+    if (u->spoilt) {
+        int rc = smoe_fail(why, u->spoilt, "%s", u->spoilt_why.text);
+        u->spoilt = 0; /* said once: whoever goes on all the same may */
+        return rc;
+    }
     u->step = (struct smoe_step_state){.pending = true, .message = *message};
     u->step.message.step = u->steps + 1;
     smoe_uplink_pump(u);
@@ -220,6 +225,7 @@ int smoe_uplink_restore(struct smoe_uplink *u, uint64_t step, struct smoe_why *w
             smoe_ticket_fail(t, SMOE_ECANCELED, "dropped by a restore");
     }
     u->step = (struct smoe_step_state){0};
+    u->spoilt = 0;
     u->steps = step;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         u->layers[l].step = step;
@@ -425,8 +431,14 @@ void smoe_request_answered(struct smoe_uplink *u, uint64_t request, struct smoe_
         r->values = smoe_blob_ref(blob);
 }
 
+/* Batches that were submitted after it are part of the next one, which is made in its place. */
 static void fail_step(struct smoe_uplink *u, int code, const char *sentence)
 {
+    smoe_list_for_each (it, &u->tickets) {
+        struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
+        if (t->step > u->steps + 1)
+            t->step = u->steps + 1;
+    }
     u->step.pending = u->step.sent = false;
     u->step.done = true;
     u->step.code = smoe_fail(&u->step.why, code, "%s", sentence);

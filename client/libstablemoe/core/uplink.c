@@ -59,13 +59,21 @@ void smoe_uplink_free(struct smoe_uplink *u)
 int smoe_uplink_send(struct smoe_uplink *u, const struct smoe_message *message,
                      const struct smoe_segment *segments, size_t n_segments)
 {
-    return smoe_channel_send(&u->channel, message, segments, n_segments);
+    int rc = smoe_channel_send(&u->channel, message, segments, n_segments);
+    u->speechless |= rc == SMOE_ENOMEMORY;
+    return rc;
+}
+
+bool smoe_uplink_speechless(const struct smoe_uplink *u)
+{
+    return u->speechless;
 }
 
 void smoe_uplink_connected(struct smoe_uplink *u)
 {
     smoe_assert(u->link == SMOE_ULINK_DOWN);
     u->link = SMOE_ULINK_HELLO;
+    u->speechless = false;
     smoe_channel_init(&u->channel, u->wire, &u->budget, SMOE_TO_TRAINER, OUTBOX_BYTES_MAX);
     u->channel.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
     struct smoe_message m = {.type = SMOE_MSG_HELLO};
@@ -75,8 +83,7 @@ void smoe_uplink_connected(struct smoe_uplink *u)
                                       .incarnation = u->options.incarnation};
     memcpy(m.hello.name, u->options.name, sizeof m.hello.name);
     memcpy(m.hello.software, u->options.software, sizeof m.hello.software);
-    (void)smoe_uplink_send(u, &m, NULL,
-                           0); /* out of memory: the gateway's hello time-out ends it */
+    (void)smoe_uplink_send(u, &m, NULL, 0);
 }
 
 static void start_over(struct smoe_uplink *u)
@@ -175,11 +182,26 @@ static bool is_final(int code)
     }
 }
 
+/* A step without one of its batches is not the step that was asked for: the pending one fails with it, and
+ * so does the next if nobody has the ticket any more to see what became of it. */
+static void fail_batch(struct smoe_uplink *u, struct smoe_uplink_ticket *t,
+                       const struct smoe_msg_error *m)
+{
+    bool unseen = t->released, training = !t->evaluate;
+    uint64_t step = t->step;
+    smoe_ticket_fail(t, m->code, m->message);
+    if (training && u->step.pending && step == u->step.message.step)
+        (void)smoe_request_failed(u, step, m->code, m->message);
+    else if (training && unseen)
+        u->spoilt =
+            smoe_fail(&u->spoilt_why, m->code, "step: a batch of it failed: %s", m->message);
+}
+
 static int on_error(struct smoe_uplink *u, const struct smoe_msg_error *m, struct smoe_why *why)
 {
     struct smoe_uplink_ticket *ticket = m->batch ? smoe_ticket_find(u, m->batch) : NULL;
     if (ticket)
-        smoe_ticket_fail(ticket, m->code, m->message);
+        fail_batch(u, ticket, m);
     else if (m->request)
         (void)smoe_request_failed(u, m->request, m->code, m->message);
     if (!m->fatal)

@@ -144,6 +144,8 @@ int smoe_uplink_received(struct smoe_uplink *uplink, const uint8_t *data, size_t
 size_t smoe_uplink_peek(const struct smoe_uplink *uplink, struct iovec *iovecs, size_t max);
 void smoe_uplink_consume(struct smoe_uplink *uplink, size_t bytes);
 bool smoe_uplink_welcomed(const struct smoe_uplink *uplink);
+/* There was no memory for something that had to be said: close the connection, and try again. */
+bool smoe_uplink_speechless(const struct smoe_uplink *uplink);
 /* Says Bye: the layers of this trainer are free for the next one at once. */
 void smoe_uplink_leave(struct smoe_uplink *uplink, const char *reason);
 

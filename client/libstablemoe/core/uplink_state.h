@@ -28,8 +28,11 @@ struct smoe_uplink {
     struct smoe_step_state step;
     struct smoe_uplink_request requests[SMOE_REQUESTS_MAX];
     bool restoring;
+    bool speechless; /* there was no memory for something that had to be said */
     int failed;
     struct smoe_why failure;
+    int spoilt; /* a batch of the next step was lost after its ticket was released, */
+    struct smoe_why spoilt_why; /* for this reason */
 };
 
 /* Sends whatever may be sent now, in order. */

@@ -52,7 +52,7 @@ static void on_received(void *context, const uint8_t *data, size_t n)
     if (rc)
         smoe_conn_close_flushed(&c->conn);
     else
-        smoe_conn_flush(&c->conn);
+        smoe_client_flush(c);
 }
 
 static void try_later(struct smoe_client *c)
@@ -124,7 +124,9 @@ static void attempt(uv_timer_t *timer)
 
 void smoe_client_flush(struct smoe_client *c)
 {
-    if (c->connected)
+    if (c->connected && smoe_uplink_speechless(c->uplink))
+        smoe_conn_close(&c->conn, UV_ENOMEM);
+    else if (c->connected)
         smoe_conn_flush(&c->conn);
 }
 
@@ -223,19 +225,22 @@ static int make_uplink(struct smoe_client *c, const char *name)
 static int take_key(struct smoe_client *c, const char *path, const char *name)
 {
     struct smoe_key key;
+    struct smoe_certificate certificate;
     struct smoe_tls_options options = {.key = &key};
-    int rc = smoe_key_read(path, &key, &c->why);
+    int rc = smoe_credential_read(path, &key, &certificate, &c->why);
     if (rc)
         return smoe_fail_at(&c->why, rc, "key");
     if (key.role != SMOE_ROLE_TRAINER)
-        rc =
-            smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for a %s", path, smoe_role_name(key.role));
+        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for role %s", path,
+                       smoe_role_name(key.role));
     else if (name && strcmp(name, key.name) != 0)
         rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
                        name);
+    options.certificate = certificate.own ? &certificate : NULL;
     if (rc == 0)
         rc = smoe_tls_context_new(&options, &c->secure, &c->why);
     snprintf(c->key_name, sizeof c->key_name, "%s", key.name);
+    smoe_certificate_release(&certificate);
     smoe_wipe(&key, sizeof key);
     return rc;
 }

@@ -99,13 +99,14 @@ struct smoe_experts {
     uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
     uint32_t serials;   /* given so far */
     uint64_t bytes, bytes_max;
+    bool torn; /* by the last Host: what was held of its layer is lost, and nobody knows */
 };
 
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts and copies, or slots and shards, of the layer. If there is no room for new ones
- * nothing changes; if memory itself is out, nothing of the layer is held.
+/* Carries out Host: holds exactly these experts and copies, or slots and shards, of the layer.
+ * If there is no room for new ones nothing changes; if memory is out while shards are being cut anew, `torn`.
  * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
                       struct smoe_why *why);

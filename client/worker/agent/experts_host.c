@@ -192,25 +192,48 @@ static int check_room(const struct smoe_experts *store, uint64_t experts, uint64
     return 0;
 }
 
-/* Exactly the named experts and copies, in their roles. */
-static int hold(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
-                struct smoe_why *why)
+/* Entries of the layer that are younger than `serial` go again. */
+static void drop_younger(struct smoe_experts *store, uint32_t l, uint32_t serial)
 {
     struct smoe_held_layer *layer = &store->layers[l];
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (layer->expert_at[e] != SMOE_NO_EXPERT &&
+            store->experts[layer->expert_at[e]].serial > serial)
+            smoe_held_drop(store, layer->expert_at[e]);
+}
+
+/* Room for what is named and not held yet: for all of it, or nothing has changed. */
+static int start_named(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
+                       struct smoe_why *why)
+{
+    struct smoe_held_layer *layer = &store->layers[l];
+    uint32_t before = store->serials;
     size_t at = 0, at_copy = 0;
     int rc = 0;
     for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
         bool serves = named(host->experts, host->n_experts, &at, e);
         bool copy = named(host->copies, host->n_copies, &at_copy, e);
-        bool held = layer->expert_at[e] != SMOE_NO_EXPERT;
-        if ((serves || copy) && !held)
+        if ((serves || copy) && layer->expert_at[e] == SMOE_NO_EXPERT)
             rc = start_expert(store, l, e, host->fresh, why);
-        else if (!serves && !copy && held)
-            smoe_held_drop(store, layer->expert_at[e]);
-        if ((serves || copy) && !rc)
-            store->experts[layer->expert_at[e]].copy = copy;
     }
+    if (rc)
+        drop_younger(store, l, before);
     return rc;
+}
+
+/* Exactly the named experts and copies, in their roles; all of them are held. */
+static void assume_roles(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host)
+{
+    struct smoe_held_layer *layer = &store->layers[l];
+    size_t at = 0, at_copy = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        bool serves = named(host->experts, host->n_experts, &at, e);
+        bool copy = named(host->copies, host->n_copies, &at_copy, e);
+        if (serves || copy)
+            store->experts[layer->expert_at[e]].copy = copy;
+        else if (layer->expert_at[e] != SMOE_NO_EXPERT)
+            smoe_held_drop(store, layer->expert_at[e]);
+    }
 }
 
 /* ---- sharded layers ---- */
@@ -255,28 +278,37 @@ static int recut_all(struct smoe_experts *store, uint32_t l, const struct smoe_m
         if (seeded)
             smoe_ffn_init(&layer->ffn, layer->shape.seed, e, layer->shape.zero_output, seeded);
         rc = recut(store, l, e, layout, seeded, why);
+        store->torn = rc && e;
     }
     free(seeded);
     return rc;
 }
 
-/* Room for the local sums of so many hosts. */
-static int hold_sums(struct smoe_experts *store, struct smoe_held_layer *layer, uint32_t replicas,
-                     size_t elements, struct smoe_why *why)
+/* They are of a layout with so many elements. */
+static void drop_sums(struct smoe_experts *store, struct smoe_held_layer *layer, size_t elements)
 {
     free(layer->sums);
     free(layer->sum_elements);
     layer->sums = NULL;
     layer->sum_elements = NULL;
-    store->bytes -= smoe_held_sums_bytes(layer->replicas, layer->layout.elements);
+    store->bytes -= smoe_held_sums_bytes(layer->replicas, elements);
     layer->replicas = 0;
     memset(layer->first_sum, 0, (layer->shape.experts + 1) * sizeof *layer->first_sum);
+}
+
+/* Room for the local sums of so many hosts; without memory there is none, and the next Host asks again. */
+static int hold_sums(struct smoe_experts *store, struct smoe_held_layer *layer, uint32_t replicas,
+                     size_t elements, struct smoe_why *why)
+{
+    drop_sums(store, layer, layer->layout.elements);
     if (!replicas || !elements)
         return 0;
     layer->sums = malloc(replicas * elements * sizeof *layer->sums);
     layer->sum_elements = calloc(replicas, sizeof *layer->sum_elements);
-    if (!layer->sums || !layer->sum_elements)
+    if (!layer->sums || !layer->sum_elements) {
+        drop_sums(store, layer, elements);
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    }
     store->bytes += smoe_held_sums_bytes(replicas, elements);
     layer->replicas = replicas;
     return 0;
@@ -293,8 +325,8 @@ static int cut(struct smoe_experts *store, uint32_t l, const struct smoe_msg_hos
         rc = hold_sums(store, layer, replicas, layout->elements, why);
     if (rc == 0 && !same)
         rc = recut_all(store, l, host, layout, why);
-    if (rc) { /* the layer goes as a whole, and must not take off bytes that it does not have */
-        layer->layout.elements = layer->replicas ? layout->elements : layer->layout.elements;
+    if (rc) {
+        drop_sums(store, layer, layout->elements);
         return rc;
     }
     smoe_shard_layout_release(&layer->layout);
@@ -344,14 +376,14 @@ static int check_sharded(const struct smoe_experts *store, const struct smoe_hel
 
 /* ---- Host ---- */
 
-/* Checks what can be checked, then does it; `*ret_begun`: it may have been left half done. */
+/* Does all of it, or nothing; only shards that are being cut anew can be left `torn`. */
 static int carry_out(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
-                     bool *ret_begun, struct smoe_why *why)
+                     struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
     struct smoe_shard_layout layout = {0};
+    uint32_t before = store->serials;
     int rc;
-    *ret_begun = false;
     if (!host->sharded) {
         uint64_t fresh = count_fresh(layer, host);
         rc = check_room(store, fresh,
@@ -360,12 +392,11 @@ static int carry_out(struct smoe_experts *store, uint32_t l, const struct smoe_m
         rc = smoe_shard_layout_make(host, layer->n_params, &layout, why);
         rc = rc ? rc : check_sharded(store, layer, host, &layout, why);
     }
-    if (rc == 0) {
-        *ret_begun = true;
-        rc = hold(store, l, host, why);
-        if (rc == 0 && host->sharded)
-            rc = cut(store, l, host, &layout, why);
-    }
+    rc = rc ? rc : start_named(store, l, host, why);
+    if (rc == 0 && host->sharded && (rc = cut(store, l, host, &layout, why)))
+        drop_younger(store, l, before);
+    if (rc == 0)
+        assume_roles(store, l, host);
     smoe_shard_layout_release(&layout);
     return rc;
 }
@@ -374,7 +405,7 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
                       struct smoe_why *why)
 {
     uint32_t l = 0;
-    bool nothing = host->n_experts + host->n_copies + host->pieces.n == 0, begun;
+    bool nothing = host->n_experts + host->n_copies + host->pieces.n == 0;
     while (l < SMOE_LAYERS_MAX && !same_layer(&store->layers[l], host))
         l++;
     if (nothing && l < SMOE_LAYERS_MAX)
@@ -399,8 +430,8 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
         smoe_experts_unstage(store, layer);
     layer->step = host->step;
     layer->attempt = host->attempt;
-    rc = carry_out(store, l, host, &begun, why);
-    if (rc && (begun || !smoe_held_in_use(store, l)))
-        smoe_held_drop_layer(store, l); /* the machine is out of memory, or nothing is held of it */
+    rc = carry_out(store, l, host, why);
+    if (rc && (store->torn || !smoe_held_in_use(store, l)))
+        smoe_held_drop_layer(store, l); /* half of it was cut already, or nothing is held of it */
     return rc;
 }

@@ -97,6 +97,11 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
     smoe_agent_step_cancel(a, smoe_experts_wire(&a->experts, host));
     int rc = smoe_experts_host(&a->experts, host, &why);
     forget_dropped(a);
+    if (rc && a->experts.torn) {
+        a->experts.torn = false;
+        a->speechless = true; /* the next session's inventory says what is left */
+        return;
+    }
     struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, host->layer);
     if (rc == 0 && layer) {
         size_t need = smoe_task_scratch(&layer->ffn);

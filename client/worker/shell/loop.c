@@ -201,22 +201,25 @@ static void on_signal(uv_signal_t *handle, int signum)
 static int take_key(struct worker *w, struct smoe_why *why)
 {
     struct smoe_key key;
+    struct smoe_certificate certificate;
     struct smoe_tls_options options = {.key = &key};
     char *id = w->settings.id;
     if (!*w->settings.key)
         return 0;
-    int rc = smoe_key_read(w->settings.key, &key, why);
+    int rc = smoe_credential_read(w->settings.key, &key, &certificate, why);
     if (rc)
         return smoe_fail_at(why, SMOE_ECONFIG, "--key");
     if (key.role != SMOE_ROLE_WORKER)
-        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for a %s", w->settings.key,
+        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for role %s", w->settings.key,
                        smoe_role_name(key.role));
     else if (*id && strcmp(id, key.name) != 0)
         rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for %s, not for %s", w->settings.key,
                        key.name, id);
     snprintf(id, sizeof w->settings.id, "%s", key.name);
+    options.certificate = certificate.own ? &certificate : NULL;
     if (rc == 0)
         rc = smoe_tls_context_new(&options, &w->tls, why);
+    smoe_certificate_release(&certificate);
     smoe_wipe(&key, sizeof key);
     return rc;
 }

@@ -99,6 +99,18 @@ Test(quarantine, clears_a_worker_when_another_s_numbers_are_no_better, .init = b
     }
 }
 
+Test(quarantine, knows_of_a_divergence_only_what_another_was_struck_for, .init = begin_alone,
+     .fini = end_alone)
+{
+    const struct smoe_doubt doubt = {.layer = 1, .expert = 2, .run = 3, .step = 4};
+    cr_assert_not(smoe_quarantine_confirmed(&q, &doubt, "a"));
+    cr_assert(smoe_quarantine_doubt(&q, &doubt, "a"));
+    smoe_quarantine_strike(&q, &rules, "a", "", SEC);
+    cr_assert_not(smoe_quarantine_confirmed(&q, &doubt, "a"), "it does not confirm itself");
+    cr_assert(smoe_quarantine_confirmed(&q, &doubt, "b"));
+    cr_assert_not(smoe_quarantine_knows(&q, "a"));
+}
+
 /* ---- in the core: two workers, each with copies of the other's experts ---- */
 
 static struct scene s;
@@ -307,4 +319,118 @@ Test(conduct, a_host_that_is_leaving_when_the_norms_are_in_is_not_sent_away_agai
     cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_STEP_DONE), 0);
     cr_assert_geq(mail_count(&s.mail, t, SMOE_MSG_NEED), 1, "the attempt ended with its host");
     scene_end(&s);
+}
+
+/* ---- one worker, which alone has every expert ---- */
+
+static void begin_single(void)
+{
+    struct smoe_core_options o = scene_options();
+    struct smoe_layer_shape shape = scene_shape(4);
+    scene_begin(&s, &o);
+    a = scene_worker(&s, "a");
+    t = scene_trainer(&s, "t");
+    layer = scene_layer(&s, t, "moe", &shape);
+}
+
+static void answer_badly(enum smoe_message_type question)
+{
+    s.bad_numbers = true;
+    scene_answer(&s, a, question);
+    s.bad_numbers = false;
+}
+
+static void nobody_was_blamed(void)
+{
+    cr_assert_eq(strikes(), 0);
+    cr_assert_not(s.closed[a]);
+}
+
+Test(conduct, results_of_an_only_holder_that_cannot_be_fail_the_batch_and_nobody_is_struck,
+     .init = begin_single, .fini = end)
+{
+    for (uint64_t batch = 1; batch <= 5; batch++) { /* more often than it takes to be put out */
+        cr_assert_eq(submit(batch).kind, SMOE_TAKE);
+        scene_pass(&s, 20 * MS);
+        answer_badly(SMOE_MSG_DECISION);
+        scene_assert_error(&s, t, SMOE_ENOTFINITE, "OUTPUT: numbers of expert ");
+        scene_assert_error(&s, t, SMOE_ENOTFINITE,
+                           " of layer moe that cannot be; only worker a holds it");
+        const struct smoe_msg_error *e = &mail_last(&s.mail, t, SMOE_MSG_ERROR)->m.error;
+        cr_assert_eq(e->batch, batch);
+        cr_assert_not(e->fatal);
+        nobody_was_blamed();
+        cr_assert_eq(scene_totals(&s).account.in_flight, 0);
+    }
+    cr_assert_eq(results(), 0, "none of it was passed on");
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_ERROR), 5, "once a batch");
+    submit(6);
+    scene_work_all(&s);
+    cr_assert_eq(scene_totals(&s).account.in_flight, 16, "the next one may be sound");
+}
+
+Test(conduct, input_gradients_of_an_only_holder_that_cannot_be_take_the_batch_out_of_the_sums,
+     .init = begin_single, .fini = end)
+{
+    submit(1);
+    submit(2);
+    scene_work_all(&s);
+    scene_gradient(&s, t, 1);
+    scene_step(&s, t, 1, (uint64_t[]){1}, 1); /* refused: 2 has no gradient */
+    scene_gradient(&s, t, 2);
+    answer_badly(SMOE_MSG_BACKPROP);
+    scene_assert_error(&s, t, SMOE_ENOTFINITE, "PARCEL_GRADIENT: numbers of expert ");
+    nobody_was_blamed();
+    cr_assert_eq(mail_count(&s.mail, a, SMOE_MSG_RESET), 1, "its share of the sums goes");
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_NEED), 1, "what else there was comes again");
+    submit(2);
+    scene_work_all(&s);
+    scene_gradient(&s, t, 2);
+    scene_work_all(&s);
+    scene_step(&s, t, 1, (uint64_t[]){2}, 1);
+    scene_work_all(&s);
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_STEP_DONE), 1);
+}
+
+Test(conduct, a_norm_of_an_only_holder_that_cannot_be_fails_the_step_and_names_the_layer,
+     .init = begin_single, .fini = end)
+{
+    for (int i = 0; i < 5; i++) {
+        submit(1);
+        scene_work_all(&s);
+        scene_gradient(&s, t, 1);
+        scene_work_all(&s);
+        s.square_norm = 1.01e36;
+        scene_step(&s, t, 1, first, 1);
+        scene_work_all(&s);
+        s.square_norm = 1;
+        scene_assert_error(&s, t, SMOE_ENOTFINITE,
+                           "STEP 1: a gradient of an expert is not finite: expert 0 of layer moe");
+        nobody_was_blamed();
+    }
+}
+
+Test(conduct, a_follower_that_is_away_cannot_be_asked, .init = begin, .fini = end)
+{
+    scene_close(&s, b);
+    scene_work_all(&s); /* its experts are a's now */
+    submit(1);
+    scene_pass(&s, 20 * MS);
+    answer_badly(SMOE_MSG_DECISION);
+    scene_assert_error(&s, t, SMOE_ENOTFINITE, "only worker a holds it");
+    nobody_was_blamed();
+}
+
+Test(conduct, bad_numbers_said_twice_are_passed_over, .init = begin_single, .fini = end)
+{
+    submit(1);
+    scene_work_all(&s);
+    const struct smoe_message *d = &mail_last(&s.mail, a, SMOE_MSG_DECISION)->m;
+    struct smoe_message again = {.type = SMOE_MSG_OUTPUT};
+    again.output.parcel = d->decision.parcels[0].id;
+    s.bad_numbers = true;
+    cr_assert_eq(scene_say(&s, a, &again).kind, SMOE_IGNORE);
+    s.bad_numbers = false;
+    nobody_was_blamed();
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_ERROR), 0);
 }

@@ -20,9 +20,12 @@ static const char by_trainer[] =
 
 static bool may(unsigned side, uint16_t type)
 {
-    struct smoe_why why;
-    return smoe_message_admit(type, 0, 0, side, SMOE_CONTROL_BYTES_MAX, SMOE_TENSOR_BYTES_MAX,
-                              &why) != SMOE_EROLE;
+    struct smoe_why why = {""};
+    bool refused = smoe_message_admit(type, 0, 0, side, SMOE_CONTROL_BYTES_MAX,
+                                      SMOE_TENSOR_BYTES_MAX, &why) == SMOE_EROLE;
+    cr_assert(!refused || strstr(why.text, smoe_message_name(type)), "it names no message: %s",
+              why.text);
+    return !refused;
 }
 
 static bool listed(const char *list, const char *name)

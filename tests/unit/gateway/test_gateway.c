@@ -667,22 +667,46 @@ Test(gateway, bounds_the_strangers_of_one_origin_and_not_those_of_this_machine, 
 {
     uint32_t session[SMOE_GATE_STRANGERS_OF_ONE + 1], local, other;
     cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &other), 0);
-    smoe_gateway_came_from(h.gw, other, 8);
+    smoe_gateway_came_from(h.gw, other, 8, h.now_ns);
     for (unsigned i = 0; i <= SMOE_GATE_STRANGERS_OF_ONE; i++) {
         cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
         cr_assert_not(smoe_gateway_closing(h.gw, session[0]), "%u", i);
-        smoe_gateway_came_from(h.gw, session[i], 7);
+        smoe_gateway_came_from(h.gw, session[i], 7, h.now_ns += MS);
     }
     cr_assert(smoe_gateway_closing(h.gw, session[0]), "the oldest of that origin");
     cr_assert_not(smoe_gateway_closing(h.gw, session[1]));
     cr_assert_not(smoe_gateway_closing(h.gw, other));
     for (unsigned i = 0; i < SMOE_GATE_STRANGERS_OF_ONE + 9; i++) {
         cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &local), 0);
-        smoe_gateway_came_from(h.gw, local, 0);
+        smoe_gateway_came_from(h.gw, local, 0, h.now_ns);
     }
     struct smoe_gateway_stats stats;
     smoe_gateway_stats(h.gw, &stats);
     cr_assert_eq(stats.crowded_out, 1);
+    smoe_gateway_check(h.gw);
+}
+
+/* Somebody honest and somebody hostile of one IPv6 network. */
+Test(gateway, leaves_a_neighbour_of_a_crowd_the_time_to_say_hello, .init = begin, .fini = end)
+{
+    uint32_t honest, session;
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &honest), 0);
+    smoe_gateway_came_from(h.gw, honest, 7, h.now_ns);
+    for (unsigned i = 1; i < SMOE_GATE_STRANGERS_OF_ONE; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+        smoe_gateway_came_from(h.gw, session, 7, h.now_ns);
+    }
+    for (unsigned i = 0; i < 200; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+        smoe_gateway_came_from(h.gw, session, 7, h.now_ns + 20 * MS - 1);
+        cr_assert_not(smoe_gateway_closing(h.gw, honest), "%u", i);
+        cr_assert(smoe_gateway_closing(h.gw, session), "it came last");
+        smoe_gateway_closed(h.gw, session, h.now_ns);
+    }
+    cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session), 0);
+    smoe_gateway_came_from(h.gw, session, 7, h.now_ns + 20 * MS);
+    cr_assert(smoe_gateway_closing(h.gw, honest), "it had its time");
+    cr_assert_not(smoe_gateway_closing(h.gw, session));
     smoe_gateway_check(h.gw);
 }
 
@@ -761,4 +785,30 @@ Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         cr_assert(strstr(json, parts[i]), "%s lacks %s", json, parts[i]);
     free(json);
+}
+
+Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = begin, .fini = end)
+{
+    uint32_t session[SMOE_GATE_ADMINS_MAX + 1];
+    static const uint8_t bytes[] = "status\n";
+    h.now_ns += 20 * MS;
+    for (unsigned i = 0; i <= SMOE_GATE_ADMINS_MAX; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
+        smoe_gateway_identify(h.gw, session[i], SMOE_ROLE_ADMIN, "root");
+        cr_assert_eq(smoe_gateway_administered(h.gw, session[i]),
+                     i < SMOE_GATE_ADMINS_MAX ? 0 : SMOE_ELIMIT);
+    }
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_ADMINS_MAX]));
+    cr_assert_str_eq(smoe_gateway_peer_name(h.gw, session[0]), "admin root");
+    smoe_gateway_tick(h.gw, h.now_ns + 5000 * MS);
+    cr_assert_not(smoe_gateway_closing(h.gw, session[0]), "it owes no hello");
+    smoe_gateway_check(h.gw);
+    smoe_gateway_dismiss(h.gw, session[0], 0, "answered", h.now_ns);
+    cr_assert(smoe_gateway_closing(h.gw, session[0]));
+    smoe_gateway_closed(h.gw, session[0], h.now_ns);
+    smoe_gateway_closed(h.gw, session[1], h.now_ns);
+    smoe_gateway_received(h.gw, session[SMOE_GATE_ADMINS_MAX], bytes, sizeof bytes, h.now_ns);
+    smoe_gateway_goodbye(h.gw, "over");
+    cr_assert(smoe_gateway_closing(h.gw, session[2]));
+    smoe_gateway_check(h.gw);
 }

@@ -104,6 +104,31 @@ Test(file, a_leftover_temporary_of_a_crash_is_no_obstacle)
     expect_content("f", "new");
 }
 
+/* Whatever somebody had prepared: a file that he can read, one that he keeps open, a way elsewhere. */
+Test(file, a_secret_is_written_to_no_file_that_was_there_before)
+{
+    struct smoe_why why;
+    struct stat st;
+    char path[200], elsewhere[200], bytes[8];
+    strcpy(path, scratch_path(&dir, "f"));
+    strcpy(elsewhere, scratch_text(&dir, "elsewhere", "mine"));
+    int open_before = open(scratch_text(&dir, "f.tmp", "old"), O_RDONLY);
+    cr_assert_eq(smoe_file_write_private(AT_FDCWD, path, "secret", 6, &why), 0, "%s", why.text);
+    cr_assert_eq(read(open_before, bytes, sizeof bytes), 3);
+    cr_assert_eq(memcmp(bytes, "old", 3), 0);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_assert_eq(st.st_mode & 07777, 0600);
+    for (int hard = 0; hard <= 1; hard++) {
+        char temporary[200];
+        strcpy(temporary, scratch_path(&dir, "f.tmp"));
+        cr_assert_eq(hard ? link(elsewhere, temporary) : symlink(elsewhere, temporary), 0);
+        cr_assert_eq(smoe_file_write_private(AT_FDCWD, path, "secret", 6, &why), 0);
+        expect_content("elsewhere", "mine");
+        expect_content("f", "secret");
+    }
+    close(open_before);
+}
+
 /* A full disk, as a file size limit: the write stops in the middle. */
 Test(file, a_write_that_does_not_fit_leaves_the_old_file)
 {

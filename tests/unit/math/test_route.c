@@ -576,13 +576,13 @@ static uint64_t digest_slots(uint32_t tokens)
 Test(route, the_answer_is_the_same_on_every_machine)
 {
     uint64_t digest = digest_slots(HAND_TOKENS);
-    cr_assert_eq(digest, UINT64_C(0x77697ac66f243122), "digest 0x%016llx",
+    cr_assert_eq(digest, UINT64_C(0x982151f4cc3cedae), "digest 0x%016llx",
                  (unsigned long long)digest);
 }
 
 Test(route, the_answer_to_few_tokens_is_the_same_on_every_machine)
 {
     uint64_t digest = digest_slots(120);
-    cr_assert_eq(digest, UINT64_C(0xec3ed8248f1831fc), "digest 0x%016llx",
+    cr_assert_eq(digest, UINT64_C(0xf89dcc779db49397), "digest 0x%016llx",
                  (unsigned long long)digest);
 }

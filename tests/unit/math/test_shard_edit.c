@@ -50,6 +50,32 @@ Test(shard_edit, whoever_leaves_is_followed_by_the_other_holder, .init = begin, 
             cr_assert_eq(holds_at(i, w), other[i][w], "element %d, worker %u", (int)i, w);
 }
 
+Test(shard_edit, cut_at_a_range_the_same_workers_hold_the_same, .init = begin, .fini = end)
+{
+    struct smoe_shard_map before = map;
+    bool held[ELEMENTS][N];
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        for (uint32_t w = 0; w < N; w++)
+            held[i][w] = holds_at(i, w);
+    for (uint64_t g = 1; g + 1 < GRAINS; g += 3) {
+        uint64_t begins = ELEMENTS * g / GRAINS, ends = ELEMENTS * (g + 2) / GRAINS;
+        smoe_shard_cut_at(&map, begins, ends - begins);
+        smoe_shard_cut_at(&map, begins + 1, ends - begins - 2); /* no bounds of grains */
+        smoe_shard_cut_at(&map, ELEMENTS - 1, 2);
+        bool cut = false;
+        for (uint32_t i = 0; i < map.n_pieces; i++) {
+            cut |= pieces[i].offset == begins;
+            cr_assert(pieces[i].offset != begins + 1 && pieces[i].offset != ends - 1);
+        }
+        cr_assert(cut && smoe_shard_valid(&map, N));
+    }
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        for (uint32_t w = 0; w < N; w++)
+            cr_assert_eq(holds_at(i, w), held[i][w]);
+    smoe_shard_join(&map);
+    cr_assert_eq(map.n_pieces, before.n_pieces);
+}
+
 Test(shard_edit, the_last_holder_stays_and_is_counted, .init = begin, .fini = end)
 {
     uint64_t alone = 0;

@@ -169,6 +169,23 @@ static void append_layer(const struct smoe_record *record, const char *prefix, u
     memset(standings, 'x', sizeof standings); /* it has a copy */
 }
 
+enum { PIECES = 3 };
+static const struct smoe_journal_piece pieces[PIECES] = {
+    {0, 700, "pi-1", "pi-2"}, {700, 1, "pi-2", ""}, {701, UINT64_C(1) << 33, "", ""}};
+
+static void append_sharded(uint64_t sequence, const char *name, uint32_t n)
+{
+    struct smoe_record r = layer_record(sequence, name);
+    struct smoe_journal_piece lent[PIECES];
+    memcpy(lent, pieces, sizeof lent);
+    r.layer.sharded = true;
+    r.layer.grains = n ? 64 : 0;
+    r.layer.n_pieces = n;
+    r.pieces = lent;
+    cr_assert_eq(smoe_store_append(d.store, &r, 1), 0);
+    memset(lent, 'x', sizeof lent); /* it has a copy */
+}
+
 static void append_commit(uint64_t sequence, uint64_t step, size_t n_layers)
 {
     struct smoe_record r = {.type = SMOE_RECORD_COMMIT, .sequence = sequence, .n_layers = n_layers};
@@ -333,6 +350,75 @@ Test(store, forgets_a_layer_that_is_dropped_and_nothing_else, .init = begin, .fi
     all = load();
     cr_assert_str_eq(find(&all, "gone")->standings[2].host, "", "none of its old experts");
     smoe_restored_release(&all);
+}
+
+Test(store, gives_back_the_pieces_of_a_sharded_layer, .init = begin, .fini = end)
+{
+    open_store();
+    append_sharded(1, "cut", PIECES);
+    append_sharded(2, "uncut", 0);
+    struct smoe_record r = layer_record(3, "whole");
+    append_layer(&r, "w", 1);
+    wait_for(3);
+    close_store();
+    struct smoe_restored all = load();
+    const struct smoe_restored_layer *cut = find(&all, "cut");
+    cr_assert(cut->layer.sharded && find(&all, "uncut")->layer.sharded);
+    cr_assert_eq(cut->layer.grains, 64);
+    cr_assert_eq(cut->layer.n_pieces, PIECES);
+    cr_assert_eq(find(&all, "uncut")->layer.n_pieces, 0);
+    cr_assert_null(cut->standings);
+    for (int i = 0; i < PIECES; i++) {
+        cr_assert_eq(cut->pieces[i].offset, pieces[i].offset);
+        cr_assert_eq(cut->pieces[i].length, pieces[i].length);
+        cr_assert_str_eq(cut->pieces[i].owner, pieces[i].owner);
+        cr_assert_str_eq(cut->pieces[i].follower, pieces[i].follower);
+    }
+    cr_assert_not(find(&all, "whole")->layer.sharded);
+    cr_assert_str_eq(find(&all, "whole")->standings[0].host, "w0");
+    smoe_restored_release(&all);
+}
+
+Test(store, replaces_pieces_and_forgets_those_of_what_is_dropped, .init = begin, .fini = end)
+{
+    open_store();
+    append_sharded(1, "fewer", PIECES);
+    append_sharded(2, "whole", PIECES);
+    append_sharded(3, "gone", PIECES);
+    wait_for(3);
+    append_sharded(4, "fewer", 1);
+    struct smoe_record r = layer_record(5, "whole");
+    append_layer(&r, "w", 1);
+    append_drop(6, "gone");
+    wait_for(6);
+    r = layer_record(7, "gone");
+    append_layer(&r, "w", 1);
+    wait_for(7);
+    close_store();
+    struct smoe_restored all = load();
+    cr_assert_eq(find(&all, "fewer")->layer.n_pieces, 1);
+    cr_assert_not(find(&all, "whole")->layer.sharded);
+    cr_assert_not(find(&all, "gone")->layer.sharded);
+    smoe_restored_release(&all);
+}
+
+Test(store, with_pieces_that_cannot_be_says_whose, .init = begin, .fini = end)
+{
+    static const char *const damage[] = {
+        "DELETE FROM piece WHERE start = 700", "UPDATE cut SET pieces = 2",
+        "UPDATE cut SET pieces = 2049", "UPDATE cut SET grains = 0"};
+    struct smoe_restored all;
+    for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
+        open_store();
+        append_sharded(1, "moe", PIECES);
+        wait_for(1);
+        close_store();
+        sql(damage[i]);
+        cr_assert_eq(try_open(), 0);
+        cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA, "%s", damage[i]);
+        cr_assert_str_eq(d.why.text, "journal: the pieces of layer moe are damaged");
+        smoe_store_close(d.store);
+    }
 }
 
 Test(store, gives_back_a_router_as_it_was_to_the_last_bit, .init = begin, .fini = end)
@@ -835,6 +921,228 @@ Test(store, that_must_stop_while_it_cannot_write_stops, .init = begin, .fini = e
     struct smoe_restored all = load();
     cr_assert_eq(all.layers[0].layer.step, 41);
     smoe_restored_release(&all);
+}
+
+/* What another reader finds of layer0: its step, and its router's version (0: it has none). */
+static void expect_on_disk(uint64_t step, uint64_t version)
+{
+    sqlite3 *db;
+    sqlite3_stmt *s;
+    cr_assert_eq(sqlite3_open(d.file, &db), SQLITE_OK);
+    cr_assert_eq(sqlite3_prepare_v2(db,
+                                    "SELECT step, (SELECT version FROM frozen WHERE layer = name)"
+                                    " FROM layer WHERE name = 'layer0'",
+                                    -1, &s, NULL),
+                 SQLITE_OK);
+    cr_assert_eq(sqlite3_step(s), SQLITE_ROW);
+    cr_assert_eq(sqlite3_column_int64(s, 0), (int64_t)step);
+    cr_assert_eq(sqlite3_column_int64(s, 1), (int64_t)version);
+    sqlite3_finalize(s);
+    sqlite3_close(db);
+}
+
+/* Every statement of a transaction can fail: a trigger refuses it. Nothing of the transaction is there then,
+ * and all of it when the trigger is gone. */
+Test(store, a_statement_that_fails_takes_its_whole_transaction_along, .init = begin, .fini = end)
+{
+    static const char *const when[] = {
+        "BEFORE DELETE ON layer", "BEFORE DELETE ON expert", "BEFORE DELETE ON frozen",
+        "BEFORE INSERT ON layer", "BEFORE INSERT ON expert", "BEFORE INSERT ON frozen",
+        "BEFORE UPDATE ON layer", "BEFORE UPDATE ON meta",
+    };
+    struct smoe_record r = layer_record(1, "layer0"), gone = layer_record(2, "gone");
+    open_store();
+    append_layer(&r, "old", 1);
+    append_layer(&gone, "old", 1);
+    append_router(3, "gone", 1);
+    wait_for(3);
+    for (size_t i = 0; i < sizeof when / sizeof *when; i++) {
+        uint64_t at = d.durable;
+        char text[128];
+        snprintf(text, sizeof text, "CREATE TRIGGER t %s BEGIN SELECT RAISE(FAIL, 'no %zu'); END",
+                 when[i], i);
+        sql(text);
+        append_drop(at + 1, "never was"); /* goes alone; what comes meanwhile goes together */
+        append_router(at + 2, "layer0", 2 + i);
+        append_commit(at + 3, 100 + i, 1);
+        append_drop(at + 4, "gone");
+        r.sequence = at + 5;
+        r.layer.step = 100 + i;
+        append_layer(&r, "new", 1);
+        snprintf(text, sizeof text, "no %zu", i);
+        wait_for_failure();
+        cr_assert(strstr(smoe_store_trouble(d.store), text), "%s: %s", when[i],
+                  smoe_store_trouble(d.store));
+        cr_assert_leq(d.durable, at + 1);
+        expect_on_disk(i ? 99 + i : 41, i ? 1 + i : 0);
+        sql("DROP TRIGGER t");
+        wait_for(at + 5);
+        expect_on_disk(100 + i, 2 + i);
+        struct smoe_record again = layer_record(at + 6, "gone");
+        append_layer(&again, "old", 1);
+        append_router(at + 7, "gone", 1);
+        wait_for(at + 7);
+    }
+    close_store();
+}
+
+/* A table that somebody took away: a sentence, and nothing is acknowledged. */
+Test(store, without_one_of_its_tables_says_so, .init = begin, .fini = end)
+{
+    static const char *const tables[] = {"layer", "expert", "frozen", "meta"};
+    struct smoe_record r = layer_record(1, "layer0");
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        char text[64];
+        end();
+        begin();
+        open_store();
+        append_layer(&r, "w", 1);
+        wait_for(1);
+        snprintf(text, sizeof text, "DROP TABLE %s", tables[i]);
+        sql(text);
+        r.sequence = 2;
+        if (strcmp(tables[i], "frozen") == 0)
+            append_router(2, "layer0", 1);
+        else
+            append_layer(&r, "w", 1);
+        wait_for_failure();
+        cr_assert(strstr(smoe_store_trouble(d.store), tables[i]), "%s",
+                  smoe_store_trouble(d.store));
+        cr_assert_eq(d.durable, 1);
+        struct smoe_restored all;
+        int rc = smoe_store_load(d.store, &all, &d.why);
+        cr_assert_eq(rc != 0, strcmp(tables[i], "meta") != 0, "%s", tables[i]);
+        if (rc == 0)
+            smoe_restored_release(&all);
+        close_store();
+        r.sequence = 1;
+    }
+}
+
+/* ---- rows that cannot be, and memory that is not there ---- */
+
+Test(store, with_more_layers_than_there_can_be_is_refused, .init = begin, .fini = end)
+{
+    struct smoe_restored all;
+    make_full();
+    sql("WITH RECURSIVE n(i) AS (SELECT 40 UNION ALL SELECT i + 1 FROM n WHERE i < 63)"
+        " INSERT INTO layer SELECT 'more' || i, run, experts, d_model, d_ff, activation, dtype,"
+        " optimizer, seed, zero_output, owner, learned, copies, step, attempt, done_step,"
+        " done_epoch, clip_scale, square_norm FROM layer, n WHERE name = 'layer1'");
+    all = load();
+    cr_assert_eq(all.n_layers, SMOE_LAYERS_MAX, "as many as there can be");
+    smoe_restored_release(&all);
+    sql("UPDATE layer SET name = 'z' || name WHERE name = 'layer1';"
+        "INSERT INTO layer SELECT 'last', run, experts, d_model, d_ff, activation, dtype,"
+        " optimizer, seed, zero_output, owner, learned, copies, step, attempt, done_step,"
+        " done_epoch, clip_scale, square_norm FROM layer WHERE name = 'layer2'");
+    cr_assert_eq(try_open(), 0);
+    cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
+    cr_assert_str_eq(d.why.text, "journal: more than 64 layers");
+    smoe_store_close(d.store);
+}
+
+Test(store, passes_over_experts_that_a_layer_has_not_and_names_that_are_none, .init = begin,
+     .fini = end)
+{
+    make_full();
+    sql("INSERT INTO expert VALUES('layer1', 3, 'beyond', 'beyond');"
+        "INSERT INTO expert VALUES('layer1', -1, 'before', 'before');"
+        "UPDATE expert SET host = NULL, follower = x'00' WHERE layer = 'layer2' AND expert = 0");
+    struct smoe_restored all = load();
+    cr_assert_str_eq(find(&all, "layer1")->standings[2].host, "worker2");
+    cr_assert_str_eq(find(&all, "layer2")->standings[0].host, "");
+    cr_assert_str_eq(find(&all, "layer2")->standings[0].follower, "");
+    smoe_restored_release(&all);
+}
+
+Test(store, with_a_router_of_no_size_it_can_have_says_whose, .init = begin, .fini = end)
+{
+    static const char *const changes[] = {"version = 0", "inputs = 0", "inputs = 1 << 31",
+                                          "data = NULL", "data = zeroblob(4)"};
+    open_store();
+    struct smoe_record r = layer_record(1, "moe");
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    close_store();
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        struct smoe_restored all;
+        char text[160];
+        sql("CREATE TABLE kept AS SELECT * FROM frozen");
+        snprintf(text, sizeof text, "UPDATE frozen SET %s", changes[i]);
+        sql(text);
+        cr_assert_eq(try_open(), 0);
+        cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA, "%s", changes[i]);
+        cr_assert_str_eq(d.why.text, "journal: the router of layer moe is damaged");
+        smoe_store_close(d.store);
+        sql("DELETE FROM frozen; INSERT INTO frozen SELECT * FROM kept; DROP TABLE kept");
+    }
+}
+
+Test(store, that_finds_no_memory_at_the_nth_allocation_says_so_and_opens_the_next_time,
+     .init = begin, .fini = end)
+{
+    struct smoe_record r = layer_record(1, "moe");
+    open_store();
+    append_layer(&r, "w", 1);
+    append_router(2, "moe", 1);
+    wait_for(2);
+    close_store();
+    unsigned n = 0;
+    for (bool failed = true; failed;) {
+        struct smoe_restored all = {0};
+        smoe_alloc_fail_at(++n);
+        int rc = try_open(), opened = rc == 0;
+        rc = rc ? rc : smoe_store_load(d.store, &all, &d.why);
+        failed = smoe_alloc_failed();
+        cr_assert_eq(rc, failed ? SMOE_ENOMEMORY : 0, "allocation %u: %d %s", n, rc, d.why.text);
+        cr_assert(!failed || strstr(d.why.text, "out of memory"), "%s", d.why.text);
+        smoe_restored_release(&all);
+        if (opened)
+            smoe_store_close(d.store);
+    }
+    cr_assert_gt(n, 4, "it allocated %u times", n);
+}
+
+/* The image that the simulator keeps of a journal, and the daemon of its own records. */
+Test(journal, finds_no_memory_and_is_what_it_was_before)
+{
+    static struct smoe_standing standings[EXPERTS];
+    struct smoe_record layer = layer_record(1, "moe"), router = layer;
+    struct smoe_record unknown = {.type = SMOE_RECORD_COMMIT, .n_layers = 1};
+    struct smoe_restored image = {0};
+    layer.standings = standings;
+    router.type = SMOE_RECORD_ROUTER;
+    router.router = (struct smoe_frozen_head){1, SMOE_FROZEN_TABLE, INPUTS, 1};
+    router.values = values;
+    strcpy(unknown.layers[0], "another");
+    cr_assert_eq(smoe_restored_apply(&image, &router), 0);
+    cr_assert_eq(smoe_restored_apply(&image, &unknown), SMOE_EUNKNOWN);
+    const struct smoe_record *records[] = {&layer, &router};
+    for (size_t i = 0; i < 2; i++) {
+        int rc = SMOE_ENOMEMORY;
+        for (unsigned n = 1; rc; n++) {
+            smoe_alloc_fail_at(n);
+            rc = smoe_restored_apply(&image, records[i]);
+            cr_assert_eq(smoe_alloc_failed(), rc != 0);
+            cr_assert(rc == 0 || rc == SMOE_ENOMEMORY);
+            cr_assert_eq(image.n_layers, i || rc == 0);
+        }
+        smoe_alloc_fail_at(1);
+        struct smoe_record copy;
+        cr_assert_eq(smoe_record_copy(records[i], &copy), SMOE_ENOMEMORY);
+        cr_assert(smoe_alloc_failed());
+        smoe_record_release(&copy);
+    }
+    for (uint32_t l = 1; l < SMOE_LAYERS_MAX; l++) {
+        snprintf(layer.layer.name, sizeof layer.layer.name, "layer%u", l);
+        cr_assert_eq(smoe_restored_apply(&image, &layer), 0);
+    }
+    cr_assert_eq(smoe_restored_apply(&image, &layer), 0, "it has that one");
+    strcpy(layer.layer.name, "one more");
+    cr_assert_eq(smoe_restored_apply(&image, &layer), SMOE_ELIMIT);
+    smoe_restored_release(&image);
 }
 
 /* ---- kill -9 ---- */

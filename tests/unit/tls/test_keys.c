@@ -141,6 +141,31 @@ Test(keys, a_nodes_file_has_one_line_and_one_reader)
     cr_assert_eq(smoe_key_read(dir.path, &key, &why), -EINVAL);
 }
 
+Test(keys, a_credential_of_systemd_may_show_the_mask_of_its_access_list)
+{
+    struct smoe_key key;
+    struct smoe_why why;
+    char file[200], elsewhere[200], directory[200];
+    strcpy(directory, scratch_path(&dir, "credentials"));
+    cr_assert_eq(mkdir(directory, 0700), 0);
+    strcpy(file, scratch_text(&dir, "credentials/key", "smoe1:worker:pi:" HEX64 "\n"));
+    strcpy(elsewhere, private_file("smoe1:worker:pi:" HEX64 "\n"));
+    cr_assert_eq(chmod(file, 0440) | chmod(elsewhere, 0440), 0);
+    cr_assert_eq(smoe_key_read(file, &key, &why), -EPERM, "it is no credential yet");
+    cr_assert_eq(setenv("CREDENTIALS_DIRECTORY", directory, 1), 0);
+    cr_assert_eq(smoe_key_read(file, &key, &why), 0, "%s", why.text);
+    cr_assert_eq(smoe_key_read(elsewhere, &key, &why), -EPERM);
+    cr_assert_eq(chmod(directory, 0750), 0);
+    cr_assert_eq(smoe_key_read(file, &key, &why), 0, "%s", why.text);
+    static const mode_t too_open[] = {0441, 0442, 0444, 0450, 0460};
+    for (size_t i = 0; i < sizeof too_open / sizeof *too_open; i++) {
+        cr_assert_eq(chmod(file, too_open[i]), 0);
+        cr_assert_eq(smoe_key_read(file, &key, &why), -EPERM, "%o", too_open[i]);
+    }
+    cr_assert_eq(chmod(file, 0440) | chmod(directory, 0751), 0);
+    cr_assert_eq(smoe_key_read(file, &key, &why), -EPERM, "others get there");
+}
+
 Test(keys, a_ring_is_taken_whole_or_not_at_all)
 {
     static const struct {

@@ -105,6 +105,47 @@ Test(tls, both_know_each_other_by_their_key, .init = begin_shaken, .fini = end)
     cr_assert_eq(SSL_SESSION_has_ticket(SSL_get_session(s.client.tls.ssl)), 0);
 }
 
+/* The client has a key of `role`, and offers `protocol` by OpenSSL's own means. */
+static void begin_as(enum smoe_role role, const char *alpn)
+{
+    struct smoe_key key = key_of(role, "n");
+    add(&key);
+    begin_with(&key, 0);
+    if (alpn)
+        cr_assert_eq(SSL_set_alpn_protos(s.client.tls.ssl, (const unsigned char *)alpn,
+                                         (unsigned)strlen(alpn)),
+                     0);
+    tls_pump(&s.client, &s.server, 0);
+}
+
+#define PEER_PROTOCOL  "\x0b" SMOE_TLS_PROTOCOL
+#define ADMIN_PROTOCOL "\x11" SMOE_TLS_ADMIN_PROTOCOL
+
+Test(tls, an_administrator_has_a_protocol_of_its_own, .fini = end)
+{
+    begin_as(SMOE_ROLE_ADMIN, NULL);
+    cr_assert_eq(s.server.tls.state, SMOE_TLS_OPEN, "%s", s.server.tls.why.text);
+    cr_assert_eq(s.server.who.role, SMOE_ROLE_ADMIN);
+}
+
+Test(tls, an_administrator_sends_no_messages, .fini = end)
+{
+    begin_as(SMOE_ROLE_ADMIN, PEER_PROTOCOL);
+    expect_refused("n does not speak stablemoe-admin/1", "n does not speak stablemoe-admin/1");
+}
+
+Test(tls, a_worker_does_not_administer, .fini = end)
+{
+    begin_as(SMOE_ROLE_WORKER, ADMIN_PROTOCOL);
+    expect_refused("n does not speak stablemoe/1", "n does not speak stablemoe/1");
+}
+
+Test(tls, who_offers_both_protocols_gets_the_first_and_is_judged_by_it, .fini = end)
+{
+    begin_as(SMOE_ROLE_ADMIN, ADMIN_PROTOCOL PEER_PROTOCOL);
+    expect_refused("n does not speak stablemoe-admin/1", "");
+}
+
 Test(tls, bytes_come_as_they_were_whatever_their_number_and_pieces, .init = begin_shaken,
      .fini = end)
 {

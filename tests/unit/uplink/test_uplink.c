@@ -457,6 +457,43 @@ Test(errors, that_name_a_batch_fail_that_ticket_alone_with_the_gateways_words, .
     cr_assert_eq(smoe_uplink_gradient(a, dy, &l.why), SMOE_EITERATION);
 }
 
+Test(errors, that_name_a_batch_of_the_pending_step_fail_the_step_with_it, .init = begin,
+     .fini = end)
+{
+    struct smoe_uplink_ticket *a = submit(false), *b = submit(false);
+    give_results(a->batch, 0);
+    give_results(b->batch, 0);
+    gradient(a);
+    gradient(b);
+    cr_assert_eq(step(), 0);
+    error(SMOE_ENOTFINITE, "PARCEL_GRADIENT: numbers that cannot be", false, a->batch, 0);
+    cr_assert_eq(a->state, SMOE_TICKET_FAILED);
+    cr_assert(smoe_uplink_step_state(l.up)->done);
+    cr_assert_eq(smoe_uplink_step_state(l.up)->code, SMOE_ENOTFINITE);
+    cr_assert_str_eq(smoe_uplink_step_state(l.up)->why.text,
+                     "PARCEL_GRADIENT: numbers that cannot be");
+    smoe_uplink_step_taken(l.up);
+    cr_assert_eq(step(), 0, "the caller has seen the ticket: a step without it is its wish");
+    cr_assert_eq(last(SMOE_MSG_STEP)->m.step.n_batches, 1);
+}
+
+Test(errors, that_name_a_batch_whose_ticket_is_released_fail_the_next_step_once, .init = begin,
+     .fini = end)
+{
+    struct smoe_uplink_ticket *a = submit(false), *b = submit(false);
+    uint64_t first = a->batch;
+    give_results(a->batch, 0);
+    give_results(b->batch, 0);
+    gradient(a);
+    gradient(b);
+    smoe_uplink_ticket_release(a);
+    error(SMOE_ENOTFINITE, "numbers that cannot be", false, first, 0);
+    cr_assert_eq(step(), SMOE_ENOTFINITE);
+    cr_assert_str_eq(l.why.text, "step: a batch of it failed: numbers that cannot be");
+    cr_assert_eq(step(), 0);
+    cr_assert_eq(last(SMOE_MSG_STEP)->m.step.n_batches, 1);
+}
+
 Test(errors, that_name_the_layer_fail_it_and_its_batches, .init = begin, .fini = end)
 {
     struct smoe_layer_shape s = shape();
@@ -490,6 +527,29 @@ Test(errors, that_refuse_a_step_end_it_and_keep_the_batches_for_the_next, .init 
     say(&need, NULL, 0);
     cr_assert_neq(t->state, SMOE_TICKET_FAILED);
     cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.attempt, 2);
+}
+
+Test(errors, that_refuse_a_step_put_what_came_after_it_into_the_next, .init = begin, .fini = end)
+{
+    struct smoe_uplink_ticket *a = submit(false);
+    give_results(a->batch, 0);
+    gradient(a);
+    give_input_gradients(a->batch);
+    cr_assert_eq(step(), 0);
+    struct smoe_uplink_ticket *b = submit(false); /* waits for the new weights */
+    error(SMOE_ENOTFINITE, "STEP 1: a gradient of an expert is not finite", false, 0, 1);
+    smoe_uplink_step_taken(l.up);
+    struct smoe_message need = {.type = SMOE_MSG_NEED};
+    need.need.attempt = ++l.attempt;
+    say(&need, NULL, 0);
+    give_results(a->batch, 0);
+    give_results(b->batch, 0);
+    gradient(b);
+    cr_assert_eq(step(), 0);
+    cr_assert_eq(last(SMOE_MSG_STEP)->m.step.step, 1);
+    cr_assert_eq(last(SMOE_MSG_STEP)->m.step.n_batches, 2, "the gateway knows both");
+    step_done(1);
+    cr_assert_eq(b->state, SMOE_TICKET_COMMITTED);
 }
 
 Test(errors, that_are_final_fail_everything_from_then_on, .init = begin, .fini = end)

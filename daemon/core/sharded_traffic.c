@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What an iteration of a sharded layer sends, counted where parts are passed on: MODEL.md (29) says what it should come
+ * to. An iteration begins with the gradients of a step and ends when all slots have the weights that came of it. What
+ * an attempt sent that failed was sent, and counts with the iteration that it was of.
+ */
+#include <string.h>
+
+#include "daemon/core/sharded.h"
+
+static uint64_t bytes_of(const struct smoe_layer *layer, const struct smoe_msg_shard_part *m)
+{
+    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
+    uint64_t vectors = m->kind == SMOE_SHARD_STATE ? 1 + moments : 1;
+    return vectors * m->length * smoe_real_bytes(layer);
+}
+
+/* Adds one transfer from worker to worker to the books of both. */
+static void book(struct smoe_shard_traffic *from, struct smoe_shard_traffic *to,
+                 enum smoe_shard_kind kind, bool follows, uint64_t bytes)
+{
+    bool gradient = kind == SMOE_SHARD_GRADIENT;
+    uint64_t *sent = gradient && follows        ? &from->exchanged.follow_sent
+                     : gradient                 ? &from->exchanged.gradient_sent
+                     : kind == SMOE_SHARD_STATE ? &from->state_sent
+                                                : &from->exchanged.weight_sent;
+    uint64_t *received = gradient && follows        ? &to->exchanged.follow_received
+                         : gradient                 ? &to->exchanged.gradient_received
+                         : kind == SMOE_SHARD_STATE ? &to->state_received
+                                                    : &to->exchanged.weight_received;
+    *sent += bytes;
+    *received += bytes;
+}
+
+void smoe_traffic_count(struct smoe_core *c, const struct smoe_msg_shard_part *m, uint32_t from,
+                        const uint32_t *takers, uint32_t n_takers)
+{
+    const struct smoe_layer *layer = &c->layers[m->layer];
+    struct smoe_shard_traffic *now = layer->sharded->traffic_now;
+    uint32_t follower = smoe_exchange_piece_at(layer->sharded, m->offset)->follower;
+    uint64_t bytes = bytes_of(layer, m);
+    now[from].uploaded += bytes;
+    for (uint32_t i = 0; i < n_takers; i++)
+        book(&now[from], &now[takers[i]], m->kind, takers[i] == follower, bytes);
+}
+
+void smoe_traffic_weights_came(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    if (!s->ending)
+        return;
+    struct smoe_shard_traffic *before = s->traffic;
+    s->traffic = s->traffic_now;
+    s->traffic_now = before;
+    memset(before, 0, c->options.limits.workers_max * sizeof *before);
+    s->ending = false;
+    s->iterations++;
+}
+
+void smoe_traffic_forget(struct smoe_core *c, uint32_t l, uint32_t worker)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    s->traffic[worker] = s->traffic_now[worker] = (struct smoe_shard_traffic){0};
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Worlds in which the nth allocation of the machines fails, for one n after another: of the gateway, of
+ * agents and of the library, in the middle of whatever they do. Somebody's session may end by it and a batch
+ * may have to be submitted again, but the world must finish as any other: each step once and right to the
+ * last bit, nothing in flight, nothing held.
+ *
+ * What the simulator itself needs does not count, nor does what a machine needs to be made: a program that
+ * finds no memory at its start ends (tests/integration/test_shortage.py).
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/libstablemoe/core/uplink.h"
+#include "client/worker/agent/agent.h"
+#include "daemon/gateway/gateway.h"
+#include "sim/story.h"
+#include "sim/world_state.h"
+
+/* Worlds a seed: every allocation of a small one, some of a large one. */
+#define WORLDS      300
+#define EXCUSED_MAX 20 /* of these */
+
+/* ---- the nth allocation ---- */
+
+static unsigned sheltered; /* depth of calls whose memory is not counted */
+static uint64_t allocations, fails_at, excused;
+
+static bool fails_now(void)
+{
+    return !sheltered && ++allocations == fails_at;
+}
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    return fails_now() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails_now() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+    return fails_now() ? NULL : __real_realloc(old, size);
+}
+
+/* A function whose memory is not counted. */
+#define SHELTER(type, name, parameters, arguments) \
+    type __real_##name parameters;                 \
+    type __wrap_##name parameters;                 \
+    type __wrap_##name parameters                  \
+    {                                              \
+        sheltered++;                               \
+        type result = __real_##name arguments;     \
+        sheltered--;                               \
+        return result;                             \
+    }
+
+SHELTER(void *, smoe_sim_alloc, (size_t n, size_t bytes), (n, bytes))
+SHELTER(void *, smoe_sim_grow, (void *array, size_t was, size_t n, size_t bytes),
+        (array, was, n, bytes))
+SHELTER(int, smoe_gateway_new,
+        (const struct smoe_gateway_options *options, struct smoe_gateway **ret,
+         struct smoe_why *why),
+        (options, ret, why))
+SHELTER(int, smoe_agent_new,
+        (const struct smoe_agent_options *options, struct smoe_agent **ret, struct smoe_why *why),
+        (options, ret, why))
+SHELTER(int, smoe_wire_new, (struct smoe_wire * *ret), (ret))
+SHELTER(int, smoe_restored_apply, (struct smoe_restored * to, const struct smoe_record *record),
+        (to, record))
+SHELTER(int, smoe_record_copy, (const struct smoe_record *record, struct smoe_record *ret),
+        (record, ret))
+SHELTER(int, smoe_uplink_new, (const struct smoe_uplink_options *options, struct smoe_uplink **ret),
+        (options, ret))
+
+/* ---- worlds ---- */
+
+static void tell(const struct smoe_story *story, uint64_t seed, uint64_t nth)
+{
+    struct smoe_story_end end;
+    allocations = 0;
+    fails_at = nth;
+    smoe_story_tell(story, seed, false, &end);
+    /* A worker without room for an expert says so, and its trainer hears of it; one that lost its session in
+     * the last moment is still on its way back. */
+    if (end.code &&
+        (strstr(end.why.text, "out of memory") || strstr(end.why.text, "is waiting at")))
+        excused++;
+    else
+        cr_assert_eq(end.code, 0, "%s, seed %" PRIu64 ", allocation %" PRIu64 ": %s", story->name,
+                     seed, nth, end.why.text);
+}
+
+static void tell_with_each(const char *name, uint64_t seed)
+{
+    const struct smoe_story *story = smoe_story_find(name);
+    excused = 0;
+    tell(story, seed, 0);
+    uint64_t all = allocations, stride = all / WORLDS + 1;
+    cr_assert_gt(all, 100, "%s, seed %" PRIu64 " allocates %" PRIu64 " times", name, seed, all);
+    for (uint64_t nth = 1 + seed % stride; nth <= all; nth += stride)
+        tell(story, seed, nth);
+    cr_assert_leq(excused, EXCUSED_MAX, "%s, seed %" PRIu64, name, seed);
+}
+
+Test(memory, that_is_not_there_once_costs_no_step_and_no_visit)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        tell_with_each("torture", seed);
+}
+
+Test(memory, that_is_not_there_once_costs_no_step_of_a_sharded_layer)
+{
+    tell_with_each("random_sharded", 1);
+}
