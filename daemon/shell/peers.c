@@ -35,13 +35,15 @@
 
 struct peer {
     struct smoe_conn conn;
-    struct smoe_peers *peers; /* beside what conn needs for each message */
+    /* What a message needs, beside what conn needs for it: */
+    struct smoe_peers *peers;
+    struct smoe_peers_admin *admin; /* owned; NULL: it is none, or not known to be one */
     uint32_t session;
+
     struct smoe_tls tls; /* zeroed: plaintext */
     uv_timer_t cut;      /* closes a connection that does not take its last bytes */
     bool cut_running;
-    struct smoe_peers_admin *admin; /* owned; NULL: it is none, or not known to be one */
-    unsigned handles;               /* open: connection and timer */
+    unsigned handles; /* open: connection and timer */
     struct smoe_list link;
 };
 
