@@ -258,6 +258,40 @@ void smoe_story_sharded_restart(struct smoe_world *w)
     smoe_story_expect(w, all_twice(layer_of(w, &c, 0)), "some state has one copy only");
 }
 
+static struct smoe_frozen_head router_of(const struct smoe_world *w, const struct crew *c)
+{
+    return smoe_core_layer(smoe_world_gateway(w, c->gateway)->core, 0).router;
+}
+
+/* A router is frozen, its experts have replicas and the solve chooses among those: what the script compares with the
+ * table is the same whoever dies. The gateway does, in each phase; its journal has the router and where the pieces are. */
+void smoe_story_sharded_frozen_restart(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(5 + 3 * PHASES);
+    t.freeze_step = 3;
+    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_core_totals totals;
+    smoe_core_totals(smoe_world_gateway(w, c.gateway)->core, &totals);
+    totals.settings.policy = SMOE_POLICY_LYAPUNOV_STRICT;
+    smoe_world_configure(w, c.gateway, &totals.settings);
+    smoe_story_run_to_step(w, c.trainer, 4, 600 * SEC);
+    struct smoe_frozen_head frozen = router_of(w, &c);
+    smoe_story_expect(w, frozen.version == 1, "no router is in force");
+    for (uint32_t i = 0; i < PHASES; i++) {
+        smoe_story_run_to_step(w, c.trainer, 4 + 3 * i, 600 * SEC);
+        run_until_twice(w, &c, 600 * SEC);
+        run_into(w, &c, c.workers[i % WORKERS], (enum phase)i);
+        smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
+        smoe_world_run(w, smoe_world_now(w) + 20 * MS);
+        smoe_world_start(w, c.gateway);
+        struct smoe_frozen_head now = router_of(w, &c);
+        smoe_story_expect(w, now.version == frozen.version && now.digest == frozen.digest,
+                          "another router is in force");
+    }
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
 /* The gateway dies while a worker that joins is given its part, again and again: what is in its journal is behind what
  * workers hold, or before it. */
 void smoe_story_sharded_restart_moves(struct smoe_world *w)

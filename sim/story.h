@@ -121,6 +121,8 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
     X(sharded_restart, EXACT,                                                                      \
       "a gateway may die in any phase: its successor has the shards' places")                      \
+    X(sharded_frozen_restart, EXACT,                                                               \
+      "a frozen router, its experts' replicas and their shards outlive the gateway together")      \
     X(sharded_restart_moves, EXACT, "a gateway may die while state moves: whoever has it counts")  \
     X(sharded_joins, EXACT, "newcomers get slots and pieces, drained workers end up with nothing") \
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \

@@ -71,6 +71,7 @@ STORY(two_sharded_layers_are_each_placed_alone, sharded_layers)
 STORY(a_holder_may_die_in_any_phase_of_an_iteration, sharded_phases)
 STORY(a_connection_may_break_in_any_phase_of_an_iteration, sharded_reset)
 STORY(a_gateway_killed_in_any_phase_finds_its_shards_again, sharded_restart)
+STORY(a_frozen_router_on_replicas_outlives_the_gateway_with_them, sharded_frozen_restart)
 STORY(a_gateway_killed_while_state_moves_takes_it_where_it_is, sharded_restart_moves)
 STORY(newcomers_get_a_part_and_drained_workers_give_theirs_away, sharded_joins)
 STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
@@ -78,5 +79,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 47);
+    cr_assert_eq(smoe_stories_len, 48);
 }
