@@ -37,6 +37,8 @@ test       gnuplot-nox             figures of the simulator
 test       python3-protobuf        a worker and a trainer in Python, written from docs/protocol.md
 test       python3-fusepy          a /sys that rounds, refuses and lies, for the frequency tests
 test       valgrind                that secrets steer no branch and no access
+test       nftables                networks that cut, reset and drop, in namespaces of their own
+test       iproute2                links between those, and slow ones
 test       systemd-container       boots the installed units under a real systemd
 test       protobuf-compiler       protoc, makes their message classes
 lint       clang-format            layout of the sources

@@ -34,7 +34,8 @@ static void *room(size_t n, size_t size)
 static void start_fleet(struct half *half, const char *gateway, const char *layer)
 {
     const struct halves_setup *s = half->setup;
-    struct smoe_client_options client = {.gateway = gateway, .name = "halves"};
+    struct smoe_client_options client = {
+        .gateway = gateway, .name = "halves", .key_file = s->key_file};
     struct smoe_layer_options options = {
         .name = layer,
         .experts = s->model.experts,

@@ -17,6 +17,7 @@ struct halves_setup {
     struct smoe_ffn_shape expert;
     size_t rows; /* of a batch */
     uint64_t seed;
+    const char *key_file; /* of trainer halves, or NULL: plaintext */
     bool zero_output;
     bool patient; /* the fleet may lose workers: what cannot be read now is read later */
     struct smoe_step_options step; /* without dense_square_norm, which each half finds out */

@@ -225,7 +225,8 @@ class Fleet:
     def start_survivor(self, beneath=()):
         """A trainer that repeats every committed step by itself: see survivor.c."""
         return Survivor(self.start("survivor", [
-            os.path.join(HELPERS, "integration_survivor"), self.gateway], beneath))
+            os.path.join(HELPERS, "integration_survivor"), self.gateway,
+            *([self.key("trainer", "halves")] if self.keys else [])], beneath))
 
     def ctl(self, *args):
         """(exit code, stdout, stderr) of stablemoectl."""

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * integration_survivor GATEWAY
+ * integration_survivor GATEWAY [KEY_FILE]
  *
  * Trains a small model through a fleet that keeps dying, and repeats every committed step in this
  * process from the same state, batch and routes. After each it prints how far the two are apart, as one
@@ -48,6 +48,7 @@ int main(int argc, char **argv)
         .rows = IMAGE_ROWS,
         .seed = 11,
         .patient = true,
+        .key_file = argc == 3 ? argv[2] : NULL,
         .step = {.kind = SMOE_LAYER_ADAMW,
                  .learning_rate = 0.003,
                  .beta1 = 0.9,
@@ -60,8 +61,8 @@ int main(int argc, char **argv)
     struct half fleet, local;
     struct images images;
     struct half_batch batch = {IMAGE_ROWS, images.x, images.labels};
-    if (argc != 2) {
-        fprintf(stderr, "usage: integration_survivor GATEWAY\n");
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: integration_survivor GATEWAY [KEY_FILE]\n");
         return 2;
     }
     signal(SIGTERM, on_term);
