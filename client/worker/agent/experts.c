@@ -73,7 +73,7 @@ bool smoe_held_in_use(const struct smoe_experts *store, uint32_t layer)
 static void free_lists(struct smoe_held_layer *layer)
 {
     free(layer->expert_at);
-    free(layer->sums);
+    smoe_blob_unref(layer->sums_blob);
     free(layer->sum_elements);
     free(layer->first_sum);
     smoe_shard_layout_release(&layer->layout);
@@ -97,9 +97,11 @@ void smoe_held_drop_layer(struct smoe_experts *store, uint32_t number)
 
 void smoe_experts_release(struct smoe_experts *store)
 {
-    for (uint32_t i = 0; i < store->n_experts; i++)
+    for (uint32_t i = 0; i < store->n_experts; i++) {
+        smoe_blob_unref(store->experts[i].reads);
         if (store->experts[i].used)
             free(block_of(&store->experts[i]));
+    }
     for (uint32_t l = 0; store->layers && l < SMOE_LAYERS_MAX; l++)
         free_lists(&store->layers[l]);
     free(store->experts);
@@ -242,6 +244,8 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
     struct smoe_held_expert *e = &store->experts[expert];
     uint32_t layer = e->layer;
     e->busy = false;
+    smoe_blob_unref(e->reads);
+    e->reads = NULL;
     if (e->drop_wanted) {
         free_expert(store, expert);
         if (store->layers[layer].run == 0 && !smoe_held_in_use(store, layer))

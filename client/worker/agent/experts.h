@@ -25,6 +25,7 @@
 
 #include "client/worker/agent/shards.h"
 #include "client/worker/agent/task.h"
+#include "proto/blob.h"
 #include "proto/wire.h"
 
 #define SMOE_NO_LAYER UINT32_MAX
@@ -50,8 +51,9 @@ struct smoe_held_layer {
     bool sharded;
     struct smoe_shard_layout layout; /* of every shard */
     uint32_t replicas;               /* hosts of all experts together */
+    struct smoe_blob *sums_blob;     /* owned; a task that reads them keeps them, too */
     smoe_real
-        *sums; /* [replicas, layout.elements] local sums of the hosts, by expert and rank; owned */
+        *sums; /* in it: [replicas, layout.elements] local sums of the hosts, by expert and rank */
     size_t *sum_elements; /* [replicas] of each, how many have come */
     uint32_t
         *first_sum; /* [shape.experts + 1] of each expert; all 0 while no step is being prepared */
@@ -79,14 +81,16 @@ struct smoe_held_expert {
     bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;
-    bool busy;          /* a task runs on it */
-    bool flip_wanted;   /* commit came while busy */
-    bool clear_wanted;  /* reset came while busy */
-    bool drop_wanted;   /* no longer hosted, freed when not busy */
-    bool has_staged;    /* the staged vectors are a complete step */
-    uint8_t step_task;  /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
-    bool step_runs;     /* that task runs, and its step still wants to know */
-    uint32_t step;      /* which of the agent's steps that is for */
+    bool busy;         /* a task runs on it */
+    bool flip_wanted;  /* commit came while busy */
+    bool clear_wanted; /* reset came while busy */
+    bool drop_wanted;  /* no longer hosted, freed when not busy */
+    bool has_staged;   /* the staged vectors are a complete step */
+    uint8_t step_task; /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
+    bool step_runs;    /* that task runs, and its step still wants to know */
+    uint32_t step;     /* which of the agent's steps that is for */
+    struct smoe_blob
+        *reads; /* the local sums that its task reads, or NULL: the layer may have others now */
     double square_norm; /* of the last NORM */
     uint64_t fill;      /* a slot: number under which its weights come, */
     size_t filled;      /* and how many of them have */

@@ -287,8 +287,9 @@ static int recut_all(struct smoe_experts *store, uint32_t l, const struct smoe_m
 /* They are of a layout with so many elements. */
 static void drop_sums(struct smoe_experts *store, struct smoe_held_layer *layer, size_t elements)
 {
-    free(layer->sums);
+    smoe_blob_unref(layer->sums_blob);
     free(layer->sum_elements);
+    layer->sums_blob = NULL;
     layer->sums = NULL;
     layer->sum_elements = NULL;
     store->bytes -= smoe_held_sums_bytes(layer->replicas, elements);
@@ -303,7 +304,8 @@ static int hold_sums(struct smoe_experts *store, struct smoe_held_layer *layer, 
     drop_sums(store, layer, layer->layout.elements);
     if (!replicas || !elements)
         return 0;
-    layer->sums = malloc(replicas * elements * sizeof *layer->sums);
+    layer->sums_blob = smoe_blob_new(NULL, replicas * elements * sizeof *layer->sums);
+    layer->sums = layer->sums_blob ? (smoe_real *)(void *)layer->sums_blob->data : NULL;
     layer->sum_elements = calloc(replicas, sizeof *layer->sum_elements);
     if (!layer->sums || !layer->sum_elements) {
         drop_sums(store, layer, elements);

@@ -306,7 +306,7 @@ int smoe_agent_step_stage(struct smoe_agent *a, const struct smoe_msg_step_stage
 
 static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *task)
 {
-    const struct smoe_held_expert *e = &a->experts.experts[number];
+    struct smoe_held_expert *e = &a->experts.experts[number];
     const struct smoe_agent_step *s = &a->steps[e->step];
     const struct smoe_step_optimizer *o = &s->optimizer;
     task->kind = (enum smoe_task_kind)(e->step_task - 1);
@@ -334,6 +334,7 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
     task->n_norm = layer->layout.elements_owned;
     task->n_sums = layer->first_sum[e->index + 1] - layer->first_sum[e->index];
     task->sums = layer->sums + layer->first_sum[e->index] * e->n_params;
+    e->reads = task->n_sums ? smoe_blob_ref(layer->sums_blob) : NULL;
 }
 
 bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
