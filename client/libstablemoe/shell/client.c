@@ -143,9 +143,11 @@ static void tell_done(struct smoe_client *c)
     }
 }
 
+/* Ends uv_run(ONCE), also where it is due before that has begun to wait: libuv runs timers first, and would then
+ * wait without one. */
 static void on_waking(uv_timer_t *timer)
 {
-    (void)timer; /* its only use is to end uv_run(ONCE) */
+    uv_stop(timer->loop);
 }
 
 /* Runs what is ready, waiting for it at most `ms`. */
