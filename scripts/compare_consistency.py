@@ -74,10 +74,11 @@ def print_table(table):
                   f"{r['backlog_slope']:.2f} | {r['topk_agreement']:.3f} | {r['gate_mass']:.3f} |")
 
 
-def draw(table, path):
+def draw(path, title, lanes):
+    """An SVG of mean backlogs by load: `lanes` are {name: [(load, visits)]}."""
     blocks, plots = [], []
-    for i, (name, _, _) in enumerate(LANES):
-        rows = "\n".join(f"{load} {max(table[name, load]['backlog_mean'], 0.1):.2f}" for load in LOADS)
+    for i, (name, points) in enumerate(lanes.items()):
+        rows = "\n".join(f"{load} {max(visits, 0.1):.2f}" for load, visits in points)
         blocks.append(f"$d{i} << END\n{rows}\nEND")
         plots.append(f"$d{i} with linespoints lw {3 if name == 'strict' else 1.8} title '{name}'")
     script = "\n".join(blocks) + f"""
@@ -87,7 +88,7 @@ set grid lc rgb '#dddddd'
 set border lc rgb '#555555'
 set logscale y
 set output '{path}'
-set title 'A frozen router keeps its experts, and the queues stay short'
+set title '{title}'
 set xlabel 'load'
 set ylabel 'mean backlog [visits]'
 plot {", ".join(plots)}
@@ -106,7 +107,8 @@ def main():
     table = measure(args)
     print_table(table)
     if args.figure:
-        draw(table, args.figure)
+        draw(args.figure, "A frozen router keeps its experts, and the queues stay short",
+             {name: [(load, table[name, load]["backlog_mean"]) for load in LOADS] for name, _, _ in LANES})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import sys
 import tempfile
 import time
 
+from compare_consistency import draw
+
 SPEEDS = [0.08, 0.08, 0.06, 0.06, 0.04, 0.04, 0.02, 0.02]  # of a core; all together less than half of one
 SLOTS, EXPERTS, TOP_K, CODES = 4, 16, 2, 512
 WIDTH, HIDDEN, BATCH, SKEW = 128, 1024, 512, 0.1
@@ -339,28 +341,6 @@ def print_table(args, table):
                   f"{queue if load else ' | | '} | {r['agreement']:.3f} |")
 
 
-def draw(args, table, path):
-    blocks, plots = [], []
-    for i, lane in enumerate(LANES):
-        rows = "\n".join(f"{load} {max(table[lane, load]['backlog_mean'], 1):.1f}" for load in args.loads
-                         if (lane, load) in table)
-        blocks.append(f"$d{i} << END\n{rows}\nEND")
-        plots.append(f"$d{i} with linespoints lw {3 if lane == 'strict' else 1.8} title '{lane}'")
-    script = "\n".join(blocks) + f"""
-set terminal svg size 760,460 font 'sans,13' background 'white'
-set key left top
-set grid lc rgb '#dddddd'
-set border lc rgb '#555555'
-set logscale y
-set output '{path}'
-set title 'Eight workers over TCP: a frozen router keeps its experts, and the queues stay short'
-set xlabel 'load'
-set ylabel 'mean backlog [visits]'
-plot {", ".join(plots)}
-"""
-    subprocess.run(["gnuplot"], input=script, text=True, check=True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", required=True, metavar="FILE", help="results, one JSON object a line")
@@ -378,7 +358,9 @@ def main():
     table = means(args, runs)
     print_table(args, table)
     if args.figure:
-        draw(args, table, args.figure)
+        draw(args.figure, "Eight workers over TCP: a frozen router keeps its experts, and the queues stay short",
+             {lane: [(load, table[lane, load]["backlog_mean"]) for load in args.loads if (lane, load) in table]
+              for lane in LANES})
 
 
 if __name__ == "__main__":
