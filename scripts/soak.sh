@@ -4,11 +4,12 @@
 # A fleet that trains for hours: one gateway, three workers and a trainer that begins again whenever it is
 # done. Prints what each process holds, how fast it goes and whether the ledger agrees; ends with a verdict.
 #
-#   scripts/soak.sh [--minutes N] [--every S] [--build DIR] [--kill]
+#   scripts/soak.sh [--minutes N] [--every S] [--build DIR] [--slot D] [--kill]
 #
 #   --minutes N   for so long (default: 120)
 #   --every S     a line of the table every S seconds (default: 60)
 #   --build DIR   programs of this build tree (default: build/release)
+#   --slot D      every slot lasts so long (100ms, say), so that the fleet leaves the machine to others
 #   --kill        a worker is killed and started again every ten lines
 #
 # Flat means: the resident memory of no process that lives throughout has grown by more than 16 MiB between
@@ -16,19 +17,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-minutes=120 every=60 build=build/release kill_workers=no
+minutes=120 every=60 build=build/release slot="" kill_workers=no
 fail_usage() {
     echo "soak.sh: $1" >&2
     exit 2
 }
 while [ $# -gt 0 ]; do
     case "$1" in
-    --help) sed -n 's/^# \{0,1\}//; 4,15p' "$0"; exit 0 ;;
+    --help) sed -n 's/^# \{0,1\}//; 4,16p' "$0"; exit 0 ;;
     --kill) kill_workers=yes ;;
-    --minutes | --every | --build) [ $# -ge 2 ] || fail_usage "$1: needs a value" ;;&
+    --minutes | --every | --build | --slot) [ $# -ge 2 ] || fail_usage "$1: needs a value" ;;&
     --minutes) minutes=$2; shift ;;
     --every) every=$2; shift ;;
     --build) build=$2; shift ;;
+    --slot) slot=$2; shift ;;
     *) fail_usage "$1: no such option" ;;
     esac
     shift
@@ -68,6 +70,16 @@ start_trainer() {
         --batch 100 --d-model 32 --d-ff 64 >"$dir/trainer.json" 2>>"$dir/trainer.log" &
     pid[trainer]=$!
 }
+keep_training() { # until then, in bash's seconds
+    while [ $SECONDS -lt "$1" ]; do
+        sleep 1
+        if ! kill -0 "${pid[trainer]}" 2>/dev/null; then
+            wait "${pid[trainer]}" || { echo "soak.sh: the trainer failed:" >&2; tail -n 5 "$dir/trainer.log" >&2; exit 1; }
+            runs=$((runs + 1))
+            start_trainer $runs
+        fi
+    done
+}
 ask() { # a number out of the status JSON, by a path of keys
     { exec 3<>"/dev/tcp/127.0.0.1/$status" && echo status >&3 && cat <&3 && exec 3>&-; } 2>/dev/null |
         python3 -c 'import json, sys
@@ -80,7 +92,8 @@ rss_kib() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status" 2>/dev/null || true; }
 fds() { find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l; }
 
 "$bin/stablemoed" --listen "127.0.0.1:$port" --status "127.0.0.1:$status" --state-dir "$dir/gateway" \
-    --set security.insecure=loopback-only --set fleet.lease=5s >"$dir/gateway.log" 2>&1 &
+    --set security.insecure=loopback-only --set fleet.lease=5s \
+    ${slot:+--set routing.plan=slot --set "routing.slot=$slot"} >"$dir/gateway.log" 2>&1 &
 pid[gateway]=$!
 for name in w1 w2 w3; do
     start_worker "$name"
@@ -92,15 +105,9 @@ printf '%8s %10s %9s %9s %9s %9s %5s %9s %6s %6s  %s\n' minute steps gateway w1 
 begin=$SECONDS end=$((SECONDS + 60 * minutes)) line=0 kills=0
 declare -A first=() last=()
 while [ $SECONDS -lt $end ]; do
-    left=$((end - SECONDS))
-    sleep $((left < every ? left : every))
+    keep_training $((SECONDS + every < end ? SECONDS + every : end))
     line=$((line + 1))
     kill -0 "${pid[gateway]}" 2>/dev/null || { echo "soak.sh: the gateway has ended:" >&2; tail -n 5 "$dir/gateway.log" >&2; exit 1; }
-    if ! kill -0 "${pid[trainer]}" 2>/dev/null; then
-        wait "${pid[trainer]}" || { echo "soak.sh: the trainer failed:" >&2; tail -n 5 "$dir/trainer.log" >&2; exit 1; }
-        runs=$((runs + 1))
-        start_trainer $runs
-    fi
     if [ $kill_workers = yes ] && [ $((line % 10)) = 0 ]; then
         kill -9 "${pid[w3]}"
         wait "${pid[w3]}" 2>/dev/null || true
