@@ -15,6 +15,7 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "proto/wire_link.h"
 #include "proto/wire_shard.h"
 #include "stablemoe/frozen.h"
 
@@ -27,6 +28,7 @@
 #define SMOE_TO_WORKER  4u /* daemon to worker */
 #define SMOE_TO_TRAINER 8u /* daemon to trainer */
 #define SMOE_ANY_SIDE   15u
+#define SMOE_BY_LINK    16u /* worker to worker */
 #define SMOE_BY_DAEMON  (SMOE_TO_WORKER | SMOE_TO_TRAINER)
 #define SMOE_BY_PEER    (SMOE_BY_WORKER | SMOE_BY_TRAINER)
 
@@ -80,7 +82,14 @@
     X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
     X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
     X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
-    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)               \
+    X(PEER, 110, peer, Peer, SMOE_TO_WORKER, NONE)                                            \
+    X(LINK_STATE, 111, link_state, LinkState, SMOE_BY_WORKER, NONE)                           \
+    X(SHARD_DUE, 112, shard_due, ShardDue, SMOE_TO_WORKER, NONE)                              \
+    X(SHARD_SENT, 113, shard_sent, ShardSent, SMOE_BY_WORKER, NONE)                           \
+    X(LINK_HELLO, 114, link_hello, LinkHello, SMOE_BY_LINK, NONE)                             \
+    X(LINK_PART, 115, link_part, LinkPart, SMOE_BY_LINK, MUST)                                \
+    X(LINK_TAKEN, 116, link_taken, LinkTaken, SMOE_BY_LINK, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -89,8 +98,13 @@ enum smoe_message_type {
 };
 
 /* Of a key or certificate. An administrator sends no messages: it has a protocol of its own
- * (daemon/shell/peers_admin.h), and no Hello says this role. */
-enum smoe_role { SMOE_ROLE_WORKER = 1, SMOE_ROLE_TRAINER = 2, SMOE_ROLE_ADMIN = 3 };
+ * (daemon/shell/peers_admin.h), and no Hello says this role, nor that of a direct link between workers. */
+enum smoe_role {
+    SMOE_ROLE_WORKER = 1,
+    SMOE_ROLE_TRAINER = 2,
+    SMOE_ROLE_ADMIN = 3,
+    SMOE_ROLE_PEER = 4
+};
 enum smoe_dtype { SMOE_DTYPE_F32 = 1, SMOE_DTYPE_F64 = 2 };
 enum smoe_state_part {
     SMOE_STATE_WEIGHTS = 1,
@@ -117,8 +131,9 @@ struct smoe_msg_hello {
     smoe_name freq_driver;
     const uint64_t *freq_states_khz; /* [n_freq_states] > 0, rising; none: any frequency is taken */
     size_t n_freq_states;            /* 0..SMOE_FREQ_STATES_MAX */
-    uint64_t memory_bytes; /* for experts and shards; 0: it takes no part in sharded layers */
-    uint32_t expert_slots; /* of a sharded layer; 0: as memory allows */
+    uint64_t memory_bytes;     /* for experts and shards; 0: it takes no part in sharded layers */
+    uint32_t expert_slots;     /* of a sharded layer; 0: as memory allows */
+    smoe_address peer_address; /* where it takes direct links; "": it has none */
 };
 
 struct smoe_msg_credit {

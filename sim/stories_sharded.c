@@ -45,14 +45,15 @@ static struct smoe_sim_trainer_options trainer_options(uint32_t steps)
 }
 
 /* A gateway, four workers of unlike speed, and a trainer; the first `begun` workers are started, and all else. */
-static struct crew begin(struct smoe_world *w, const struct smoe_place_rule *rule,
-                         const struct smoe_sim_trainer_options *trainer, uint32_t begun)
+static struct crew begin_linked(struct smoe_world *w, const struct smoe_place_rule *rule,
+                                const struct smoe_sim_trainer_options *trainer, uint32_t begun,
+                                bool links)
 {
     static const double speeds[WORKERS] = {1, 0.5, 0.25, 0.25};
     struct crew c;
     struct smoe_sim_trainer_options t = *trainer;
     c.gateway = smoe_world_add_gateway(
-        w, &(struct smoe_sim_gateway_options){.sharded = true, .placement = *rule});
+        w, &(struct smoe_sim_gateway_options){.sharded = true, .placement = *rule, .links = links});
     for (uint32_t i = 0; i < WORKERS; i++) {
         struct smoe_sim_worker_options o = {
             .gateway = c.gateway, .speed = speeds[i], .cycles_per_flop = 500, .expert_slots = 3};
@@ -67,6 +68,13 @@ static struct crew begin(struct smoe_world *w, const struct smoe_place_rule *rul
     smoe_world_run(w, 20 * MS); /* all are there before the layer is cut */
     smoe_world_start(w, c.trainer);
     return c;
+}
+
+/* Mostly with direct links. */
+static struct crew begin(struct smoe_world *w, const struct smoe_place_rule *rule,
+                         const struct smoe_sim_trainer_options *trainer, uint32_t begun)
+{
+    return begin_linked(w, rule, trainer, begun, w->options.seed % 4 != 0);
 }
 
 static const struct smoe_place_rule ours = {.kind = SMOE_PLACE_HIGHEST_AVERAGES, .interval = 1};
@@ -374,4 +382,96 @@ void smoe_story_sharded_joins(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
     smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) == attempt,
                       "training was interrupted");
+}
+
+/* ---- links between workers break, or never come about ---- */
+
+static void cut_both(struct smoe_world *w, uint32_t a, uint32_t b, bool cut)
+{
+    smoe_simnet_cut(w->net, a, b, cut);
+    smoe_simnet_cut(w->net, b, a, cut);
+}
+
+/* Of all workers, what they sent so far. */
+static struct smoe_links_view links_of(const struct smoe_world *w, const struct crew *c)
+{
+    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
+    struct smoe_links_view sum = {0};
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct smoe_links_view one = smoe_core_links(core, i);
+        sum.up += one.up;
+        sum.relayed += one.relayed;
+        sum.direct_bytes += one.direct_bytes;
+        sum.relayed_bytes += one.relayed_bytes;
+    }
+    return sum;
+}
+
+static bool all_linked(const struct smoe_world *w, const struct crew *c)
+{
+    return links_of(w, c).up == WORKERS * (WORKERS - 1);
+}
+
+static void run_until_linked(struct smoe_world *w, const struct crew *c)
+{
+    uint64_t until = smoe_world_now(w) + 60 * SEC;
+    while (!all_linked(w, c) && smoe_world_now(w) < until && smoe_world_step(w))
+        ;
+    smoe_story_expect(w, all_linked(w, c), "not all links are up");
+}
+
+/* In each phase in turn the link of another pair is reset, cut, or left with one direction: what was on it goes through
+ * the gateway, nobody begins again, and the link comes back. */
+void smoe_story_sharded_links(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(110);
+    struct crew c = begin_linked(w, &ours, &t, WORKERS, true);
+    uint64_t attempt = 0;
+    for (uint32_t i = 0; i < 3 * PHASES; i++) {
+        uint32_t a = c.workers[(i + w->options.seed) % WORKERS];
+        uint32_t b = c.workers[(i + w->options.seed + 1 + i % (WORKERS - 1)) % WORKERS];
+        smoe_story_run_to_step(w, c.trainer, 2 + 4 * i, 600 * SEC);
+        run_until_linked(w, &c);
+        attempt = attempt ? attempt : smoe_uplink_attempt(smoe_world_uplink(w, c.trainer));
+        run_into(w, &c, a, (enum phase)(i % PHASES));
+        smoe_world_run(w, smoe_world_now(w) + i / PHASES * 400 * SMOE_SIM_US);
+        if (i % 3 == 0)
+            smoe_simnet_reset(w->net, a, b);
+        else if (i % 3 == 1)
+            cut_both(w, a, b, true);
+        else
+            smoe_simnet_cut(w->net, a, b, true);
+        smoe_story_run_to_step(w, c.trainer, 4 + 4 * i, 600 * SEC);
+        cut_both(w, a, b, false);
+    }
+    struct smoe_links_view sent = links_of(w, &c);
+    smoe_story_expect(w, sent.direct_bytes > 4 * sent.relayed_bytes && sent.relayed_bytes > 0,
+                      "%llu bytes went directly, %llu did not",
+                      (unsigned long long)sent.direct_bytes,
+                      (unsigned long long)sent.relayed_bytes);
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
+    smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) == attempt,
+                      "a link that broke cost an attempt");
+}
+
+/* A network that lets workers reach the gateway only. */
+void smoe_story_sharded_relayed(struct smoe_world *w)
+{
+    struct smoe_sim_trainer_options t = trainer_options(12);
+    struct crew c = begin_linked(w, &ours, &t, 0, true);
+    for (uint32_t a = 0; a < WORKERS; a++)
+        for (uint32_t b = a + 1; b < WORKERS; b++)
+            if (w->options.seed % 2) /* one direction is as good as none */
+                cut_both(w, c.workers[a], c.workers[b], true);
+            else
+                smoe_simnet_cut(w->net, c.workers[a], c.workers[b], true);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        smoe_world_start(w, c.workers[i]);
+    smoe_story_run_to_step(w, c.trainer, 8, 60 * SEC);
+    struct smoe_links_view sent = links_of(w, &c);
+    smoe_story_expect(w, !sent.direct_bytes && sent.relayed_bytes && !sent.up && sent.relayed,
+                      "something went over a link that cannot be");
+    smoe_story_finish(w, 60 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0);
 }

@@ -116,5 +116,7 @@ void smoe_core_check(const struct smoe_core *c)
         check_trainer(c, t);
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         check_layer(c, l);
+    if (c->sharding)
+        smoe_links_check(c);
     check_total(c);
 }

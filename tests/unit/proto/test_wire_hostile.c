@@ -137,7 +137,8 @@ Test(wire_hostile, an_empty_body_is_refused_where_a_field_must_be_there)
         SMOE_MSG_INVENTORY,     SMOE_MSG_HOSTED,        SMOE_MSG_STEP_NORM,
         SMOE_MSG_STEP_STAGE,    SMOE_MSG_STEP_STAGED,   SMOE_MSG_STEP_COMMIT,
         SMOE_MSG_EXPERT_STORED, SMOE_MSG_STEP_GRADIENT, SMOE_MSG_ROUTER_QUERY,
-        SMOE_MSG_ROUTER_STATE,  SMOE_MSG_SHARD_TAKEN};
+        SMOE_MSG_ROUTER_STATE,  SMOE_MSG_SHARD_TAKEN,   SMOE_MSG_LINK_STATE,
+        SMOE_MSG_SHARD_SENT,    SMOE_MSG_LINK_PART,     SMOE_MSG_LINK_TAKEN};
     for (size_t t = 0; t < messages_n_types; t++) {
         struct smoe_message out;
         struct smoe_why why;
@@ -294,7 +295,7 @@ Test(wire_hostile, a_claim_of_a_mebibyte_is_refused_by_the_header)
 {
     struct smoe_why why = {""};
     for (size_t t = 0; t < messages_n_types; t++) {
-        int rc = smoe_message_admit(messages_types[t], 1 << 20, 0, SMOE_ANY_SIDE,
+        int rc = smoe_message_admit(messages_types[t], 1 << 20, 0, SMOE_ANY_SIDE | SMOE_BY_LINK,
                                     SMOE_CONTROL_BYTES_MAX, SMOE_TENSOR_BYTES_MAX, &why);
         cr_assert_eq(rc, SMOE_ETOOBIG, "%s", why.text);
     }
