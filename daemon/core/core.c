@@ -386,8 +386,8 @@ static void expire_workers(struct smoe_core *c)
             smoe_session_end(c, session, SMOE_ETIMEOUT, why.text);
         } else if (w->state == SMOE_WORKER_LOST &&
                    c->now_ns - w->lost_ns > c->options.settings.worker_lease_ns) {
+            smoe_worker_move(w, SMOE_WORKER_FREE); /* first: nobody hopes for it any more */
             smoe_layer_worker_forgotten(c, i);
-            smoe_worker_move(w, SMOE_WORKER_FREE);
         }
         uint64_t expiry = expiry_of(c, w);
         next = expiry < next ? expiry : next;
@@ -471,7 +471,7 @@ const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
 
 uint64_t smoe_core_epoch(const struct smoe_core *core)
 {
-    return core->epoch;
+    return core->epochs;
 }
 
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)
