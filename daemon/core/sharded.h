@@ -56,6 +56,7 @@ struct smoe_sharded {
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
     uint64_t fill; /* number of the latest exchange of weights */
+    bool left;     /* a holder has left since the layer's last attempt */
     bool ending;   /* a step is committed, and its weights have not all come */
     uint64_t iterations;
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
@@ -134,6 +135,8 @@ bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_replan(struct smoe_core *core, uint32_t layer);
 /* Gives missing copies and shares of newcomers, a range at a time: begins to fill the next. */
 void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
+/* Is nothing of the layer's training out? */
+bool smoe_sharded_at_rest(const struct smoe_core *core, uint32_t layer);
 /* Which live workers hold each expert, into core->replica_first and replica_node. */
 void smoe_sharded_fill_replicas(struct smoe_core *core, const struct smoe_sharded *s);
 /* The range being filled has come: it counts from now on. */
@@ -157,6 +160,10 @@ bool smoe_sharded_storing(const struct smoe_core *core, uint32_t layer);
 /* A holder is gone: what it was to store did not arrive everywhere. */
 void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
 /* The layer's step is another from now on; states follow. */
+/* Sends Host to all whom it is due. */
+void smoe_sharded_tell(struct smoe_core *core, uint32_t layer);
+/* Those who are here hold the state of the layer's step under another attempt from now on: who is away has another. */
+void smoe_sharded_begin_attempt(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
 /* ---- sharded_traffic.c ---- */
