@@ -335,6 +335,7 @@ struct smoe_core_totals {
     struct smoe_core_settings settings;
     bool draining;
 };
+/* The highest epoch that a commit was given so far, durable or not: what the journal must keep. */
 uint64_t smoe_core_epoch(const struct smoe_core *core);
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret);
 

@@ -30,7 +30,7 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->plan.n_workers = 0;
     s->plan_due = false;
     s->step_ns = s->iterations = 0;
-    s->ending = false;
+    s->ending = s->left = false;
     memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
     memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
     s->filling.length = 0;
@@ -211,10 +211,11 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     list_pieces(c, s, worker, &m);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
+    w->hosts_out[l]++;
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 
-static void tell(struct smoe_core *c, uint32_t l)
+void smoe_sharded_tell(struct smoe_core *c, uint32_t l)
 {
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         if (c->fleet.workers[w].host_due >> l & 1)
@@ -275,7 +276,7 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
     smoe_sharded_replan(c, l);
     if (layer->learned)
         smoe_sharded_rearrange(c, l);
-    tell(c, l);
+    smoe_sharded_tell(c, l);
     exchange(c, l);
     return true;
 }
@@ -284,6 +285,7 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
     s->plan_due = s->ending = true;
+    s->left = false;
     s->step_ns = c->now_ns;
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
@@ -295,7 +297,9 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
+    struct smoe_why why;
     uint64_t bit = UINT64_C(1) << l;
+    bool half_stored = smoe_sharded_storing(c, l);
     if (!smoe_sharded_on_worker(s, worker))
         return;
     smoe_exchange_void(c, l);
@@ -308,8 +312,11 @@ static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
     for (uint32_t i = 0; i < s->map.n_pieces; i++) /* who owns from now on must hear of it */
         if (s->map.pieces[i].owner == worker && s->map.pieces[i].follower != SMOE_SHARD_NONE)
             c->fleet.workers[s->map.pieces[i].follower].host_due |= bit;
+    s->left |= smoe_shard_holds(&s->map, worker);
     smoe_shard_leave(&s->map, worker);
     c->journal_due |= bit;
+    if (half_stored && smoe_sharded_reachable(c, l, &why) == 0)
+        smoe_sharded_begin_attempt(c, l);
 }
 
 void smoe_sharded_worker_lost(struct smoe_core *c, uint32_t l, uint32_t worker)
