@@ -58,6 +58,7 @@ struct smoe_sharded {
     uint64_t fill; /* number of the latest exchange of weights */
     bool ending;   /* a step is committed, and its weights have not all come */
     uint64_t iterations;
+    uint32_t refusals; /* since the last commit, by workers whose part nobody else can take */
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
 };
 
