@@ -98,7 +98,8 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
                               const struct smoe_message *m)
 {
     struct smoe_worker *w = &c->fleet.workers[index];
-    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY) {
+    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY &&
+        m->type != SMOE_MSG_ERROR) { /* it may have had no memory to say what it holds */
         smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY must come first after WELCOME", true,
                          0, 0);
         return;

@@ -324,7 +324,9 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
     if (m->evaluate_only && !found)
         return smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
     bool same_run = found && (m->evaluate_only || c->layers[l].run == m->run);
-    if (same_run && c->layers[l].state == SMOE_LAYER_LOST && (m->evaluate_only || m->step > 0))
+    /* Its trainer may not have heard of the step that was lost: then its own next step would be answered as done. */
+    if (same_run && c->layers[l].state == SMOE_LAYER_LOST &&
+        (m->evaluate_only || m->step > 0 || c->layers[l].step > 0))
         return smoe_fail(why, SMOE_ELOST,
                          "layer %s: its experts are lost: declare it new and restore a checkpoint",
                          m->name);

@@ -19,6 +19,8 @@
 #include "common/base/assert.h"
 #include "daemon/core/sharded.h"
 
+#define REFUSALS_MAX 4 /* of workers whose part nobody else can take, between two commits */
+
 /* ---- beginning and end ---- */
 
 void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
@@ -30,6 +32,7 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->plan.n_workers = 0;
     s->plan_due = false;
     s->step_ns = s->iterations = 0;
+    s->refusals = 0;
     s->ending = s->left = false;
     memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
     memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
@@ -287,6 +290,7 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
     s->plan_due = s->ending = true;
     s->left = false;
     s->step_ns = c->now_ns;
+    s->refusals = 0;
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }
@@ -342,22 +346,36 @@ void smoe_sharded_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wor
     }
 }
 
-void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
+/* Nobody else can take its part. It may have been short of memory for a moment: it tries again with another session,
+ * and what it held it brings along. Not for ever, for its trainer must hear of a machine that is too small. */
+static void refused_alone(struct smoe_core *c, uint32_t l, uint32_t worker,
                           const struct smoe_msg_hosted *m)
 {
     struct smoe_layer *layer = &c->layers[l];
-    struct smoe_sharded *s = layer->sharded;
-    struct smoe_worker *w = &c->fleet.workers[worker];
+    const struct smoe_worker *w = &c->fleet.workers[worker];
     struct smoe_why why;
+    smoe_fail(&why, m->code, "layer %s: worker %s cannot hold its part: %s", layer->name, w->id,
+              m->message);
+    if (m->code == SMOE_ENOMEMORY && layer->sharded->refusals++ < REFUSALS_MAX)
+        smoe_session_end(c, w->session, SMOE_ENOMEMORY, why.text);
+    else if (layer->state != SMOE_LAYER_LOST)
+        smoe_layer_lose(c, l, m->code, why.text);
+}
+
+void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
+                          const struct smoe_msg_hosted *m)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    struct smoe_worker *w = &c->fleet.workers[worker];
     uint64_t bit = UINT64_C(1) << l;
-    if (w->refused_copies & bit) {
-        smoe_fail(&why, m->code, "layer %s: worker %s cannot hold its part: %s", layer->name, w->id,
-                  m->message);
-        if (layer->state != SMOE_LAYER_LOST)
-            smoe_layer_lose(c, l, m->code, why.text);
+    bool again = w->refused_copies & bit, others = false;
+    w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
+    for (uint32_t i = 0; i < c->fleet.n_used; i++)
+        others |= smoe_sharded_willing(c, l, i);
+    if (again || !others) {
+        refused_alone(c, l, worker, m);
         return;
     }
-    w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
     w->host_due |= bit;
     if (s->filling.length && s->filling.to == worker)
         s->filling.length = 0;

@@ -59,6 +59,7 @@ struct smoe_sharded {
     bool left;     /* a holder has left since the layer's last attempt */
     bool ending;   /* a step is committed, and its weights have not all come */
     uint64_t iterations;
+    uint32_t refusals; /* since the last commit, by workers whose part nobody else can take */
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
 };
 
