@@ -321,10 +321,9 @@ static const struct smoe_cli_option options[] = {
     {{.key = "key",
       .type = SMOE_STRING,
       AT(key),
-      .help = "file with this trainer's key (stablemoectl key add trainer NAME on the gateway) or "
-              "certificate; "
-              "without "
-              "one it speaks plaintext, and to a gateway of this machine only"},
+      .help =
+          "file with this trainer's key (stablemoectl key add trainer NAME on the gateway) or "
+          "certificate; without one it speaks plaintext, and to a gateway of this machine only"},
      0,
      "FILE",
      false},

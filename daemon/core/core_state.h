@@ -354,6 +354,8 @@ void smoe_journal_flush(struct smoe_core *core);
 void smoe_journal_drop(struct smoe_core *core, uint32_t layer);
 /* Emits the commit of the trainer's step; its sequence number. */
 uint64_t smoe_journal_commit(struct smoe_core *core, uint32_t trainer);
+/* A worker's name as the journal has it: "" for SMOE_NONE. */
+void smoe_journal_name(const struct smoe_core *core, uint32_t worker, smoe_name ret);
 /* The worker of that name in a journal: it is expected. SMOE_NONE for ""; SMOE_ECONFIG if there is no room for it. */
 int smoe_journal_expect(struct smoe_core *core, const smoe_name name, uint32_t *ret,
                         struct smoe_why *why);

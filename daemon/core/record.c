@@ -20,7 +20,7 @@ static struct smoe_record *emit(struct smoe_core *c, enum smoe_record_type type)
     return r;
 }
 
-static void name_of(const struct smoe_core *c, uint32_t worker, smoe_name ret)
+void smoe_journal_name(const struct smoe_core *c, uint32_t worker, smoe_name ret)
 {
     snprintf(ret, sizeof(smoe_name), "%s", worker == SMOE_NONE ? "" : c->fleet.workers[worker].id);
 }
@@ -55,8 +55,8 @@ void smoe_journal_flush(struct smoe_core *c)
         }
         for (uint32_t e = 0; e < layer->shape.experts; e++) {
             const struct smoe_expert_view *x = &layer->experts[e];
-            name_of(c, x->worker, standings[e].host);
-            name_of(c, x->follower, standings[e].follower);
+            smoe_journal_name(c, x->worker, standings[e].host);
+            smoe_journal_name(c, x->follower, standings[e].follower);
         }
         r->standings = standings;
     }
