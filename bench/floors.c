@@ -91,6 +91,8 @@ static const struct smoe_floor floors[] = {
     /* A plan at every iteration costs next to nothing; 58 layers are DeepSeek-V3's. */
     {"placement.plan.1x64x256.*.highest-averages", MOST, 50},
     {"placement.plan.58x256x288.*.highest-averages", MOST, 10000},
+    {"placement.next.1x64x256.*.highest-averages", MOST, 50},
+    {"placement.next.58x256x288.*.highest-averages", MOST, 10000},
     /* Re-placing sends what standing still sends. */
     {"placement.bytes.to_static", MOST, 1.02},
     {"placement.bytes.to_DG_DW", MOST, 1},

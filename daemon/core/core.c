@@ -22,6 +22,7 @@
 #include "common/base/assert.h"
 #include "common/base/near.h"
 #include "daemon/core/conduct.h"
+#include "daemon/core/placed.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
 
@@ -194,6 +195,12 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
         break;
     case SMOE_MSG_FREEZE:
         smoe_freezing_begin(c, index, event);
+        break;
+    case SMOE_MSG_PLACEMENT_FETCH:
+        smoe_placed_fetch(c, index, &m->placement_fetch);
+        break;
+    case SMOE_MSG_PLACEMENT:
+        smoe_placed_again(c, index, &m->placement);
         break;
     case SMOE_MSG_ROUTING_REPORT:
         smoe_freezing_reported(c, index, &m->routing_report);

@@ -424,6 +424,7 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .replica_worker = s ? s->replica_worker : NULL,
         .map = s ? &s->map : NULL,
         .iterations = s ? s->iterations : 0,
+        .part_ns = s ? s->part_ns : NULL,
         .traffic = s ? s->traffic : NULL,
     };
 }

@@ -34,6 +34,10 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->step_ns = s->iterations = 0;
     s->refusals = 0;
     s->ending = s->left = false;
+    s->part = SMOE_PART_COMPUTING;
+    s->part_since_ns = 0;
+    memset(s->part_ns, 0, sizeof s->part_ns);
+    memset(s->part_ns_now, 0, sizeof s->part_ns_now);
     memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
     memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
     s->filling.length = 0;
@@ -252,6 +256,8 @@ static void exchange(struct smoe_core *c, uint32_t l)
     const struct smoe_sharded *s = c->layers[l].sharded;
     if (s->exchange.kind != SMOE_EXCHANGE_NONE || !all_there(c, l) || smoe_sharded_storing(c, l))
         return;
+    if (s->ending)
+        smoe_traffic_turn(c, l, SMOE_PART_WEIGHTS);
     if (any_stale(s))
         smoe_exchange_begin(c, l, SMOE_EXCHANGE_WEIGHTS);
     else if (s->filling.length)
@@ -291,6 +297,7 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
     s->left = false;
     s->step_ns = c->now_ns;
     s->refusals = 0;
+    smoe_traffic_turn(c, l, SMOE_PART_PLACING);
     memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }

@@ -61,6 +61,10 @@ struct smoe_sharded {
     uint64_t iterations;
     uint32_t refusals; /* since the last commit, by workers whose part nobody else can take */
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
+    enum smoe_iteration_part part;
+    uint64_t part_since_ns; /* 0: before the first whole iteration, which counts for nothing */
+    uint64_t part_ns[SMOE_PARTS],
+        part_ns_now[SMOE_PARTS]; /* in all that ended; in this one so far */
 };
 
 /* What all of them share; made by smoe_core_new if there is or may be a sharded layer. */
@@ -134,6 +138,10 @@ bool smoe_sharded_willing(const struct smoe_core *core, uint32_t layer, uint32_t
 bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
 /* Another plan if one is due or the fleet has changed so that there must be one; marks whom it concerns. */
 void smoe_sharded_replan(struct smoe_core *core, uint32_t layer);
+/* Another plan now: this one, if the fleet is that which it was made for (else, or NULL, by the rule). The layer is at
+ * rest. */
+void smoe_sharded_place_again(struct smoe_core *core, uint32_t layer,
+                              const struct smoe_placement *placement);
 /* Gives missing copies and shares of newcomers, a range at a time: begins to fill the next. */
 void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
 /* Is nothing of the layer's training out? */
@@ -173,6 +181,8 @@ void smoe_traffic_count(struct smoe_core *core, const struct smoe_msg_shard_part
                         const uint32_t *takers, uint32_t n_takers);
 /* All slots of the layer have their weights: if they are of a step, its iteration is over. */
 void smoe_traffic_weights_came(struct smoe_core *core, uint32_t layer);
+/* The layer's iteration goes on to that part, if it is not in it. */
+void smoe_traffic_turn(struct smoe_core *core, uint32_t layer, enum smoe_iteration_part part);
 void smoe_traffic_forget(struct smoe_core *core, uint32_t layer, uint32_t worker);
 
 /* ---- exchange.c ---- */

@@ -96,8 +96,10 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         if ((t->step.layers >> l & 1) && !c->layers[l].sharded)
             smoe_standing_leave_absent(c, l);
-        else if (t->step.layers >> l & 1)
+        else if (t->step.layers >> l & 1) {
+            smoe_traffic_turn(c, l, SMOE_PART_STEPPING);
             smoe_exchange_begin(c, l, SMOE_EXCHANGE_GRADIENTS);
+        }
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         if (!awaited(&t->step, w))
