@@ -98,6 +98,8 @@ static const struct smoe_floor floors[] = {
     {"placement.bytes.to_DG_DW", MOST, 1},
     {"placement.memory.copy_to_paper", MOST, 1.02},
     {"placement.counted.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.to_fp32", MOST, 0.51},
     {"placement.counted.memory_off_formula", MOST, 0.02},
     {"placement.counted.most_to_least_iteration", MOST, 1.02},
 

@@ -158,6 +158,8 @@ struct smoe_msg_bye {
     smoe_sentence reason;
 };
 
+enum smoe_wire_format { SMOE_WIRE_REAL = 0, SMOE_WIRE_BF16 = 1 };
+
 /* The shape of an expert layer; checked against common/base/limits.h. Enumerations have the values
  * of common/kernels (activation, optimizer). */
 struct smoe_layer_shape {
@@ -167,6 +169,7 @@ struct smoe_layer_shape {
     uint32_t optimizer; /* enum smoe_optimizer_kind */
     uint64_t seed;
     bool zero_output;
+    enum smoe_wire_format wire; /* of a sharded layer's gradients and weights */
 };
 
 struct smoe_msg_layer_declare {

@@ -117,6 +117,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
       "slots and shards make AdamW steps as one process does, wherever experts stand")             \
     X(sharded_rules, EXACT, "every rule places a layer anew at each step, and no visit is lost")   \
     X(sharded_bytes, EXACT, "an iteration sends what the formulas say, whatever moves")            \
+    X(sharded_bf16, FLOAT, "bf16 on the wire: half of the bytes, and all copies equal to the bit") \
     X(sharded_phases, EXACT, "a worker may die in any phase of an iteration, and come back empty") \
     X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
     X(sharded_restart, EXACT,                                                                      \

@@ -294,7 +294,7 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
 {
     return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->seed == b->seed && a->zero_output == b->zero_output;
+           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire;
 }
 
 /* Name of the trainer that owns the layer, or did when the daemon was stopped and may come back; "". */
@@ -313,6 +313,24 @@ static bool committing_on(const struct smoe_core *c, uint32_t l)
             c->trainers[c->batches[b].trainer].step.phase == SMOE_STEP_COMMITTING)
             return true;
     return false;
+}
+
+/* Can a layer be declared so? `sharded`: it will be, or is. */
+static int check_shape(const struct smoe_core *c, const struct smoe_msg_layer_declare *m,
+                       bool sharded, struct smoe_why *why)
+{
+    struct smoe_layer wanted = {.shape = m->shape};
+    if (!smoe_parcel_rows_max(c, &wanted))
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: a row of %zu bytes does not fit a raw part of at most %llu",
+                         m->name, smoe_row_bytes(&wanted),
+                         (unsigned long long)c->options.tensor_bytes_max);
+    if (m->shape.wire != SMOE_WIRE_REAL && !sharded)
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: bf16 on the wire is for sharded layers, and this gateway has "
+                         "placement.rule pinned",
+                         m->name);
+    return 0;
 }
 
 /* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
@@ -334,12 +352,10 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
         *ret_layer = l;
         return 0;
     }
-    struct smoe_layer wanted = {.shape = m->shape};
-    if (!smoe_parcel_rows_max(c, &wanted))
-        return smoe_fail(why, SMOE_ESHAPE,
-                         "layer %s: a row of %zu bytes does not fit a raw part of at most %llu",
-                         m->name, smoe_row_bytes(&wanted),
-                         (unsigned long long)c->options.tensor_bytes_max);
+    int rc =
+        check_shape(c, m, c->options.sharded || (same_run && c->layers[l].sharded != NULL), why);
+    if (rc)
+        return rc;
     if (found) {
         struct smoe_layer *layer = &c->layers[l];
         const char *owner = owner_of(c, layer);

@@ -11,13 +11,15 @@
 
 #include "client/worker/agent/experts_state.h"
 #include "common/base/assert.h"
+#include "common/kernels/bf16.h"
 
 static bool same_layer(const struct smoe_held_layer *layer, const struct smoe_msg_host *host)
 {
     const struct smoe_layer_shape *a = &layer->shape, *b = &host->shape;
     return layer->used && layer->run == host->run && strcmp(layer->name, host->name) == 0 &&
            a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
-           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer;
+           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
+           a->wire == b->wire;
 }
 
 uint32_t smoe_experts_wire(const struct smoe_experts *store, const struct smoe_msg_host *host)
@@ -136,6 +138,8 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, 
         e->state_step = layer->step;
         smoe_ffn_init(&layer->ffn, layer->shape.seed, index, layer->shape.zero_output,
                       e->now.weights);
+        if (layer->shape.wire == SMOE_WIRE_BF16 && e->kind == SMOE_HELD_SLOT)
+            smoe_bf16_through(e->n_params, e->now.weights); /* as if its owners had sent them */
     }
     layer->expert_at[index] = number;
     return 0;

@@ -259,6 +259,13 @@ Test(layers, that_cannot_be_are_refused_by_name, .init = begin, .fini = end)
     strcpy(m.layer_declare.name, "none");
     scene_say(&s, t, &m);
     scene_assert_error(&s, t, SMOE_EUNKNOWN, "layer none: no such layer");
+    m.layer_declare = (struct smoe_msg_layer_declare){.run = 9, .shape = scene_shape(4)};
+    m.layer_declare.shape.wire = SMOE_WIRE_BF16;
+    strcpy(m.layer_declare.name, "other");
+    scene_say(&s, t, &m);
+    scene_assert_error(&s, t, SMOE_ESHAPE,
+                       "layer other: bf16 on the wire is for sharded layers, and this gateway has "
+                       "placement.rule pinned");
     cr_assert_not(s.closed[t]);
 }
 
