@@ -363,6 +363,18 @@ SAY(LINK_TAKEN)
     ADD(" %016" PRIx64, m->link_taken.number);
 }
 
+SAY(PLACEMENT_FETCH)
+{
+    ADD(" layer %" PRIu32, m->placement_fetch.layer);
+}
+
+SAY(PLACEMENT)
+{
+    const struct smoe_placement *p = &m->placement.placement;
+    ADD(" layer %" PRIu32 " %s %" PRIu32 " workers %" PRIu32 " slots", m->placement.layer, p->rule,
+        p->n_workers, p->n_slots);
+}
+
 SAY(PING)
 {
     (void)m;

@@ -117,6 +117,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
       "slots and shards make AdamW steps as one process does, wherever experts stand")             \
     X(sharded_rules, EXACT, "every rule places a layer anew at each step, and no visit is lost")   \
     X(sharded_bytes, EXACT, "an iteration sends what the formulas say, whatever moves")            \
+    X(sharded_bf16, FLOAT, "bf16 on the wire: half of the bytes, and all copies equal to the bit") \
     X(sharded_phases, EXACT, "a worker may die in any phase of an iteration, and come back empty") \
     X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
     X(sharded_restart, EXACT,                                                                      \
@@ -131,8 +132,11 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
+    X(random_frozen, EXACT, "the same with routers that are frozen on the way")                    \
+    X(torture_whole, EXACT,                                                                        \
+      "the same with lost packets, disks that fail, and workers that slow down or lie")            \
     X(torture, EXACT,                                                                              \
-      "the same with lost packets, disks that fail, and workers that slow down or lie")
+      "the same, sharded layers placed anew at each step and frozen routers among them")
 
 #define X(name, arithmetic, about) void smoe_story_##name(struct smoe_world *world);
 SMOE_STORY_MAP(X)

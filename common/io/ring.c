@@ -216,9 +216,9 @@ static void bring_near(const struct uring *u, unsigned head)
     struct smoe_ring_read *read;
     if (left > 2 && (read = io_uring_cqe_get_data(&cq->cqes[(head + 2) & cq->ring_mask])))
         smoe_bring_near(read, NEAR_BYTES);
-    if (left > 1 && (read = io_uring_cqe_get_data(&cq->cqes[(head + 1) & cq->ring_mask])))
-        if (read->coming)
-            read->coming(read);
+    if (left > 1 && (read = io_uring_cqe_get_data(&cq->cqes[(head + 1) & cq->ring_mask])) &&
+        read->coming)
+        read->coming(read);
 }
 
 /* Submits what is queued and deals with what is complete. True: another turn is worth while. The kernel

@@ -52,6 +52,19 @@ struct smoe_tls_options {
 
 int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
                          struct smoe_why *why);
+/* A node, and the file with its key or certificate. */
+struct smoe_tls_node {
+    const char *option; /* that named the file, for error messages */
+    const char *path;
+    enum smoe_role role; /* that the file must be for */
+    const char *name;    /* and whom, unless it is NULL or "" */
+};
+
+/* A node's context. `ret_name` is whom the file is for, also after errors of what is in it. SMOE_ECONFIG: it is for
+ * somebody else; else the errors of smoe_credential_read, or no memory. */
+int smoe_tls_context_of(const struct smoe_tls_node *node, struct smoe_tls_context **ret,
+                        smoe_name ret_name, struct smoe_why *why);
+
 /* Frees it, after all its connections are closed. NULL is fine. */
 void smoe_tls_context_free(struct smoe_tls_context *context);
 

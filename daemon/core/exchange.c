@@ -24,10 +24,9 @@
 
 /* ---- what next ---- */
 
-static uint64_t vectors_of(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
+static uint64_t element_bytes(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
 {
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
-    return kind == SMOE_EXCHANGE_STATES ? 1 + moments : 1;
+    return smoe_part_element_bytes(layer, kind == SMOE_EXCHANGE_STATES);
 }
 
 static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *layer,
@@ -35,7 +34,7 @@ static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *lay
 {
     uint64_t most =
         c->options.tensor_bytes_max < CHUNK_BYTES ? c->options.tensor_bytes_max : CHUNK_BYTES;
-    uint64_t n = most / (vectors_of(layer, kind) * smoe_real_bytes(layer));
+    uint64_t n = most / element_bytes(layer, kind);
     return n ? n : 1;
 }
 
@@ -205,7 +204,7 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
     };
     t->from = source_of(s, &t->ask);
     announce(c, s, t);
-    t->bytes = vectors_of(layer, x->kind) * t->ask.length * smoe_real_bytes(layer);
+    t->bytes = element_bytes(layer, x->kind) * t->ask.length;
     x->offset += t->ask.length;
     x->n_out++;
     c->sharding->n_transfers++;

@@ -203,9 +203,9 @@ void smoe_links_advance(struct smoe_core *c)
     c->sharding->links.due = !all;
 }
 
-bool smoe_links_due(const struct smoe_core *c)
+uint64_t smoe_links_wake_ns(const struct smoe_core *c)
 {
-    return c->sharding && c->sharding->links.due;
+    return c->sharding && c->sharding->links.due ? c->now_ns : c->slot_deadline_ns;
 }
 
 void smoe_links_changed(struct smoe_core *c)

@@ -33,7 +33,8 @@ void smoe_links_release(struct smoe_links *links);
 /* Tells workers what has changed, SMOE_LINKS_AT_ONCE pairs at a time; while more is to be said, `due`. */
 #define SMOE_LINKS_AT_ONCE 128
 void smoe_links_advance(struct smoe_core *core);
-bool smoe_links_due(const struct smoe_core *core);
+/* When the core is to be stepped next: at the slot's end, or now. */
+uint64_t smoe_links_wake_ns(const struct smoe_core *core);
 /* Somebody takes part in another layer, or no longer in one. */
 void smoe_links_changed(struct smoe_core *core);
 /* The worker's session is over: its peers shall close their links to it. */

@@ -135,8 +135,8 @@ void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
     struct smoe_sharded *s = layer->sharded;
     struct smoe_pieces has = current_of(layer, held);
     bool quiet = smoe_standing_quiet(c, layer);
-    for (size_t i = 0; i < has.n && s->map.n_pieces && layer->learned;
-         i++) /* it may have parts of pieces */
+    /* It may have parts of pieces. */
+    for (size_t i = 0; i < has.n && s->map.n_pieces && layer->learned; i++)
         smoe_shard_cut_at(&s->map, has.offsets[i], has.lengths[i]);
     for (uint32_t i = 0; i < s->map.n_pieces && layer->learned; i++) {
         struct smoe_shard_piece *p = &s->map.pieces[i];
@@ -149,8 +149,8 @@ void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
             c->journal_due |= UINT64_C(1) << l;
     }
     smoe_shard_join(&s->map);
-    for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts;
-         e++) /* weights are sent again */
+    /* Weights are sent again. */
+    for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts; e++)
         for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)
             s->stale[r] |= s->replica_worker[r] == worker && layer->learned;
     if (held || smoe_sharded_on_worker(s, worker))
@@ -158,12 +158,6 @@ void smoe_sharded_returned(struct smoe_core *c, uint32_t l, uint32_t worker,
 }
 
 /* ---- the journal ---- */
-
-static void name_holder(const struct smoe_core *c, uint32_t worker, smoe_name ret)
-{
-    static const smoe_name nobody = "";
-    memcpy(ret, worker == SMOE_SHARD_NONE ? nobody : c->fleet.workers[worker].id, sizeof nobody);
-}
 
 void smoe_sharded_record(struct smoe_core *c, uint32_t l, struct smoe_record *r)
 {
@@ -173,8 +167,8 @@ void smoe_sharded_record(struct smoe_core *c, uint32_t l, struct smoe_record *r)
         const struct smoe_shard_piece *p = &map->pieces[i];
         pieces[i].offset = p->offset;
         pieces[i].length = p->length;
-        name_holder(c, p->owner, pieces[i].owner);
-        name_holder(c, p->follower, pieces[i].follower);
+        smoe_journal_name(c, p->owner, pieces[i].owner);
+        smoe_journal_name(c, p->follower, pieces[i].follower);
     }
     r->layer.sharded = true;
     r->layer.grains = map->n_pieces ? map->grains : 0;

@@ -89,6 +89,16 @@ void smoe_gate_mark_dirty(struct smoe_gateway *gw, struct smoe_gate_session *s)
         smoe_list_push_back(&gw->dirty, &s->dirty_link);
 }
 
+static void begin_closing(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
+{
+    smoe_gate_leave_hellos(gw, s);
+    gw->n_admins -= s->state == SMOE_GATE_ADMIN;
+    s->state = SMOE_GATE_CLOSING;
+    if (reason)
+        snprintf(s->reason, sizeof s->reason, "%s", reason);
+    smoe_gate_mark_dirty(gw, s);
+}
+
 /* The session ends; the core, if it knows it, hears of it when the present update has been carried out.
  * `reason` NULL: it is known already, from the Error or Bye that went before. */
 void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const char *reason)
@@ -97,12 +107,7 @@ void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const 
         return;
     if (s->state == SMOE_GATE_OPEN)
         smoe_list_push_back(&gw->unburied, &s->unburied_link);
-    smoe_gate_leave_hellos(gw, s);
-    gw->n_admins -= s->state == SMOE_GATE_ADMIN;
-    s->state = SMOE_GATE_CLOSING;
-    if (reason)
-        snprintf(s->reason, sizeof s->reason, "%s", reason);
-    smoe_gate_mark_dirty(gw, s);
+    begin_closing(gw, s, reason);
 }
 
 /* ---- carrying out updates ---- */
@@ -455,10 +460,6 @@ void smoe_gateway_goodbye(struct smoe_gateway *gw, const char *reason)
             continue;
         if (s->state == SMOE_GATE_OPEN)
             smoe_channel_send(&s->channel, &bye, NULL, 0);
-        smoe_gate_leave_hellos(gw, s);
-        gw->n_admins -= s->state == SMOE_GATE_ADMIN;
-        s->state = SMOE_GATE_CLOSING; /* the core goes too: it need not hear of it */
-        snprintf(s->reason, sizeof s->reason, "%s", reason);
-        smoe_gate_mark_dirty(gw, s);
+        begin_closing(gw, s, reason); /* the core goes too: it need not hear of it */
     }
 }

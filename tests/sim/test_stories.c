@@ -67,6 +67,7 @@ STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 STORY(slots_and_shards_step_as_one_process_does, sharded)
 STORY(every_rule_places_a_layer_anew_and_loses_nothing, sharded_rules)
 STORY(an_iteration_sends_what_the_formulas_say, sharded_bytes)
+STORY(gradients_and_weights_as_bf16_leave_all_copies_equal, sharded_bf16)
 STORY(two_sharded_layers_are_each_placed_alone, sharded_layers)
 STORY(a_holder_may_die_in_any_phase_of_an_iteration, sharded_phases)
 STORY(a_connection_may_break_in_any_phase_of_an_iteration, sharded_reset)
@@ -81,5 +82,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 50);
+    cr_assert_eq(smoe_stories_len, 53);
 }

@@ -13,7 +13,6 @@
 
 #include "common/io/addr.h"
 #include "common/io/conn.h"
-#include "common/io/keyring.h"
 #include "common/io/tls.h"
 
 #define ANSWER_BYTES_MAX ((size_t)64 << 20)
@@ -107,25 +106,6 @@ static void on_connected(void *context, int status)
 
 /* ---- asking ---- */
 
-static int take_key(struct asking *a, const char *path, struct smoe_why *why)
-{
-    struct smoe_key key;
-    struct smoe_certificate certificate;
-    struct smoe_tls_options options = {.key = &key};
-    int rc = smoe_credential_read(path, &key, &certificate, why);
-    if (rc)
-        return smoe_fail_at(why, rc, "key");
-    if (key.role != SMOE_ROLE_ADMIN)
-        rc = smoe_fail(why, SMOE_ECONFIG, "key %s: is for role %s, and this needs one for an admin",
-                       path, smoe_role_name(key.role));
-    options.certificate = certificate.own ? &certificate : NULL;
-    if (rc == 0)
-        rc = smoe_tls_context_new(&options, &a->secure, why);
-    smoe_certificate_release(&certificate);
-    smoe_wipe(&key, sizeof key);
-    return rc;
-}
-
 static int converse(struct asking *a, const struct smoe_addr *address)
 {
     struct smoe_conn_owner owner = {.context = a,
@@ -172,8 +152,10 @@ static int judge(struct asking *a, struct smoe_why *why)
 
 static int ask(struct asking *a, const char *gateway, const char *key, struct smoe_why *why)
 {
+    struct smoe_tls_node node = {"key", key, SMOE_ROLE_ADMIN, NULL};
     struct smoe_addr address;
-    int rc = take_key(a, key, why);
+    smoe_name unused;
+    int rc = smoe_tls_context_of(&node, &a->secure, unused, why);
     if (rc)
         return rc;
     rc = smoe_addr_resolve(gateway, &address, why);

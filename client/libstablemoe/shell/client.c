@@ -224,29 +224,6 @@ static int make_uplink(struct smoe_client *c, const char *name)
     return rc ? smoe_fail(&c->why, rc, "out of memory") : 0;
 }
 
-static int take_key(struct smoe_client *c, const char *path, const char *name)
-{
-    struct smoe_key key;
-    struct smoe_certificate certificate;
-    struct smoe_tls_options options = {.key = &key};
-    int rc = smoe_credential_read(path, &key, &certificate, &c->why);
-    if (rc)
-        return smoe_fail_at(&c->why, rc, "key");
-    if (key.role != SMOE_ROLE_TRAINER)
-        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for role %s", path,
-                       smoe_role_name(key.role));
-    else if (name && strcmp(name, key.name) != 0)
-        rc = smoe_fail(&c->why, SMOE_ECONFIG, "key %s: is for %s, not for %.63s", path, key.name,
-                       name);
-    options.certificate = certificate.own ? &certificate : NULL;
-    if (rc == 0)
-        rc = smoe_tls_context_new(&options, &c->secure, &c->why);
-    snprintf(c->key_name, sizeof c->key_name, "%s", key.name);
-    smoe_certificate_release(&certificate);
-    smoe_wipe(&key, sizeof key);
-    return rc;
-}
-
 SMOE_API int smoe_client_open(const struct smoe_client_options *options,
                               struct smoe_client **ret_client)
 {
@@ -265,8 +242,9 @@ SMOE_API int smoe_client_open(const struct smoe_client_options *options,
     c->patience_ns =
         (options->patience_ms ? options->patience_ms : PATIENCE_MS) * UINT64_C(1000000);
     c->pause_ms = PAUSE_MIN_MS;
-    if (options->key_file)
-        rc = take_key(c, options->key_file, options->name);
+    struct smoe_tls_node node = {"key", options->key_file, SMOE_ROLE_TRAINER, options->name};
+    if (node.path)
+        rc = smoe_tls_context_of(&node, &c->secure, c->key_name, &c->why);
     if (rc == 0)
         rc = make_uplink(c, options->name);
     if (rc)

@@ -52,10 +52,13 @@ static bool wanted(struct smoe_agent *a, const struct smoe_due *d, uint64_t *ret
     return !d->done && smoe_agent_shard_bytes(a, &d->part, ret_bytes, &unused) == 0;
 }
 
-static bool good_numbers(const struct smoe_blob *blob)
+static bool good_numbers(const struct smoe_held_layer *layer, enum smoe_shard_kind kind,
+                         const struct smoe_blob *blob)
 {
     size_t n = blob->bytes / sizeof(smoe_real);
     const void *data = blob->data;
+    if (layer->shape.wire == SMOE_WIRE_BF16 && kind != SMOE_SHARD_STATE)
+        return smoe_within_bf16(data, blob->bytes / sizeof(uint16_t), FLT_MAX);
     return sizeof(smoe_real) == sizeof(double) ? smoe_within_f64(data, n, DBL_MAX)
                                                : smoe_within_f32(data, n, FLT_MAX);
 }
@@ -69,7 +72,7 @@ static int take(struct smoe_agent *a, struct smoe_due *d, struct smoe_blob *blob
     if (blob->bytes != bytes)
         return smoe_fail(why, SMOE_ESHAPE, "LINK_PART: raw part of %zu bytes, expected %llu",
                          blob->bytes, (unsigned long long)bytes);
-    if (!good_numbers(blob))
+    if (!good_numbers(smoe_experts_layer(&a->experts, d->part.layer), d->part.kind, blob))
         return smoe_fail(why, SMOE_ENOTFINITE, "LINK_PART: numbers that cannot be");
     struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
     m.shard_part = d->part;

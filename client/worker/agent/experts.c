@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/kernels/bf16.h"
 
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max)
 {
@@ -268,8 +269,31 @@ void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held
 
 /* ---- state in and out ---- */
 
+size_t smoe_experts_part_bytes(const struct smoe_held_layer *layer, size_t n)
+{
+    return n * (layer->shape.wire == SMOE_WIRE_BF16 ? sizeof(uint16_t) : sizeof(smoe_real));
+}
+
+void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe_real *values,
+                       void *ret)
+{
+    if (layer->shape.wire == SMOE_WIRE_BF16)
+        smoe_bf16_pack(n, values, ret);
+    else
+        memcpy(ret, values, n * sizeof *values);
+}
+
+void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
+                         smoe_real *ret)
+{
+    if (layer->shape.wire == SMOE_WIRE_BF16)
+        smoe_bf16_unpack(n, part, ret);
+    else
+        memcpy(ret, part, n * sizeof *ret);
+}
+
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
-                            size_t offset, size_t n, const smoe_real *weights)
+                            size_t offset, size_t n, const void *part)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     const struct smoe_held_layer *layer = &store->layers[e->layer];
@@ -280,7 +304,7 @@ void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_
         e->flip_wanted = e->has_staged =
             false; /* older ones, for which a task is still in the way */
     }
-    memcpy(e->staged.weights + offset, weights, n * sizeof *weights);
+    smoe_experts_unpack(layer, n, part, e->staged.weights + offset);
     e->filled += n;
     if (e->filled != e->n_params)
         return;

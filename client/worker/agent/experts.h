@@ -15,7 +15,9 @@
  * Of a sharded layer a worker holds slots and shards instead. A slot serves the visits of one expert: weights, the
  * weights of the next step as they come, and the gradient sum, 3 P. A shard is a part of every expert's
  * optimizer state (shards.h), t elements of each expert: a small expert that serves nothing and takes part in
- * every step, 7 t with AdamW, and for a while the local sums of all hosts.
+ * every step, 7 t with AdamW, and for a while the local sums of all hosts. If the layer's wire is bf16, gradients and
+ * weights are rounded once, by whoever gives them, and whoever keeps them itself keeps what others get: so owner and
+ * follower add the same numbers, and all slots of an expert have the same weights, bit for bit. Masters stay exact.
  */
 #ifndef SMOE_AGENT_EXPERTS_H
 #define SMOE_AGENT_EXPERTS_H
@@ -157,10 +159,18 @@ void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held
 /* The gradient sum that a copy's host sent. */
 void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
 
-/* Weights [n] of a slot at `offset`, under this number. When all have come the slot has the state of the layer's
+/* Bytes of so many elements of a gradient or of weights as the layer's wire has them; and there and back. `part` is
+ * aligned as its numbers are. */
+size_t smoe_experts_part_bytes(const struct smoe_held_layer *layer, size_t n);
+void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe_real *values,
+                       void *ret_part);
+void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
+                         smoe_real *ret_values);
+
+/* Weights [n] of a slot at `offset`, as the layer's wire has them, under this number. When all have come the slot has the state of the layer's
  * step; now, or when the running task is done. */
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
-                            size_t offset, size_t n, const smoe_real *weights);
+                            size_t offset, size_t n, const void *part);
 
 /* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
  * is written belongs to the message's step, which is the layer's from then on. */

@@ -214,28 +214,15 @@ static void on_signal(uv_signal_t *handle, int signum)
 /* The key says who this is, and the command line must not say otherwise. */
 static int take_key(struct worker *w, struct smoe_why *why)
 {
-    struct smoe_key key;
-    struct smoe_certificate certificate;
-    struct smoe_tls_options options = {.key = &key};
     char *id = w->settings.id;
-    if (!*w->settings.key)
-        return 0;
-    int rc = smoe_credential_read(w->settings.key, &key, &certificate, why);
+    struct smoe_tls_node node = {"--key", w->settings.key, SMOE_ROLE_WORKER, id};
+    smoe_name name;
+    int rc = *w->settings.key ? smoe_tls_context_of(&node, &w->tls, name, why) : 0;
     if (rc)
-        return smoe_fail_at(why, SMOE_ECONFIG, "--key");
-    if (key.role != SMOE_ROLE_WORKER)
-        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for role %s", w->settings.key,
-                       smoe_role_name(key.role));
-    else if (*id && strcmp(id, key.name) != 0)
-        rc = smoe_fail(why, SMOE_ECONFIG, "--key %s: is for %s, not for %s", w->settings.key,
-                       key.name, id);
-    snprintf(id, sizeof w->settings.id, "%s", key.name);
-    options.certificate = certificate.own ? &certificate : NULL;
-    if (rc == 0)
-        rc = smoe_tls_context_new(&options, &w->tls, why);
-    smoe_certificate_release(&certificate);
-    smoe_wipe(&key, sizeof key);
-    return rc;
+        return rc == SMOE_ENOMEMORY ? rc : SMOE_ECONFIG;
+    if (w->tls)
+        snprintf(id, sizeof w->settings.id, "%s", name);
+    return 0;
 }
 
 /* The id on the command line and the one kept must be the same node's. */

@@ -28,10 +28,9 @@ static const struct smoe_cli_option options[] = {
     {{.key = "key",
       .type = SMOE_STRING,
       AT(key),
-      .help = "file with this node's key (stablemoectl key add worker NAME on the gateway) or "
-              "certificate; "
-              "without one "
-              "it speaks plaintext, and to a gateway of this machine only"},
+      .help =
+          "file with this node's key (stablemoectl key add worker NAME on the gateway) or "
+          "certificate; without one it speaks plaintext, and to a gateway of this machine only"},
      'k',
      "FILE",
      false},

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/kernels/bf16.h"
 #include "tests/unit/agent/crew.h"
 
 enum { MEMBERS = 3 };
@@ -107,6 +108,7 @@ Test(shard_layout, keeps_what_both_have_when_it_changes)
 static struct member members[MEMBERS], lone;
 static const uint64_t cuts[MEMBERS + 1] = {0, 20, 41, CREW_PARAMS};
 static uint64_t numbers;
+static enum smoe_wire_format wire; /* of the layer that is shared */
 
 /* Who has slots of which experts: bit e. */
 struct placement {
@@ -133,11 +135,13 @@ static int host_shared(uint32_t i, const struct placement *p, uint64_t step, uin
     uint32_t other = (i + MEMBERS - 1) % MEMBERS, experts[CREW_EXPERTS];
     uint64_t offsets[] = {cuts[i], cuts[other]};
     uint64_t lengths[] = {cuts[i + 1] - cuts[i], cuts[other + 1] - cuts[other]};
+    struct smoe_layer_shape shape = crew_shape();
     struct smoe_message m = {.type = SMOE_MSG_HOST};
+    shape.wire = wire;
     m.host = (struct smoe_msg_host){.layer = CREW_LAYER,
                                     .name = "moe",
                                     .run = 9,
-                                    .shape = crew_shape(),
+                                    .shape = shape,
                                     .experts = experts,
                                     .step = step,
                                     .attempt = attempt,
@@ -486,4 +490,125 @@ Test(shards, that_were_never_held_are_refused_and_do_not_begin_as_zeros, .init =
     m.host.pieces_owned = 0; /* to be filled: it may be empty */
     cr_assert_eq(member_say(&members[1], &m, NULL, 0), 0);
     cr_assert_eq(member_last(&members[1], SMOE_MSG_HOSTED)->m.hosted.code, 0);
+}
+
+/* ---- bf16 on the wire ---- */
+
+static void begin_bf16(void)
+{
+    wire = SMOE_WIRE_BF16;
+    begin();
+}
+
+static const struct smoe_held_layer *held_by(uint32_t member)
+{
+    return &smoe_agent_experts(members[member].agent)->layers[0];
+}
+
+/* What the member has of the expert: its slot, or (`shard`) its shard. */
+static const struct smoe_held_expert *has(uint32_t member, uint32_t expert, bool shard)
+{
+    const struct smoe_held_layer *layer = held_by(member);
+    uint32_t number = layer->expert_at[expert + (shard ? CREW_EXPERTS : 0)];
+    return &smoe_agent_experts(members[member].agent)->experts[number];
+}
+
+static size_t place_of(uint32_t member, uint32_t piece)
+{
+    return smoe_shard_find(&held_by(member)->layout, cuts[piece], cuts[piece + 1] - cuts[piece]);
+}
+
+/* All slots have the masters, rounded once: of the seed, too. */
+static void compare_slots(const struct placement *p)
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        for (uint32_t piece = 0; piece < MEMBERS; piece++) {
+            smoe_real served[CREW_PARAMS];
+            size_t n = (size_t)(cuts[piece + 1] - cuts[piece]);
+            memcpy(served, has(piece, e, true)->now.weights + place_of(piece, piece),
+                   n * sizeof *served);
+            smoe_bf16_through(n, served);
+            for (uint32_t i = 0; i < MEMBERS; i++)
+                if (hosts(p, i, e))
+                    cr_assert_eq(memcmp(has(i, e, false)->now.weights + cuts[piece], served,
+                                        n * sizeof *served),
+                                 0, "expert %u on %u", e, i);
+        }
+}
+
+/* The sums that everybody must come to: of what each host has, rounded, in the order of the hosts. */
+static void add_rounded(const struct placement *p, smoe_real ret[CREW_EXPERTS][CREW_PARAMS])
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++) {
+        bool any = false;
+        for (uint32_t i = 0; i < MEMBERS; i++) {
+            smoe_real g[CREW_PARAMS];
+            if (!hosts(p, i, e))
+                continue;
+            memcpy(g, has(i, e, false)->gradient, sizeof g);
+            smoe_bf16_through(CREW_PARAMS, g);
+            for (size_t j = 0; j < CREW_PARAMS; j++)
+                ret[e][j] = any ? ret[e][j] + g[j] : g[j];
+            any = true;
+        }
+    }
+}
+
+static void compare_sums(smoe_real want[CREW_EXPERTS][CREW_PARAMS])
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        for (uint32_t piece = 0; piece < MEMBERS; piece++) {
+            uint32_t holders[] = {piece, (piece + 1) % MEMBERS};
+            size_t bytes = (size_t)(cuts[piece + 1] - cuts[piece]) * sizeof(smoe_real);
+            for (int h = 0; h < 2; h++)
+                cr_assert_eq(
+                    memcmp(has(holders[h], e, true)->gradient + place_of(holders[h], piece),
+                           want[e] + cuts[piece], bytes),
+                    0, "piece %u of expert %u on %u", piece, e, holders[h]);
+        }
+}
+
+Test(shards, of_a_layer_with_bf16_on_the_wire_are_of_the_same_rounded_parts, .init = begin_bf16,
+     .fini = end)
+{
+    static smoe_real sums[CREW_EXPERTS][CREW_PARAMS];
+    compare_slots(&first);
+    train_some(&first, 100);
+    add_rounded(&first, sums);
+    prepare(&first, 1, 1);
+    sum(&first, 1, 1);
+    const struct letter *part = member_last(&members[2], SMOE_MSG_SHARD_PART);
+    cr_assert_eq(part->raw_bytes, 2 * part->m.shard_part.length);
+    run_all();
+    compare_sums(sums);
+    for (uint32_t i = 0; i < MEMBERS; i++)
+        cr_assert_eq(member_stage(&members[i], 1, 1, 0.5), 0);
+    run_all();
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        cr_assert_eq(member_commit(&members[i], 1, 1), 0);
+        cr_assert_eq(host_shared(i, &second, 1, 1), 0);
+    }
+    fill(&second, 1, 1);
+    compare_slots(&second);
+    transfer(piece_of(SMOE_SHARD_STATE, 0, 0, 1, 1), 0, 1u << 1);
+    part = member_last(&members[0], SMOE_MSG_SHARD_PART);
+    cr_assert_eq(part->raw_bytes, 3 * part->m.shard_part.length * sizeof(smoe_real),
+                 "states are exact");
+}
+
+Test(shards, of_a_layer_with_bf16_on_the_wire_take_no_other_length, .init = begin_bf16, .fini = end)
+{
+    static const size_t wrong[MEMBERS] = {20 * sizeof(smoe_real), 2 * 20 - 1, 2 * 20 + 2};
+    static const uint8_t junk[20 * sizeof(smoe_real)];
+    static const uint32_t expert[MEMBERS] = {0, 0, 1};
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
+        m.shard_part = (struct smoe_msg_shard_part){.number = 1,
+                                                    .kind = SMOE_SHARD_WEIGHTS,
+                                                    .layer = CREW_LAYER,
+                                                    .expert = expert[i],
+                                                    .length = 20};
+        cr_assert_eq(member_say(&members[i], &m, junk, wrong[i]), SMOE_ESHAPE, "%zu bytes",
+                     wrong[i]);
+    }
 }

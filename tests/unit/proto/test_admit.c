@@ -68,6 +68,8 @@ static const struct {
     {"LINK_HELLO", 114, "l", SMOE_RAW_NONE},
     {"LINK_PART", 115, "l", SMOE_RAW_MUST},
     {"LINK_TAKEN", 116, "l", SMOE_RAW_NONE},
+    {"PLACEMENT_FETCH", 125, "t", SMOE_RAW_NONE},
+    {"PLACEMENT", 126, "tT", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
