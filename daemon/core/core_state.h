@@ -45,8 +45,8 @@ struct smoe_layer {
     smoe_name owner_name;           /* of the present or last one */
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
     struct smoe_freezing router;
-    struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
     struct smoe_sharded *sharded; /* sharded.h; NULL: each expert stands whole, with one host */
+    struct smoe_expert_view experts[SMOE_EXPERTS_MAX]; /* of these shape.experts mean something */
 };
 
 /* One Submit. The visits array lies in the room the shell lent. */
@@ -184,6 +184,7 @@ struct smoe_core {
     struct smoe_trainer *trainers;
     bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
     struct smoe_layer *layers;      /* [SMOE_LAYERS_MAX] */
+    uint64_t layers_used;           /* bit l: layer l is not FREE; by layer_move alone */
 
     struct smoe_batch *batches;
     uint32_t *batch_free;
