@@ -62,6 +62,7 @@ STORY(whoever_dies_one_at_a_time_nothing_is_lost, storm)
 STORY(a_commit_whose_answer_was_lost_is_not_made_twice, commit_unheard)
 STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behind)
 STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
+STORY(of_two_gateways_a_worker_serves_the_newer, split)
 STORY(experts_of_step_0_are_bound_to_nobody, seed_again)
 STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 STORY(slots_and_shards_step_as_one_process_does, sharded)
@@ -79,5 +80,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 50);
+    cr_assert_eq(smoe_stories_len, 51);
 }
