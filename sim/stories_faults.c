@@ -402,3 +402,38 @@ void smoe_story_seed_again(struct smoe_world *w)
     smoe_story_finish(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
+
+static bool serves(const struct smoe_world *w, uint32_t gateway, uint32_t worker)
+{
+    struct smoe_worker view = smoe_story_worker(w, gateway, worker);
+    return view.state == SMOE_WORKER_READY && view.session != SMOE_NO_SESSION;
+}
+
+/* A second gateway has come up, with a newer epoch, and the first one does not know: its address leads there for a
+ * while, and then back. What the worker has heard of the newer one it does not forget. */
+void smoe_story_split(struct smoe_world *w)
+{
+    struct smoe_cast c = smoe_story_cast(
+        w, NULL, &(struct smoe_sim_trainer_options){.steps = 40, .think_ns = 50 * MS});
+    uint32_t other = smoe_world_add_gateway(w, &(struct smoe_sim_gateway_options){.name = "other"});
+    for (int i = 0; i < 60;
+         i++) { /* each life has an epoch of its own, beyond what the first commits meanwhile */
+        smoe_world_start(w, other);
+        smoe_world_act(w, SMOE_SIM_CRASH, other);
+    }
+    smoe_world_start(w, other);
+    smoe_story_run_to_step(w, c.trainer, 3, 100 * SEC);
+    smoe_world_redirect(w, c.slow, other);
+    smoe_world_run(w, smoe_world_now(w) + 3 * SEC);
+    smoe_story_expect(w, serves(w, other, c.slow) && !serves(w, c.gateway, c.slow),
+                      "it did not go over to the newer gateway");
+    smoe_world_redirect(w, c.slow, c.gateway);
+    for (uint64_t end = smoe_world_now(w) + 6 * SEC; smoe_world_now(w) < end && smoe_world_step(w);)
+        smoe_story_expect(w, !serves(w, c.gateway, c.slow),
+                          "it serves a gateway that another one has replaced");
+    const struct smoe_quarantine *q =
+        smoe_core_quarantine(smoe_gateway_core(smoe_world_gateway(w, c.gateway)));
+    smoe_story_expect(w, q->strikes == 0, "it was blamed for that");
+    smoe_world_run_trainers(w, 200 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0); /* with the other worker */
+}

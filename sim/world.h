@@ -169,6 +169,9 @@ void smoe_world_plan(struct smoe_world *world, uint64_t at_ns, enum smoe_sim_act
                      uint32_t process);
 #define smoe_world_start(world, process) smoe_world_act((world), SMOE_SIM_START, (process))
 
+/* The gateway's address leads to another one from now on: the process's connection breaks, and it goes there. */
+void smoe_world_redirect(struct smoe_world *world, uint32_t process, uint32_t gateway);
+
 /* The operator changes the daemon's settings. */
 void smoe_world_configure(struct smoe_world *world, uint32_t gateway,
                           const struct smoe_core_settings *settings);
