@@ -76,6 +76,7 @@ static void add_workers(struct made_up *m)
             .jitter = one_in(m, 2) ? 0.3 : 0,
             .lanes = 1 + below(m, 3),
         };
+        o.making = o.lanes == 2 ? 100 : 0;
         snprintf(o.name, sizeof o.name, "worker-%u", i);
         m->workers[i] = smoe_world_add_worker(m->world, &o);
     }
