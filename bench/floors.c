@@ -80,6 +80,7 @@ static const struct smoe_floor floors[] = {
     {"net.relay.1MiB.to_bare", LEAST, 0.7},
     {"net.tls.bulk.to_model", LEAST, 0.7},
     {"net.tls.control.to_plain", MOST, 1.2},
+    {"net.tls.veth.to_plain", LEAST, 0.95},
     {"net.control.100.to_echo", LEAST, 0.9},
     {"net.control.1000.to_echo", LEAST, 0.9},
     {"net.control.5000.to_echo", LEAST, 0.8},
@@ -91,6 +92,8 @@ static const struct smoe_floor floors[] = {
     /* A plan at every iteration costs next to nothing; 58 layers are DeepSeek-V3's. */
     {"placement.plan.1x64x256.*.highest-averages", MOST, 50},
     {"placement.plan.58x256x288.*.highest-averages", MOST, 10000},
+    {"placement.next.1x64x256.*.highest-averages", MOST, 50},
+    {"placement.next.58x256x288.*.highest-averages", MOST, 10000},
     /* Re-placing sends what standing still sends. */
     {"placement.bytes.to_static", MOST, 1.02},
     {"placement.bytes.to_DG_DW", MOST, 1},

@@ -17,6 +17,7 @@
 #include "common/base/limits.h"
 #include "proto/wire_shard.h"
 #include "stablemoe/frozen.h"
+#include "stablemoe/placement.h"
 
 #define SMOE_PROTOCOL_MIN 1
 #define SMOE_PROTOCOL_MAX 1
@@ -80,7 +81,9 @@
     X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
     X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
     X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
-    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)               \
+    X(PLACEMENT_FETCH, 125, placement_fetch, PlacementFetch, SMOE_BY_TRAINER, NONE)           \
+    X(PLACEMENT, 126, placement, Placement, SMOE_BY_TRAINER | SMOE_TO_TRAINER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -287,6 +290,16 @@ struct smoe_msg_expert_stored {
     uint32_t layer, expert;
 };
 
+struct smoe_msg_placement_fetch {
+    uint64_t request;
+    uint32_t layer;
+};
+struct smoe_msg_placement {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_placement placement; /* its arrays and texts are borrowed until the next decode */
+};
+
 struct smoe_inventory_layer {
     smoe_name name;
     uint64_t run, step;
@@ -461,6 +474,9 @@ const char *smoe_message_name(uint16_t type);
  * none, none where there must be one, or one over `tensor_bytes_max`. */
 int smoe_message_admit(uint16_t type, uint32_t body_bytes, uint32_t tensor_bytes, unsigned side,
                        uint32_t body_bytes_max, uint64_t tensor_bytes_max, struct smoe_why *why);
+
+/* Refuses a placement as decoding one does, in a sentence about `placement`: it comes from a file. */
+int smoe_placement_check(const struct smoe_placement *placement, struct smoe_why *why);
 
 /* Scratch memory for coding: one a machine, reused for every message. */
 struct smoe_wire;

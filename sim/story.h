@@ -131,8 +131,11 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
+    X(random_frozen, EXACT, "the same with routers that are frozen on the way")                    \
+    X(torture_whole, EXACT,                                                                        \
+      "the same with lost packets, disks that fail, and workers that slow down or lie")            \
     X(torture, EXACT,                                                                              \
-      "the same with lost packets, disks that fail, and workers that slow down or lie")
+      "the same, sharded layers placed anew at each step and frozen routers among them")
 
 #define X(name, arithmetic, about) void smoe_story_##name(struct smoe_world *world);
 SMOE_STORY_MAP(X)

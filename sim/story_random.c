@@ -28,7 +28,7 @@ struct made_up {
     uint32_t gateway, workers[WORKERS_MAX], trainers[TRAINERS_MAX];
     uint32_t n_workers, n_trainers;
     bool workers_die; /* experts may be lost */
-    bool sharded;
+    bool sharded, frozen;
     uint32_t n_kinds; /* the first of `faults` */
 };
 
@@ -104,6 +104,8 @@ static void add_trainers(struct made_up *m)
             .patience_ns = UNTIL_NS,
         };
         o.in_flight = 1 + below(m, o.batches);
+        if (m->frozen && !evaluate) /* the owner's part: others come with scores, stage 2 or not */
+            o.freeze_step = 1 + below(m, o.steps);
         snprintf(o.name, sizeof o.name, "trainer-%u", i);
         m->trainers[i] = smoe_world_add_trainer(m->world, &o);
     }
@@ -205,18 +207,20 @@ static void judge(struct made_up *m, uint32_t trainer)
 }
 
 /* A worker that is away for longer than its lease has lost its place, and its experts with it if it alone
- * had them. That is as it should be, and not what these worlds are for. */
-static void lengthen_lease(const struct made_up *m)
+ * had them. That is as it should be, and not what these worlds are for. What a frozen router chose is kept: then
+ * trainers can tell whether it was. */
+static void configure(const struct made_up *m)
 {
     struct smoe_core_totals totals;
     smoe_core_totals(smoe_gateway_core(smoe_world_gateway(m->world, m->gateway)), &totals);
     totals.settings.worker_lease_ns = 2 * MEND_NS;
+    totals.settings.consistency = SMOE_CONSISTENCY_STRICT;
     smoe_world_configure(m->world, m->gateway, &totals.settings);
 }
 
-static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
+static void play(struct smoe_world *w, struct made_up m)
 {
-    struct made_up m = {.world = w, .n_kinds = n_kinds, .sharded = sharded};
+    m.world = w;
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);
@@ -228,7 +232,7 @@ static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
     for (uint32_t p = m.gateway + 1; p < smoe_world_processes(w); p++)
         smoe_world_plan(w, below(&m, 50) * MS, SMOE_SIM_START, p);
     smoe_world_act(w, SMOE_SIM_START, m.gateway);
-    lengthen_lease(&m);
+    configure(&m);
     smoe_world_run(w, MEND_NS);
     mend(&m);
     while (!all_over(&m) && smoe_world_now(w) < UNTIL_NS &&
@@ -242,15 +246,31 @@ static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
 
 void smoe_story_random(struct smoe_world *w)
 {
-    play(w, RANDOM_KINDS, false);
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS});
 }
 
 void smoe_story_random_sharded(struct smoe_world *w)
 {
-    play(w, RANDOM_KINDS, true);
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .sharded = true});
 }
 
+void smoe_story_random_frozen(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .frozen = true});
+}
+
+void smoe_story_torture_whole(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = TORTURE_KINDS});
+}
+
+/* What kind of world it is comes from a stream of its own: of two seeds that agree in it nothing else does. */
 void smoe_story_torture(struct smoe_world *w)
 {
-    play(w, TORTURE_KINDS, false);
+    struct made_up m = {.n_kinds = TORTURE_KINDS};
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, w->options.seed, UINT64_C(0x70a7));
+    m.sharded = smoe_rng_below(&rng, 2);
+    m.frozen = smoe_rng_below(&rng, 2);
+    play(w, m);
 }

@@ -79,6 +79,10 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         for (uint32_t e = 0; e < shape->experts; e++)
             layer->experts[e].worker = layer->experts[e].follower = layer->experts[e].filling =
                 SMOE_NONE;
+        for (uint32_t w = 0; w < c->fleet.n_used; w++) { /* of one that had the number before */
+            c->fleet.workers[w].hosted_layers &= ~(UINT64_C(1) << l);
+            c->fleet.workers[w].refused_copies &= ~(UINT64_C(1) << l);
+        }
         layer_move(layer, SMOE_LAYER_WAITING);
         if (c->options.sharded)
             smoe_sharded_begin(c, l);
@@ -189,14 +193,17 @@ void smoe_layers_advance(struct smoe_core *c)
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
     uint32_t l = m->layer;
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    if (!w->hosts_out[l] || --w->hosts_out[l])
+        return; /* nobody asked; or it answers a Host that another has followed since */
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
     if (m->code && c->layers[l].sharded)
         smoe_sharded_refused(c, l, worker, m);
     else if (m->code)
         smoe_standing_refused(c, l, worker, m);
-    else if (!(c->fleet.workers[worker].host_due >> l & 1))
-        c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
+    else if (!(w->host_due >> l & 1))
+        w->hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
 }
 
@@ -335,7 +342,9 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
     if (m->evaluate_only && !found)
         return smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
     bool same_run = found && (m->evaluate_only || c->layers[l].run == m->run);
-    if (same_run && c->layers[l].state == SMOE_LAYER_LOST && (m->evaluate_only || m->step > 0))
+    /* Its trainer may not have heard of the step that was lost: then its own next step would be answered as done. */
+    if (same_run && c->layers[l].state == SMOE_LAYER_LOST &&
+        (m->evaluate_only || m->step > 0 || c->layers[l].step > 0))
         return smoe_fail(why, SMOE_ELOST,
                          "layer %s: its experts are lost: declare it new and restore a checkpoint",
                          m->name);
@@ -431,6 +440,7 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .replica_worker = s ? s->replica_worker : NULL,
         .map = s ? &s->map : NULL,
         .iterations = s ? s->iterations : 0,
+        .part_ns = s ? s->part_ns : NULL,
         .traffic = s ? s->traffic : NULL,
     };
 }

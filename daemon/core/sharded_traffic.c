@@ -2,7 +2,8 @@
  *
  * What an iteration of a sharded layer sends, counted where parts are passed on: MODEL.md (29) says what it should come
  * to. An iteration begins with the gradients of a step and ends when all slots have the weights that came of it. What
- * an attempt sent that failed was sent, and counts with the iteration that it was of.
+ * an attempt sent that failed was sent, and counts with the iteration that it was of. And how long its parts took, by
+ * the clock of events: a step that is tried again is in STEPPING until it is committed.
  */
 #include <string.h>
 
@@ -46,8 +47,25 @@ void smoe_traffic_weights_came(struct smoe_core *c, uint32_t l)
     s->traffic = s->traffic_now;
     s->traffic_now = before;
     memset(before, 0, c->options.limits.workers_max * sizeof *before);
+    smoe_traffic_turn(c, l, SMOE_PART_COMPUTING);
+    for (int p = 0; p < SMOE_PARTS; p++)
+        s->part_ns[p] += s->part_ns_now[p];
+    memset(s->part_ns_now, 0, sizeof s->part_ns_now);
+    s->part_since_ns = c->now_ns;
     s->ending = false;
     s->iterations++;
+}
+
+void smoe_traffic_turn(struct smoe_core *c, uint32_t l, enum smoe_iteration_part part)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    if (part == s->part)
+        return;
+    if (s->part_since_ns)
+        s->part_ns_now[s->part] += c->now_ns - s->part_since_ns;
+    if (s->part_since_ns)
+        s->part_since_ns = c->now_ns;
+    s->part = part;
 }
 
 void smoe_traffic_forget(struct smoe_core *c, uint32_t l, uint32_t worker)

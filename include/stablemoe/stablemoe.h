@@ -30,6 +30,7 @@
 
 #include "stablemoe/error.h"
 #include "stablemoe/frozen.h"
+#include "stablemoe/placement.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -244,6 +245,19 @@ SMOE_API int smoe_expert_fetch(struct smoe_expert_layer *layer, uint32_t expert,
 /* Replaces weights and moments (both) of one expert; use after smoe_restore. */
 SMOE_API int smoe_expert_store(struct smoe_expert_layer *layer, uint32_t expert,
                                const smoe_real *values);
+
+/* The placement of the layer, and what is known of its experts' popularity. Valid until the next call of these two, or
+ * until the client is closed. */
+SMOE_API int smoe_placement_fetch(struct smoe_expert_layer *layer,
+                                  const struct smoe_placement **ret_placement);
+
+/* Brings one back: use it between smoe_restore and smoe_expert_store. ret_in_force (may be NULL) is the placement that
+ * there is then: the same if rule, workers and their slots are; else one that the gateway planned from the
+ * popularity. A placement of a layer that is pinned now, or that was, changes nothing. SMOE_EFIELD, with the field
+ * and its limit, for what no fleet can have. */
+SMOE_API int smoe_placement_store(struct smoe_expert_layer *layer,
+                                  const struct smoe_placement *placement,
+                                  const struct smoe_placement **ret_in_force);
 
 /* Begins the return to an older step: everything uncommitted is dropped, the next step will be
  * step + 1. Then store every expert. */
