@@ -153,6 +153,8 @@ static bool exact_slice(struct smoe_task *t)
         smoe_sim_exact_step(t->n_params, &t->now, t->gradient, &t->staged);
         memset(t->gradient, 0, t->n_params * sizeof *t->gradient);
     }
+    if (t->kind == SMOE_TASK_MAKE)
+        return smoe_task_slice(t);
     t->elements_done = t->n_params;
     return true;
 }
@@ -174,6 +176,9 @@ uint64_t smoe_sim_slice_flops(const struct smoe_task *t)
         return rows_left(t) * visit * (t->saved ? 2 : 3);
     case SMOE_TASK_NORM:
         return elements * NORM_FLOPS;
+    case SMOE_TASK_MAKE:
+        left = t->n_seed - t->elements_done;
+        return left < SMOE_TASK_ELEMENTS ? left : SMOE_TASK_ELEMENTS;
     case SMOE_TASK_STAGE:
     case SMOE_TASK_KINDS:
         break;

@@ -4,6 +4,7 @@
  * with the oracle as it goes (sim/script.c), so `done` already says: every committed step is right, and
  * no visit counts twice.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "sim/story.h"
@@ -115,6 +116,38 @@ void smoe_story_worker_silent(struct smoe_world *w)
     smoe_world_act(w, SMOE_SIM_RESUME, c.slow);
     smoe_story_finish(w, 60 * SEC);
     expect_replay(w, &c);
+}
+
+/* Each of its experts takes a slow one 6 s to make: six times as long as it may be silent. */
+void smoe_story_slow_making(struct smoe_world *w)
+{
+    const struct smoe_sim_gateway_options sharded = {.sharded = w->options.seed % 2};
+    uint32_t gateway = smoe_world_add_gateway(w, &sharded), workers[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct smoe_sim_worker_options o = {
+            .gateway = gateway, .speed = i ? 0.25 : 1, .making = 2e7};
+        snprintf(o.name, sizeof o.name, "worker-%u", i);
+        workers[i] = smoe_world_add_worker(w, &o);
+    }
+    uint32_t trainer = smoe_world_add_trainer(
+        w, &(struct smoe_sim_trainer_options){
+               .gateway = gateway, .steps = 4, .tokens = 32, .patience_ns = 600 * SEC});
+    smoe_world_start(w, gateway);
+    smoe_world_start(w, workers[0]);
+    smoe_world_start(w, workers[1]);
+    smoe_world_run(w, 20 * MS);
+    smoe_world_start(w, trainer);
+    for (smoe_world_run(w, 100 * MS); !smoe_world_trainer(w, trainer).steps;) {
+        for (uint32_t i = 0; i < 2; i++)
+            smoe_story_expect(w,
+                              smoe_story_worker(w, gateway, workers[i]).state == SMOE_WORKER_READY,
+                              "a worker that makes experts is lost");
+        if (smoe_world_now(w) > 600 * SEC || !smoe_world_step(w))
+            break;
+    }
+    smoe_story_expect(w, smoe_world_now(w) > 12 * SEC, "nothing took long");
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, trainer, 0);
 }
 
 static void run_until_routed(struct smoe_world *w, uint32_t gateway, uint64_t until_ns)

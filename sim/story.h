@@ -95,6 +95,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(worker_dies_trained, EXACT, "the copies of a dead worker's experts serve in its place")      \
     X(all_copies_die, EXACT, "experts that died with their copies are lost, never made up")        \
     X(worker_silent, EXACT, "a worker that hangs is declared lost in time and taken back")         \
+    X(slow_making, EXACT, "a worker that makes experts for long is not taken for one that hangs")  \
     X(cut_off, EXACT, "a path that is cut for a while loses nothing")                              \
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \

@@ -79,6 +79,7 @@ static void add_workers(struct made_up *m)
             .lanes = 1 + below(m, 3),
             .parcels_max = 512,
         };
+        o.making = o.lanes == 2 ? 100 : 0;
         snprintf(o.name, sizeof o.name, "worker-%u", i);
         m->workers[i] = smoe_world_add_worker(m->world, &o);
     }

@@ -64,6 +64,7 @@ struct smoe_sim_worker_options {
     double nominal_hz;              /* 1e9 */
     double cycles_per_flop;         /* 1 */
     double parcel_rows;             /* a parcel costs as much as so many rows more, 0 */
+    double making;                  /* flops that a parameter of a new expert takes, 0 */
     double jitter;                  /* a slice takes up to this share longer, 0 */
     uint32_t lanes;                 /* 1 */
     double busy_watts;              /* 0 */
