@@ -19,7 +19,6 @@
 #include "proto/wire_map.h"
 #include "proto/wire_shard.h"
 #include "stablemoe/frozen.h"
-#include "stablemoe/placement.h"
 
 #define SMOE_PROTOCOL_MIN 1
 #define SMOE_PROTOCOL_MAX 1
@@ -233,16 +232,6 @@ struct smoe_msg_expert_store {
 struct smoe_msg_expert_stored {
     uint64_t request;
     uint32_t layer, expert;
-};
-
-struct smoe_msg_placement_fetch {
-    uint64_t request;
-    uint32_t layer;
-};
-struct smoe_msg_placement {
-    uint64_t request;
-    uint32_t layer;
-    struct smoe_placement placement; /* its arrays and texts are borrowed until the next decode */
 };
 
 struct smoe_inventory_layer {

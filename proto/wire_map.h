@@ -73,7 +73,7 @@
     X(SHARD_SENT, 113, shard_sent, ShardSent, SMOE_BY_WORKER, NONE)                           \
     X(LINK_HELLO, 114, link_hello, LinkHello, SMOE_BY_LINK, NONE)                             \
     X(LINK_PART, 115, link_part, LinkPart, SMOE_BY_LINK, MUST)                                \
-    X(LINK_TAKEN, 116, link_taken, LinkTaken, SMOE_BY_LINK, NONE)                        \
+    X(LINK_TAKEN, 116, link_taken, LinkTaken, SMOE_BY_LINK, NONE)                             \
     X(PLACEMENT_FETCH, 125, placement_fetch, PlacementFetch, SMOE_BY_TRAINER, NONE)           \
     X(PLACEMENT, 126, placement, Placement, SMOE_BY_TRAINER | SMOE_TO_TRAINER, NONE)
 

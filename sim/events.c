@@ -73,9 +73,17 @@ void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64
         at_ns = c->now_ns;
     if (event->place && event->at_ns == at_ns)
         return;
-    smoe_sim_cancel(c, event);
-    if (at_ns == SMOE_SIM_NEVER)
+    if (at_ns == SMOE_SIM_NEVER) {
+        smoe_sim_cancel(c, event);
         return;
+    }
+    if (event->place) {
+        event->at_ns = at_ns;
+        event->order = c->orders++;
+        sift_up(c, event->place - 1);
+        sift_down(c, event->place - 1);
+        return;
+    }
     if (c->len == c->cap) {
         size_t cap = c->cap ? 2 * c->cap : 64;
         c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof(struct smoe_sim_event *));

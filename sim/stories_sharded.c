@@ -15,7 +15,7 @@
 #define MS  SMOE_SIM_MS
 #define SEC (1000 * SMOE_SIM_MS)
 
-enum { WORKERS = 4 };
+enum { WORKERS = 4, LINK_ENDS = WORKERS * (WORKERS - 1) };
 
 struct crew {
     uint32_t gateway, workers[WORKERS], trainer;
@@ -422,12 +422,6 @@ void smoe_story_sharded_joins(struct smoe_world *w)
 
 /* ---- links between workers break, or never come about ---- */
 
-static void cut_both(struct smoe_world *w, uint32_t a, uint32_t b, bool cut)
-{
-    smoe_simnet_cut(w->net, a, b, cut);
-    smoe_simnet_cut(w->net, b, a, cut);
-}
-
 /* Of all workers, what they sent so far. */
 static struct smoe_links_view links_of(const struct smoe_world *w, const struct crew *c)
 {
@@ -443,17 +437,12 @@ static struct smoe_links_view links_of(const struct smoe_world *w, const struct 
     return sum;
 }
 
-static bool all_linked(const struct smoe_world *w, const struct crew *c)
-{
-    return links_of(w, c).up == WORKERS * (WORKERS - 1);
-}
-
 static void run_until_linked(struct smoe_world *w, const struct crew *c)
 {
     uint64_t until = smoe_world_now(w) + 60 * SEC;
-    while (!all_linked(w, c) && smoe_world_now(w) < until && smoe_world_step(w))
+    while (links_of(w, c).up < LINK_ENDS && smoe_world_now(w) < until && smoe_world_step(w))
         ;
-    smoe_story_expect(w, all_linked(w, c), "not all links are up");
+    smoe_story_expect(w, links_of(w, c).up == LINK_ENDS, "not all links are up");
 }
 
 /* In each phase in turn the link of another pair is reset, cut, or left with one direction: what was on it goes through
@@ -473,18 +462,15 @@ void smoe_story_sharded_links(struct smoe_world *w)
         smoe_world_run(w, smoe_world_now(w) + i / PHASES * 400 * SMOE_SIM_US);
         if (i % 3 == 0)
             smoe_simnet_reset(w->net, a, b);
-        else if (i % 3 == 1)
-            cut_both(w, a, b, true);
-        else
-            smoe_simnet_cut(w->net, a, b, true);
+        smoe_simnet_cut(w->net, a, b, i % 3 > 0);
+        smoe_simnet_cut(w->net, b, a, i % 3 == 1);
         smoe_story_run_to_step(w, c.trainer, 4 + 4 * i, 600 * SEC);
-        cut_both(w, a, b, false);
+        smoe_simnet_cut(w->net, a, b, false);
+        smoe_simnet_cut(w->net, b, a, false);
     }
     struct smoe_links_view sent = links_of(w, &c);
     smoe_story_expect(w, sent.direct_bytes > 4 * sent.relayed_bytes && sent.relayed_bytes > 0,
-                      "%llu bytes went directly, %llu did not",
-                      (unsigned long long)sent.direct_bytes,
-                      (unsigned long long)sent.relayed_bytes);
+                      "too much went through the gateway, or nothing");
     smoe_story_finish(w, 600 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
     smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) == attempt,
@@ -497,11 +483,8 @@ void smoe_story_sharded_relayed(struct smoe_world *w)
     struct smoe_sim_trainer_options t = trainer_options(12);
     struct crew c = begin_linked(w, &ours, &t, 0, true);
     for (uint32_t a = 0; a < WORKERS; a++)
-        for (uint32_t b = a + 1; b < WORKERS; b++)
-            if (w->options.seed % 2) /* one direction is as good as none */
-                cut_both(w, c.workers[a], c.workers[b], true);
-            else
-                smoe_simnet_cut(w->net, c.workers[a], c.workers[b], true);
+        for (uint32_t b = 0; b < a + w->options.seed % 2 * WORKERS && b < WORKERS; b++)
+            smoe_simnet_cut(w->net, c.workers[a], c.workers[b], true); /* one direction, or both */
     for (uint32_t i = 0; i < WORKERS; i++)
         smoe_world_start(w, c.workers[i]);
     smoe_story_run_to_step(w, c.trainer, 8, 60 * SEC);

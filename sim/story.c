@@ -39,6 +39,8 @@ void smoe_story_tell(const struct smoe_story *story, uint64_t seed, bool keep_tr
     const struct smoe_sim_trace *trace = smoe_world_trace(w);
     *ret = (struct smoe_story_end){.virtual_ns = smoe_world_now(w),
                                    .losses = w->losses,
+                                   .sharded = w->sharded,
+                                   .frozen = w->frozen,
                                    .events = smoe_world_events(w),
                                    .messages = trace->messages,
                                    .digest = trace->digest};

@@ -57,7 +57,9 @@ static struct smoe_sim_profile some_path(struct made_up *m)
 
 static void add_gateway(struct made_up *m)
 {
-    struct smoe_sim_gateway_options o = {.path = some_path(m), .sharded = m->sharded};
+    /* As small as such a world is: a gateway that is started again makes all its tables again. */
+    struct smoe_sim_gateway_options o = {
+        .path = some_path(m), .limits = {8, 4, 64, 1024, 1024}, .sharded = m->sharded};
     if (m->sharded)
         o.placement = (struct smoe_place_rule){
             .kind = (enum smoe_place_kind)below(m, SMOE_PLACE_KINDS), .interval = 1 + below(m, 3)};
@@ -76,7 +78,9 @@ static void add_workers(struct made_up *m)
             .cycles_per_flop = 1 + 2000 * smoe_rng_unit(&m->rng),
             .jitter = one_in(m, 2) ? 0.3 : 0,
             .lanes = 1 + below(m, 3),
+            .parcels_max = 512,
         };
+        o.making = o.lanes == 2 ? 100 : 0;
         snprintf(o.name, sizeof o.name, "worker-%u", i);
         m->workers[i] = smoe_world_add_worker(m->world, &o);
     }
@@ -221,6 +225,8 @@ static void configure(const struct made_up *m)
 static void play(struct smoe_world *w, struct made_up m)
 {
     m.world = w;
+    w->sharded = m.sharded;
+    w->frozen = m.frozen;
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);

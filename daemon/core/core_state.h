@@ -46,8 +46,8 @@ struct smoe_layer {
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
     bool left_over;                 /* the last solve of its tokens found no room for some */
     struct smoe_freezing router;
-    struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
     struct smoe_sharded *sharded; /* sharded.h; NULL: each expert stands whole, with one host */
+    struct smoe_expert_view experts[SMOE_EXPERTS_MAX]; /* of these shape.experts mean something */
 };
 
 /* One Submit. The visits array lies in the room the shell lent. */
@@ -186,6 +186,7 @@ struct smoe_core {
     struct smoe_trainer *trainers;
     bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
     struct smoe_layer *layers;      /* [SMOE_LAYERS_MAX] */
+    uint64_t layers_used;           /* bit l: layer l is not FREE; by layer_move alone */
 
     struct smoe_batch *batches;
     uint32_t *batch_free;

@@ -23,8 +23,9 @@ const char *smoe_layer_state_name(enum smoe_layer_state state)
     return names[state];
 }
 
-static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
+static void layer_move(struct smoe_core *c, uint32_t l, enum smoe_layer_state to)
 {
+    struct smoe_layer *layer = &c->layers[l];
     static const unsigned legal[SMOE_LAYER_STATES] = {
         [SMOE_LAYER_FREE] = 1u << SMOE_LAYER_WAITING,
         [SMOE_LAYER_WAITING] =
@@ -35,6 +36,8 @@ static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
     };
     smoe_assert(legal[layer->state] >> to & 1);
     layer->state = to;
+    c->layers_used = to == SMOE_LAYER_FREE ? c->layers_used & ~(UINT64_C(1) << l)
+                                           : c->layers_used | UINT64_C(1) << l;
 }
 
 /* A forward visit multiplies by two matrices of d x h (three for SwiGLU); a multiply-add is 2 flops. */
@@ -69,7 +72,8 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         struct smoe_layer *layer = &c->layers[l];
         if (layer->state != SMOE_LAYER_FREE)
             continue;
-        memset(layer, 0, sizeof *layer);
+        memset(layer, 0, offsetof(struct smoe_layer, experts));
+        memset(layer->experts, 0, shape->experts * sizeof *layer->experts);
         memcpy(layer->name, name, sizeof layer->name);
         layer->run = run;
         layer->shape = *shape;
@@ -83,7 +87,7 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
             c->fleet.workers[w].hosted_layers &= ~(UINT64_C(1) << l);
             c->fleet.workers[w].refused_copies &= ~(UINT64_C(1) << l);
         }
-        layer_move(layer, SMOE_LAYER_WAITING);
+        layer_move(c, l, SMOE_LAYER_WAITING);
         if (c->options.sharded)
             smoe_sharded_begin(c, l);
         return l;
@@ -116,7 +120,7 @@ static void free_layer(struct smoe_core *c, uint32_t l)
             smoe_core_refuse(c, t->session, SMOE_ELOST, "the layer was replaced", false, 0,
                              t->requests[l]);
     }
-    layer_move(layer, SMOE_LAYER_FREE);
+    layer_move(c, l, SMOE_LAYER_FREE);
 }
 
 static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
@@ -143,7 +147,7 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 
 void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
-    layer_move(&c->layers[l], SMOE_LAYER_LOST);
+    layer_move(c, l, SMOE_LAYER_LOST);
     if (c->layers[l].sharded)
         smoe_exchange_void(c, l);
     smoe_relay_drop_layer(c, l, sentence);
@@ -158,8 +162,7 @@ void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sent
 
 static void make_ready(struct smoe_core *c, uint32_t l)
 {
-    struct smoe_layer *layer = &c->layers[l];
-    layer_move(layer, SMOE_LAYER_READY);
+    layer_move(c, l, SMOE_LAYER_READY);
     c->solve_useful = true;
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
@@ -168,7 +171,8 @@ static void make_ready(struct smoe_core *c, uint32_t l)
 
 void smoe_layers_advance(struct smoe_core *c)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint64_t left = c->layers_used; left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctzll(left);
         struct smoe_layer *layer = &c->layers[l];
         bool alive = layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY;
         if (!alive || !(layer->sharded ? smoe_sharded_advance(c, l) : smoe_standing_advance(c, l)))
@@ -177,7 +181,7 @@ void smoe_layers_advance(struct smoe_core *c)
         if (complete && layer->state == SMOE_LAYER_WAITING)
             make_ready(c, l);
         else if (!complete && layer->state == SMOE_LAYER_READY)
-            layer_move(layer, SMOE_LAYER_WAITING);
+            layer_move(c, l, SMOE_LAYER_WAITING);
         if (layer->sharded)
             smoe_sharded_serve_fetches(c, l);
         else if (complete)
@@ -185,9 +189,11 @@ void smoe_layers_advance(struct smoe_core *c)
         if (!layer->sharded)
             smoe_copies_advance(c, l);
     }
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) /* all know by now who holds what */
-        if (c->layers[l].state == SMOE_LAYER_READY && c->layers[l].owner != SMOE_NONE)
-            smoe_step_advance(c, c->layers[l].owner);
+    for (uint64_t left = c->layers_used; left; left &= left - 1) { /* all know who holds what */
+        const struct smoe_layer *layer = &c->layers[__builtin_ctzll(left)];
+        if (layer->state == SMOE_LAYER_READY && layer->owner != SMOE_NONE)
+            smoe_step_advance(c, layer->owner);
+    }
 }
 
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)

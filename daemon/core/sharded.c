@@ -300,7 +300,7 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
     s->step_ns = c->now_ns;
     s->refusals = 0;
     smoe_traffic_turn(c, l, SMOE_PART_PLACING);
-    memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
+    memset(s->stale, 1, n_replicas(s) * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }
 
@@ -396,14 +396,33 @@ void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
 void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
-    uint32_t n_out = 0;
     smoe_assert(!s->map.n_pieces || smoe_shard_valid(&s->map, c->fleet.n_used));
     for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts; e++) {
         smoe_assert(s->replica_first[e + 1] > s->replica_first[e]);
         for (uint32_t r = s->replica_first[e] + 1; r < s->replica_first[e + 1]; r++)
             smoe_assert(s->replica_worker[r] > s->replica_worker[r - 1]);
     }
-    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX; i++)
-        n_out += c->sharding->transfers[i].used && c->sharding->transfers[i].ask.layer == l;
-    smoe_assert(n_out == s->exchange.n_out);
+}
+
+void smoe_sharding_check(const struct smoe_core *c)
+{
+    const struct smoe_sharding *all = c->sharding;
+    uint32_t n_out[SMOE_LAYERS_MAX] = {0}, found = 0;
+    uint64_t bytes = 0, exchanging = 0;
+    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && found < all->n_transfers; i++) {
+        if (!all->transfers[i].used)
+            continue;
+        n_out[all->transfers[i].ask.layer]++;
+        bytes += all->transfers[i].bytes;
+        found++;
+    }
+    smoe_assert(found == all->n_transfers && bytes == all->bytes_out);
+    if (!all->exchanging && !found)
+        return;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_sharded *s = &all->layers[l];
+        smoe_assert(n_out[l] == s->exchange.n_out);
+        exchanging |= (uint64_t)(s->exchange.kind != SMOE_EXCHANGE_NONE) << l;
+    }
+    smoe_assert(exchanging == all->exchanging);
 }

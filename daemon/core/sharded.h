@@ -87,7 +87,8 @@ struct smoe_sharding {
     uint32_t n_transfers;
     uint64_t bytes_out, serial;
     struct smoe_links links;
-    double *norms; /* [trainers_max, workers_max] of what they own, in the step at hand */
+    uint64_t exchanging; /* bit l: layer l has an exchange */
+    double *norms;       /* [trainers_max, workers_max] of what they own, in the step at hand */
 };
 
 int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_sharding **ret);
@@ -115,6 +116,8 @@ void smoe_sharded_committed(struct smoe_core *core, uint32_t layer);
 size_t smoe_sharded_hosts_of(struct smoe_core *core, uint64_t layers, uint32_t worker,
                              const struct smoe_layer_hosts **ret);
 void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
+/* What layers share: every exchange has the transfers that name it. */
+void smoe_sharding_check(const struct smoe_core *core);
 
 /* ---- sharded_return.c: workers that come back, to this daemon or to the next ---- */
 /* Has nobody who is known some piece of what was learned? */

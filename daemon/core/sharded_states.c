@@ -61,7 +61,7 @@ void smoe_sharded_serve_fetches(struct smoe_core *c, uint32_t l)
 {
     struct smoe_relay *next = NULL;
     struct smoe_why why;
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != l || r->store)
             continue;
@@ -76,7 +76,7 @@ void smoe_sharded_serve_fetches(struct smoe_core *c, uint32_t l)
 
 void smoe_sharded_interrupt_fetches(struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; i < c->relays_reached; i++)
         if (c->relays[i].used && c->relays[i].layer == l && !c->relays[i].store)
             c->relays[i].waiting = true;
 }
@@ -204,7 +204,7 @@ void smoe_sharded_stored(struct smoe_core *c, const struct smoe_msg_shard_taken 
 
 bool smoe_sharded_storing(const struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; i < c->relays_reached; i++)
         if (c->relays[i].used && c->relays[i].layer == l && c->relays[i].store)
             return true;
     return false;
@@ -212,7 +212,7 @@ bool smoe_sharded_storing(const struct smoe_core *c, uint32_t l)
 
 void smoe_sharded_fail_stores(struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != l || !r->store)
             continue;

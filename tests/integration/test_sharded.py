@@ -75,6 +75,24 @@ class Sharded(harness.FleetTest):
         self.assertAlmostEqual(rounded["test_accuracy"], exact["test_accuracy"], delta=0.02)
         self.assertLawful()
 
+    def test_one_step_from_the_same_state_gives_the_same_tensors_whatever_the_placement(self):
+        for rule, steps in (("highest-averages", test_equality.STEPS), ("symi", test_equality.STEPS[:2])):
+            self.daemon.end()
+            self.start_daemon(rule)
+            self.fleet.wait_ready(WORKERS)
+            code, out, err = self.fleet.run([os.path.join(harness.HELPERS, "integration_equality"), "--few",
+                                             self.fleet.gateway] + steps, 4 * harness.PATIENCE_S)
+            self.assertEqual(code, 0, err)
+            *compared, control = [json.loads(line) for line in out.splitlines()]
+            self.assertEqual(len(compared), 2 * len(steps))
+            for line in compared:
+                self.assertIn("expert parameters", line["distance"])
+                for tensor, distance in line["distance"].items():
+                    self.assertLessEqual(distance, test_equality.BOUND, (rule, tensor, line))
+            self.assertGreater(control["distance"]["expert parameters"], 1e-5)
+            hosts = [len(e["hosts"]) for e in self.fleet.status("experts")["layers"][0]["experts"]]
+            self.assertGreater(max(hosts), 1, "no expert had a replica")
+
     def test_every_step_is_the_reference_step_whoever_is_killed(self):
         chosen = random.Random(SEED)
         survivor = self.fleet.start_survivor()

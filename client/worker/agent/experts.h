@@ -41,7 +41,8 @@ struct smoe_held_layer {
         step; /* last committed step heard of: the state of experts that have the same number */
     uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
-    struct smoe_frozen_head router;       /* in force, as the gateway said last */
+    bool hosted_due;                /* Hosted is owed for when all that is to be made is there */
+    struct smoe_frozen_head router; /* in force, as the gateway said last */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
     size_t n_params;
@@ -83,7 +84,9 @@ struct smoe_held_expert {
     bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;
-    bool busy;         /* a task runs on it */
+    bool
+        make_due; /* its weights are those of the seed, and a task has not made them yet (making.c) */
+    bool busy;    /* a task runs on it */
     bool flip_wanted;  /* commit came while busy */
     bool clear_wanted; /* reset came while busy */
     bool drop_wanted;  /* no longer hosted, freed when not busy */
@@ -91,8 +94,9 @@ struct smoe_held_expert {
     uint8_t step_task; /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
     bool step_runs;    /* that task runs, and its step still wants to know */
     uint32_t step;     /* which of the agent's steps that is for */
-    struct smoe_blob
-        *reads; /* the local sums that its task reads, or NULL: the layer may have others now */
+    struct smoe_blob *
+        reads; /* what its task reads, or NULL: the local sums, for the layer may have others now; or
+                                the ranges of a shard that is to be made */
     double square_norm; /* of the last NORM */
     uint64_t fill;      /* a slot: number under which its weights come, */
     size_t filled;      /* and how many of them have */
@@ -103,6 +107,7 @@ struct smoe_experts {
     struct smoe_held_expert *experts;
     uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
     uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
+    uint32_t n_to_make; /* ... whose weights are still to be made */
     uint32_t serials;   /* given so far */
     uint64_t bytes, bytes_max;
     bool torn; /* by the last Host: what was held of its layer is lost, and nobody knows */
@@ -111,7 +116,7 @@ struct smoe_experts {
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts and copies, or slots and shards, of the layer.
+/* Carries out Host, but for weights of the seed, which are still to be made: holds exactly these experts and copies, or slots and shards, of the layer.
  * If there is no room for new ones nothing changes; if memory is out while shards are being cut anew, `torn`.
  * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
@@ -150,6 +155,10 @@ void smoe_experts_unstage(struct smoe_experts *store, struct smoe_held_layer *la
 
 /* Forget the gradient sum and what is staged; now, or when the running task is done. */
 void smoe_experts_clear(struct smoe_experts *store, uint32_t expert);
+/* Its weights are there. */
+void smoe_experts_made(struct smoe_experts *store, uint32_t expert);
+/* Is something of the layer that is held still to be made? */
+bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_held_layer *layer);
 /* A task on the expert is done: what waited for it happens now. */
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 

@@ -11,7 +11,6 @@
 
 #include "client/worker/agent/experts_state.h"
 #include "common/base/assert.h"
-#include "common/kernels/bf16.h"
 
 static bool same_layer(const struct smoe_held_layer *layer, const struct smoe_msg_host *host)
 {
@@ -123,6 +122,14 @@ static int start_entry(struct smoe_experts *store, uint32_t l, enum smoe_held_ki
     return 0;
 }
 
+/* Its weights will be the seed's; of a shard those in `ranges`. */
+static void make_later(struct smoe_experts *store, uint32_t number, struct smoe_blob *ranges)
+{
+    store->experts[number].make_due = true;
+    store->experts[number].reads = ranges ? smoe_blob_ref(ranges) : NULL;
+    store->n_to_make++;
+}
+
 /* A whole expert or a slot: of the seed if the layer has not learned yet, else empty. */
 static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, bool fresh,
                         struct smoe_why *why)
@@ -136,10 +143,7 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, 
     struct smoe_held_expert *e = &store->experts[number];
     if (fresh) {
         e->state_step = layer->step;
-        smoe_ffn_init(&layer->ffn, layer->shape.seed, index, layer->shape.zero_output,
-                      e->now.weights);
-        if (layer->shape.wire == SMOE_WIRE_BF16 && e->kind == SMOE_HELD_SLOT)
-            smoe_bf16_through(e->n_params, e->now.weights); /* as if its owners had sent them */
+        make_later(store, number, NULL);
     }
     layer->expert_at[index] = number;
     return 0;
@@ -242,10 +246,10 @@ static void assume_roles(struct smoe_experts *store, uint32_t l, const struct sm
 
 /* ---- sharded layers ---- */
 
-/* The shard of one expert in the new layout: with what the old one has, or of the seed (`seeded`: the expert's
- * parameters there, or NULL). */
+/* The shard of one expert in the new layout: with what the old one has; or of the seed, if that is all there is, and
+ * if the old one was still to be made of it. `ranges` are the layout's. */
 static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
-                 const struct smoe_shard_layout *layout, const smoe_real *seeded,
+                 const struct smoe_shard_layout *layout, bool fresh, struct smoe_blob *ranges,
                  struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
@@ -259,8 +263,9 @@ static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
         struct smoe_expert_vectors *now = &store->experts[number].now;
         const struct smoe_expert_vectors *old =
             before == SMOE_NO_EXPERT ? NULL : &store->experts[before].now;
+        bool seeded = fresh || (old && store->experts[before].make_due);
         if (seeded)
-            smoe_shard_cut_out(layout, seeded, now->weights);
+            make_later(store, number, ranges);
         else if (old)
             smoe_shard_carry(&layer->layout, old->weights, layout, now->weights);
         for (unsigned m = 0; old && !seeded && m < 2 && now->moments[m]; m++)
@@ -276,15 +281,16 @@ static int recut_all(struct smoe_experts *store, uint32_t l, const struct smoe_m
                      const struct smoe_shard_layout *layout, struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
-    smoe_real *seeded = host->fresh ? malloc(layer->n_params * sizeof *seeded) : NULL;
-    int rc = host->fresh && !seeded ? smoe_fail(why, SMOE_ENOMEMORY, "out of memory") : 0;
+    size_t bytes = layout->n * sizeof *layout->ranges;
+    struct smoe_blob *ranges = smoe_blob_new(NULL, bytes);
+    int rc = ranges ? 0 : smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    if (ranges && bytes)
+        memcpy(ranges->data, layout->ranges, bytes);
     for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
-        if (seeded)
-            smoe_ffn_init(&layer->ffn, layer->shape.seed, e, layer->shape.zero_output, seeded);
-        rc = recut(store, l, e, layout, seeded, why);
+        rc = recut(store, l, e, layout, host->fresh, ranges, why);
         store->torn = rc && e;
     }
-    free(seeded);
+    smoe_blob_unref(ranges);
     return rc;
 }
 

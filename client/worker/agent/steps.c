@@ -344,7 +344,7 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
 {
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         struct smoe_held_expert *e = &a->experts.experts[i];
-        if (!e->used || !e->step_task || e->busy)
+        if (!e->used || !e->step_task || e->busy || e->make_due)
             continue;
         fill_task(a, i, task);
         e->step_task = 0;
