@@ -8,7 +8,6 @@
  * compared, because a load that is never idle is itself what the rate measures (it needs as many system
  * calls as the echo). The tensor relay is in bench_relay.c.
  */
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "bench/bench_relay.h"
 #include "bench/bench_tls.h"
 #include "bench/child.h"
+#include "bench/cores.h"
 #include "bench/load.h"
 #include "bench/servers.h"
 
@@ -174,29 +174,17 @@ static int start_sides(struct smoe_bench *bench, struct smoe_wire *wire, unsigne
     return rc ? rc : join_daemon(&daemon->load, trainer, wire, fleet->address, n, why);
 }
 
-/* Keeps this process, and what it will start, on the n-th of the cores, counted round. */
-static void take_core(const cpu_set_t *cores, int nth)
-{
-    cpu_set_t one;
-    int left = nth % CPU_COUNT(cores);
-    CPU_ZERO(&one);
-    for (size_t i = 0; i < CPU_SETSIZE; i++)
-        if (CPU_ISSET(i, cores) && left-- == 0)
-            CPU_SET(i, &one);
-    (void)sched_setaffinity(0, sizeof one, &one);
-}
-
 static int bench_control(struct smoe_bench *bench, struct smoe_wire *wire, unsigned n,
-                         const cpu_set_t *cores, struct smoe_why *why)
+                         const struct smoe_cores *cores, struct smoe_why *why)
 {
     struct smoe_bench_fleet fleet = {.gateway = 0};
     struct side daemon = {.load = {.epoll = -1}}, echo = {.load = {.epoll = -1}};
     struct smoe_peer trainer = {.fd = -1};
-    take_core(cores, 1); /* for the servers, */
+    smoe_cores_take(cores, 1); /* for the servers, */
     int rc = start_sides(bench, wire, n, &fleet, &trainer, &daemon, &echo, why);
-    take_core(cores, 0); /* for the load alone */
+    smoe_cores_take(cores, 0); /* for the load alone */
     rc = rc ? rc : compare(bench, &daemon, &echo, n, why);
-    (void)sched_setaffinity(0, sizeof *cores, cores);
+    smoe_cores_give(cores);
     smoe_peer_release(&trainer);
     smoe_load_release(&daemon.load);
     smoe_load_release(&echo.load);
@@ -208,14 +196,15 @@ static int bench_control(struct smoe_bench *bench, struct smoe_wire *wire, unsig
 int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why)
 {
     struct smoe_wire *wire;
-    cpu_set_t cores;
+    struct smoe_cores cores;
     smoe_raise_descriptors();
-    if (sched_getaffinity(0, sizeof cores, &cores))
-        return smoe_fail(why, SMOE_EUNKNOWN, "net: which cores there are is not known");
-    int rc = smoe_wire_new(&wire);
+    int rc = smoe_cores_find(&cores, why);
+    if (rc)
+        return rc;
+    rc = smoe_wire_new(&wire);
     if (rc)
         return smoe_fail(why, rc, "net: out of memory");
-    rc = smoe_bench_tls(bench, why);
+    rc = smoe_bench_tls(bench, &cores, why);
     rc = rc ? rc : smoe_bench_relay(bench, wire, why);
     rc = rc ? rc : bench_control(bench, wire, 100, &cores, why);
     rc = rc ? rc : bench_control(bench, wire, 1000, &cores, why);

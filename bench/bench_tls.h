@@ -6,7 +6,8 @@
 #define SMOE_BENCH_BENCH_TLS_H
 
 #include "bench/bench.h"
+#include "bench/cores.h"
 
-int smoe_bench_tls(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_tls(struct smoe_bench *bench, const struct smoe_cores *cores, struct smoe_why *why);
 
 #endif

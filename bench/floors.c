@@ -80,6 +80,7 @@ static const struct smoe_floor floors[] = {
     {"net.relay.1MiB.to_bare", LEAST, 0.7},
     {"net.tls.bulk.to_model", LEAST, 0.7},
     {"net.tls.control.to_plain", MOST, 1.2},
+    {"net.tls.veth.to_plain", LEAST, 0.95},
     {"net.control.100.to_echo", LEAST, 0.9},
     {"net.control.1000.to_echo", LEAST, 0.9},
     {"net.control.5000.to_echo", LEAST, 0.8},
@@ -98,6 +99,8 @@ static const struct smoe_floor floors[] = {
     {"placement.bytes.to_DG_DW", MOST, 1},
     {"placement.memory.copy_to_paper", MOST, 1.02},
     {"placement.counted.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.to_fp32", MOST, 0.51},
     {"placement.counted.memory_off_formula", MOST, 0.02},
     {"placement.counted.most_to_least_iteration", MOST, 1.02},
 

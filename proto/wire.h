@@ -17,7 +17,6 @@
 #include "common/base/limits.h"
 #include "proto/wire_shard.h"
 #include "stablemoe/frozen.h"
-#include "stablemoe/placement.h"
 
 #define SMOE_PROTOCOL_MIN 1
 #define SMOE_PROTOCOL_MAX 1
@@ -158,6 +157,8 @@ struct smoe_msg_bye {
     smoe_sentence reason;
 };
 
+enum smoe_wire_format { SMOE_WIRE_REAL = 0, SMOE_WIRE_BF16 = 1 };
+
 /* The shape of an expert layer; checked against common/base/limits.h. Enumerations have the values
  * of common/kernels (activation, optimizer). */
 struct smoe_layer_shape {
@@ -167,6 +168,7 @@ struct smoe_layer_shape {
     uint32_t optimizer; /* enum smoe_optimizer_kind */
     uint64_t seed;
     bool zero_output;
+    enum smoe_wire_format wire; /* of a sharded layer's gradients and weights */
 };
 
 struct smoe_msg_layer_declare {
@@ -285,16 +287,6 @@ struct smoe_msg_expert_store {
 struct smoe_msg_expert_stored {
     uint64_t request;
     uint32_t layer, expert;
-};
-
-struct smoe_msg_placement_fetch {
-    uint64_t request;
-    uint32_t layer;
-};
-struct smoe_msg_placement {
-    uint64_t request;
-    uint32_t layer;
-    struct smoe_placement placement; /* its arrays and texts are borrowed until the next decode */
 };
 
 struct smoe_inventory_layer {

@@ -179,6 +179,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
         .optimizer = o->optimizer == 0 ? SMOE_LAYER_ADAMW : SMOE_LAYER_SGD,
         .seed = o->seed,
         .zero_output = true,
+        .wire = (enum smoe_layer_wire)o->wire,
     };
     int rc = smoe_client_open(&client, &f->client);
     if (rc == 0)

@@ -99,7 +99,8 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
                               const struct smoe_message *m)
 {
     struct smoe_worker *w = &c->fleet.workers[index];
-    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY) {
+    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY &&
+        m->type != SMOE_MSG_ERROR) { /* it may have had no memory to say what it holds */
         smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY must come first after WELCOME", true,
                          0, 0);
         return;
@@ -393,8 +394,8 @@ static void expire_workers(struct smoe_core *c)
             smoe_session_end(c, session, SMOE_ETIMEOUT, why.text);
         } else if (w->state == SMOE_WORKER_LOST &&
                    c->now_ns - w->lost_ns > c->options.settings.worker_lease_ns) {
+            smoe_worker_move(w, SMOE_WORKER_FREE); /* first: nobody hopes for it any more */
             smoe_layer_worker_forgotten(c, i);
-            smoe_worker_move(w, SMOE_WORKER_FREE);
         }
         uint64_t expiry = expiry_of(c, w);
         next = expiry < next ? expiry : next;
@@ -478,7 +479,7 @@ const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
 
 uint64_t smoe_core_epoch(const struct smoe_core *core)
 {
-    return core->epoch;
+    return core->epochs;
 }
 
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)

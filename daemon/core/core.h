@@ -216,10 +216,10 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
 
 /* Where the raw part of a message has numbers, and how large they may be. */
 struct smoe_numbers {
-    bool any;    /* false: do not look */
-    size_t skip; /* bytes before the first; they go on to the end */
-    bool f64;
-    double limit; /* of their magnitude; NaN and infinity are beyond any */
+    bool any;       /* false: do not look */
+    size_t skip;    /* bytes before the first; they go on to the end */
+    unsigned bytes; /* of each: 2 (bf16), 4 or 8 */
+    double limit;   /* of their magnitude; NaN and infinity are beyond any */
 };
 /* Of a message that smoe_core_expect said to TAKE. */
 struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t session,
@@ -345,6 +345,7 @@ struct smoe_core_totals {
     struct smoe_core_settings settings;
     bool draining;
 };
+/* The highest epoch that a commit was given so far, durable or not: what the journal must keep. */
 uint64_t smoe_core_epoch(const struct smoe_core *core);
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret);
 

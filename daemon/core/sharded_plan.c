@@ -80,9 +80,9 @@ static struct smoe_place_problem problem_of(struct smoe_core *c, uint32_t l)
 
 /* ---- slots ---- */
 
-/* Is anything of the layer's training out? */
-static bool at_rest(const struct smoe_core *c, const struct smoe_layer *layer)
+bool smoe_sharded_at_rest(const struct smoe_core *c, uint32_t l)
 {
+    const struct smoe_layer *layer = &c->layers[l];
     return layer->owner == SMOE_NONE || (!c->trainers[layer->owner].n_batches &&
                                          c->trainers[layer->owner].step.phase == SMOE_STEP_NONE);
 }
@@ -102,7 +102,7 @@ static bool stands(const struct smoe_core *c, uint32_t l, const struct smoe_plac
             return false;
         same &= has == may;
     }
-    return same || (plan->n_workers > 0 && !at_rest(c, layer));
+    return same || (plan->n_workers > 0 && !smoe_sharded_at_rest(c, l));
 }
 
 static bool was_current(const struct smoe_sharded *s, uint32_t expert, uint32_t worker)

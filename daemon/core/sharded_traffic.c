@@ -9,13 +9,6 @@
 
 #include "daemon/core/sharded.h"
 
-static uint64_t bytes_of(const struct smoe_layer *layer, const struct smoe_msg_shard_part *m)
-{
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
-    uint64_t vectors = m->kind == SMOE_SHARD_STATE ? 1 + moments : 1;
-    return vectors * m->length * smoe_real_bytes(layer);
-}
-
 /* Adds one transfer from worker to worker to the books of both. */
 static void book(struct smoe_shard_traffic *from, struct smoe_shard_traffic *to,
                  enum smoe_shard_kind kind, bool follows, uint64_t bytes)
@@ -39,7 +32,7 @@ void smoe_traffic_count(struct smoe_core *c, const struct smoe_msg_shard_part *m
     const struct smoe_layer *layer = &c->layers[m->layer];
     struct smoe_shard_traffic *now = layer->sharded->traffic_now;
     uint32_t follower = smoe_exchange_piece_at(layer->sharded, m->offset)->follower;
-    uint64_t bytes = bytes_of(layer, m);
+    uint64_t bytes = smoe_part_element_bytes(layer, m->kind == SMOE_SHARD_STATE) * m->length;
     now[from].uploaded += bytes;
     for (uint32_t i = 0; i < n_takers; i++)
         book(&now[from], &now[takers[i]], m->kind, takers[i] == follower, bytes);

@@ -197,6 +197,10 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
         add_traffic(x, &layer->traffic[w]);
         cJSON_AddItemToArray(list, x);
     }
+    cJSON_AddStringToObject(o, "wire",
+                            layer->shape.wire == SMOE_WIRE_BF16    ? "bf16"
+                            : layer->shape.dtype == SMOE_DTYPE_F64 ? "fp64"
+                                                                   : "fp32");
     smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
     smoe_json_add_u64(o, "iterations", layer->iterations);
     add_parts(o, layer->part_ns);

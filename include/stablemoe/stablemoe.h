@@ -85,6 +85,7 @@ SMOE_API int smoe_poll(struct smoe_client *client, uint32_t timeout_ms);
 
 enum smoe_layer_activation { SMOE_LAYER_RELU = 1, SMOE_LAYER_GELU = 2, SMOE_LAYER_SWIGLU = 3 };
 enum smoe_layer_optimizer { SMOE_LAYER_SGD = 1, SMOE_LAYER_ADAMW = 2 };
+enum smoe_layer_wire { SMOE_LAYER_WIRE_REAL = 0, SMOE_LAYER_WIRE_BF16 = 1 };
 
 struct smoe_layer_options {
     const char *name; /* unique at the gateway: 1..63 of [A-Za-z0-9._-] */
@@ -97,6 +98,10 @@ struct smoe_layer_options {
     bool zero_output;   /* output matrices start at zero: each expert begins as the identity of its
                           residual block (StableMoE, section 4) */
     bool evaluate_only; /* use a layer that another trainer owns; only `name` is read then */
+    enum smoe_layer_wire
+        wire; /* how gradients and weights travel between workers, where the gateway shards
+                                  layers (a layer that it does not is refused unless REAL): bf16 is half
+                                  of the traffic; masters and optimizer state stay as they are */
 };
 
 /* Declares the layer and waits until every expert has a worker. The layer belongs to the client. */

@@ -16,6 +16,7 @@ import sys
 import time
 import unittest
 
+import authority
 import harness
 from harness import wait_for
 
@@ -312,46 +313,16 @@ class Admins(Secured):
         self.assertNoSecret(line)
 
 
-@unittest.skipUnless(shutil.which("openssl"), "openssl is not installed")
+@unittest.skipIf(authority.MISSING, authority.MISSING)
 class Certificates(Secured):
-    """An authority in place of keys. Everything that it gives out has ended: nobody has a clock."""
+    """An authority in place of keys."""
 
     def setUp(self):
         super().setUp()
         self.fleet.keys = False
-        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-                     "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
+        self.authority = authority.Authority(self.fleet.dir)
+        self.certify = self.authority.certify
         self.gateway = self.certify("gateway", "g")
-
-    def openssl(self, *args):
-        subprocess.run(["openssl", *args], cwd=self.fleet.dir, check=True, capture_output=True, timeout=30)
-
-    def certify(self, role, name, *lists):
-        """The file of one that has just been made."""
-        with open(self.fleet.path("names"), "w", encoding="ascii") as f:
-            f.write(f"subjectAltName=URI:stablemoe:{role}:{name}\n")
-        self.openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-                     f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        self.openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                     "-days", "-1", "-extfile", "names", "-out", f"{name}.crt")
-        return self.bundle(name, "ca.crt", *lists)
-
-    def bundle(self, name, *parts):
-        text = ""
-        for part in (f"{name}.key", f"{name}.crt", *parts):
-            with open(self.fleet.path(part), encoding="ascii") as f:
-                text += f.read()
-        return self.fleet.write_key(f"{name}.pem", text)
-
-    def revoke(self, name):
-        """A list of what the authority has revoked, by its own little database."""
-        with open(self.fleet.path("ca.conf"), "w", encoding="ascii") as f:
-            f.write("[ca]\ndefault_ca=a\n[a]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=1\n")
-        with open(self.fleet.path("index"), "a", encoding="ascii"):
-            pass
-        ca = ("ca", "-config", "ca.conf", "-cert", "ca.crt", "-keyfile", "ca.key")
-        self.openssl(*ca, "-revoke", f"{name}.crt")
-        self.openssl(*ca, "-gencrl", "-out", "revoked.crl")
 
     def remote(self, key, *args):
         return self.fleet.run([os.path.join(harness.BIN, "stablemoectl"), "--gateway", self.fleet.gateway,
@@ -367,14 +338,14 @@ class Certificates(Secured):
         self.assertEqual(self.fleet.status()["security"]["transport"], "mtls")
         admin = self.certify("admin", "ops")
         self.assertEqual(self.remote(admin, "ping")[0], 0)
-        self.revoke("w1")
-        self.bundle("g", "ca.crt", "revoked.crl")
+        self.authority.revoke("w1")
+        self.authority.bundle("g", "ca.crt", "revoked.crl")
         self.ctl("reload-keys")
         wait_for("the end of its session", lambda: self.fleet.ready() == 1, 5)
         daemon.wait_for_line('peer="worker w1" why="its key was revoked"')
         daemon.wait_for_line("shows a certificate that is not trusted here, or was revoked")
         self.assertEqual(self.remote(admin, "ping")[0], 0)
-        self.bundle("g")
+        self.authority.bundle("g")
         code, err = self.ctl("reload-keys", ok=False)
         self.assertEqual(code, 1)
         self.assertIn("no certificate of an authority", err)

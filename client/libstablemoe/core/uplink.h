@@ -45,6 +45,7 @@ struct smoe_uplink_router {
     } state;
     struct smoe_frozen_head head;
     struct smoe_blob *values; /* kept while the layer lives: a gateway may come back without them */
+    uint32_t refusals;        /* of these values, for want of room */
     int code;
     struct smoe_why why;
     struct smoe_frozen_head found; /* what the gateway said last is in force */

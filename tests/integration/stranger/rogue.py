@@ -13,11 +13,15 @@ import worker
 from wire import pb
 
 
+NEIGHBOURS = 8  # numbers of parcels on both sides of one's own: some are other workers'
+
+
 class Rogue(worker.Worker):
-    def __init__(self, address, name, way):
-        super().__init__(address, name)
+    def __init__(self, address, name, way, context=None):
+        super().__init__(address, name, context=context)
         self.way = way
         self.send_as_it_is = None
+        self.mine = set()  # parcels that it was given
 
     def lies(self, way):
         return self.way == way and any(layer.at[0] > 0 for layer in self.layers.values())
@@ -28,6 +32,10 @@ class Rogue(worker.Worker):
         except wire.Refused as e:
             print(f"code {e.error.code}", flush=True)
             raise
+
+    def on_Decision(self, decision, raw):
+        self.mine |= {parcel.id for parcel in decision.parcels}
+        super().on_Decision(decision, raw)
 
     def hello(self):
         super().hello()
@@ -52,6 +60,14 @@ class Rogue(worker.Worker):
             self.send_as_it_is(pb.Output(parcel=message.parcel + (1 << 40)), raw)
             self.send_as_it_is(message, raw)  # late or of nobody: passed over, and the true one counts
             message = pb.Output(parcel=message.parcel)  # twice
+        elif kind is pb.Output and self.lies("output-of-others"):
+            for other in range(max(message.parcel - NEIGHBOURS, 1), message.parcel + NEIGHBOURS):
+                if other not in self.mine:
+                    self.send_as_it_is(pb.Output(parcel=other), self.spoilt(layer, raw, 0.5))
+        elif kind is pb.ParcelGradient and self.lies("gradient-of-others"):
+            for other in range(max(message.parcel - NEIGHBOURS, 1), message.parcel + NEIGHBOURS):
+                if other not in self.mine:
+                    self.send_as_it_is(pb.ParcelGradient(parcel=other), self.spoilt(layer, raw, 0.5))
         elif kind is pb.ParcelGradient and self.lies("infinite-gradient"):
             raw = self.spoilt(layer, raw, math.inf)
         elif kind is pb.StepNorm and self.lies("huge-norm"):
@@ -71,8 +87,10 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("--gateway", "--id", "--way"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--certificate")
     args = parser.parse_args()
-    rogue = Rogue(args.gateway, args.id, args.way)
+    context = wire.secure(args.certificate) if args.certificate else None
+    rogue = Rogue(args.gateway, args.id, args.way, context)
 
     def stop(*_):
         rogue.stop = True

@@ -60,9 +60,10 @@ class Batch:
 
 
 class Trainer:
-    def __init__(self, address, name):
+    def __init__(self, address, name, context=None):
         self.address = address
         self.name = name
+        self.context = context  # of TLS; None: plaintext
         self.incarnation = random.getrandbits(64) | 1
         self.layers = []
         self.batches = {}  # that have not ended
@@ -78,7 +79,7 @@ class Trainer:
     # ---- sessions ----
 
     def connect(self):
-        self.connection = wire.Connection(self.address)
+        self.connection = wire.Connection(self.address, self.context)
         self.connection.send(pb.Hello(protocol_min=1, protocol_max=1, role=pb.ROLE_TRAINER,
                                       name=self.name, incarnation=self.incarnation,
                                       software="stranger"))

@@ -63,11 +63,12 @@ class Parcel:
 class Worker:
     """What outlives a connection: the experts, the epoch and the counters."""
 
-    def __init__(self, address, name, evict=False, deaf=False):
+    def __init__(self, address, name, evict=False, deaf=False, context=None):
         self.address = address
         self.name = name
         self.evict = evict
         self.deaf = deaf
+        self.context = context  # of TLS; None: plaintext
         self.incarnation = random.getrandbits(64) | 1
         self.layers = {}  # by (name, run)
         self.epoch = 0
@@ -99,7 +100,7 @@ class Worker:
         for layer in self.layers.values():
             for expert in layer.held.values():
                 expert.zero_gradient()
-        self.connection = wire.Connection(self.address)
+        self.connection = wire.Connection(self.address, self.context)
         try:
             self.hello()
             while not self.stop and not self.drop:

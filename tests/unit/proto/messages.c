@@ -30,7 +30,8 @@
     U32(TYPE, path.experts, 1, 1024), U32(TYPE, path.d_model, 1, 65536),  \
         U32(TYPE, path.d_ff, 1, 65536), U32(TYPE, path.activation, 1, 3), \
         ENUM(TYPE, path.dtype, 1, 2), U32(TYPE, path.optimizer, 1, 2),    \
-        U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output)
+        U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output),   \
+        ENUM(TYPE, path.wire, 0, 1)
 
 #define OPTIMIZER(TYPE, path)                                                                  \
     U32(TYPE, path.kind, 1, 2), F64(TYPE, path.learning_rate, 0, 1e6),                         \
@@ -674,7 +675,7 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
 {
     return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->seed == b->seed && a->zero_output == b->zero_output;
+           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire;
 }
 
 static bool same_pieces(const struct smoe_pieces *a, const struct smoe_pieces *b)

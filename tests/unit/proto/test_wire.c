@@ -135,7 +135,8 @@ Test(wire, without_memory_there_is_no_wire)
 
 static void fill_shape(struct smoe_layer_shape *shape)
 {
-    *shape = (struct smoe_layer_shape){1024, 65536, 65536, 3, SMOE_DTYPE_F64, 2, UINT64_MAX, true};
+    *shape = (struct smoe_layer_shape){1024,       65536, 65536,         3, SMOE_DTYPE_F64, 2,
+                                       UINT64_MAX, true,  SMOE_WIRE_BF16};
 }
 
 static void fill_name(char *name)
