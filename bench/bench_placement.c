@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What placing experts costs: the planner's time, the bytes of an iteration by formula (the same whatever the plan), and
- * the memory of optimizer shards. Popularity is log-normal with sd 1.25, new in every call; `unlike` workers each
+ * the memory of optimizer shards. `plan` is one plan from nothing; `next` what an iteration costs: popularity is seen, trust
+ * measured, and a plan made that keeps what may stay where it is. Popularity is log-normal with sd 1.25, new in every call; `unlike` workers each
  * have a speed of their own between 1/4 and 1.
  */
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "common/base/rng.h"
 #include "daemon/core/place_bytes.h"
 #include "daemon/core/place_planner.h"
+#include "daemon/core/place_popularity.h"
 #include "daemon/core/shard.h"
 
 #define DRAWS       16
@@ -26,6 +28,8 @@ struct planning {
     uint32_t n_experts, n_workers, n_slots;
     uint32_t *slots;
     double *speed, *demand; /* demand of all draws */
+    uint64_t *popularity;   /* the same in visits */
+    struct smoe_place_planner *planner;
     struct smoe_place_problem problem;
     struct smoe_place_scratch *scratch;
     struct smoe_place_plan plans[2];
@@ -39,6 +43,8 @@ static void release(struct planning *p)
     free(p->slots);
     free(p->speed);
     free(p->demand);
+    free(p->popularity);
+    smoe_place_planner_free(p->planner);
     for (int i = 0; i < 2; i++) {
         free(p->plans[i].slot_first);
         free(p->plans[i].expert);
@@ -55,13 +61,16 @@ static void draw(struct planning *p, uint32_t slots, bool unlike)
         p->slots[j] = slots;
         p->speed[j] = unlike ? smoe_exp(-smoe_rng_unit(&rng) * smoe_log(4)) : 1;
     }
-    for (uint32_t i = 0; i < DRAWS * p->n_experts; i++)
+    for (uint32_t i = 0; i < DRAWS * p->n_experts; i++) {
         p->demand[i] = smoe_exp(1.25 * smoe_rng_normal(&rng));
+        p->popularity[i] = 1 + (uint64_t)(1000 * p->demand[i]);
+    }
 }
 
 /* 0 or SMOE_ENOMEMORY; release in any case. */
 static int init(struct planning *p, uint32_t experts, uint32_t workers, uint32_t slots, bool unlike)
 {
+    static const struct smoe_place_rule rule = {.kind = SMOE_PLACE_HIGHEST_AVERAGES, .interval = 1};
     memset(p, 0, sizeof *p);
     p->n_experts = experts;
     p->n_workers = workers;
@@ -70,13 +79,15 @@ static int init(struct planning *p, uint32_t experts, uint32_t workers, uint32_t
     p->slots = malloc(workers * sizeof *p->slots);
     p->speed = malloc(workers * sizeof *p->speed);
     p->demand = malloc(sizeof *p->demand * experts * DRAWS);
+    p->popularity = malloc(sizeof *p->popularity * experts * DRAWS);
     for (int i = 0; i < 2; i++) {
         p->plans[i].slot_first = malloc((workers + 1) * sizeof *p->plans[i].slot_first);
         p->plans[i].expert = malloc(p->n_slots * sizeof *p->plans[i].expert);
         if (!p->plans[i].slot_first || !p->plans[i].expert)
             return SMOE_ENOMEMORY;
     }
-    if (!p->slots || !p->speed || !p->demand ||
+    if (!p->slots || !p->speed || !p->demand || !p->popularity ||
+        smoe_place_planner_new(&rule, experts, &p->planner) ||
         smoe_place_scratch_new(experts, workers, p->n_slots, &p->scratch))
         return SMOE_ENOMEMORY;
     draw(p, slots, unlike);
@@ -101,34 +112,85 @@ static void plan(void *context)
     }
 }
 
+/* One iteration of each layer; the plan in force is plans[1]. */
+static void iterate(void *context)
+{
+    struct planning *p = context;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        const struct smoe_place_plan *before = p->plans[1].n_workers ? &p->plans[1] : NULL;
+        p->draw = (p->draw + 1) % DRAWS;
+        smoe_place_planner_see(p->planner, p->popularity + (size_t)p->draw * p->n_experts);
+        smoe_assert(smoe_place_planner_next(p->planner, &p->problem, before, p->scratch,
+                                            &p->plans[0]) == 0);
+        struct smoe_place_plan made = p->plans[0];
+        p->plans[0] = p->plans[1];
+        p->plans[1] = made;
+    }
+}
+
 static int bench_planner(struct smoe_bench *bench, uint32_t experts, uint32_t workers,
                          uint32_t slots, uint32_t layers, bool unlike, struct smoe_why *why)
 {
-    static const enum smoe_place_kind kinds[] = {SMOE_PLACE_HIGHEST_AVERAGES, SMOE_PLACE_SYMI,
-                                                 SMOE_PLACE_EPLB};
-    struct planning p[3];
-    struct smoe_lane lanes[3];
+    enum { PLANS = 3, LANES }; /* and the whole iteration */
+    static const enum smoe_place_kind kinds[LANES] = {SMOE_PLACE_HIGHEST_AVERAGES, SMOE_PLACE_SYMI,
+                                                      SMOE_PLACE_EPLB, SMOE_PLACE_HIGHEST_AVERAGES};
+    struct planning p[LANES];
+    struct smoe_lane lanes[LANES];
     int rc = 0;
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < LANES; k++) {
         int failed = init(&p[k], experts, workers, slots, unlike);
         rc = rc ? rc : failed;
         p[k].kind = kinds[k];
         p[k].layers = layers;
-        lanes[k] = (struct smoe_lane){.run = plan, .context = &p[k]};
+        lanes[k] = (struct smoe_lane){.run = k < PLANS ? plan : iterate, .context = &p[k]};
     }
     if (rc == 0)
-        smoe_race(lanes, 3, bench->quick);
-    for (int k = 0; k < 3; k++) {
+        smoe_race(lanes, LANES, bench->quick);
+    for (int k = 0; k < LANES; k++) {
         struct smoe_sample us = lanes[k].ns;
         for (unsigned i = 0; i < us.n; i++)
             us.values[i] /= 1000;
         if (rc == 0)
-            smoe_report_add(bench->report, "us", &us, "placement.plan.%ux%ux%u.w%u.%s.%s", layers,
-                            experts, workers * slots, workers, unlike ? "unlike" : "equal",
-                            smoe_place_name(kinds[k]));
+            smoe_report_add(bench->report, "us", &us, "placement.%s.%ux%ux%u.w%u.%s.%s",
+                            k < PLANS ? "plan" : "next", layers, experts, workers * slots, workers,
+                            unlike ? "unlike" : "equal", smoe_place_name(kinds[k]));
         release(&p[k]);
     }
     return rc ? smoe_fail(why, rc, "placement: out of memory") : 0;
+}
+
+/* ---- popularity ---- */
+
+struct counting {
+    float *scores; /* [COUNTED, 8] */
+    uint64_t popularity[8];
+};
+
+enum { COUNTED = 4096 };
+
+static void count(void *context)
+{
+    struct counting *c = context;
+    for (size_t t = 0; t < COUNTED; t++)
+        smoe_place_count(c->scores + 8 * t, 8, 2, c->popularity);
+}
+
+static int bench_counting(struct smoe_bench *bench, struct smoe_why *why)
+{
+    struct smoe_rng rng;
+    struct counting c = {.scores = malloc(8 * COUNTED * sizeof *c.scores)};
+    struct smoe_lane lane = {.run = count, .context = &c};
+    if (!c.scores)
+        return smoe_fail(why, SMOE_ENOMEMORY, "placement: out of memory");
+    smoe_rng_init(&rng, 1, 8);
+    for (int i = 0; i < 8 * COUNTED; i++)
+        c.scores[i] = (float)smoe_rng_unit(&rng);
+    smoe_race(&lane, 1, bench->quick);
+    for (unsigned i = 0; i < lane.ns.n; i++)
+        lane.ns.values[i] /= COUNTED;
+    smoe_report_add(bench->report, "ns", &lane.ns, "placement.count.8x2.token");
+    free(c.scores);
+    return 0;
 }
 
 /* ---- bytes ---- */
@@ -206,6 +268,7 @@ int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why)
     rc = rc ? rc : bench_planner(bench, 256, 36, 8, 58, false, why);
     rc = rc ? rc : bench_planner(bench, 256, 36, 8, 58, true, why);
     rc = rc ? rc : bench_planner(bench, 8, 4, 4, 1, true, why);
+    rc = rc ? rc : bench_counting(bench, why);
     if (rc)
         return rc;
     rc = init(&p, 16, 16, 4, false);

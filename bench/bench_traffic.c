@@ -13,7 +13,7 @@ enum { WORKERS = 4, ITERATIONS = 8 };
 
 #define SEC (1000 * SMOE_SIM_MS)
 
-static uint32_t add_cast(struct smoe_world *w)
+static uint32_t add_cast(struct smoe_world *w, enum smoe_wire_format wire)
 {
     static const double speeds[WORKERS] = {1, 0.5, 0.25, 0.25};
     static const uint64_t memory[WORKERS] = {64 << 20, 32 << 20, 32 << 20, 16 << 20};
@@ -38,7 +38,8 @@ static uint32_t add_cast(struct smoe_world *w)
                                                    .activation = SMOE_RELU,
                                                    .dtype = SMOE_DTYPE_F32,
                                                    .optimizer = SMOE_ADAMW,
-                                                   .seed = 5},
+                                                   .seed = 5,
+                                                   .wire = wire},
                                          .optimizer = {.kind = SMOE_ADAMW,
                                                        .learning_rate = 0.01,
                                                        .beta1 = 0.9,
@@ -69,32 +70,52 @@ static void report_worker(struct smoe_report *report, const struct smoe_counted 
     add_kb(report, j, "memory", n->memory[j]);
 }
 
-int smoe_bench_traffic(struct smoe_bench *bench, struct smoe_why *why)
+/* Iterations that were counted, one after another. */
+struct counting {
+    struct smoe_counted last;
+    double error, memory_error; /* the largest */
+    uint64_t least, most;       /* bytes of an iteration */
+    uint32_t moved;
+};
+
+static int count(enum smoe_wire_format wire, struct counting *ret, struct smoe_why *why)
 {
     struct smoe_world *w = smoe_world_new(&(struct smoe_world_options){.seed = 1});
-    uint32_t gateway = add_cast(w), moved = 0;
-    struct smoe_counted n = {0};
-    double error = 0, memory_error = 0;
-    uint64_t least = UINT64_MAX, most = 0;
+    uint32_t gateway = add_cast(w, wire);
     bool came = true;
-    for (int i = 0; i < ITERATIONS && (came = smoe_counted_next(w, gateway, 60 * SEC, &n)); i++) {
-        uint64_t bytes = smoe_counted_bytes(&n);
-        least = bytes < least ? bytes : least;
-        most = bytes > most ? bytes : most;
-        error = n.error > error ? n.error : error;
-        memory_error = n.memory_error > memory_error ? n.memory_error : memory_error;
-        moved += n.moved;
+    *ret = (struct counting){.least = UINT64_MAX};
+    struct smoe_counted *n = &ret->last;
+    for (int i = 0; i < ITERATIONS && (came = smoe_counted_next(w, gateway, 60 * SEC, n)); i++) {
+        uint64_t bytes = smoe_counted_bytes(n);
+        ret->least = bytes < ret->least ? bytes : ret->least;
+        ret->most = bytes > ret->most ? bytes : ret->most;
+        ret->error = n->error > ret->error ? n->error : ret->error;
+        ret->memory_error =
+            n->memory_error > ret->memory_error ? n->memory_error : ret->memory_error;
+        ret->moved += n->moved;
     }
-    for (uint32_t j = 0; came && j < n.n_workers; j++)
-        report_worker(bench->report, &n, j);
     smoe_world_free(w);
-    if (!came)
-        return smoe_fail(why, SMOE_ESTATE, "placement: the simulated run came to no end");
-    smoe_report_value(bench->report, "x", error, "placement.counted.off_formula");
-    smoe_report_value(bench->report, "x", memory_error, "placement.counted.memory_off_formula");
-    smoe_report_value(bench->report, "x", (double)most / (double)least,
+    return came ? 0 : smoe_fail(why, SMOE_ESTATE, "placement: the simulated run came to no end");
+}
+
+int smoe_bench_traffic(struct smoe_bench *bench, struct smoe_why *why)
+{
+    struct counting full, half;
+    int rc = count(SMOE_WIRE_REAL, &full, why);
+    rc = rc ? rc : count(SMOE_WIRE_BF16, &half, why);
+    if (rc)
+        return rc;
+    for (uint32_t j = 0; j < full.last.n_workers; j++)
+        report_worker(bench->report, &full.last, j);
+    smoe_report_value(bench->report, "x", full.error, "placement.counted.off_formula");
+    smoe_report_value(bench->report, "x", full.memory_error,
+                      "placement.counted.memory_off_formula");
+    smoe_report_value(bench->report, "x", (double)full.most / (double)full.least,
                       "placement.counted.most_to_least_iteration");
-    smoe_report_value(bench->report, "slots", (double)moved / ITERATIONS,
+    smoe_report_value(bench->report, "slots", (double)full.moved / ITERATIONS,
                       "placement.counted.slots_moved");
+    smoe_report_value(bench->report, "x", half.error, "placement.counted.bf16.off_formula");
+    smoe_report_value(bench->report, "x", (double)half.most / (double)full.most,
+                      "placement.counted.bf16.to_fp32");
     return 0;
 }

@@ -92,11 +92,15 @@ static const struct smoe_floor floors[] = {
     /* A plan at every iteration costs next to nothing; 58 layers are DeepSeek-V3's. */
     {"placement.plan.1x64x256.*.highest-averages", MOST, 50},
     {"placement.plan.58x256x288.*.highest-averages", MOST, 10000},
+    {"placement.next.1x64x256.*.highest-averages", MOST, 50},
+    {"placement.next.58x256x288.*.highest-averages", MOST, 10000},
     /* Re-placing sends what standing still sends. */
     {"placement.bytes.to_static", MOST, 1.02},
     {"placement.bytes.to_DG_DW", MOST, 1},
     {"placement.memory.copy_to_paper", MOST, 1.02},
     {"placement.counted.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.off_formula", MOST, 0.02},
+    {"placement.counted.bf16.to_fp32", MOST, 0.51},
     {"placement.counted.memory_off_formula", MOST, 0.02},
     {"placement.counted.most_to_least_iteration", MOST, 1.02},
 

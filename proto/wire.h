@@ -80,7 +80,9 @@
     X(FREEZE, 80, freeze, Freeze, SMOE_BY_TRAINER, MUST)                                      \
     X(ROUTER_QUERY, 81, router_query, RouterQuery, SMOE_BY_PEER, NONE)                        \
     X(ROUTER_STATE, 82, router_state, RouterState, SMOE_BY_DAEMON, NONE)                      \
-    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)
+    X(ROUTING_REPORT, 83, routing_report, RoutingReport, SMOE_BY_TRAINER, NONE)               \
+    X(PLACEMENT_FETCH, 125, placement_fetch, PlacementFetch, SMOE_BY_TRAINER, NONE)           \
+    X(PLACEMENT, 126, placement, Placement, SMOE_BY_TRAINER | SMOE_TO_TRAINER, NONE)
 
 enum smoe_message_type {
 #define X(symbol, number, field, pb, senders, raw) SMOE_MSG_##symbol = number,
@@ -155,6 +157,8 @@ struct smoe_msg_bye {
     smoe_sentence reason;
 };
 
+enum smoe_wire_format { SMOE_WIRE_REAL = 0, SMOE_WIRE_BF16 = 1 };
+
 /* The shape of an expert layer; checked against common/base/limits.h. Enumerations have the values
  * of common/kernels (activation, optimizer). */
 struct smoe_layer_shape {
@@ -164,6 +168,7 @@ struct smoe_layer_shape {
     uint32_t optimizer; /* enum smoe_optimizer_kind */
     uint64_t seed;
     bool zero_output;
+    enum smoe_wire_format wire; /* of a sharded layer's gradients and weights */
 };
 
 struct smoe_msg_layer_declare {
@@ -458,6 +463,9 @@ const char *smoe_message_name(uint16_t type);
  * none, none where there must be one, or one over `tensor_bytes_max`. */
 int smoe_message_admit(uint16_t type, uint32_t body_bytes, uint32_t tensor_bytes, unsigned side,
                        uint32_t body_bytes_max, uint64_t tensor_bytes_max, struct smoe_why *why);
+
+/* Refuses a placement as decoding one does, in a sentence about `placement`: it comes from a file. */
+int smoe_placement_check(const struct smoe_placement *placement, struct smoe_why *why);
 
 /* Scratch memory for coding: one a machine, reused for every message. */
 struct smoe_wire;

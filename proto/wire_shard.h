@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "stablemoe/placement.h"
+
 enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHARD_STATE = 3 };
 
 /* Pieces of the parameters of every expert of a layer; borrowed until the next decode. */
@@ -38,6 +40,17 @@ struct smoe_msg_shard_part {
 };
 struct smoe_msg_shard_taken {
     uint64_t number;
+};
+
+/* What a checkpoint keeps of a placement, and gives back. */
+struct smoe_msg_placement_fetch {
+    uint64_t request;
+    uint32_t layer;
+};
+struct smoe_msg_placement {
+    uint64_t request;
+    uint32_t layer;
+    struct smoe_placement placement; /* its arrays and texts are borrowed until the next decode */
 };
 
 #endif

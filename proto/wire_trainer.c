@@ -16,6 +16,7 @@ void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape
     p->optimizer = (Stablemoe__V1__OptimizerKind)m->optimizer;
     p->seed = m->seed;
     p->zero_output = m->zero_output;
+    p->wire = (Stablemoe__V1__WireFormat)m->wire;
 }
 
 int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
@@ -29,7 +30,8 @@ int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
         (rc = smoe_check_range(r, "shape.d_ff", p->d_ff, 1, SMOE_DIM_MAX)) ||
         (rc = smoe_check_range(r, "shape.activation", (uint64_t)p->activation, 1, 3)) ||
         (rc = smoe_check_range(r, "shape.dtype", (uint64_t)p->dtype, 1, 2)) ||
-        (rc = smoe_check_range(r, "shape.optimizer", (uint64_t)p->optimizer, 1, 2)))
+        (rc = smoe_check_range(r, "shape.optimizer", (uint64_t)p->optimizer, 1, 2)) ||
+        (rc = smoe_check_range(r, "shape.wire", (uint64_t)p->wire, 0, SMOE_WIRE_BF16)))
         return rc;
     *m = (struct smoe_layer_shape){
         .experts = p->experts,
@@ -40,6 +42,7 @@ int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
         .optimizer = (uint32_t)p->optimizer,
         .seed = p->seed,
         .zero_output = p->zero_output,
+        .wire = (enum smoe_wire_format)p->wire,
     };
     return 0;
 }

@@ -54,7 +54,8 @@ class ClientOptions(ctypes.Structure):
 class LayerOptions(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("experts", ctypes.c_uint32), ("d_model", ctypes.c_uint32),
                 ("d_ff", ctypes.c_uint32), ("activation", ctypes.c_int), ("optimizer", ctypes.c_int),
-                ("seed", ctypes.c_uint64), ("zero_output", ctypes.c_bool), ("evaluate_only", ctypes.c_bool)]
+                ("seed", ctypes.c_uint64), ("zero_output", ctypes.c_bool), ("evaluate_only", ctypes.c_bool),
+                ("wire", ctypes.c_int)]
 
 
 DONE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)

@@ -13,9 +13,11 @@
 
 uint32_t smoe_sim_residue(smoe_real value)
 {
-    double v = (double)value;
-    if (v >= 0 && v < (double)P && v == (double)(uint32_t)v)
-        return (uint32_t)v;
+    if (value >= 0 && value < (smoe_real)P) {
+        int32_t v = (int32_t)value;
+        if (!((smoe_real)v < value))
+            return (uint32_t)v;
+    }
     uint64_t bits = 0;
     memcpy(&bits, &value, sizeof value);
     return (uint32_t)(smoe_mix64(bits) % P);
@@ -51,25 +53,38 @@ static void add(smoe_real *to, uint64_t value)
     *to = (smoe_real)((smoe_sim_residue(*to) + value) % P);
 }
 
-void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size_t n,
-                             const smoe_real *x, const smoe_real *dy, smoe_real *gradient,
-                             smoe_real *ret_dx)
+static void exact_input_gradient(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                                 const smoe_real *dy, smoe_real *ret_dx)
 {
-    for (size_t row = 0; row < n; row++, x += d, dy += d, ret_dx += d) {
+    for (size_t row = 0; row < n; row++, dy += d, ret_dx += d) {
         for (size_t j = 0; j < d; j++) {
             uint64_t sum = 0;
             for (size_t i = 0; i < d; i++)
                 sum += smoe_sim_residue(w[(i * d + j) % n_params]) * smoe_sim_residue(dy[i]);
             ret_dx[j] = (smoe_real)(sum % P);
         }
-        for (size_t i = 0; i < d; i++) {
-            uint32_t dy_i = smoe_sim_residue(dy[i]);
-            size_t k = i * d % n_params;
-            for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
-                add(&gradient[k], dy_i * smoe_sim_residue(x[j]));
-            for (size_t m = i; m < n_params; m += d)
-                add(&gradient[m], dy_i);
+    }
+}
+
+/* All rows are added up before the parameter is touched. */
+void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                             const smoe_real *x, const smoe_real *dy, smoe_real *gradient,
+                             smoe_real *ret_dx)
+{
+    exact_input_gradient(d, n_params, w, n, dy, ret_dx);
+    for (size_t i = 0; i < d; i++) {
+        uint64_t bias = 0;
+        size_t k = i * d % n_params;
+        for (size_t row = 0; row < n; row++)
+            bias += smoe_sim_residue(dy[row * d + i]);
+        for (size_t j = 0; j < d; j++, k = next_of(k, n_params)) {
+            uint64_t sum = 0;
+            for (size_t row = 0; row < n; row++)
+                sum += smoe_sim_residue(dy[row * d + i]) * smoe_sim_residue(x[row * d + j]);
+            add(&gradient[k], sum);
         }
+        for (size_t m = i; m < n_params; m += d)
+            add(&gradient[m], bias);
     }
 }
 
@@ -138,6 +153,8 @@ static bool exact_slice(struct smoe_task *t)
         smoe_sim_exact_step(t->n_params, &t->now, t->gradient, &t->staged);
         memset(t->gradient, 0, t->n_params * sizeof *t->gradient);
     }
+    if (t->kind == SMOE_TASK_MAKE)
+        return smoe_task_slice(t);
     t->elements_done = t->n_params;
     return true;
 }
@@ -159,6 +176,9 @@ uint64_t smoe_sim_slice_flops(const struct smoe_task *t)
         return rows_left(t) * visit * (t->saved ? 2 : 3);
     case SMOE_TASK_NORM:
         return elements * NORM_FLOPS;
+    case SMOE_TASK_MAKE:
+        left = t->n_seed - t->elements_done;
+        return left < SMOE_TASK_ELEMENTS ? left : SMOE_TASK_ELEMENTS;
     case SMOE_TASK_STAGE:
     case SMOE_TASK_KINDS:
         break;

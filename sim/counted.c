@@ -77,7 +77,8 @@ static void take_counters(const struct smoe_world *w, uint32_t gateway, struct s
     struct smoe_counted old = *c;
     struct smoe_place_plan before = plan_in(&old, &layer), after = read_plan(c, &layer);
     smoe_shard_held(layer.map, c->n_workers, owned, followed);
-    struct smoe_place_wire wire = {owned, followed, real, real};
+    uint32_t element = layer.shape.wire == SMOE_WIRE_BF16 ? 2 : real;
+    struct smoe_place_wire wire = {owned, followed, element, element};
     c->moved = smoe_place_moves(&before, &after, NULL);
     smoe_place_bytes(&before, &after, &wire, c->formula);
     c->error = c->memory_error = 0;

@@ -328,6 +328,18 @@ SAY(ROUTING_REPORT)
     ADD(" layer %" PRIu32 " step %" PRIu64, m->routing_report.layer, m->routing_report.step);
 }
 
+SAY(PLACEMENT_FETCH)
+{
+    ADD(" layer %" PRIu32, m->placement_fetch.layer);
+}
+
+SAY(PLACEMENT)
+{
+    const struct smoe_placement *p = &m->placement.placement;
+    ADD(" layer %" PRIu32 " %s %" PRIu32 " workers %" PRIu32 " slots", m->placement.layer, p->rule,
+        p->n_workers, p->n_slots);
+}
+
 SAY(PING)
 {
     (void)m;

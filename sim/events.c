@@ -6,25 +6,6 @@
 #include "sim/events.h"
 
 #include <stdlib.h>
-#include <string.h>
-
-#include "common/base/assert.h"
-
-void *smoe_sim_alloc(size_t count, size_t bytes)
-{
-    void *p = calloc(count ? count : 1, bytes ? bytes : 1);
-    smoe_assert(p != NULL);
-    return p;
-}
-
-void *smoe_sim_grow(void *array, size_t old_count, size_t new_count, size_t bytes)
-{
-    smoe_assert(new_count <= SIZE_MAX / bytes);
-    char *p = realloc(array, new_count * bytes);
-    smoe_assert(p != NULL);
-    memset(p + old_count * bytes, 0, (new_count - old_count) * bytes);
-    return p;
-}
 
 void smoe_sim_clock_init(struct smoe_sim_clock *clock, uint64_t now_ns)
 {
@@ -92,9 +73,17 @@ void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64
         at_ns = c->now_ns;
     if (event->place && event->at_ns == at_ns)
         return;
-    smoe_sim_cancel(c, event);
-    if (at_ns == SMOE_SIM_NEVER)
+    if (at_ns == SMOE_SIM_NEVER) {
+        smoe_sim_cancel(c, event);
         return;
+    }
+    if (event->place) {
+        event->at_ns = at_ns;
+        event->order = c->orders++;
+        sift_up(c, event->place - 1);
+        sift_down(c, event->place - 1);
+        return;
+    }
     if (c->len == c->cap) {
         size_t cap = c->cap ? 2 * c->cap : 64;
         c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof(struct smoe_sim_event *));

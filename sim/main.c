@@ -269,6 +269,7 @@ int main(int argc, char **argv)
     memset(&a, 0, sizeof a);
     /* Worlds come and go: their large tables are to come from the system, zeroed where they are touched. */
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 17);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 28); /* and their small ones stay for the next */
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;

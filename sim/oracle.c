@@ -11,6 +11,20 @@
 #include "common/base/rng.h"
 #include "sim/events.h"
 
+static void serve(struct smoe_oracle *o)
+{
+    memcpy(o->served, o->params, o->experts * o->n_params * sizeof *o->served);
+    if (o->wire == SMOE_WIRE_BF16)
+        smoe_bf16_through(o->experts * o->n_params, o->served);
+}
+
+double smoe_oracle_tolerance(const struct smoe_oracle *o)
+{
+    if (o->arithmetic == SMOE_SIM_EXACT)
+        return 0;
+    return o->wire == SMOE_WIRE_BF16 ? SMOE_ORACLE_TOLERANCE_BF16 : SMOE_ORACLE_TOLERANCE;
+}
+
 void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic,
                       const struct smoe_layer_shape *shape, uint32_t top_k, uint32_t tokens_max)
 {
@@ -18,9 +32,10 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
         .arithmetic = arithmetic,
         .shape = {shape->d_model, shape->d_ff, (enum smoe_activation)shape->activation},
         .experts = shape->experts,
+        .wire = shape->wire,
         .moments = smoe_optimizer_moments((enum smoe_optimizer_kind)shape->optimizer)};
     o->n_params = smoe_ffn_layout(&o->shape).n_params;
-    smoe_real **vectors[] = {&o->params, &o->grads, &o->moments_m, &o->moments_v};
+    smoe_real **vectors[] = {&o->params, &o->grads, &o->moments_m, &o->moments_v, &o->served};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = smoe_sim_alloc(o->experts * o->n_params, sizeof(smoe_real));
     size_t visits = (size_t)tokens_max * top_k;
@@ -28,11 +43,12 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
     o->dx = smoe_sim_alloc(visits * shape->d_model, sizeof *o->dx);
     for (uint32_t e = 0; e < o->experts; e++)
         smoe_ffn_init(&o->shape, shape->seed, e, shape->zero_output, o->params + e * o->n_params);
+    serve(o);
 }
 
 void smoe_oracle_release(struct smoe_oracle *o)
 {
-    smoe_real *arrays[] = {o->params, o->grads, o->moments_m, o->moments_v, o->y, o->dx};
+    smoe_real *arrays[] = {o->params, o->grads, o->moments_m, o->moments_v, o->served, o->y, o->dx};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *o = (struct smoe_oracle){0};
@@ -65,7 +81,7 @@ static void forward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 {
     size_t d = o->shape.d_model;
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
-        const smoe_real *w = of_expert(o, o->params, b->experts[v]), *x = b->x + v / b->top_k * d;
+        const smoe_real *w = of_expert(o, o->served, b->experts[v]), *x = b->x + v / b->top_k * d;
         if (o->arithmetic == SMOE_SIM_EXACT)
             smoe_sim_exact_forward(d, o->n_params, w, 1, x, o->y + v * d);
         else
@@ -77,7 +93,7 @@ static void backward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 {
     size_t d = o->shape.d_model;
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
-        const smoe_real *w = of_expert(o, o->params, b->experts[v]), *x = b->x + v / b->top_k * d;
+        const smoe_real *w = of_expert(o, o->served, b->experts[v]), *x = b->x + v / b->top_k * d;
         smoe_real *gradient = of_expert(o, o->grads, b->experts[v]);
         if (o->arithmetic == SMOE_SIM_EXACT)
             smoe_sim_exact_backward(d, o->n_params, w, 1, x, b->dy + v * d, gradient,
@@ -134,6 +150,7 @@ void smoe_oracle_step(struct smoe_oracle *o, const struct smoe_optimizer *optimi
 {
     for (uint32_t e = 0; e < o->experts; e++)
         step_expert(o, e, optimizer);
+    serve(o);
 }
 
 double smoe_oracle_expert_error(const struct smoe_oracle *o, uint32_t expert,

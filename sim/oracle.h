@@ -10,13 +10,17 @@
 #ifndef SMOE_SIM_ORACLE_H
 #define SMOE_SIM_ORACLE_H
 
+#include "common/kernels/bf16.h"
 #include "common/kernels/ffn.h"
 #include "common/kernels/optimizer.h"
 #include "proto/wire.h"
 #include "sim/compute.h"
 
-/* Largest relative error (L2, per tensor) between a float world and its oracle, over a whole run. */
-#define SMOE_ORACLE_TOLERANCE (sizeof(smoe_real) == 8 ? 1e-9 : 1e-4)
+/* Largest relative error (L2, per tensor) between a float world and its oracle, over a whole run; and where gradients
+ * are rounded to bf16 on their way: a few times the rounding of one number, for they add up over the hosts of an
+ * expert and over steps. */
+#define SMOE_ORACLE_TOLERANCE      (sizeof(smoe_real) == 8 ? 1e-9 : 1e-4)
+#define SMOE_ORACLE_TOLERANCE_BF16 (8 * SMOE_BF16_ERROR)
 
 struct smoe_oracle {
     enum smoe_sim_arithmetic arithmetic;
@@ -24,9 +28,11 @@ struct smoe_oracle {
     uint32_t experts;
     unsigned moments; /* vectors of state beside an expert's weights */
     size_t n_params;  /* of one expert */
+    enum smoe_wire_format wire;
     smoe_real *params, *grads, *moments_m,
-        *moments_v; /* [experts, n_params], owned, as all below */
-    smoe_real *y;   /* [visits_max, d] */
+        *moments_v;    /* [experts, n_params], owned, as all below */
+    smoe_real *served; /* what slots have of params: these, rounded as the wire does */
+    smoe_real *y;      /* [visits_max, d] */
     smoe_real *dx;
 };
 
@@ -40,6 +46,9 @@ struct smoe_oracle_batch {
 void smoe_oracle_init(struct smoe_oracle *oracle, enum smoe_sim_arithmetic arithmetic,
                       const struct smoe_layer_shape *shape, uint32_t top_k, uint32_t tokens_max);
 void smoe_oracle_release(struct smoe_oracle *oracle);
+
+/* 0 in a world that computes exactly. */
+double smoe_oracle_tolerance(const struct smoe_oracle *oracle);
 
 /* How far the results y are from those of the present parameters. */
 double smoe_oracle_forward_error(struct smoe_oracle *oracle, const struct smoe_oracle_batch *batch,

@@ -68,6 +68,8 @@ static double slice_cycles(const struct lane *lane)
     const struct smoe_sim_worker_options *o = &lane->worker->options;
     const struct smoe_task *t = lane->task;
     double flops = (double)smoe_sim_slice_flops(t);
+    if (t->kind == SMOE_TASK_MAKE)
+        flops *= o->making;
     if (t->kind <= SMOE_TASK_BACKWARD && t->rows_done == 0)
         flops += o->parcel_rows * (double)smoe_task_forward_flops(&t->shape) *
                  (t->kind == SMOE_TASK_FORWARD ? 1 : 2);
@@ -104,8 +106,22 @@ static void change_pace(struct worker_process *w, double hz)
     }
 }
 
+/* Where making takes no time it is done by now. */
+static void make_at_once(struct worker_process *w)
+{
+    struct smoe_task *task;
+    while (w->options.making <= 0 && smoe_agent_experts(w->agent)->n_to_make &&
+           (task = smoe_agent_next_task(w->agent, NULL)) != NULL) {
+        smoe_assert(task->kind == SMOE_TASK_MAKE);
+        while (!smoe_task_slice(task))
+            ;
+        smoe_agent_task_done(w->agent, task, 0, now_of(w));
+    }
+}
+
 static void feed_lanes(struct worker_process *w)
 {
+    make_at_once(w);
     size_t need = smoe_agent_scratch_elements(w->agent);
     for (uint32_t i = 0; i < w->options.lanes; i++) {
         struct lane *lane = &w->lanes[i];

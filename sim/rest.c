@@ -119,6 +119,20 @@ static const smoe_real *state_of(const struct smoe_world *w, const struct smoe_c
     return v ? v + at : NULL;
 }
 
+/* Slots have the masters, as the layer's wire brought them. */
+static bool serves(const struct smoe_layer_view *layer, const smoe_real *masters,
+                   const smoe_real *weights, size_t n)
+{
+    bool same = true;
+    if (layer->shape.wire != SMOE_WIRE_BF16)
+        return memcmp(masters, weights, n * sizeof *weights) == 0;
+    for (size_t i = 0; i < n; i++) {
+        smoe_real brought = smoe_bf16_value(smoe_bf16_round(masters[i]));
+        same &= memcmp(&brought, &weights[i], sizeof brought) == 0;
+    }
+    return same;
+}
+
 /* Owner and follower have the same bits, and the masters are what slots have. */
 static int check_piece(const struct smoe_world *w, const struct smoe_core *core,
                        const struct smoe_layer_view *layer, uint32_t expert,
@@ -127,7 +141,7 @@ static int check_piece(const struct smoe_world *w, const struct smoe_core *core,
 {
     size_t bytes = (size_t)piece->length * sizeof *weights;
     const smoe_real *own = state_of(w, core, layer, piece->owner, expert, piece, 0);
-    if (!own || memcmp(own, weights + piece->offset, bytes) != 0)
+    if (!own || !serves(layer, own, weights + piece->offset, (size_t)piece->length))
         return smoe_fail(why, SMOE_ESTATE, "%s: masters of expert %u at %llu are not what serves",
                          layer->name, expert, (unsigned long long)piece->offset);
     for (unsigned v = 0; piece->follower != SMOE_SHARD_NONE && v < 3; v++) {
@@ -181,8 +195,7 @@ static int check_layer(const struct smoe_sim_process *trainer, const struct smoe
                          (unsigned long long)layer.step, (unsigned long long)s->view.steps);
     for (uint32_t e = 0; e < layer.shape.experts; e++) {
         const smoe_real *weights = weights_of(trainer->world, core, &layer, e);
-        double tolerance =
-            trainer->world->options.arithmetic == SMOE_SIM_EXACT ? 0 : SMOE_ORACLE_TOLERANCE;
+        double tolerance = smoe_oracle_tolerance(&s->oracles[l]);
         if (!weights)
             return smoe_fail(why, SMOE_ESTATE, "%s: nobody holds expert %u at step %llu",
                              declared->name, e, (unsigned long long)layer.step);

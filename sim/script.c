@@ -128,7 +128,7 @@ static void finish(struct smoe_script *s)
 /* Something is not what it must be. */
 static void check_error(struct smoe_script *s, const char *what, uint64_t number, double error)
 {
-    double tolerance = arithmetic_of(s) == SMOE_SIM_EXACT ? 0 : SMOE_ORACLE_TOLERANCE;
+    double tolerance = smoe_oracle_tolerance(&s->oracles[0]); /* all layers are alike */
     if (error > s->view.error_max)
         s->view.error_max = error;
     if (!(error <= tolerance))

@@ -78,7 +78,7 @@ enum { SMOE_SCRIPT_CODES = 24 };
 float smoe_script_table(const struct smoe_script *script, uint32_t layer, uint32_t code,
                         uint32_t expert);
 /* Whether the results of a batch that came by codes are of the experts and scores that the table says; the
- * gateway's policy must be `topk`. */
+ * gateway's policy must be `topk`, or its consistency strict. */
 bool smoe_script_as_frozen(const struct smoe_script *script, const struct smoe_script_batch *batch);
 /* dy of a batch whose results are in; returns its loss, summed over tokens. */
 double smoe_script_loss(const struct smoe_script *script, struct smoe_script_batch *batch,

@@ -4,6 +4,7 @@
  * with the oracle as it goes (sim/script.c), so `done` already says: every committed step is right, and
  * no visit counts twice.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "sim/story.h"
@@ -115,6 +116,38 @@ void smoe_story_worker_silent(struct smoe_world *w)
     smoe_world_act(w, SMOE_SIM_RESUME, c.slow);
     smoe_story_finish(w, 60 * SEC);
     expect_replay(w, &c);
+}
+
+/* Each of its experts takes a slow one 6 s to make: six times as long as it may be silent. */
+void smoe_story_slow_making(struct smoe_world *w)
+{
+    const struct smoe_sim_gateway_options sharded = {.sharded = w->options.seed % 2};
+    uint32_t gateway = smoe_world_add_gateway(w, &sharded), workers[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct smoe_sim_worker_options o = {
+            .gateway = gateway, .speed = i ? 0.25 : 1, .making = 2e7};
+        snprintf(o.name, sizeof o.name, "worker-%u", i);
+        workers[i] = smoe_world_add_worker(w, &o);
+    }
+    uint32_t trainer = smoe_world_add_trainer(
+        w, &(struct smoe_sim_trainer_options){
+               .gateway = gateway, .steps = 4, .tokens = 32, .patience_ns = 600 * SEC});
+    smoe_world_start(w, gateway);
+    smoe_world_start(w, workers[0]);
+    smoe_world_start(w, workers[1]);
+    smoe_world_run(w, 20 * MS);
+    smoe_world_start(w, trainer);
+    for (smoe_world_run(w, 100 * MS); !smoe_world_trainer(w, trainer).steps;) {
+        for (uint32_t i = 0; i < 2; i++)
+            smoe_story_expect(w,
+                              smoe_story_worker(w, gateway, workers[i]).state == SMOE_WORKER_READY,
+                              "a worker that makes experts is lost");
+        if (smoe_world_now(w) > 600 * SEC || !smoe_world_step(w))
+            break;
+    }
+    smoe_story_expect(w, smoe_world_now(w) > 12 * SEC, "nothing took long");
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, trainer, 0);
 }
 
 static void run_until_routed(struct smoe_world *w, uint32_t gateway, uint64_t until_ns)
@@ -401,4 +434,39 @@ void smoe_story_seed_again(struct smoe_world *w)
     smoe_world_start(w, c.gateway);
     smoe_story_finish(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
+}
+
+static bool serves(const struct smoe_world *w, uint32_t gateway, uint32_t worker)
+{
+    struct smoe_worker view = smoe_story_worker(w, gateway, worker);
+    return view.state == SMOE_WORKER_READY && view.session != SMOE_NO_SESSION;
+}
+
+/* A second gateway has come up, with a newer epoch, and the first one does not know: its address leads there for a
+ * while, and then back. What the worker has heard of the newer one it does not forget. */
+void smoe_story_split(struct smoe_world *w)
+{
+    struct smoe_cast c = smoe_story_cast(
+        w, NULL, &(struct smoe_sim_trainer_options){.steps = 40, .think_ns = 50 * MS});
+    uint32_t other = smoe_world_add_gateway(w, &(struct smoe_sim_gateway_options){.name = "other"});
+    for (int i = 0; i < 60;
+         i++) { /* each life has an epoch of its own, beyond what the first commits meanwhile */
+        smoe_world_start(w, other);
+        smoe_world_act(w, SMOE_SIM_CRASH, other);
+    }
+    smoe_world_start(w, other);
+    smoe_story_run_to_step(w, c.trainer, 3, 100 * SEC);
+    smoe_world_redirect(w, c.slow, other);
+    smoe_world_run(w, smoe_world_now(w) + 3 * SEC);
+    smoe_story_expect(w, serves(w, other, c.slow) && !serves(w, c.gateway, c.slow),
+                      "it did not go over to the newer gateway");
+    smoe_world_redirect(w, c.slow, c.gateway);
+    for (uint64_t end = smoe_world_now(w) + 6 * SEC; smoe_world_now(w) < end && smoe_world_step(w);)
+        smoe_story_expect(w, !serves(w, c.gateway, c.slow),
+                          "it serves a gateway that another one has replaced");
+    const struct smoe_quarantine *q =
+        smoe_core_quarantine(smoe_gateway_core(smoe_world_gateway(w, c.gateway)));
+    smoe_story_expect(w, q->strikes == 0, "it was blamed for that");
+    smoe_world_run_trainers(w, 200 * SEC);
+    smoe_story_expect_trainer(w, c.trainer, 0); /* with the other worker */
 }

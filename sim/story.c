@@ -12,6 +12,8 @@
 #include "sim/world_state.h"
 
 #define REST_NS (8000 * SMOE_SIM_MS) /* time to connect again, after the last trainer is done */
+#define MORE_NS (1000 * SMOE_SIM_MS) /* ... and again, if somebody's connection broke at its end */
+#define MORE    16
 
 const struct smoe_story smoe_stories[] = {
 #define X(name, arithmetic, about) {#name, about, SMOE_SIM_##arithmetic, smoe_story_##name},
@@ -37,6 +39,8 @@ void smoe_story_tell(const struct smoe_story *story, uint64_t seed, bool keep_tr
     const struct smoe_sim_trace *trace = smoe_world_trace(w);
     *ret = (struct smoe_story_end){.virtual_ns = smoe_world_now(w),
                                    .losses = w->losses,
+                                   .sharded = w->sharded,
+                                   .frozen = w->frozen,
                                    .events = smoe_world_events(w),
                                    .messages = trace->messages,
                                    .digest = trace->digest};
@@ -70,6 +74,8 @@ void smoe_story_finish(struct smoe_world *w, uint64_t until_ns)
     if (!smoe_world_run_trainers(w, until_ns) || !smoe_world_run(w, smoe_world_now(w) + REST_NS))
         return;
     int rc = smoe_world_check_rest(w, &why);
+    for (int i = 0; rc && i < MORE && smoe_world_run(w, smoe_world_now(w) + MORE_NS); i++)
+        rc = smoe_world_check_rest(w, &why);
     if (rc)
         smoe_world_fail(w, rc, "at rest: %s", why.text);
 }

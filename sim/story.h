@@ -30,6 +30,7 @@ struct smoe_story_end {
     struct smoe_why why;
     uint32_t
         losses; /* trainers and layers that ended without their experts; 0 but in random worlds */
+    bool sharded, frozen;         /* random worlds: layers are, and routers are on the way */
     uint64_t acts[SMOE_SIM_ACTS]; /* smoe_world_acts */
     uint64_t virtual_ns, events, messages;
     uint64_t digest; /* of everything that happened */
@@ -94,6 +95,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(worker_dies_trained, EXACT, "the copies of a dead worker's experts serve in its place")      \
     X(all_copies_die, EXACT, "experts that died with their copies are lost, never made up")        \
     X(worker_silent, EXACT, "a worker that hangs is declared lost in time and taken back")         \
+    X(slow_making, EXACT, "a worker that makes experts for long is not taken for one that hangs")  \
     X(cut_off, EXACT, "a path that is cut for a while loses nothing")                              \
     X(slow_reader, EXACT, "a peer that does not read is disconnected, not buffered for ever")      \
     X(trainer_lease, EXACT, "a dead trainer's layer is kept for a lease and then given away")      \
@@ -110,6 +112,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(commit_unheard, EXACT, "a commit whose answer was lost is not made twice")                   \
     X(workers_behind, EXACT, "workers that missed a commit learn of it from a new gateway")        \
     X(first_step_unheard, EXACT, "a first step that a dead gateway committed is not made twice")   \
+    X(split, EXACT, "of two gateways a worker serves the newer one only, whoever calls it back")   \
     X(seed_again, EXACT,                                                                           \
       "a new gateway takes experts of step 0 from anybody, not from who had them")                 \
     X(poison, FLOAT, "a gradient that is not finite fails its step, and the next attempt counts")  \
@@ -117,6 +120,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
       "slots and shards make AdamW steps as one process does, wherever experts stand")             \
     X(sharded_rules, EXACT, "every rule places a layer anew at each step, and no visit is lost")   \
     X(sharded_bytes, EXACT, "an iteration sends what the formulas say, whatever moves")            \
+    X(sharded_bf16, FLOAT, "bf16 on the wire: half of the bytes, and all copies equal to the bit") \
     X(sharded_phases, EXACT, "a worker may die in any phase of an iteration, and come back empty") \
     X(sharded_reset, EXACT, "a connection may break in any phase, and what was held still counts") \
     X(sharded_restart, EXACT,                                                                      \
@@ -129,8 +133,11 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
+    X(random_frozen, EXACT, "the same with routers that are frozen on the way")                    \
+    X(torture_whole, EXACT,                                                                        \
+      "the same with lost packets, disks that fail, and workers that slow down or lie")            \
     X(torture, EXACT,                                                                              \
-      "the same with lost packets, disks that fail, and workers that slow down or lie")
+      "the same, sharded layers placed anew at each step and frozen routers among them")
 
 #define X(name, arithmetic, about) void smoe_story_##name(struct smoe_world *world);
 SMOE_STORY_MAP(X)

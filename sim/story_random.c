@@ -28,7 +28,7 @@ struct made_up {
     uint32_t gateway, workers[WORKERS_MAX], trainers[TRAINERS_MAX];
     uint32_t n_workers, n_trainers;
     bool workers_die; /* experts may be lost */
-    bool sharded;
+    bool sharded, frozen;
     uint32_t n_kinds; /* the first of `faults` */
 };
 
@@ -57,7 +57,9 @@ static struct smoe_sim_profile some_path(struct made_up *m)
 
 static void add_gateway(struct made_up *m)
 {
-    struct smoe_sim_gateway_options o = {.path = some_path(m), .sharded = m->sharded};
+    /* As small as such a world is: a gateway that is started again makes all its tables again. */
+    struct smoe_sim_gateway_options o = {
+        .path = some_path(m), .limits = {8, 4, 64, 1024, 1024}, .sharded = m->sharded};
     if (m->sharded)
         o.placement = (struct smoe_place_rule){
             .kind = (enum smoe_place_kind)below(m, SMOE_PLACE_KINDS), .interval = 1 + below(m, 3)};
@@ -75,7 +77,9 @@ static void add_workers(struct made_up *m)
             .cycles_per_flop = 1 + 2000 * smoe_rng_unit(&m->rng),
             .jitter = one_in(m, 2) ? 0.3 : 0,
             .lanes = 1 + below(m, 3),
+            .parcels_max = 512,
         };
+        o.making = o.lanes == 2 ? 100 : 0;
         snprintf(o.name, sizeof o.name, "worker-%u", i);
         m->workers[i] = smoe_world_add_worker(m->world, &o);
     }
@@ -103,6 +107,8 @@ static void add_trainers(struct made_up *m)
             .patience_ns = UNTIL_NS,
         };
         o.in_flight = 1 + below(m, o.batches);
+        if (m->frozen && !evaluate) /* the owner's part: others come with scores, stage 2 or not */
+            o.freeze_step = 1 + below(m, o.steps);
         snprintf(o.name, sizeof o.name, "trainer-%u", i);
         m->trainers[i] = smoe_world_add_trainer(m->world, &o);
     }
@@ -204,18 +210,22 @@ static void judge(struct made_up *m, uint32_t trainer)
 }
 
 /* A worker that is away for longer than its lease has lost its place, and its experts with it if it alone
- * had them. That is as it should be, and not what these worlds are for. */
-static void lengthen_lease(const struct made_up *m)
+ * had them. That is as it should be, and not what these worlds are for. What a frozen router chose is kept: then
+ * trainers can tell whether it was. */
+static void configure(const struct made_up *m)
 {
     struct smoe_core_totals totals;
     smoe_core_totals(smoe_gateway_core(smoe_world_gateway(m->world, m->gateway)), &totals);
     totals.settings.worker_lease_ns = 2 * MEND_NS;
+    totals.settings.consistency = SMOE_CONSISTENCY_STRICT;
     smoe_world_configure(m->world, m->gateway, &totals.settings);
 }
 
-static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
+static void play(struct smoe_world *w, struct made_up m)
 {
-    struct made_up m = {.world = w, .n_kinds = n_kinds, .sharded = sharded};
+    m.world = w;
+    w->sharded = m.sharded;
+    w->frozen = m.frozen;
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);
@@ -227,7 +237,7 @@ static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
     for (uint32_t p = m.gateway + 1; p < smoe_world_processes(w); p++)
         smoe_world_plan(w, below(&m, 50) * MS, SMOE_SIM_START, p);
     smoe_world_act(w, SMOE_SIM_START, m.gateway);
-    lengthen_lease(&m);
+    configure(&m);
     smoe_world_run(w, MEND_NS);
     mend(&m);
     while (!all_over(&m) && smoe_world_now(w) < UNTIL_NS &&
@@ -241,15 +251,31 @@ static void play(struct smoe_world *w, uint32_t n_kinds, bool sharded)
 
 void smoe_story_random(struct smoe_world *w)
 {
-    play(w, RANDOM_KINDS, false);
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS});
 }
 
 void smoe_story_random_sharded(struct smoe_world *w)
 {
-    play(w, RANDOM_KINDS, true);
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .sharded = true});
 }
 
+void smoe_story_random_frozen(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .frozen = true});
+}
+
+void smoe_story_torture_whole(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = TORTURE_KINDS});
+}
+
+/* What kind of world it is comes from a stream of its own: of two seeds that agree in it nothing else does. */
 void smoe_story_torture(struct smoe_world *w)
 {
-    play(w, TORTURE_KINDS, false);
+    struct made_up m = {.n_kinds = TORTURE_KINDS};
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, w->options.seed, UINT64_C(0x70a7));
+    m.sharded = smoe_rng_below(&rng, 2);
+    m.frozen = smoe_rng_below(&rng, 2);
+    play(w, m);
 }

@@ -349,6 +349,12 @@ void smoe_world_plan(struct smoe_world *w, uint64_t at_ns, enum smoe_sim_act act
     smoe_sim_set(&w->clock, &plan->event, w->start_ns + at_ns);
 }
 
+void smoe_world_redirect(struct smoe_world *w, uint32_t process, uint32_t gateway)
+{
+    smoe_world_act(w, SMOE_SIM_RESET, process);
+    w->processes[process]->gateway = gateway;
+}
+
 void smoe_world_configure(struct smoe_world *w, uint32_t gateway,
                           const struct smoe_core_settings *settings)
 {

@@ -64,6 +64,7 @@ struct smoe_sim_worker_options {
     double nominal_hz;              /* 1e9 */
     double cycles_per_flop;         /* 1 */
     double parcel_rows;             /* a parcel costs as much as so many rows more, 0 */
+    double making;                  /* flops that a parameter of a new expert takes, 0 */
     double jitter;                  /* a slice takes up to this share longer, 0 */
     uint32_t lanes;                 /* 1 */
     double busy_watts;              /* 0 */
@@ -168,6 +169,9 @@ void smoe_world_act(struct smoe_world *world, enum smoe_sim_act act, uint32_t pr
 void smoe_world_plan(struct smoe_world *world, uint64_t at_ns, enum smoe_sim_act act,
                      uint32_t process);
 #define smoe_world_start(world, process) smoe_world_act((world), SMOE_SIM_START, (process))
+
+/* The gateway's address leads to another one from now on: the process's connection breaks, and it goes there. */
+void smoe_world_redirect(struct smoe_world *world, uint32_t process, uint32_t gateway);
 
 /* The operator changes the daemon's settings. */
 void smoe_world_configure(struct smoe_world *world, uint32_t gateway,

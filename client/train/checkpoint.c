@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/train/checkpoint_placement.h"
 #include "common/base/text.h"
 #include "common/io/file.h"
 #include "proto/safetensors.h"
@@ -42,6 +43,8 @@ struct writer {
     char (*names)[NAME_BYTES];
     smoe_real *experts; /* [E, vectors, n_params] */
     size_t n;
+    const struct smoe_placement *placement; /* NULL: there is none */
+    struct smoe_placed placed;
 };
 
 static void add(struct writer *w, const void *data, size_t rows, size_t columns)
@@ -100,6 +103,24 @@ static int add_experts(struct writer *w, struct smoe_train_run *run, struct smoe
     return 0;
 }
 
+/* After the experts: they are told when a step's placement has been taken in. */
+static int add_placement(struct writer *w, struct smoe_train_run *run, struct smoe_why *why)
+{
+    const struct smoe_placement *p;
+    if (!run->experts->ops->placement)
+        return 0;
+    int rc = run->experts->ops->placement(run->experts, &p, why);
+    if (rc || !p->n_experts)
+        return rc ? smoe_fail_at(why, rc, "checkpoint: placement") : 0;
+    rc = smoe_placed_fill(&w->placed, p);
+    if (rc)
+        return smoe_fail(why, rc, "checkpoint: out of memory");
+    w->placement = p;
+    for (size_t i = 0; i < SMOE_PLACED_TENSORS; i++)
+        w->tensors[w->n++] = w->placed.tensors[i];
+    return 0;
+}
+
 enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, META_CODES, METAS };
 static const char *const meta_keys[METAS] = {"dataset", "step",  "epoch", "batch",
                                              "seed",    "shape", "codes"};
@@ -135,11 +156,13 @@ static int write_file(const struct smoe_train_run *run, const struct writer *w, 
                       struct smoe_why *why)
 {
     char values[METAS][96];
-    struct smoe_metadata metadata[METAS];
+    struct smoe_metadata metadata[METAS + SMOE_PLACED_METADATA];
     uint8_t *bytes;
-    size_t len;
+    size_t len, n_placed = w->placement ? SMOE_PLACED_METADATA : 0;
     fill_metadata(run, values, metadata);
-    struct smoe_safetensors_content content = {w->tensors, w->n, metadata, METAS};
+    for (size_t i = 0; i < n_placed; i++)
+        metadata[METAS + i] = w->placed.metadata[i];
+    struct smoe_safetensors_content content = {w->tensors, w->n, metadata, METAS + n_placed};
     int rc = smoe_safetensors_build(&content, &bytes, &len, why);
     if (rc == 0) {
         rc = smoe_file_write(AT_FDCWD, path, bytes, len, why);
@@ -151,7 +174,7 @@ static int write_file(const struct smoe_train_run *run, const struct writer *w, 
 int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct smoe_why *why)
 {
     size_t experts = run->options->experts, vectors = vectors_per_expert(run);
-    size_t most = (SMOE_MODEL_TENSORS + 1) * 3 + experts * vectors;
+    size_t most = (SMOE_MODEL_TENSORS + 1) * 3 + experts * vectors + SMOE_PLACED_TENSORS;
     struct writer w = {
         .tensors = calloc(most, sizeof *w.tensors),
         .names = calloc(most, sizeof *w.names),
@@ -163,6 +186,8 @@ int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct s
         add_router(&w, run);
         rc = add_experts(&w, run, why);
         if (rc == 0)
+            rc = add_placement(&w, run, why);
+        if (rc == 0)
             rc = write_file(run, &w, path, why);
     } else {
         smoe_fail(why, rc, "checkpoint: out of memory");
@@ -170,6 +195,7 @@ int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct s
     free(w.tensors);
     free(w.names);
     free(w.experts);
+    smoe_placed_release(&w.placed);
     return rc;
 }
 
@@ -258,6 +284,19 @@ static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors
     return rc;
 }
 
+/* Files of pinned layers, and those from before there were any, have none. */
+static int read_placement(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                          struct smoe_why *why)
+{
+    struct smoe_placed placed = {0};
+    bool kept;
+    int rc = run->experts->ops->place ? smoe_placed_read(file, &placed, why) : 0;
+    if (rc == 0 && placed.value.n_experts)
+        rc = run->experts->ops->place(run->experts, &placed.value, &kept, why);
+    smoe_placed_release(&placed);
+    return rc;
+}
+
 static int read_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
                         struct smoe_why *why)
 {
@@ -266,6 +305,8 @@ static int read_experts(struct smoe_train_run *run, const struct smoe_safetensor
     if (!state)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
     int rc = run->experts->ops->restore(run->experts, run->step, why);
+    if (rc == 0)
+        rc = read_placement(run, file, why);
     for (uint32_t e = 0; e < run->options->experts && !rc; e++) {
         rc = read_expert(run, file, e, state, why);
         if (rc)

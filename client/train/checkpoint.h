@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A run on disk, as one safetensors file: the backbone's tensors and moments by name, each expert's
- * flat weights and moments (`experts.3.weights`, `.m`, `.v`; layout in stablemoe.h), and where the run
- * was (metadata). It is written beside the old file and renamed over it, so there is always a whole
- * one; it does not depend on which worker held what.
+ * flat weights and moments (`experts.3.weights`, `.m`, `.v`; layout in stablemoe.h), of a sharded layer its placement
+ * (checkpoint_placement.h), and where the run was (metadata). It is written beside the old file and renamed over it, so
+ * there is always a whole one; it resumes on any fleet, whichever worker held what.
  */
 #ifndef SMOE_TRAIN_CHECKPOINT_H
 #define SMOE_TRAIN_CHECKPOINT_H

@@ -51,6 +51,12 @@ struct smoe_experts_ops {
     /* NULL: batches come with scores, always. Else the router is frozen where the experts are, and once that is
      * done batches may come without: the same choices, made there. */
     int (*freeze)(struct smoe_experts *, const struct smoe_frozen *router, struct smoe_why *why);
+    /* NULL: experts stand nowhere but here. The placement, valid until the next call; and, after `restore`, one brought
+     * back: *ret_kept if it is in force. */
+    int (*placement)(struct smoe_experts *, const struct smoe_placement **ret,
+                     struct smoe_why *why);
+    int (*place)(struct smoe_experts *, const struct smoe_placement *placement, bool *ret_kept,
+                 struct smoe_why *why);
     /* NULL: there is nobody to tell. */
     int (*report)(struct smoe_experts *, const struct smoe_routing_report *report,
                   struct smoe_why *why);

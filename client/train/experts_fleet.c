@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/train/experts.h"
 #include "common/base/limits.h"
@@ -114,6 +115,39 @@ static int freeze(struct smoe_experts *e, const struct smoe_frozen *router, stru
     return say(f, smoe_freeze(f->layer, &o, NULL), why);
 }
 
+static int placement(struct smoe_experts *e, const struct smoe_placement **ret,
+                     struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    return say(f, smoe_placement_fetch(f->layer, ret), why);
+}
+
+static bool same_plan(const struct smoe_placement *a, const struct smoe_placement *b)
+{
+    if (a->n_workers != b->n_workers || a->n_slots != b->n_slots)
+        return false;
+    for (uint32_t i = 0, q = 0; i < a->n_workers; q += a->slots[i++]) {
+        uint32_t k = 0, r = 0;
+        for (; k < b->n_workers && strcmp(a->workers[i], b->workers[k]) != 0; k++)
+            r += b->slots[k];
+        if (k == b->n_workers || a->slots[i] != b->slots[k] ||
+            memcmp(a->experts + q, b->experts + r, a->slots[i] * sizeof *a->experts) != 0)
+            return false;
+    }
+    return true;
+}
+
+static int place(struct smoe_experts *e, const struct smoe_placement *wanted, bool *ret_kept,
+                 struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    const struct smoe_placement *in_force;
+    int rc = smoe_placement_store(f->layer, wanted, &in_force);
+    if (rc == 0)
+        *ret_kept = in_force->n_workers && same_plan(wanted, in_force);
+    return say(f, rc, why);
+}
+
 static int report(struct smoe_experts *e, const struct smoe_routing_report *r, struct smoe_why *why)
 {
     struct fleet *f = self_of(e);
@@ -145,6 +179,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
         .optimizer = o->optimizer == 0 ? SMOE_LAYER_ADAMW : SMOE_LAYER_SGD,
         .seed = o->seed,
         .zero_output = true,
+        .wire = (enum smoe_layer_wire)o->wire,
     };
     int rc = smoe_client_open(&client, &f->client);
     if (rc == 0)
@@ -155,9 +190,20 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
 int smoe_experts_open_fleet(const struct smoe_train_options *o, struct smoe_experts **ret,
                             struct smoe_why *why)
 {
-    static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
-                                                done,   step,         fetch,    restore,
-                                                store,  freeze,       report,   close_fleet};
+    static const struct smoe_experts_ops ops = {.submit = submit,
+                                                .wait = wait_forward,
+                                                .backward = backward,
+                                                .wait_backward = wait_backward,
+                                                .done = done,
+                                                .step = step,
+                                                .fetch = fetch,
+                                                .restore = restore,
+                                                .store = store,
+                                                .freeze = freeze,
+                                                .placement = placement,
+                                                .place = place,
+                                                .report = report,
+                                                .close = close_fleet};
     struct fleet *f = calloc(1, sizeof *f);
     if (!f)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

@@ -186,9 +186,16 @@ static int start(struct local *l, const struct smoe_train_options *o, size_t row
 int smoe_experts_open_local(const struct smoe_train_options *o, size_t rows_max,
                             struct smoe_experts **ret, struct smoe_why *why)
 {
-    static const struct smoe_experts_ops ops = {submit, wait_forward, backward, wait_backward,
-                                                done,   step,         fetch,    restore,
-                                                store,  NULL,         NULL,     close_local};
+    static const struct smoe_experts_ops ops = {.submit = submit,
+                                                .wait = wait_forward,
+                                                .backward = backward,
+                                                .wait_backward = wait_backward,
+                                                .done = done,
+                                                .step = step,
+                                                .fetch = fetch,
+                                                .restore = restore,
+                                                .store = store,
+                                                .close = close_local};
     struct local *l = calloc(1, sizeof *l);
     if (!l)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");

@@ -14,6 +14,7 @@ const char *const smoe_train_routers[] = {
 const char *const smoe_train_features[] = {"table", "linear", NULL};
 static const char *const activations[] = {"relu", "gelu", "swiglu", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", NULL};
+static const char *const wires[] = {"fp32", "bf16", NULL};
 
 static const struct smoe_cli_option options[] = {
     {{.key = "gateway", .type = SMOE_ENDPOINT, AT(gateway), .help = "where stablemoed listens"},
@@ -136,6 +137,16 @@ static const struct smoe_cli_option options[] = {
       .choices = optimizers,
       AT(optimizer),
       .help = "of experts and backbone"},
+     0,
+     "NAME",
+     false},
+    {{.key = "wire",
+      .type = SMOE_ENUM,
+      .standard = "fp32",
+      .choices = wires,
+      AT(wire),
+      .help = "how a sharded layer's gradients and weights travel between workers; bf16 is half of "
+              "the bytes"},
      0,
      "NAME",
      false},
@@ -384,6 +395,8 @@ int smoe_train_options_check(const struct smoe_train_options *o, struct smoe_why
     if (o->top_k > o->experts)
         return smoe_fail(why, SMOE_ECONFIG, "--top-k %llu: there are only %llu experts",
                          (unsigned long long)o->top_k, (unsigned long long)o->experts);
+    if (o->local && o->wire)
+        return smoe_fail(why, SMOE_ECONFIG, "--wire bf16: with --local nothing travels");
     if (o->parts > o->batch)
         return smoe_fail(why, SMOE_ECONFIG, "--parts %llu: a batch has only %llu samples",
                          (unsigned long long)o->parts, (unsigned long long)o->batch);

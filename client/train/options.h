@@ -20,6 +20,7 @@ struct smoe_train_options {
     uint64_t experts, top_k, d_model, d_ff;
     unsigned activation; /* index: relu, gelu, swiglu */
     unsigned optimizer;  /* index: adamw, sgd */
+    unsigned wire;       /* index: fp32, bf16; as enum smoe_layer_wire */
     double learning_rate, weight_decay, clip_norm, balance, momentum;
     uint64_t warmup;
     bool json, quiet;

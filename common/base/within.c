@@ -5,7 +5,6 @@
  */
 #include "common/base/within.h"
 
-#include <stdint.h>
 #include <string.h>
 
 #define BLOCK 64
@@ -51,6 +50,18 @@ INLINE bool within_f64(const double *values, size_t n, double limit)
     return !beyond;
 }
 
+INLINE bool within_bf16(const uint16_t *values, size_t n, float limit)
+{
+    int32_t most = magnitude_f32(&limit) >> 16, beyond = 0;
+    size_t i = 0;
+    for (; n - i >= BLOCK && !beyond; i += BLOCK)
+        for (size_t j = 0; j < BLOCK; j++)
+            beyond |= (values[i + j] & INT16_MAX) > most;
+    for (; i < n && !beyond; i++)
+        beyond |= (values[i] & INT16_MAX) > most;
+    return !beyond;
+}
+
 #ifdef __x86_64__
 
 __attribute__((target("avx2"))) static bool within_f32_avx2(const float *values, size_t n,
@@ -65,6 +76,12 @@ __attribute__((target("avx2"))) static bool within_f64_avx2(const double *values
     return within_f64(values, n, limit);
 }
 
+__attribute__((target("avx2"))) static bool within_bf16_avx2(const uint16_t *values, size_t n,
+                                                             float limit)
+{
+    return within_bf16(values, n, limit);
+}
+
 bool smoe_within_f32(const float *values, size_t n, float limit)
 {
     return __builtin_cpu_supports("avx2") ? within_f32_avx2(values, n, limit)
@@ -77,6 +94,12 @@ bool smoe_within_f64(const double *values, size_t n, double limit)
                                           : within_f64(values, n, limit);
 }
 
+bool smoe_within_bf16(const uint16_t *values, size_t n, float limit)
+{
+    return __builtin_cpu_supports("avx2") ? within_bf16_avx2(values, n, limit)
+                                          : within_bf16(values, n, limit);
+}
+
 #else
 
 bool smoe_within_f32(const float *values, size_t n, float limit)
@@ -87,6 +110,11 @@ bool smoe_within_f32(const float *values, size_t n, float limit)
 bool smoe_within_f64(const double *values, size_t n, double limit)
 {
     return within_f64(values, n, limit);
+}
+
+bool smoe_within_bf16(const uint16_t *values, size_t n, float limit)
+{
+    return within_bf16(values, n, limit);
 }
 
 #endif

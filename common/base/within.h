@@ -7,11 +7,14 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* True if the magnitude of every one of the n numbers is at most `limit` (finite, not negative); NaN and
  * infinity never are. By the bits, so that no compiler's idea of arithmetic can let them pass; as fast as
  * memory is read. */
 bool smoe_within_f32(const float *values, size_t n, float limit);
 bool smoe_within_f64(const double *values, size_t n, double limit);
+/* ... of bf16s: the upper halves of float32s. */
+bool smoe_within_bf16(const uint16_t *values, size_t n, float limit);
 
 #endif

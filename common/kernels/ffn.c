@@ -79,19 +79,33 @@ size_t smoe_ffn_scratch(const struct smoe_ffn_shape *shape, size_t n)
     return rows * per_row * shape->d_ff;
 }
 
+void smoe_ffn_seed_begin(struct smoe_ffn_seed *s, const struct smoe_ffn_shape *shape, uint64_t seed,
+                         uint32_t index, bool zero_out)
+{
+    *s = (struct smoe_ffn_seed){.shape = *shape, .zero_out = zero_out};
+    smoe_rng_init(&s->rng, seed, index);
+}
+
+void smoe_ffn_seed_next(struct smoe_ffn_seed *s, size_t n, smoe_real *ret)
+{
+    struct smoe_ffn_layout at = smoe_ffn_layout(&s->shape);
+    double std_in = sqrt(2.0 / s->shape.d_model), std_out = sqrt(1.0 / s->shape.d_ff);
+    size_t first = s->at, end = first + n;
+    size_t in = end < at.w_out ? end : at.w_out, out = end < at.b_in ? end : at.b_in;
+    for (; s->at < in; s->at++)
+        ret[s->at - first] = (smoe_real)(smoe_rng_normal(&s->rng) * std_in);
+    for (; s->at < out; s->at++)
+        ret[s->at - first] = s->zero_out ? 0 : (smoe_real)(smoe_rng_normal(&s->rng) * std_out);
+    for (; s->at < end; s->at++)
+        ret[s->at - first] = 0;
+}
+
 void smoe_ffn_init(const struct smoe_ffn_shape *shape, uint64_t seed, uint32_t index, bool zero_out,
                    smoe_real *ret_params)
 {
-    struct smoe_ffn_layout at = smoe_ffn_layout(shape);
-    struct smoe_rng rng;
-    smoe_rng_init(&rng, seed, index);
-    double std_in = sqrt(2.0 / shape->d_model), std_out = sqrt(1.0 / shape->d_ff);
-    for (size_t i = 0; i < at.w_out; i++)
-        ret_params[i] = (smoe_real)(smoe_rng_normal(&rng) * std_in);
-    for (size_t i = at.w_out; i < at.b_in; i++)
-        ret_params[i] = zero_out ? 0 : (smoe_real)(smoe_rng_normal(&rng) * std_out);
-    for (size_t i = at.b_in; i < at.n_params; i++)
-        ret_params[i] = 0;
+    struct smoe_ffn_seed stream;
+    smoe_ffn_seed_begin(&stream, shape, seed, index, zero_out);
+    smoe_ffn_seed_next(&stream, smoe_ffn_layout(shape).n_params, ret_params);
 }
 
 static void forward_panel(const struct smoe_ffn_shape *shape, const smoe_real *params, size_t n,

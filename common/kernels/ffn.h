@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/rng.h"
 #include "common/kernels/real.h"
 
 enum smoe_activation {
@@ -55,6 +56,19 @@ size_t smoe_ffn_scratch(const struct smoe_ffn_shape *shape, size_t n);
  * block (StableMoE, section 4) if zero_out, else normal with sqrt(1/h). Same bits on every machine. */
 void smoe_ffn_init(const struct smoe_ffn_shape *shape, uint64_t seed, uint32_t index, bool zero_out,
                    smoe_real *ret_params);
+
+/* The same vector from its beginning, as many elements at a time as are wanted: one after another is the only way
+ * to have them. */
+struct smoe_ffn_seed {
+    struct smoe_ffn_shape shape;
+    bool zero_out;
+    struct smoe_rng rng;
+    size_t at; /* elements so far */
+};
+void smoe_ffn_seed_begin(struct smoe_ffn_seed *ret, const struct smoe_ffn_shape *shape,
+                         uint64_t seed, uint32_t index, bool zero_out);
+/* The next n, of which there are so many. */
+void smoe_ffn_seed_next(struct smoe_ffn_seed *seed, size_t n, smoe_real *ret_params);
 
 /* y[n,d] from x[n,d]. `saved` [n, saved_per_row] is written for the backward pass; NULL if there will
  * be none. `scratch` holds smoe_ffn_scratch(shape, n) elements. No aliasing. */

@@ -81,9 +81,10 @@ static void check_trainer(const struct smoe_core *c, uint32_t trainer)
 static void check_layer(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_layer *layer = &c->layers[l];
-    if (layer->state != SMOE_LAYER_FREE && layer->sharded)
+    smoe_assert(layer->state != SMOE_LAYER_FREE);
+    if (layer->sharded)
         smoe_sharded_check(c, l);
-    for (uint32_t e = 0; layer->state != SMOE_LAYER_FREE && e < layer->shape.experts; e++) {
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
         const struct smoe_expert_view *x = &layer->experts[e];
         smoe_assert(x->worker == SMOE_NONE ||
                     (x->worker != x->follower && x->worker != x->filling));
@@ -114,7 +115,9 @@ void smoe_core_check(const struct smoe_core *c)
         check_worker(c, w);
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         check_trainer(c, t);
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        check_layer(c, l);
+    for (uint64_t left = c->layers_used; left; left &= left - 1)
+        check_layer(c, (uint32_t)__builtin_ctzll(left));
+    if (c->sharding)
+        smoe_sharding_check(c);
     check_total(c);
 }

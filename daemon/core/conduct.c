@@ -268,12 +268,16 @@ struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t ses
     const struct smoe_layer *layer = judged ? layer_of(core, s, m) : NULL;
     if (!layer)
         return (struct smoe_numbers){0};
+    bool part = m->type == SMOE_MSG_SHARD_PART;
     bool state = m->type == SMOE_MSG_EXPERT_STATE || m->type == SMOE_MSG_EXPERT_STORE ||
-                 m->type == SMOE_MSG_STEP_GRADIENT || m->type == SMOE_MSG_SHARD_PART;
+                 m->type == SMOE_MSG_STEP_GRADIENT || part;
     bool f64 = layer->shape.dtype == SMOE_DTYPE_F64;
+    uint64_t bytes = smoe_real_bytes(layer);
+    if (part && m->shard_part.kind != SMOE_SHARD_STATE)
+        bytes = smoe_part_element_bytes(layer, false);
     return (struct smoe_numbers){
         .skip = m->type == SMOE_MSG_SUBMIT ? smoe_choice_bytes(layer, &m->submit) : 0,
-        .f64 = f64,
+        .bytes = (unsigned)bytes,
         .limit = !state ? SMOE_MAGNITUDE_MAX
                  : f64  ? DBL_MAX
                         : (double)FLT_MAX,

@@ -22,6 +22,7 @@
 #include "common/base/assert.h"
 #include "common/base/near.h"
 #include "daemon/core/conduct.h"
+#include "daemon/core/placed.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
 
@@ -98,7 +99,8 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
                               const struct smoe_message *m)
 {
     struct smoe_worker *w = &c->fleet.workers[index];
-    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY) {
+    if (w->state == SMOE_WORKER_JOINING && m->type != SMOE_MSG_INVENTORY &&
+        m->type != SMOE_MSG_ERROR) { /* it may have had no memory to say what it holds */
         smoe_core_refuse(c, session, SMOE_ESTATE, "INVENTORY must come first after WELCOME", true,
                          0, 0);
         return;
@@ -193,6 +195,12 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
         break;
     case SMOE_MSG_FREEZE:
         smoe_freezing_begin(c, index, event);
+        break;
+    case SMOE_MSG_PLACEMENT_FETCH:
+        smoe_placed_fetch(c, index, &m->placement_fetch);
+        break;
+    case SMOE_MSG_PLACEMENT:
+        smoe_placed_again(c, index, &m->placement);
         break;
     case SMOE_MSG_ROUTING_REPORT:
         smoe_freezing_reported(c, index, &m->routing_report);
@@ -386,8 +394,8 @@ static void expire_workers(struct smoe_core *c)
             smoe_session_end(c, session, SMOE_ETIMEOUT, why.text);
         } else if (w->state == SMOE_WORKER_LOST &&
                    c->now_ns - w->lost_ns > c->options.settings.worker_lease_ns) {
+            smoe_worker_move(w, SMOE_WORKER_FREE); /* first: nobody hopes for it any more */
             smoe_layer_worker_forgotten(c, i);
-            smoe_worker_move(w, SMOE_WORKER_FREE);
         }
         uint64_t expiry = expiry_of(c, w);
         next = expiry < next ? expiry : next;
@@ -471,7 +479,7 @@ const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
 
 uint64_t smoe_core_epoch(const struct smoe_core *core)
 {
-    return core->epoch;
+    return core->epochs;
 }
 
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret)

@@ -216,10 +216,10 @@ struct smoe_verdict smoe_core_expect(struct smoe_core *core, uint32_t session,
 
 /* Where the raw part of a message has numbers, and how large they may be. */
 struct smoe_numbers {
-    bool any;    /* false: do not look */
-    size_t skip; /* bytes before the first; they go on to the end */
-    bool f64;
-    double limit; /* of their magnitude; NaN and infinity are beyond any */
+    bool any;       /* false: do not look */
+    size_t skip;    /* bytes before the first; they go on to the end */
+    unsigned bytes; /* of each: 2 (bf16), 4 or 8 */
+    double limit;   /* of their magnitude; NaN and infinity are beyond any */
 };
 /* Of a message that smoe_core_expect said to TAKE. */
 struct smoe_numbers smoe_core_numbers(const struct smoe_core *core, uint32_t session,
@@ -276,6 +276,15 @@ struct smoe_shard_traffic {
     uint64_t state_sent, state_received; /* of states that got another holder: in no formula */
 };
 
+/* Parts of an iteration of a sharded layer, one after another, by the clock of events. */
+enum smoe_iteration_part {
+    SMOE_PART_COMPUTING, /* all slots have their weights: visits are routed and served, until all of a step are */
+    SMOE_PART_STEPPING, /* local sums travel to the holders of state, norms, the optimizer, the journal */
+    SMOE_PART_PLACING, /* the commit's new plan is made, told, and taken in by everybody it concerns */
+    SMOE_PART_WEIGHTS, /* new weights travel to the slots */
+    SMOE_PARTS,
+};
+
 struct smoe_layer_view {
     enum smoe_layer_state state;
     const char *name;
@@ -292,6 +301,7 @@ struct smoe_layer_view {
     const struct smoe_shard_map *map;         /* and its optimizer state lies there */
     uint64_t iterations;                      /* ended since the layer began here */
     const struct smoe_shard_traffic *traffic; /* [workers] in the last of them */
+    const uint64_t *part_ns;                  /* [SMOE_PARTS] in all of them */
 };
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */
@@ -335,6 +345,7 @@ struct smoe_core_totals {
     struct smoe_core_settings settings;
     bool draining;
 };
+/* The highest epoch that a commit was given so far, durable or not: what the journal must keep. */
 uint64_t smoe_core_epoch(const struct smoe_core *core);
 void smoe_core_totals(const struct smoe_core *core, struct smoe_core_totals *ret);
 

@@ -194,7 +194,7 @@ int smoe_core_new(const struct smoe_core_options *options, struct smoe_core **re
     if (!c)
         return smoe_fail(why, SMOE_ENOMEMORY, "core: out of memory");
     c->options = *options;
-    c->epoch = options->epoch;
+    c->epoch = c->epochs = options->epoch;
     c->now_ns = options->now_ns;
     c->slot_deadline_ns = options->now_ns + options->settings.slot_ns;
     c->tau_s = (double)options->settings.slot_ns * 1e-9;

@@ -44,9 +44,10 @@ struct smoe_layer {
     uint32_t owner;                 /* trainer index, or SMOE_NONE */
     smoe_name owner_name;           /* of the present or last one */
     uint64_t owner_until_ns;        /* a restarted daemon keeps it for that one until then */
+    bool left_over;                 /* the last solve of its tokens found no room for some */
     struct smoe_freezing router;
-    struct smoe_expert_view experts[SMOE_EXPERTS_MAX];
     struct smoe_sharded *sharded; /* sharded.h; NULL: each expert stands whole, with one host */
+    struct smoe_expert_view experts[SMOE_EXPERTS_MAX]; /* of these shape.experts mean something */
 };
 
 /* One Submit. The visits array lies in the room the shell lent. */
@@ -165,7 +166,8 @@ struct smoe_relay {
 struct smoe_core {
     struct smoe_core_options options;
     uint64_t now_ns;
-    uint64_t epoch;
+    uint64_t epoch;  /* in force: no worker hears of one that is not durable */
+    uint64_t epochs; /* the highest that was given */
     bool draining, drained_told;
     uint64_t attempts;  /* given so far: unique over all trainers and all lives of the daemon */
     uint64_t settle_ns; /* after a restart, workers may come back until then; 0: no longer */
@@ -184,6 +186,7 @@ struct smoe_core {
     struct smoe_trainer *trainers;
     bool grants_due, trainers_gone; /* some trainer may have: grant_due, state GONE */
     struct smoe_layer *layers;      /* [SMOE_LAYERS_MAX] */
+    uint64_t layers_used;           /* bit l: layer l is not FREE; by layer_move alone */
 
     struct smoe_batch *batches;
     uint32_t *batch_free;
@@ -302,6 +305,8 @@ bool smoe_standing_quiet(const struct smoe_core *core, const struct smoe_layer *
 bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
 /* ... or at least as a follower that is to be filled? */
 bool smoe_standing_holds(const struct smoe_layer *layer, uint32_t worker);
+/* Nothing of the layer's training is out: roles may change. */
+bool smoe_standing_between_steps(const struct smoe_core *core, uint32_t layer);
 /* Chooses hosts and followers as far as that can be done now, and tells them. False: the layer is lost. */
 bool smoe_standing_advance(struct smoe_core *core, uint32_t layer);
 /* Every expert has a live host that has taken it in. */
@@ -449,8 +454,12 @@ void smoe_step_advance(struct smoe_core *core, uint32_t trainer);
 void smoe_step_norm(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_norm *m);
 void smoe_step_staged(struct smoe_core *core, uint32_t worker,
                       const struct smoe_msg_step_staged *m);
-/* Does its step wait only for copies? */
+/* Does its step wait only for hosts and copies? */
 bool smoe_step_settled(const struct smoe_core *core, uint32_t trainer);
+/* The step of the layer's owner while it is being committed, or NULL. It can no longer be taken back: what came
+ * before it is of no use any more. */
+const struct smoe_step *smoe_step_committing(const struct smoe_core *core,
+                                             const struct smoe_layer *layer);
 /* Expected answer of that worker to that phase of the owner's step? */
 bool smoe_step_expects(const struct smoe_core *core, uint32_t worker, uint32_t owner,
                        uint64_t number, uint64_t attempt, enum smoe_step_phase phase);

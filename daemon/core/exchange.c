@@ -12,6 +12,8 @@
  * An exchange is voided when the step it belongs to ends or somebody it needs is gone; numbers are never used again,
  * so what still comes of it is recognised. Weights are then asked for anew under another `fill`.
  */
+#include <string.h>
+
 #include "common/base/assert.h"
 #include "daemon/core/sharded.h"
 
@@ -20,10 +22,9 @@
 
 /* ---- what next ---- */
 
-static uint64_t vectors_of(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
+static uint64_t element_bytes(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
 {
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
-    return kind == SMOE_EXCHANGE_STATES ? 1 + moments : 1;
+    return smoe_part_element_bytes(layer, kind == SMOE_EXCHANGE_STATES);
 }
 
 static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *layer,
@@ -31,7 +32,7 @@ static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *lay
 {
     uint64_t most =
         c->options.tensor_bytes_max < CHUNK_BYTES ? c->options.tensor_bytes_max : CHUNK_BYTES;
-    uint64_t n = most / (vectors_of(layer, kind) * smoe_real_bytes(layer));
+    uint64_t n = most / element_bytes(layer, kind);
     return n ? n : 1;
 }
 
@@ -171,7 +172,7 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
     t->from = source_of(s, &t->ask);
     const uint32_t *takers;
     t->ask.send = list_takers(c, s, &t->ask, t->from, &takers) > 0;
-    t->bytes = vectors_of(layer, x->kind) * t->ask.length * smoe_real_bytes(layer);
+    t->bytes = element_bytes(layer, x->kind) * t->ask.length;
     x->offset += t->ask.length;
     x->n_out++;
     c->sharding->n_transfers++;
@@ -190,10 +191,11 @@ static void finish(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = c->layers[l].sharded;
     enum smoe_exchange_kind kind = s->exchange.kind;
     s->exchange = (struct smoe_exchange){0};
+    c->sharding->exchanging &= ~(UINT64_C(1) << l);
     if (kind == SMOE_EXCHANGE_GRADIENTS)
         return; /* norms follow */
-    for (uint32_t r = 0; kind == SMOE_EXCHANGE_WEIGHTS && r < SMOE_LAYER_REPLICAS_MAX; r++)
-        s->stale[r] = false;
+    if (kind == SMOE_EXCHANGE_WEIGHTS)
+        memset(s->stale, 0, s->replica_first[c->layers[l].shape.experts] * sizeof *s->stale);
     if (kind == SMOE_EXCHANGE_WEIGHTS)
         smoe_traffic_weights_came(c, l);
     if (kind == SMOE_EXCHANGE_STATES)
@@ -206,9 +208,10 @@ static void ask_all(struct smoe_core *c)
 {
     for (bool more = true; more && has_room(c);) {
         more = false;
-        for (uint32_t l = 0; l < SMOE_LAYERS_MAX && has_room(c); l++) {
+        for (uint64_t left = c->sharding->exchanging; left && has_room(c); left &= left - 1) {
+            uint32_t l = (uint32_t)__builtin_ctzll(left);
             struct smoe_sharded *s = c->layers[l].sharded;
-            if (!s || s->exchange.kind == SMOE_EXCHANGE_NONE || s->exchange.asked_all)
+            if (s->exchange.asked_all)
                 continue;
             s->exchange.asked_all = !ask_next(c, l);
             more |= !s->exchange.asked_all;
@@ -218,10 +221,10 @@ static void ask_all(struct smoe_core *c)
 
 static bool finish_any(struct smoe_core *c)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        const struct smoe_sharded *s = c->layers[l].sharded;
-        if (!s || s->exchange.kind == SMOE_EXCHANGE_NONE || !s->exchange.asked_all ||
-            s->exchange.n_out)
+    for (uint64_t left = c->sharding->exchanging; left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctzll(left);
+        const struct smoe_exchange *x = &c->layers[l].sharded->exchange;
+        if (!x->asked_all || x->n_out)
             continue;
         finish(c, l);
         return true;
@@ -231,7 +234,7 @@ static bool finish_any(struct smoe_core *c)
 
 void smoe_exchange_pump(struct smoe_core *c)
 {
-    if (!c->sharding)
+    if (!c->sharding || !c->sharding->exchanging)
         return;
     do
         ask_all(c);
@@ -243,6 +246,7 @@ void smoe_exchange_begin(struct smoe_core *c, uint32_t l, enum smoe_exchange_kin
     struct smoe_sharded *s = c->layers[l].sharded;
     smoe_assert(s->exchange.kind == SMOE_EXCHANGE_NONE);
     s->exchange = (struct smoe_exchange){.kind = kind};
+    c->sharding->exchanging |= UINT64_C(1) << l;
     if (kind == SMOE_EXCHANGE_WEIGHTS)
         s->fill = ++c->sharding->serial;
 }
@@ -274,6 +278,7 @@ void smoe_exchange_void(struct smoe_core *c, uint32_t l)
     for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && s->exchange.n_out; i++)
         if (c->sharding->transfers[i].used && c->sharding->transfers[i].ask.layer == l)
             end_transfer(c, &c->sharding->transfers[i]);
+    c->sharding->exchanging &= ~(UINT64_C(1) << l);
     s->exchange = (struct smoe_exchange){0};
 }
 

@@ -23,8 +23,9 @@ const char *smoe_layer_state_name(enum smoe_layer_state state)
     return names[state];
 }
 
-static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
+static void layer_move(struct smoe_core *c, uint32_t l, enum smoe_layer_state to)
 {
+    struct smoe_layer *layer = &c->layers[l];
     static const unsigned legal[SMOE_LAYER_STATES] = {
         [SMOE_LAYER_FREE] = 1u << SMOE_LAYER_WAITING,
         [SMOE_LAYER_WAITING] =
@@ -35,6 +36,8 @@ static void layer_move(struct smoe_layer *layer, enum smoe_layer_state to)
     };
     smoe_assert(legal[layer->state] >> to & 1);
     layer->state = to;
+    c->layers_used = to == SMOE_LAYER_FREE ? c->layers_used & ~(UINT64_C(1) << l)
+                                           : c->layers_used | UINT64_C(1) << l;
 }
 
 /* A forward visit multiplies by two matrices of d x h (three for SwiGLU); a multiply-add is 2 flops. */
@@ -69,7 +72,8 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         struct smoe_layer *layer = &c->layers[l];
         if (layer->state != SMOE_LAYER_FREE)
             continue;
-        memset(layer, 0, sizeof *layer);
+        memset(layer, 0, offsetof(struct smoe_layer, experts));
+        memset(layer->experts, 0, shape->experts * sizeof *layer->experts);
         memcpy(layer->name, name, sizeof layer->name);
         layer->run = run;
         layer->shape = *shape;
@@ -79,7 +83,11 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         for (uint32_t e = 0; e < shape->experts; e++)
             layer->experts[e].worker = layer->experts[e].follower = layer->experts[e].filling =
                 SMOE_NONE;
-        layer_move(layer, SMOE_LAYER_WAITING);
+        for (uint32_t w = 0; w < c->fleet.n_used; w++) { /* of one that had the number before */
+            c->fleet.workers[w].hosted_layers &= ~(UINT64_C(1) << l);
+            c->fleet.workers[w].refused_copies &= ~(UINT64_C(1) << l);
+        }
+        layer_move(c, l, SMOE_LAYER_WAITING);
         if (c->options.sharded)
             smoe_sharded_begin(c, l);
         return l;
@@ -112,7 +120,7 @@ static void free_layer(struct smoe_core *c, uint32_t l)
             smoe_core_refuse(c, t->session, SMOE_ELOST, "the layer was replaced", false, 0,
                              t->requests[l]);
     }
-    layer_move(layer, SMOE_LAYER_FREE);
+    layer_move(c, l, SMOE_LAYER_FREE);
 }
 
 static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
@@ -139,7 +147,7 @@ static void answer_declare(struct smoe_core *c, uint32_t trainer, uint32_t l)
 
 void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sentence)
 {
-    layer_move(&c->layers[l], SMOE_LAYER_LOST);
+    layer_move(c, l, SMOE_LAYER_LOST);
     if (c->layers[l].sharded)
         smoe_exchange_void(c, l);
     smoe_relay_drop_layer(c, l, sentence);
@@ -154,8 +162,7 @@ void smoe_layer_lose(struct smoe_core *c, uint32_t l, int code, const char *sent
 
 static void make_ready(struct smoe_core *c, uint32_t l)
 {
-    struct smoe_layer *layer = &c->layers[l];
-    layer_move(layer, SMOE_LAYER_READY);
+    layer_move(c, l, SMOE_LAYER_READY);
     c->solve_useful = true;
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         if (c->trainers[t].state == SMOE_TRAINER_LIVE && (c->trainers[t].wanted >> l & 1))
@@ -164,7 +171,8 @@ static void make_ready(struct smoe_core *c, uint32_t l)
 
 void smoe_layers_advance(struct smoe_core *c)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint64_t left = c->layers_used; left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctzll(left);
         struct smoe_layer *layer = &c->layers[l];
         bool alive = layer->state == SMOE_LAYER_WAITING || layer->state == SMOE_LAYER_READY;
         if (!alive || !(layer->sharded ? smoe_sharded_advance(c, l) : smoe_standing_advance(c, l)))
@@ -173,7 +181,7 @@ void smoe_layers_advance(struct smoe_core *c)
         if (complete && layer->state == SMOE_LAYER_WAITING)
             make_ready(c, l);
         else if (!complete && layer->state == SMOE_LAYER_READY)
-            layer_move(layer, SMOE_LAYER_WAITING);
+            layer_move(c, l, SMOE_LAYER_WAITING);
         if (layer->sharded)
             smoe_sharded_serve_fetches(c, l);
         else if (complete)
@@ -181,22 +189,27 @@ void smoe_layers_advance(struct smoe_core *c)
         if (!layer->sharded)
             smoe_copies_advance(c, l);
     }
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) /* all know by now who holds what */
-        if (c->layers[l].state == SMOE_LAYER_READY && c->layers[l].owner != SMOE_NONE)
-            smoe_step_advance(c, c->layers[l].owner);
+    for (uint64_t left = c->layers_used; left; left &= left - 1) { /* all know who holds what */
+        const struct smoe_layer *layer = &c->layers[__builtin_ctzll(left)];
+        if (layer->state == SMOE_LAYER_READY && layer->owner != SMOE_NONE)
+            smoe_step_advance(c, layer->owner);
+    }
 }
 
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
     uint32_t l = m->layer;
+    struct smoe_worker *w = &c->fleet.workers[worker];
+    if (!w->hosts_out[l] || --w->hosts_out[l])
+        return; /* nobody asked; or it answers a Host that another has followed since */
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
     if (m->code && c->layers[l].sharded)
         smoe_sharded_refused(c, l, worker, m);
     else if (m->code)
         smoe_standing_refused(c, l, worker, m);
-    else if (!(c->fleet.workers[worker].host_due >> l & 1))
-        c->fleet.workers[worker].hosted_layers |= UINT64_C(1) << l;
+    else if (!(w->host_due >> l & 1))
+        w->hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
 }
 
@@ -287,7 +300,7 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
 {
     return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->seed == b->seed && a->zero_output == b->zero_output;
+           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire;
 }
 
 /* Name of the trainer that owns the layer, or did when the daemon was stopped and may come back; "". */
@@ -308,6 +321,24 @@ static bool committing_on(const struct smoe_core *c, uint32_t l)
     return false;
 }
 
+/* Can a layer be declared so? `sharded`: it will be, or is. */
+static int check_shape(const struct smoe_core *c, const struct smoe_msg_layer_declare *m,
+                       bool sharded, struct smoe_why *why)
+{
+    struct smoe_layer wanted = {.shape = m->shape};
+    if (!smoe_parcel_rows_max(c, &wanted))
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: a row of %zu bytes does not fit a raw part of at most %llu",
+                         m->name, smoe_row_bytes(&wanted),
+                         (unsigned long long)c->options.tensor_bytes_max);
+    if (m->shape.wire != SMOE_WIRE_REAL && !sharded)
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: bf16 on the wire is for sharded layers, and this gateway has "
+                         "placement.rule pinned",
+                         m->name);
+    return 0;
+}
+
 /* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
 static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_layer_declare *m,
                    uint32_t *ret_layer, struct smoe_why *why)
@@ -317,7 +348,9 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
     if (m->evaluate_only && !found)
         return smoe_fail(why, SMOE_EUNKNOWN, "layer %s: no such layer", m->name);
     bool same_run = found && (m->evaluate_only || c->layers[l].run == m->run);
-    if (same_run && c->layers[l].state == SMOE_LAYER_LOST && (m->evaluate_only || m->step > 0))
+    /* Its trainer may not have heard of the step that was lost: then its own next step would be answered as done. */
+    if (same_run && c->layers[l].state == SMOE_LAYER_LOST &&
+        (m->evaluate_only || m->step > 0 || c->layers[l].step > 0))
         return smoe_fail(why, SMOE_ELOST,
                          "layer %s: its experts are lost: declare it new and restore a checkpoint",
                          m->name);
@@ -325,12 +358,10 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
         *ret_layer = l;
         return 0;
     }
-    struct smoe_layer wanted = {.shape = m->shape};
-    if (!smoe_parcel_rows_max(c, &wanted))
-        return smoe_fail(why, SMOE_ESHAPE,
-                         "layer %s: a row of %zu bytes does not fit a raw part of at most %llu",
-                         m->name, smoe_row_bytes(&wanted),
-                         (unsigned long long)c->options.tensor_bytes_max);
+    int rc =
+        check_shape(c, m, c->options.sharded || (same_run && c->layers[l].sharded != NULL), why);
+    if (rc)
+        return rc;
     if (found) {
         struct smoe_layer *layer = &c->layers[l];
         const char *owner = owner_of(c, layer);
@@ -415,6 +446,7 @@ struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t l)
         .replica_worker = s ? s->replica_worker : NULL,
         .map = s ? &s->map : NULL,
         .iterations = s ? s->iterations : 0,
+        .part_ns = s ? s->part_ns : NULL,
         .traffic = s ? s->traffic : NULL,
     };
 }

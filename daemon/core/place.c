@@ -66,9 +66,11 @@ static void lay_out(void *head, struct smoe_cutter *cutter)
     size_t e = s->experts_max, n = s->workers_max, slots = s->slots_max;
     size_t either = e > n ? e : n, any = either > slots ? either : slots;
 #define CUT(field, count) s->field = smoe_cut(cutter, count, sizeof *s->field)
-    CUT(heap, either);
+    CUT(contest.order, 4 * either); /* twice the next power of two */
+    CUT(contest.index, 4 * either);
     CUT(aside, e);
     CUT(sorted, any);
+    CUT(spare, any);
     CUT(line, n);
     CUT(in_turn, n);
     CUT(expected, e);

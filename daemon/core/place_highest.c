@@ -7,7 +7,7 @@
  *     bag    slots of all workers, fastest first; workers with the same slots are a group
  *            [ group 0 | group 1 | ... ]
  *
- * 1. `allot` fills the bag from a heap. An expert without a slot counts as if it had one of the E slowest, and once as
+ * 1. `allot` fills the bag, highest average first. An expert without a slot counts as if it had one of the E slowest, and once as
  *    many slots are left as experts wait, only those are served. An expert that all workers of a group hold is set
  *    aside until the next group: the distinct-worker rule. It is lifted only where a group has more slots than
  *    experts x workers.
@@ -62,12 +62,12 @@ static void order_workers(const struct smoe_place_problem *problem, struct makin
             slowest = s->slot_speed[j];
         by_slots[m->n_live++] = (struct smoe_place_key){problem->slots[j], j};
     }
-    smoe_place_sort(by_slots, m->n_live);
+    smoe_place_sort(s, by_slots, m->n_live);
     for (uint32_t i = 0; i < m->n_live; i++) {
         s->slot_speed[by_slots[i].index] /= slowest; /* equal slots have exactly 1 */
         by_speed[i] = (struct smoe_place_key){s->slot_speed[by_slots[i].index], i};
     }
-    smoe_place_sort(by_speed, m->n_live);
+    smoe_place_sort(s, by_speed, m->n_live);
     for (uint32_t i = 0; i < m->n_live; i++)
         s->worker[i] = by_slots[by_speed[i].index].index;
 }
@@ -92,57 +92,68 @@ static void find_groups(struct making *m)
 /* ---- who gets how many ---- */
 
 /* Until an expert has a slot it counts as if it had one of the E slowest, the better the more popular it is. */
-static void begin_averages(struct making *m, struct smoe_place_heap *heap)
+static void begin_averages(struct making *m)
 {
     struct smoe_place_scratch *s = m->scratch;
     uint32_t n_experts = m->plan->n_experts, open = m->n_slots - n_experts;
     for (uint32_t e = 0; e < n_experts; e++)
         s->sorted[e] = (struct smoe_place_key){s->demand[e], e};
-    smoe_place_sort(s->sorted, n_experts);
+    smoe_place_sort(s, s->sorted, n_experts);
     for (const struct smoe_place_group *g = s->group; g < s->group + m->n_groups; g++)
         for (uint32_t b = g->bag > open ? g->bag : open; b < g->end; b++)
             s->speed[s->sorted[b - open].index] = g->speed;
-    *heap = (struct smoe_place_heap){s->heap, n_experts};
+    smoe_place_contest_open(&s->contest, n_experts);
     for (uint32_t e = 0; e < n_experts; e++)
-        heap->items[e] = (struct smoe_place_key){s->demand[e] / s->speed[e], e};
-    smoe_place_heapify(heap);
+        smoe_place_contest_enter(&s->contest, e, s->demand[e] / s->speed[e]);
+    smoe_place_contest_begin(&s->contest);
     memset(s->count, 0, n_experts * sizeof *s->count);
     memset(s->served, 0, n_experts * sizeof *s->served);
     m->n_waiting = n_experts;
     m->n_aside = 0;
 }
 
-/* The expert of the highest average, of those that the group may have once more; only of those that wait, where
- * as many slots are left. */
-static uint32_t take(struct making *m, struct smoe_place_heap *heap,
-                     const struct smoe_place_group *g, uint32_t n_left, uint32_t *limit)
+/* Those who were set aside take part again. */
+static void bring_back(struct making *m)
 {
     struct smoe_place_scratch *s = m->scratch;
-    for (;;) {
-        if (heap->n == 0) {
-            *limit += g->n;
-            while (m->n_aside)
-                smoe_place_push(heap, s->aside[--m->n_aside]);
-        }
-        uint32_t e = heap->items[0].index;
-        if (s->served[e] && n_left == m->n_waiting)
-            (void)smoe_place_pop(heap);
-        else if (s->count[e] == *limit)
-            s->aside[m->n_aside++] = smoe_place_pop(heap);
-        else
-            break;
+    while (m->n_aside) {
+        struct smoe_place_key back = s->aside[--m->n_aside];
+        smoe_place_contest_change(&s->contest, back.index, back.key);
     }
-    uint32_t e = heap->items[0].index;
+}
+
+/* The expert of the highest average, of those that the group may have once more; only of those that wait, where
+ * as many slots are left. */
+static uint32_t take(struct making *m, const struct smoe_place_group *g, uint32_t n_left,
+                     uint32_t *limit)
+{
+    struct smoe_place_scratch *s = m->scratch;
+    uint32_t e;
+    for (;;) {
+        double key = smoe_place_winning_key(&s->contest);
+        e = smoe_place_winner(&s->contest);
+        bool nobody = key < 0, done = s->served[e] && n_left == m->n_waiting;
+        if (nobody) {
+            *limit += g->n;
+            bring_back(m);
+            continue;
+        }
+        if (!done && s->count[e] != *limit)
+            break;
+        if (!done)
+            s->aside[m->n_aside++] = (struct smoe_place_key){key, e};
+        smoe_place_contest_change(&s->contest, e, SMOE_PLACE_OUT);
+    }
     s->count[e]++;
     s->speed[e] = s->served[e] ? s->speed[e] + g->speed : g->speed;
     m->n_waiting -= !s->served[e];
     s->served[e] = true;
-    smoe_place_sink(heap, s->demand[e] / s->speed[e]);
+    smoe_place_contest_change(&s->contest, e, s->demand[e] / s->speed[e]);
     return e;
 }
 
 /* Slots that are all equal: much of the bag is known beforehand. Returns how much. */
-static uint32_t head_start(struct making *m, struct smoe_place_heap *heap)
+static uint32_t head_start(struct making *m)
 {
     struct smoe_place_scratch *s = m->scratch;
     uint32_t b = 0;
@@ -152,9 +163,9 @@ static uint32_t head_start(struct making *m, struct smoe_place_heap *heap)
             s->bag[b++] = (uint16_t)e;
         s->speed[e] = s->count[e];
         s->served[e] = true;
-        heap->items[e] = (struct smoe_place_key){s->demand[e] / s->speed[e], e};
+        smoe_place_contest_enter(&s->contest, e, s->demand[e] / s->speed[e]);
     }
-    smoe_place_heapify(heap);
+    smoe_place_contest_begin(&s->contest);
     m->n_waiting = 0;
     return b;
 }
@@ -162,15 +173,13 @@ static uint32_t head_start(struct making *m, struct smoe_place_heap *heap)
 static void allot(struct making *m)
 {
     struct smoe_place_scratch *s = m->scratch;
-    struct smoe_place_heap heap;
-    begin_averages(m, &heap);
-    uint32_t given = m->n_groups == 1 ? head_start(m, &heap) : 0;
+    begin_averages(m);
+    uint32_t given = m->n_groups == 1 ? head_start(m) : 0;
     for (const struct smoe_place_group *g = s->group; g < s->group + m->n_groups; g++) {
         uint32_t limit = g->n;
         for (uint32_t b = g->bag + given; b < g->end; b++)
-            s->bag[b] = (uint16_t)take(m, &heap, g, m->n_slots - b, &limit);
-        while (m->n_aside)
-            smoe_place_push(&heap, s->aside[--m->n_aside]);
+            s->bag[b] = (uint16_t)take(m, g, m->n_slots - b, &limit);
+        bring_back(m);
         for (uint32_t b = g->bag; b < g->end; b++)
             s->count[s->bag[b]] = 0;
     }
@@ -269,7 +278,7 @@ static uint32_t sort_replicas(struct smoe_place_scratch *s, const struct smoe_pl
         if (s->count[e]++ == 0)
             s->sorted[n++] = (struct smoe_place_key){s->demand[e] / s->speed[e], e};
     }
-    smoe_place_sort(s->sorted, n);
+    smoe_place_sort(s, s->sorted, n);
     return n;
 }
 
@@ -300,7 +309,7 @@ static void line_up(const struct making *m, const struct smoe_place_group *g, ui
         s->line[i] = (struct smoe_place_key){-s->load[s->worker[g->first + k]], i};
         s->in_turn[i] = s->worker[g->first + k];
     }
-    smoe_place_sort(s->line, g->n);
+    smoe_place_sort(s, s->line, g->n);
     for (uint32_t i = 0; i < g->n; i++)
         s->line[i].index = s->in_turn[s->line[i].index];
 }

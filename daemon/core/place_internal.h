@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of `place` share: the scratch block, sorting, and a heap whose ties go to the lowest index.
+ * What the files of `place` share: the scratch block, sorting, and who is greatest while keys change; ties go to the
+ * lowest index.
  */
 #ifndef SMOE_CORE_PLACE_INTERNAL_H
 #define SMOE_CORE_PLACE_INTERNAL_H
+
+#include <math.h>
 
 #include "daemon/core/place.h"
 
@@ -13,11 +16,16 @@ struct smoe_place_key {
     uint32_t index;
 };
 
-/* Those with the greatest key on top, ties by the lower index. */
-struct smoe_place_heap {
-    struct smoe_place_key *items;
-    uint32_t n;
+/* A knock-out among contenders 0..n-1: node 1 has the winner, node i the better of 2 i and 2 i + 1, contender i is leaf
+ * width + i. */
+struct smoe_place_contest {
+    uint64_t *order; /* [2 width] of the keys */
+    uint32_t *index; /* [2 width] */
+    uint32_t width;  /* a power of two */
 };
+
+/* The key of who takes no part. */
+#define SMOE_PLACE_OUT (-(double)INFINITY)
 
 /* Workers with equally many slots of equal speed: a run of scratch->worker, their slots a run of its bag. */
 struct smoe_place_group {
@@ -28,9 +36,10 @@ struct smoe_place_group {
 
 struct smoe_place_scratch {
     uint32_t experts_max, workers_max, slots_max; /* E, N, S below */
-    struct smoe_place_key *heap;                  /* [max(E, N)] */
-    struct smoe_place_key *aside;                 /* [E] taken off the heap for a while */
+    struct smoe_place_contest contest;            /* of up to max(E, N) */
+    struct smoe_place_key *aside;                 /* [E] out of the contest for a while */
     struct smoe_place_key *sorted;                /* [max(E, N, S)] */
+    struct smoe_place_key *spare;                 /* [max(E, N, S)] of sorting */
     struct smoe_place_key *line;                  /* [N] workers of a group, idlest first */
     uint32_t *in_turn;                            /* [N] */
     double *expected;                             /* [E] a planner's demand */
@@ -63,14 +72,25 @@ struct smoe_place_scratch {
 void smoe_place_begin(const struct smoe_place_problem *problem, struct smoe_place_scratch *scratch,
                       struct smoe_place_plan *plan);
 
-void smoe_place_sort(struct smoe_place_key *items, uint32_t n);
+/* At most max(E, N, S) items, not of scratch->spare. */
+void smoe_place_sort(struct smoe_place_scratch *scratch, struct smoe_place_key *items, uint32_t n);
 
-/* Makes a heap of n items in any order. */
-void smoe_place_heapify(struct smoe_place_heap *heap);
-/* The top has a new, smaller key. */
-void smoe_place_sink(struct smoe_place_heap *heap, double key);
-struct smoe_place_key smoe_place_pop(struct smoe_place_heap *heap);
-void smoe_place_push(struct smoe_place_heap *heap, struct smoe_place_key item);
+/* Room for contenders 0..n-1, all of them out; */
+void smoe_place_contest_open(struct smoe_place_contest *contest, uint32_t n);
+/* those who take part, with their keys; */
+void smoe_place_contest_enter(struct smoe_place_contest *contest, uint32_t contender, double key);
+/* and they play. */
+void smoe_place_contest_begin(struct smoe_place_contest *contest);
+/* A contender has another key, or SMOE_PLACE_OUT. */
+void smoe_place_contest_change(struct smoe_place_contest *contest, uint32_t contender, double key);
+
+/* The greatest; anybody if all are out. */
+static inline uint32_t smoe_place_winner(const struct smoe_place_contest *contest)
+{
+    return contest->index[1];
+}
+
+double smoe_place_winning_key(const struct smoe_place_contest *contest);
 
 /* Fills `count` with replicas, from 1 to `most` each, that highest averages on equal slots gives every expert in any
  * case; returns their sum. */

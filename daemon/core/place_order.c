@@ -1,70 +1,135 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sorting and a heap, without qsort (which may allocate) and with one order everywhere: the greater key first,
- * the lower index among equals. Indices are distinct, so the order is total and what comes out does not
- * depend on how it was found.
+ * Sorting, and who is greatest while keys change, with one order everywhere: the greater key first, the lower index
+ * among equals. Indices are distinct, so the order is total and what comes out does not depend on how it was found.
+ *
+ * Popularity is random to the branch predictor, and a plan is a few thousand comparisons: a heap spent half of the
+ * planner's time on guessing wrong. So nothing here branches on the outcome of a comparison. The contest is a knock-out: contenders
+ * are leaves in the order of their indices, each node has the winner of its two, and who changes plays its way up again,
+ * always as many matches as the tree has levels, against opponents that are known beforehand. Sorting ranks blocks of
+ * eight by counting who comes before whom, and merges them.
  */
+#include <math.h>
+#include <string.h>
+
 #include "daemon/core/place_internal.h"
+
+/* ---- sorting ---- */
+
+#define BLOCK 8
 
 static bool before(struct smoe_place_key a, struct smoe_place_key b)
 {
-    return a.key > b.key || (a.key == b.key && a.index < b.index);
+    return (a.key > b.key) | ((a.key == b.key) & (a.index < b.index));
 }
 
-/* Shell's sort with Ciura's gaps: short, in place, no worst case at the sizes that occur. */
-void smoe_place_sort(struct smoe_place_key *items, uint32_t n)
+static void sort_block(const struct smoe_place_key *from, struct smoe_place_key *to, uint32_t n)
 {
-    static const uint32_t gaps[] = {99205, 44091, 19595, 8709, 3870, 1720, 764,
-                                    340,   151,   57,    23,   10,   4,    1};
-    unsigned first = n < 57 ? 9 : 0; /* most sorts are of a few */
-    for (unsigned g = first; g < sizeof gaps / sizeof *gaps; g++)
-        for (uint32_t gap = gaps[g], i = gap; i < n; i++) {
-            struct smoe_place_key item = items[i];
-            uint32_t at = i;
-            for (; at >= gap && before(item, items[at - gap]); at -= gap)
-                items[at] = items[at - gap];
-            items[at] = item;
+    uint32_t rank[BLOCK] = {0};
+    for (uint32_t i = 1; i < n; i++)
+        for (uint32_t j = 0; j < i; j++) {
+            bool swapped = before(from[i], from[j]);
+            rank[j] += swapped;
+            rank[i] += !swapped;
         }
+    for (uint32_t i = 0; i < n; i++)
+        to[rank[i]] = from[i];
 }
 
-/* `item` goes in at the hole `at`, or below it. */
-static void sift_down(struct smoe_place_heap *heap, uint32_t at, struct smoe_place_key item)
+/* from[0..mid) and from[mid..n) are sorted. */
+static void merge(const struct smoe_place_key *from, uint32_t mid, uint32_t n,
+                  struct smoe_place_key *to)
 {
-    struct smoe_place_key *items = heap->items;
-    for (uint32_t child; (child = 2 * at + 1) < heap->n; at = child) {
-        if (child + 1 < heap->n && before(items[child + 1], items[child]))
-            child++;
-        if (!before(items[child], item))
-            break;
-        items[at] = items[child];
+    uint32_t a = 0, b = mid, at = 0;
+    while (a < mid && b < n) {
+        bool second = before(from[b], from[a]);
+        to[at++] = from[second ? b : a];
+        b += second;
+        a += !second;
     }
-    items[at] = item;
+    memcpy(to + at, from + a, (mid - a) * sizeof *to);
+    memcpy(to + at + (mid - a), from + b, (n - b) * sizeof *to);
 }
 
-void smoe_place_heapify(struct smoe_place_heap *heap)
+static uint32_t least(uint32_t a, uint32_t b)
 {
-    for (uint32_t at = heap->n / 2; at-- > 0;)
-        sift_down(heap, at, heap->items[at]);
+    return a < b ? a : b;
 }
 
-void smoe_place_sink(struct smoe_place_heap *heap, double key)
+void smoe_place_sort(struct smoe_place_scratch *scratch, struct smoe_place_key *items, uint32_t n)
 {
-    sift_down(heap, 0, (struct smoe_place_key){key, heap->items[0].index});
+    struct smoe_place_key *from = scratch->spare, *to = items;
+    for (uint32_t i = 0; i < n; i += BLOCK)
+        sort_block(items + i, from + i, least(BLOCK, n - i));
+    for (uint32_t width = BLOCK; width < n; width *= 2) {
+        for (uint32_t i = 0; i < n; i += 2 * width)
+            merge(from + i, least(width, n - i), least(2 * width, n - i), to + i);
+        struct smoe_place_key *merged = to;
+        to = from;
+        from = merged;
+    }
+    if (from != items && n)
+        memcpy(items, from, n * sizeof *items);
 }
 
-struct smoe_place_key smoe_place_pop(struct smoe_place_heap *heap)
+/* ---- the contest ---- */
+
+/* Whole numbers in the order of the keys: choices between those can be made by their bits. Both zeros are one. */
+static uint64_t order_of(double key)
 {
-    struct smoe_place_key top = heap->items[0];
-    heap->n--;
-    if (heap->n)
-        sift_down(heap, 0, heap->items[heap->n]);
-    return top;
+    uint64_t bits;
+    key += 0.0; /* -0 becomes 0 */
+    memcpy(&bits, &key, sizeof bits);
+    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
 }
 
-void smoe_place_push(struct smoe_place_heap *heap, struct smoe_place_key item)
+double smoe_place_winning_key(const struct smoe_place_contest *c)
 {
-    uint32_t at = heap->n++;
-    for (; at && before(item, heap->items[(at - 1) / 2]); at = (at - 1) / 2)
-        heap->items[at] = heap->items[(at - 1) / 2];
-    heap->items[at] = item;
+    uint64_t bits = c->order[1];
+    double key;
+    bits = bits >> 63 ? bits & ~(UINT64_C(1) << 63) : ~bits;
+    memcpy(&key, &bits, sizeof key);
+    return key;
+}
+
+void smoe_place_contest_open(struct smoe_place_contest *c, uint32_t n)
+{
+    c->width = 1;
+    while (c->width < n)
+        c->width *= 2;
+    for (uint32_t i = 0; i < c->width; i++) {
+        c->order[c->width + i] = order_of(SMOE_PLACE_OUT);
+        c->index[c->width + i] = i;
+    }
+}
+
+void smoe_place_contest_enter(struct smoe_place_contest *c, uint32_t contender, double key)
+{
+    c->order[c->width + contender] = order_of(key);
+}
+
+void smoe_place_contest_begin(struct smoe_place_contest *c)
+{
+    for (uint32_t at = c->width - 1; at > 0; at--) {
+        uint32_t right = c->order[2 * at + 1] > c->order[2 * at];
+        c->order[at] = c->order[2 * at + right];
+        c->index[at] = c->index[2 * at + right];
+    }
+}
+
+void smoe_place_contest_change(struct smoe_place_contest *c, uint32_t contender, double key)
+{
+    uint64_t *order = c->order, own = order_of(key);
+    uint32_t *index = c->index, winner = contender;
+    order[c->width + contender] = own;
+    for (uint32_t at = c->width + contender; at > 1; at /= 2) {
+        uint64_t other = order[at ^ 1];
+        uint32_t opponent = index[at ^ 1];
+        uint64_t lost =
+            -(uint64_t)(other + (at & 1) > own); /* all bits; a right child loses a draw */
+        winner ^= (winner ^ opponent) & (uint32_t)lost;
+        own ^= (own ^ other) & lost;
+        order[at / 2] = own;
+        index[at / 2] = winner;
+    }
 }

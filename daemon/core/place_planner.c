@@ -26,9 +26,7 @@ static const double MEMORY = 0.98;
 struct smoe_place_planner {
     struct smoe_place_rule rule;
     uint32_t n_experts, n_experts_max;
-    uint64_t seen;               /* iterations with visits */
-    uint64_t planned;            /* `seen` at the last plan of `interval`, + 1; 0: none yet */
-    double covariance, variance; /* decaying sums, over experts and iterations */
+    struct smoe_place_learned learned; /* `seen`: iterations with visits; sums decay */
     double share[]; /* [E] of all visits: of the last iteration, or the moving average */
 };
 
@@ -51,8 +49,7 @@ void smoe_place_planner_reset(struct smoe_place_planner *p, const struct smoe_pl
     smoe_assert(n_experts >= 1 && n_experts <= p->n_experts_max);
     p->rule = *rule;
     p->n_experts = n_experts;
-    p->seen = p->planned = 0;
-    p->covariance = p->variance = 0;
+    p->learned = (struct smoe_place_learned){0};
     for (uint32_t e = 0; e < n_experts; e++)
         p->share[e] = 1.0 / n_experts;
 }
@@ -65,27 +62,29 @@ void smoe_place_planner_free(struct smoe_place_planner *planner)
 void smoe_place_planner_see(struct smoe_place_planner *planner, const uint64_t *popularity)
 {
     double sum = 0, uniform = 1.0 / planner->n_experts;
-    double past = planner->seen ? planner->rule.average : 0;
+    double past = planner->learned.seen ? planner->rule.average : 0;
     for (uint32_t e = 0; e < planner->n_experts; e++)
         sum += (double)popularity[e];
     if (!(sum > 0))
         return;
-    planner->covariance *= MEMORY;
-    planner->variance *= MEMORY;
+    planner->learned.covariance *= MEMORY;
+    planner->learned.variance *= MEMORY;
     for (uint32_t e = 0; e < planner->n_experts; e++) {
         double share = (double)popularity[e] / sum, was = planner->share[e] - uniform;
-        planner->covariance += (share - uniform) * was;
-        planner->variance += was * was;
+        planner->learned.covariance += (share - uniform) * was;
+        planner->learned.variance += was * was;
         planner->share[e] = past * planner->share[e] + (1 - past) * share;
     }
-    planner->seen++;
+    planner->learned.seen++;
 }
 
 double smoe_place_planner_trust(const struct smoe_place_planner *planner)
 {
-    if (!(planner->variance > 0) || planner->covariance <= 0)
+    if (!(planner->learned.variance > 0) || planner->learned.covariance <= 0)
         return 0;
-    return planner->covariance < planner->variance ? planner->covariance / planner->variance : 1;
+    return planner->learned.covariance < planner->learned.variance
+               ? planner->learned.covariance / planner->learned.variance
+               : 1;
 }
 
 void smoe_place_planner_demand(const struct smoe_place_planner *planner, double *ret)
@@ -97,13 +96,28 @@ void smoe_place_planner_demand(const struct smoe_place_planner *planner, double 
         ret[e] = trust * planner->share[e] + (1 - trust) * uniform;
 }
 
+void smoe_place_planner_save(const struct smoe_place_planner *planner,
+                             struct smoe_place_learned *ret, double *ret_shares)
+{
+    *ret = planner->learned;
+    memcpy(ret_shares, planner->share, planner->n_experts * sizeof *ret_shares);
+}
+
+void smoe_place_planner_load(struct smoe_place_planner *planner,
+                             const struct smoe_place_learned *from, const double *shares)
+{
+    smoe_assert(from->planned <= from->seen + 1);
+    planner->learned = *from;
+    memcpy(planner->share, shares, planner->n_experts * sizeof *shares);
+}
+
 /* `interval` between its turns, on the fleet that it planned for. */
 static bool keeps(const struct smoe_place_planner *planner,
                   const struct smoe_place_problem *problem, const struct smoe_place_plan *before,
                   struct smoe_place_scratch *scratch)
 {
-    return planner->rule.kind == SMOE_PLACE_INTERVAL && before && planner->planned &&
-           planner->seen + 1 - planner->planned < planner->rule.interval &&
+    return planner->rule.kind == SMOE_PLACE_INTERVAL && before && planner->learned.planned &&
+           planner->learned.seen + 1 - planner->learned.planned < planner->rule.interval &&
            smoe_place_valid(problem, before, scratch);
 }
 
@@ -132,7 +146,7 @@ int smoe_place_planner_next(struct smoe_place_planner *planner,
     int rc = smoe_place_make(planner->rule.kind, &now, scratch, ret);
     if (rc)
         return rc;
-    planner->planned = planner->seen + 1;
+    planner->learned.planned = planner->learned.seen + 1;
     if (before)
         smoe_place_keep(before, ret);
     return 0;

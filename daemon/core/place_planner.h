@@ -30,6 +30,17 @@ double smoe_place_planner_trust(const struct smoe_place_planner *planner);
 /* Demand that the rule plans by [E], shares of 1. */
 void smoe_place_planner_demand(const struct smoe_place_planner *planner, double *ret);
 
+/* What it has learned beside the shares [n_experts], to be kept and brought back bit for bit. */
+struct smoe_place_learned {
+    uint64_t seen, planned; /* iterations; the last plan of `interval`: `seen` then, + 1; 0: none */
+    double covariance, variance;
+};
+void smoe_place_planner_save(const struct smoe_place_planner *planner,
+                             struct smoe_place_learned *ret, double *ret_shares);
+/* Shares sum to 1; planned <= seen + 1. */
+void smoe_place_planner_load(struct smoe_place_planner *planner,
+                             const struct smoe_place_learned *from, const double *shares);
+
 /* The plan for the next iteration. `problem` gives the fleet; its demand is not looked at. `before` is the plan in
  * force, or NULL: experts that stay on a worker keep their slots, and `interval` keeps the whole of it until its turn
  * comes, unless the fleet has changed. SMOE_ELIMIT if there are fewer slots than experts. */

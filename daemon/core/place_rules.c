@@ -63,7 +63,7 @@ void smoe_place_make_symi(struct smoe_place_scratch *scratch, struct smoe_place_
 
 /* ---- eplb ---- */
 
-/* Experts have at least demand * (S - E) / all demand replicas in the end, rounded up (MODEL.md (26)): the heap need
+/* Experts have at least demand * (S - E) / all demand replicas in the end, rounded up (MODEL.md (26)): the contest need
  * only begin there. */
 uint32_t smoe_place_head_start(struct smoe_place_scratch *scratch, uint32_t n_experts,
                                uint32_t n_slots, uint32_t most)
@@ -82,38 +82,40 @@ uint32_t smoe_place_head_start(struct smoe_place_scratch *scratch, uint32_t n_ex
 
 static void count_replicas(struct smoe_place_scratch *scratch, uint32_t n_experts, uint32_t n_slots)
 {
-    struct smoe_place_heap heap = {scratch->heap, n_experts};
+    struct smoe_place_contest *contest = &scratch->contest;
     uint32_t given = smoe_place_head_start(scratch, n_experts, n_slots, n_slots);
+    smoe_place_contest_open(contest, n_experts);
     for (uint32_t e = 0; e < n_experts; e++)
-        heap.items[e] = (struct smoe_place_key){scratch->demand[e] / scratch->count[e], e};
-    smoe_place_heapify(&heap);
+        smoe_place_contest_enter(contest, e, scratch->demand[e] / scratch->count[e]);
+    smoe_place_contest_begin(contest);
     for (uint32_t q = given; q < n_slots; q++) {
-        uint32_t e = heap.items[0].index;
-        smoe_place_sink(&heap, scratch->demand[e] / ++scratch->count[e]);
+        uint32_t e = smoe_place_winner(contest);
+        smoe_place_contest_change(contest, e, scratch->demand[e] / ++scratch->count[e]);
     }
 }
 
 /* Busiest replicas first, each to the idlest worker that has room. */
 static void pack(struct smoe_place_scratch *scratch, struct smoe_place_plan *plan)
 {
-    struct smoe_place_heap idle = {scratch->heap, 0};
+    struct smoe_place_contest *idle = &scratch->contest;
     struct smoe_place_key *by_visits = scratch->sorted;
     for (uint32_t e = 0; e < plan->n_experts; e++)
         by_visits[e] = (struct smoe_place_key){scratch->demand[e] / scratch->count[e], e};
-    smoe_place_sort(by_visits, plan->n_experts);
+    smoe_place_sort(scratch, by_visits, plan->n_experts);
+    smoe_place_contest_open(idle, plan->n_workers);
     for (uint32_t j = 0; j < plan->n_workers; j++) {
         scratch->filled[j] = plan->slot_first[j];
         if (plan->slot_first[j] < plan->slot_first[j + 1])
-            idle.items[idle.n++] = (struct smoe_place_key){0, j}; /* rising: a heap already */
+            smoe_place_contest_enter(idle, j, 0);
     }
+    smoe_place_contest_begin(idle);
     for (uint32_t i = 0; i < plan->n_experts; i++)
         for (uint32_t r = 0; r < scratch->count[by_visits[i].index]; r++) {
-            uint32_t j = idle.items[0].index;
+            uint32_t j = smoe_place_winner(idle);
+            double key = smoe_place_winning_key(idle) - by_visits[i].key;
             plan->expert[scratch->filled[j]++] = (uint16_t)by_visits[i].index;
-            if (scratch->filled[j] == plan->slot_first[j + 1])
-                (void)smoe_place_pop(&idle);
-            else
-                smoe_place_sink(&idle, idle.items[0].key - by_visits[i].key);
+            bool full = scratch->filled[j] == plan->slot_first[j + 1];
+            smoe_place_contest_change(idle, j, full ? SMOE_PLACE_OUT : key);
         }
 }
 

@@ -131,16 +131,34 @@ uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
     return khz || is_free ? khz : 1;
 }
 
+/* The replica with room that a visit more keeps busy for the least time; UINT32_MAX: none has room. */
+static uint32_t soonest(const struct smoe_node *nodes, const uint32_t *replicas, uint32_t n)
+{
+    uint32_t best = UINT32_MAX;
+    double least = (double)INFINITY;
+    for (uint32_t r = 0; r < n; r++) {
+        const struct smoe_node *node = &nodes[replicas[r]];
+        double wait = (node->backlog + 1) / (node->service_max + 1);
+        if (!node->arrivals_max || !(wait < least))
+            continue;
+        best = replicas[r];
+        least = wait;
+    }
+    return best;
+}
+
 uint32_t smoe_plan_given(struct smoe_node *nodes, const uint32_t *replica_first,
                          const uint32_t *replica_node, uint32_t n, uint32_t top_k,
                          const uint16_t *experts, uint32_t *ret_nodes)
 {
     for (uint32_t i = 0; i < n * top_k; i++) {
-        uint32_t r = replica_first[experts[i]];
-        if (r == replica_first[experts[i] + 1u] || !nodes[replica_node[r]].arrivals_max)
+        uint32_t first = replica_first[experts[i]], end = replica_first[experts[i] + 1u];
+        uint32_t to = soonest(nodes, replica_node + first, end - first);
+        if (to == UINT32_MAX)
             return i / top_k;
-        nodes[replica_node[r]].arrivals_max--;
-        ret_nodes[i] = replica_node[r];
+        nodes[to].arrivals_max--;
+        nodes[to].backlog++;
+        ret_nodes[i] = to;
     }
     return n;
 }

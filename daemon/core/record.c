@@ -25,17 +25,20 @@ void smoe_journal_name(const struct smoe_core *c, uint32_t worker, smoe_name ret
     snprintf(ret, sizeof(smoe_name), "%s", worker == SMOE_NONE ? "" : c->fleet.workers[worker].id);
 }
 
-static void fill(const struct smoe_layer *layer, struct smoe_journal_layer *to)
+/* A record behind that of a commit must not take the layer back before it. */
+static void fill(const struct smoe_core *c, const struct smoe_layer *layer,
+                 struct smoe_journal_layer *to)
 {
+    const struct smoe_step *next = smoe_step_committing(c, layer);
     memcpy(to->name, layer->name, sizeof to->name);
     memcpy(to->owner, layer->owner_name, sizeof to->owner);
     to->run = layer->run;
     to->shape = layer->shape;
-    to->learned = layer->learned;
+    to->learned = layer->learned || next;
     to->copies = layer->copies;
-    to->step = layer->step;
-    to->attempt = layer->attempt;
-    to->done = layer->done;
+    to->step = next ? next->number : layer->step;
+    to->attempt = next ? next->attempt : layer->attempt;
+    to->done = next ? next->done : layer->done;
 }
 
 void smoe_journal_flush(struct smoe_core *c)
@@ -48,7 +51,7 @@ void smoe_journal_flush(struct smoe_core *c)
         c->journal_due &= ~(UINT64_C(1) << l);
         struct smoe_record *r = emit(c, SMOE_RECORD_LAYER);
         struct smoe_standing *standings = &c->standings[(size_t)l * SMOE_EXPERTS_MAX];
-        fill(layer, &r->layer);
+        fill(c, layer, &r->layer);
         if (layer->sharded) {
             smoe_sharded_record(c, l, r);
             continue;
@@ -78,7 +81,7 @@ uint64_t smoe_journal_router(struct smoe_core *c, uint32_t l, const struct smoe_
         return 0;
     smoe_journal_flush(c); /* a layer must be there before its router */
     struct smoe_record *r = emit(c, SMOE_RECORD_ROUTER);
-    fill(&c->layers[l], &r->layer);
+    fill(c, &c->layers[l], &r->layer);
     r->router = *head;
     r->values = values;
     return r->sequence;

@@ -19,6 +19,8 @@
 #include "common/base/assert.h"
 #include "daemon/core/sharded.h"
 
+#define REFUSALS_MAX 4 /* of workers whose part nobody else can take, between two commits */
+
 /* ---- beginning and end ---- */
 
 void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
@@ -30,7 +32,12 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->plan.n_workers = 0;
     s->plan_due = false;
     s->step_ns = s->iterations = 0;
-    s->ending = false;
+    s->refusals = 0;
+    s->ending = s->left = false;
+    s->part = SMOE_PART_COMPUTING;
+    s->part_since_ns = 0;
+    memset(s->part_ns, 0, sizeof s->part_ns);
+    memset(s->part_ns_now, 0, sizeof s->part_ns_now);
     memset(s->traffic, 0, c->options.limits.workers_max * sizeof *s->traffic);
     memset(s->traffic_now, 0, c->options.limits.workers_max * sizeof *s->traffic_now);
     s->filling.length = 0;
@@ -211,10 +218,11 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     list_pieces(c, s, worker, &m);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
+    w->hosts_out[l]++;
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 
-static void tell(struct smoe_core *c, uint32_t l)
+void smoe_sharded_tell(struct smoe_core *c, uint32_t l)
 {
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         if (c->fleet.workers[w].host_due >> l & 1)
@@ -248,6 +256,8 @@ static void exchange(struct smoe_core *c, uint32_t l)
     const struct smoe_sharded *s = c->layers[l].sharded;
     if (s->exchange.kind != SMOE_EXCHANGE_NONE || !all_there(c, l) || smoe_sharded_storing(c, l))
         return;
+    if (s->ending)
+        smoe_traffic_turn(c, l, SMOE_PART_WEIGHTS);
     if (any_stale(s))
         smoe_exchange_begin(c, l, SMOE_EXCHANGE_WEIGHTS);
     else if (s->filling.length)
@@ -275,7 +285,7 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
     smoe_sharded_replan(c, l);
     if (layer->learned)
         smoe_sharded_rearrange(c, l);
-    tell(c, l);
+    smoe_sharded_tell(c, l);
     exchange(c, l);
     return true;
 }
@@ -284,8 +294,11 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
     s->plan_due = s->ending = true;
+    s->left = false;
     s->step_ns = c->now_ns;
-    memset(s->stale, 1, SMOE_LAYER_REPLICAS_MAX * sizeof *s->stale);
+    s->refusals = 0;
+    smoe_traffic_turn(c, l, SMOE_PART_PLACING);
+    memset(s->stale, 1, n_replicas(s) * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }
 
@@ -295,7 +308,9 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
 static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
+    struct smoe_why why;
     uint64_t bit = UINT64_C(1) << l;
+    bool half_stored = smoe_sharded_storing(c, l);
     if (!smoe_sharded_on_worker(s, worker))
         return;
     smoe_exchange_void(c, l);
@@ -308,8 +323,11 @@ static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
     for (uint32_t i = 0; i < s->map.n_pieces; i++) /* who owns from now on must hear of it */
         if (s->map.pieces[i].owner == worker && s->map.pieces[i].follower != SMOE_SHARD_NONE)
             c->fleet.workers[s->map.pieces[i].follower].host_due |= bit;
+    s->left |= smoe_shard_holds(&s->map, worker);
     smoe_shard_leave(&s->map, worker);
     c->journal_due |= bit;
+    if (half_stored && smoe_sharded_reachable(c, l, &why) == 0)
+        smoe_sharded_begin_attempt(c, l);
 }
 
 void smoe_sharded_worker_lost(struct smoe_core *c, uint32_t l, uint32_t worker)
@@ -335,22 +353,36 @@ void smoe_sharded_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wor
     }
 }
 
-void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
+/* Nobody else can take its part. It may have been short of memory for a moment: it tries again with another session,
+ * and what it held it brings along. Not for ever, for its trainer must hear of a machine that is too small. */
+static void refused_alone(struct smoe_core *c, uint32_t l, uint32_t worker,
                           const struct smoe_msg_hosted *m)
 {
     struct smoe_layer *layer = &c->layers[l];
-    struct smoe_sharded *s = layer->sharded;
-    struct smoe_worker *w = &c->fleet.workers[worker];
+    const struct smoe_worker *w = &c->fleet.workers[worker];
     struct smoe_why why;
+    smoe_fail(&why, m->code, "layer %s: worker %s cannot hold its part: %s", layer->name, w->id,
+              m->message);
+    if (m->code == SMOE_ENOMEMORY && layer->sharded->refusals++ < REFUSALS_MAX)
+        smoe_session_end(c, w->session, SMOE_ENOMEMORY, why.text);
+    else if (layer->state != SMOE_LAYER_LOST)
+        smoe_layer_lose(c, l, m->code, why.text);
+}
+
+void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
+                          const struct smoe_msg_hosted *m)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    struct smoe_worker *w = &c->fleet.workers[worker];
     uint64_t bit = UINT64_C(1) << l;
-    if (w->refused_copies & bit) {
-        smoe_fail(&why, m->code, "layer %s: worker %s cannot hold its part: %s", layer->name, w->id,
-                  m->message);
-        if (layer->state != SMOE_LAYER_LOST)
-            smoe_layer_lose(c, l, m->code, why.text);
+    bool again = w->refused_copies & bit, others = false;
+    w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
+    for (uint32_t i = 0; i < c->fleet.n_used; i++)
+        others |= smoe_sharded_willing(c, l, i);
+    if (again || !others) {
+        refused_alone(c, l, worker, m);
         return;
     }
-    w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
     w->host_due |= bit;
     if (s->filling.length && s->filling.to == worker)
         s->filling.length = 0;
@@ -362,14 +394,33 @@ void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
 void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
-    uint32_t n_out = 0;
     smoe_assert(!s->map.n_pieces || smoe_shard_valid(&s->map, c->fleet.n_used));
     for (uint32_t e = 0; s->plan.n_workers && e < s->plan.n_experts; e++) {
         smoe_assert(s->replica_first[e + 1] > s->replica_first[e]);
         for (uint32_t r = s->replica_first[e] + 1; r < s->replica_first[e + 1]; r++)
             smoe_assert(s->replica_worker[r] > s->replica_worker[r - 1]);
     }
-    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX; i++)
-        n_out += c->sharding->transfers[i].used && c->sharding->transfers[i].ask.layer == l;
-    smoe_assert(n_out == s->exchange.n_out);
+}
+
+void smoe_sharding_check(const struct smoe_core *c)
+{
+    const struct smoe_sharding *all = c->sharding;
+    uint32_t n_out[SMOE_LAYERS_MAX] = {0}, found = 0;
+    uint64_t bytes = 0, exchanging = 0;
+    for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && found < all->n_transfers; i++) {
+        if (!all->transfers[i].used)
+            continue;
+        n_out[all->transfers[i].ask.layer]++;
+        bytes += all->transfers[i].bytes;
+        found++;
+    }
+    smoe_assert(found == all->n_transfers && bytes == all->bytes_out);
+    if (!all->exchanging && !found)
+        return;
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_sharded *s = &all->layers[l];
+        smoe_assert(n_out[l] == s->exchange.n_out);
+        exchanging |= (uint64_t)(s->exchange.kind != SMOE_EXCHANGE_NONE) << l;
+    }
+    smoe_assert(exchanging == all->exchanging);
 }

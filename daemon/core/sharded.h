@@ -56,9 +56,15 @@ struct smoe_sharded {
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
     uint64_t fill; /* number of the latest exchange of weights */
+    bool left;     /* a holder has left since the layer's last attempt */
     bool ending;   /* a step is committed, and its weights have not all come */
     uint64_t iterations;
+    uint32_t refusals; /* since the last commit, by workers whose part nobody else can take */
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
+    enum smoe_iteration_part part;
+    uint64_t part_since_ns; /* 0: before the first whole iteration, which counts for nothing */
+    uint64_t part_ns[SMOE_PARTS],
+        part_ns_now[SMOE_PARTS]; /* in all that ended; in this one so far */
 };
 
 /* What all of them share; made by smoe_core_new if there is or may be a sharded layer. */
@@ -79,7 +85,8 @@ struct smoe_sharding {
     struct smoe_transfer *transfers; /* [SMOE_TRANSFERS_MAX] */
     uint32_t n_transfers;
     uint64_t bytes_out, serial;
-    double *norms; /* [trainers_max, workers_max] of what they own, in the step at hand */
+    uint64_t exchanging; /* bit l: layer l has an exchange */
+    double *norms;       /* [trainers_max, workers_max] of what they own, in the step at hand */
 };
 
 int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_sharding **ret);
@@ -107,6 +114,8 @@ void smoe_sharded_committed(struct smoe_core *core, uint32_t layer);
 size_t smoe_sharded_hosts_of(struct smoe_core *core, uint64_t layers, uint32_t worker,
                              const struct smoe_layer_hosts **ret);
 void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
+/* What layers share: every exchange has the transfers that name it. */
+void smoe_sharding_check(const struct smoe_core *core);
 
 /* ---- sharded_return.c: workers that come back, to this daemon or to the next ---- */
 /* Has nobody who is known some piece of what was learned? */
@@ -132,8 +141,14 @@ bool smoe_sharded_willing(const struct smoe_core *core, uint32_t layer, uint32_t
 bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
 /* Another plan if one is due or the fleet has changed so that there must be one; marks whom it concerns. */
 void smoe_sharded_replan(struct smoe_core *core, uint32_t layer);
+/* Another plan now: this one, if the fleet is that which it was made for (else, or NULL, by the rule). The layer is at
+ * rest. */
+void smoe_sharded_place_again(struct smoe_core *core, uint32_t layer,
+                              const struct smoe_placement *placement);
 /* Gives missing copies and shares of newcomers, a range at a time: begins to fill the next. */
 void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
+/* Is nothing of the layer's training out? */
+bool smoe_sharded_at_rest(const struct smoe_core *core, uint32_t layer);
 /* Which live workers hold each expert, into core->replica_first and replica_node. */
 void smoe_sharded_fill_replicas(struct smoe_core *core, const struct smoe_sharded *s);
 /* The range being filled has come: it counts from now on. */
@@ -157,6 +172,10 @@ bool smoe_sharded_storing(const struct smoe_core *core, uint32_t layer);
 /* A holder is gone: what it was to store did not arrive everywhere. */
 void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
 /* The layer's step is another from now on; states follow. */
+/* Sends Host to all whom it is due. */
+void smoe_sharded_tell(struct smoe_core *core, uint32_t layer);
+/* Those who are here hold the state of the layer's step under another attempt from now on: who is away has another. */
+void smoe_sharded_begin_attempt(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
 /* ---- sharded_traffic.c ---- */
@@ -165,6 +184,8 @@ void smoe_traffic_count(struct smoe_core *core, const struct smoe_msg_shard_part
                         const uint32_t *takers, uint32_t n_takers);
 /* All slots of the layer have their weights: if they are of a step, its iteration is over. */
 void smoe_traffic_weights_came(struct smoe_core *core, uint32_t layer);
+/* The layer's iteration goes on to that part, if it is not in it. */
+void smoe_traffic_turn(struct smoe_core *core, uint32_t layer, enum smoe_iteration_part part);
 void smoe_traffic_forget(struct smoe_core *core, uint32_t layer, uint32_t worker);
 
 /* ---- exchange.c ---- */

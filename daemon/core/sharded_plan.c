@@ -80,9 +80,9 @@ static struct smoe_place_problem problem_of(struct smoe_core *c, uint32_t l)
 
 /* ---- slots ---- */
 
-/* Is anything of the layer's training out? */
-static bool at_rest(const struct smoe_core *c, const struct smoe_layer *layer)
+bool smoe_sharded_at_rest(const struct smoe_core *c, uint32_t l)
 {
+    const struct smoe_layer *layer = &c->layers[l];
     return layer->owner == SMOE_NONE || (!c->trainers[layer->owner].n_batches &&
                                          c->trainers[layer->owner].step.phase == SMOE_STEP_NONE);
 }
@@ -102,7 +102,7 @@ static bool stands(const struct smoe_core *c, uint32_t l, const struct smoe_plac
             return false;
         same &= has == may;
     }
-    return same || (plan->n_workers > 0 && !at_rest(c, layer));
+    return same || (plan->n_workers > 0 && !smoe_sharded_at_rest(c, l));
 }
 
 static bool was_current(const struct smoe_sharded *s, uint32_t expert, uint32_t worker)
@@ -191,6 +191,21 @@ static void give_up(struct smoe_core *c, uint32_t l, bool stay)
     s->plan.n_workers = 0;
 }
 
+/* `due`: weights are those of a step before. */
+static void plan_by_rule(struct smoe_core *c, uint32_t l, const struct smoe_place_problem *problem,
+                         bool due)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    smoe_exchange_void(c, l);
+    bool had = s->plan.n_workers > 0;
+    if (!smoe_place_slots(problem) ||
+        smoe_place_planner_next(s->planner, problem, had ? &s->plan : NULL, c->sharding->place,
+                                &c->sharding->next))
+        give_up(c, l, due); /* not enough slots: it waits for workers */
+    else
+        adopt(c, l, !due);
+}
+
 void smoe_sharded_replan(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharded *s = c->layers[l].sharded;
@@ -203,15 +218,52 @@ void smoe_sharded_replan(struct smoe_core *c, uint32_t l)
         memset(s->popularity, 0, c->layers[l].shape.experts * sizeof *s->popularity);
         s->plan_due = false;
     }
-    smoe_exchange_void(c, l);
-    bool had = s->plan.n_workers > 0;
-    if (!smoe_place_slots(&problem) ||
-        smoe_place_planner_next(s->planner, &problem, had ? &s->plan : NULL, c->sharding->place,
-                                &c->sharding->next)) {
-        give_up(c, l, due); /* not enough slots: it waits for workers */
+    plan_by_rule(c, l, &problem, due);
+}
+
+/* The worker of the fleet with the name, if it has as many slots. */
+static bool find_placed(const struct smoe_core *c, const struct smoe_place_problem *problem,
+                        const char *name, uint32_t slots, uint32_t *ret)
+{
+    return smoe_fleet_find(&c->fleet, name, ret) && *ret < problem->n_workers &&
+           problem->slots[*ret] == slots;
+}
+
+/* Makes the placement of workers by name the next plan; false if this is not the fleet that had it. */
+static bool plan_as_placed(struct smoe_core *c, const struct smoe_place_problem *problem,
+                           const struct smoe_placement *p)
+{
+    struct smoe_place_plan *next = &c->sharding->next;
+    uint32_t q = 0, w;
+    if (p->n_slots != smoe_place_slots(problem))
+        return false;
+    next->n_experts = problem->n_experts;
+    next->n_workers = problem->n_workers;
+    next->slot_first[0] = 0;
+    for (w = 0; w < problem->n_workers; w++)
+        next->slot_first[w + 1] = next->slot_first[w] + problem->slots[w];
+    for (uint32_t i = 0; i < p->n_workers; i++) {
+        if (!find_placed(c, problem, p->workers[i], p->slots[i], &w))
+            return false;
+        for (uint32_t k = 0; k < p->slots[i]; k++)
+            next->expert[next->slot_first[w] + k] = (uint16_t)p->experts[q++];
+    }
+    return smoe_place_valid(problem, next, c->sharding->place);
+}
+
+void smoe_sharded_place_again(struct smoe_core *c, uint32_t l,
+                              const struct smoe_placement *placement)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    struct smoe_place_problem problem = problem_of(c, l);
+    memset(s->popularity, 0, c->layers[l].shape.experts * sizeof *s->popularity);
+    s->plan_due = false;
+    if (!placement || !placement->n_workers || !plan_as_placed(c, &problem, placement)) {
+        plan_by_rule(c, l, &problem, false);
         return;
     }
-    adopt(c, l, !due);
+    smoe_exchange_void(c, l);
+    adopt(c, l, true);
 }
 
 /* ---- pieces ---- */

@@ -61,7 +61,7 @@ void smoe_sharded_serve_fetches(struct smoe_core *c, uint32_t l)
 {
     struct smoe_relay *next = NULL;
     struct smoe_why why;
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != l || r->store)
             continue;
@@ -76,7 +76,7 @@ void smoe_sharded_serve_fetches(struct smoe_core *c, uint32_t l)
 
 void smoe_sharded_interrupt_fetches(struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; i < c->relays_reached; i++)
         if (c->relays[i].used && c->relays[i].layer == l && !c->relays[i].store)
             c->relays[i].waiting = true;
 }
@@ -157,9 +157,25 @@ static void send_piece(struct smoe_core *c, const struct smoe_relay *r, uint32_t
                           .n = (uint32_t)(state_bytes(layer, 1) / real)};
 }
 
+/* States that are stored belong to no step of their own, so that step and attempt would not tell a holder who missed
+ * some of them from one who has all. */
+void smoe_sharded_begin_attempt(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    s->left = false;
+    c->layers[l].attempt = smoe_trainer_new_attempt(c);
+    c->journal_due |= UINT64_C(1) << l;
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (smoe_sharded_on_worker(s, w))
+            c->fleet.workers[w].host_due |= UINT64_C(1) << l;
+    smoe_sharded_tell(c, l);
+}
+
 void smoe_sharded_store(struct smoe_core *c, struct smoe_relay *r)
 {
     struct smoe_sharded *s = c->layers[r->layer].sharded;
+    if (s->left)
+        smoe_sharded_begin_attempt(c, r->layer);
     smoe_exchange_void(c, r->layer);
     for (uint32_t i = s->replica_first[r->expert]; i < s->replica_first[r->expert + 1]; i++)
         s->stale[i] = true;
@@ -188,7 +204,7 @@ void smoe_sharded_stored(struct smoe_core *c, const struct smoe_msg_shard_taken 
 
 bool smoe_sharded_storing(const struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
+    for (uint32_t i = 0; i < c->relays_reached; i++)
         if (c->relays[i].used && c->relays[i].layer == l && c->relays[i].store)
             return true;
     return false;
@@ -196,7 +212,7 @@ bool smoe_sharded_storing(const struct smoe_core *c, uint32_t l)
 
 void smoe_sharded_fail_stores(struct smoe_core *c, uint32_t l)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++) {
+    for (uint32_t i = 0; i < c->relays_reached; i++) {
         struct smoe_relay *r = &c->relays[i];
         if (!r->used || r->layer != l || !r->store)
             continue;
@@ -213,7 +229,7 @@ void smoe_sharded_rewound(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = c->layers[l].sharded;
     smoe_exchange_void(c, l);
     s->filling.length = 0;
-    s->plan_due = false;
+    s->plan_due = s->left = false;
     for (uint32_t r = 0; r < SMOE_LAYER_REPLICAS_MAX; r++)
         s->stale[r] = true;
     for (uint32_t w = 0; w < c->fleet.n_used; w++)

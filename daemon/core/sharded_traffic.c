@@ -2,18 +2,12 @@
  *
  * What an iteration of a sharded layer sends, counted where parts are passed on: MODEL.md (29) says what it should come
  * to. An iteration begins with the gradients of a step and ends when all slots have the weights that came of it. What
- * an attempt sent that failed was sent, and counts with the iteration that it was of.
+ * an attempt sent that failed was sent, and counts with the iteration that it was of. And how long its parts took, by
+ * the clock of events: a step that is tried again is in STEPPING until it is committed.
  */
 #include <string.h>
 
 #include "daemon/core/sharded.h"
-
-static uint64_t bytes_of(const struct smoe_layer *layer, const struct smoe_msg_shard_part *m)
-{
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
-    uint64_t vectors = m->kind == SMOE_SHARD_STATE ? 1 + moments : 1;
-    return vectors * m->length * smoe_real_bytes(layer);
-}
 
 /* Adds one transfer from worker to worker to the books of both. */
 static void book(struct smoe_shard_traffic *from, struct smoe_shard_traffic *to,
@@ -38,7 +32,7 @@ void smoe_traffic_count(struct smoe_core *c, const struct smoe_msg_shard_part *m
     const struct smoe_layer *layer = &c->layers[m->layer];
     struct smoe_shard_traffic *now = layer->sharded->traffic_now;
     uint32_t follower = smoe_exchange_piece_at(layer->sharded, m->offset)->follower;
-    uint64_t bytes = bytes_of(layer, m);
+    uint64_t bytes = smoe_part_element_bytes(layer, m->kind == SMOE_SHARD_STATE) * m->length;
     now[from].uploaded += bytes;
     for (uint32_t i = 0; i < n_takers; i++)
         book(&now[from], &now[takers[i]], m->kind, takers[i] == follower, bytes);
@@ -53,8 +47,25 @@ void smoe_traffic_weights_came(struct smoe_core *c, uint32_t l)
     s->traffic = s->traffic_now;
     s->traffic_now = before;
     memset(before, 0, c->options.limits.workers_max * sizeof *before);
+    smoe_traffic_turn(c, l, SMOE_PART_COMPUTING);
+    for (int p = 0; p < SMOE_PARTS; p++)
+        s->part_ns[p] += s->part_ns_now[p];
+    memset(s->part_ns_now, 0, sizeof s->part_ns_now);
+    s->part_since_ns = c->now_ns;
     s->ending = false;
     s->iterations++;
+}
+
+void smoe_traffic_turn(struct smoe_core *c, uint32_t l, enum smoe_iteration_part part)
+{
+    struct smoe_sharded *s = c->layers[l].sharded;
+    if (part == s->part)
+        return;
+    if (s->part_since_ns)
+        s->part_ns_now[s->part] += c->now_ns - s->part_since_ns;
+    if (s->part_since_ns)
+        s->part_since_ns = c->now_ns;
+    s->part = part;
 }
 
 void smoe_traffic_forget(struct smoe_core *c, uint32_t l, uint32_t worker)

@@ -27,19 +27,6 @@ enum { WORK_UNITS_PER_SLOT_NS_SHIFT = 2, WORK_PASSES_MIN = 24 };
 
 /* ---- the problem ---- */
 
-/* Rows the worker can be given: what its inbox has room for, and no more in one slot than the raw part
- * of one Decision may have. */
-static uint32_t row_room(const struct smoe_core *c, uint32_t worker, const struct smoe_layer *layer)
-{
-    const struct smoe_worker *w = &c->fleet.workers[worker];
-    if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
-        return 0; /* draining, or about to be lost */
-    uint64_t bytes = w->inbox_bytes_max - w->inbox_bytes;
-    uint64_t frame = c->options.tensor_bytes_max - c->new_bytes[worker];
-    uint64_t rows = (bytes < frame ? bytes : frame) / smoe_row_bytes(layer);
-    return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
-}
-
 /* Visits a second at which it neither exceeds its limits nor runs into debt, in parcels of many rows. */
 static double fair_rate(struct smoe_worker *w, const struct smoe_layer *layer, bool training)
 {
@@ -65,9 +52,8 @@ static void plan_parcels(struct smoe_core *c, const struct smoe_slot_group *g)
     double *rates = smoe_core_list(c, c->fleet.n_used * sizeof *rates), sum = 0;
     uint32_t *hosted = smoe_core_list(c, c->fleet.n_used * sizeof *hosted);
     memset(hosted, 0, c->fleet.n_used * sizeof *hosted);
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        if (layer->experts[e].worker != SMOE_NONE)
-            hosted[layer->experts[e].worker]++;
+    for (uint32_t r = 0; r < c->replica_first[layer->shape.experts]; r++)
+        hosted[c->replica_node[r]]++;
     for (uint32_t i = 0; i < c->fleet.n_used; i++)
         if (hosted[i])
             sum += rates[i] = fair_rate(&c->fleet.workers[i], layer, g->training);
@@ -96,7 +82,7 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
             continue;
         c->known[i] = smoe_slot_know(c, w, layer->forward_flops, g->training);
         smoe_slot_know_queue(c, w, layer->forward_flops, g->training, &c->known[i]);
-        c->known[i].arrivals_max = row_room(c, i, layer);
+        c->known[i].arrivals_max = smoe_slot_room(c, g->layer, i);
     }
     c->tau_s = smoe_plan_horizon(&law, c->known, n, (double)g->n_tokens * g->top_k);
     struct smoe_trace_route *trace = smoe_tracing_asked(c, g, scores);
@@ -105,23 +91,6 @@ static struct smoe_trace_route *plan(struct smoe_core *c, const struct smoe_slot
         if (c->known[i].serves)
             c->fleet.workers[i].service_carry = c->known[i].carry;
     return trace;
-}
-
-/* Which live workers hold each expert. */
-static void fill_replicas(struct smoe_core *c, const struct smoe_layer *layer)
-{
-    uint32_t n = 0;
-    if (layer->sharded) {
-        smoe_sharded_fill_replicas(c, layer->sharded);
-        return;
-    }
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        c->replica_first[e] = n;
-        uint32_t host = layer->experts[e].worker;
-        if (host != SMOE_NONE && smoe_worker_live(&c->fleet.workers[host]))
-            c->replica_node[n++] = host;
-    }
-    c->replica_first[layer->shape.experts] = n;
 }
 
 /* The group's scores as one matrix: in place where they lie together, else gathered. */
@@ -338,6 +307,7 @@ static void route_group(struct smoe_core *c, const struct smoe_slot_group *g)
     smoe_tracing_decided(c, trace, work_max, &answer);
     account_proof(c, &problem, &answer);
     account_quality(c, g, scores);
+    c->layers[g->layer].left_over = answer.n_routed < g->n_tokens;
     uint32_t done = 0;
     for (uint32_t i = 0; i < g->n_batches; i++) {
         uint32_t left = g->n_tokens - done;
@@ -375,6 +345,7 @@ static void route_replay(struct smoe_core *c, uint32_t batch)
     n = smoe_plan_given(c->nodes, c->replica_first, c->replica_node, n, b->top_k, c->chosen_expert,
                         c->chosen_node);
     smoe_tracing_decided(c, trace, 0, &(struct smoe_route_answer){.n_routed = n});
+    c->layers[b->layer].left_over = n < g.n_tokens;
     if (n)
         dispatch_batch(c, batch, n, c->chosen_expert, c->chosen_node);
     c->totals.tokens_routed += n;
@@ -409,17 +380,6 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
 }
 
 /* ---- what can never be routed ---- */
-
-/* No more room will come than there is with nothing at work, unless a host is about to leave or to stay. */
-static bool hosts_are_open(const struct smoe_core *c, const struct smoe_layer *layer)
-{
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        const struct smoe_worker *w = &c->fleet.workers[layer->experts[e].worker];
-        if (w->state != SMOE_WORKER_READY || w->session == SMOE_NO_SESSION)
-            return false;
-    }
-    return true;
-}
 
 /* Ends a batch that would wait for ever: what is left of it finds no parcels, or one of its tokens is
  * larger than a worker's inbox. Several slots may have cut it into more parcels than were promised. */
@@ -461,7 +421,7 @@ static void end_stuck(struct smoe_core *c)
     smoe_list_for_each (it, &c->pending) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (!smoe_batch_routable(c, b) ||
-            (c->n_parcel_free >= b->top_k && !hosts_are_open(c, &c->layers[b->layer])))
+            (c->n_parcel_free >= b->top_k && !smoe_slot_hosts_open(c, b->layer)))
             continue;
         refuse_stuck(c, (uint32_t)(b - c->batches));
         return;
@@ -478,7 +438,7 @@ static void route_pending(struct smoe_core *c)
             if (b->slot_seen == c->totals.slots || !smoe_batch_routable(c, b))
                 continue;
             found = true;
-            fill_replicas(c, &c->layers[b->layer]);
+            smoe_slot_fill_replicas(c, b->layer);
             if (b->routed) {
                 b->slot_seen = c->totals.slots;
                 route_replay(c, (uint32_t)(b - c->batches));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of the slot share: slot.c (when, and the frequencies), slot_route.c (routes), tracing.c
+ * What the files of the slot share: slot.c (when, and the frequencies), slot_room.c (who can be given
+ * how much), slot_route.c (routes), tracing.c
  * (telling what was decided, and from what).
  */
 #ifndef SMOE_CORE_SLOT_STATE_H
@@ -29,6 +30,15 @@ struct smoe_plan_worker smoe_slot_know(const struct smoe_core *core,
 /* ... and its queue. */
 void smoe_slot_know_queue(const struct smoe_core *core, const struct smoe_worker *worker,
                           uint64_t forward_flops, bool training, struct smoe_plan_worker *known);
+
+/* ---- slot_room.c ---- */
+/* Which live workers hold each of the layer's experts: core->replica_*. */
+void smoe_slot_fill_replicas(struct smoe_core *core, uint32_t layer);
+/* Rows the worker can be given: what its inbox has room for, and no more in one slot than the raw part of one
+ * Decision may have. For the layer whose replicas were filled last. */
+uint32_t smoe_slot_room(const struct smoe_core *core, uint32_t layer, uint32_t worker);
+/* No more room will come than there is with nothing at work: no host is about to leave or to stay. */
+bool smoe_slot_hosts_open(const struct smoe_core *core, uint32_t layer);
 
 /* ---- slot_route.c ---- */
 /* Routes what waits, as far as caps and parcels allow; the parcels are on the worker_new lists. */

@@ -165,6 +165,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     m.n_copies = list_copies(c, layer, worker, &m.copies);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
+    w->hosts_out[l]++;
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 
@@ -242,22 +243,11 @@ void smoe_standing_worker_forgotten(struct smoe_core *c, uint32_t l, uint32_t wo
             smoe_standing_change(c, l, &layer->experts[e].worker, SMOE_NONE);
 }
 
-/* The step of the layer's owner while it is being committed, or NULL. It can no longer be taken back: what
- * came before it is of no use any more. */
-static const struct smoe_step *committing(const struct smoe_core *c, const struct smoe_layer *layer)
-{
-    if (layer->owner == SMOE_NONE)
-        return NULL;
-    const struct smoe_step *s = &c->trainers[layer->owner].step;
-    bool of_it = s->layers >> (layer - c->layers) & 1;
-    return s->phase == SMOE_STEP_COMMITTING && of_it ? s : NULL;
-}
-
 /* Does the worker hold the layer's expert as it was, or is being, committed last? */
 static bool has_current(const struct smoe_core *c, const struct smoe_layer *layer,
                         const struct smoe_inventory_layer *held, uint32_t expert)
 {
-    const struct smoe_step *next = committing(c, layer);
+    const struct smoe_step *next = smoe_step_committing(c, layer);
     uint64_t step = next ? next->number : layer->step;
     uint64_t attempt = next ? next->attempt : layer->attempt;
     if (!layer->learned && !next)

@@ -105,8 +105,7 @@ static bool has_visits(const struct smoe_core *c, uint32_t l, uint32_t expert, u
 
 /* ---- choosing ---- */
 
-/* Nothing of the layer's training is out: roles may change. */
-static bool between_steps(const struct smoe_core *c, uint32_t l)
+bool smoe_standing_between_steps(const struct smoe_core *c, uint32_t l)
 {
     uint32_t owner = c->layers[l].owner;
     if (owner == SMOE_NONE)
@@ -264,7 +263,7 @@ bool smoe_standing_advance(struct smoe_core *c, uint32_t l)
         place_new(c, l);
     else
         promote(c, l);
-    if (between_steps(c, l))
+    if (smoe_standing_between_steps(c, l))
         balance_hosts(c, l);
     bool awaits_some = c->settle_ns && c->fleet.n_expected;
     if (!awaits_some && smoe_standing_complete(c, l)) {

@@ -185,6 +185,9 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
                                .step = m->step};
     uint64_t number;
     int rc = check_target(c, trainer, m->layer, m->expert, m->parts, false, &relay.worker, &why);
+    if (rc == 0 && !smoe_standing_quiet(c, &c->layers[m->layer]))
+        rc = smoe_fail(&why, SMOE_ESTATE, "layer %s: its step is being made",
+                       c->layers[m->layer].name);
     if (rc == 0 && m->step != c->layers[m->layer].step)
         rc = smoe_fail(&why, SMOE_EFIELD, "step %llu: the layer is at step %llu: RESTORE it first",
                        (unsigned long long)m->step, (unsigned long long)c->layers[m->layer].step);
@@ -199,14 +202,13 @@ void smoe_relay_store(struct smoe_core *c, uint32_t trainer, const struct smoe_m
         smoe_core_refuse(c, c->trainers[trainer].session, rc, why.text, false, 0, m->request);
         return;
     }
+    c->layers[m->layer].learned = true;
+    c->journal_due |= UINT64_C(1) << m->layer;
     if (sharded) {
-        c->layers[m->layer].learned = true;
         smoe_sharded_store(c, relay_at(c, number));
         return;
     }
     smoe_copies_void(c, m->layer, m->expert); /* what is on its way to a new follower is older */
-    c->layers[m->layer].learned = true;
-    c->journal_due |= UINT64_C(1) << m->layer;
     send_store(c, relay.worker, number, m);
     if (relay.follower != SMOE_NONE)
         send_store(c, relay.follower, number, m);

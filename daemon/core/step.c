@@ -96,8 +96,10 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         if ((t->step.layers >> l & 1) && !c->layers[l].sharded)
             smoe_standing_leave_absent(c, l);
-        else if (t->step.layers >> l & 1)
+        else if (t->step.layers >> l & 1) {
+            smoe_traffic_turn(c, l, SMOE_PART_STEPPING);
             smoe_exchange_begin(c, l, SMOE_EXCHANGE_GRADIENTS);
+        }
     await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         if (!awaited(&t->step, w))
@@ -137,13 +139,12 @@ static bool named_batches_settled(const struct smoe_trainer *t)
 bool smoe_step_settled(const struct smoe_core *c, uint32_t trainer)
 {
     const struct smoe_trainer *t = &c->trainers[trainer];
-    return t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t) &&
-           hosts_ready(c, t->step.layers);
+    return t->step.phase == SMOE_STEP_SETTLING && named_batches_settled(t);
 }
 
 void smoe_step_advance(struct smoe_core *c, uint32_t trainer)
 {
-    if (smoe_step_settled(c, trainer) &&
+    if (smoe_step_settled(c, trainer) && hosts_ready(c, c->trainers[trainer].step.layers) &&
         !smoe_copies_under_way(c, c->trainers[trainer].step.layers) &&
         !smoe_exchange_under_way(c, c->trainers[trainer].step.layers))
         ask_norms(c, trainer);
@@ -364,6 +365,7 @@ static void announce(struct smoe_core *c, uint32_t trainer)
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_step *s = &t->step;
     c->totals.steps++;
+    c->epoch = s->done.epoch > c->epoch ? s->done.epoch : c->epoch;
     t->step_committed = s->number;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer *layer = &c->layers[l];
@@ -393,7 +395,7 @@ static void commit(struct smoe_core *c, uint32_t trainer)
 {
     struct smoe_step *s = &c->trainers[trainer].step;
     s->phase = SMOE_STEP_COMMITTING;
-    s->done = (struct smoe_msg_step_done){s->number, ++c->epoch, s->clip_scale, s->square_norm};
+    s->done = (struct smoe_msg_step_done){s->number, ++c->epochs, s->clip_scale, s->square_norm};
     if (c->options.journal) {
         c->n_committing++;
         s->record = smoe_journal_commit(c, trainer);
@@ -410,6 +412,16 @@ static void commit_staged(struct smoe_core *c)
         if (c->trainers[t].step.phase == SMOE_STEP_STAGING && !c->trainers[t].step.n_awaiting &&
             !c->n_leaving)
             commit(c, t);
+}
+
+const struct smoe_step *smoe_step_committing(const struct smoe_core *c,
+                                             const struct smoe_layer *layer)
+{
+    if (layer->owner == SMOE_NONE)
+        return NULL;
+    const struct smoe_step *s = &c->trainers[layer->owner].step;
+    bool of_it = s->layers >> (layer - c->layers) & 1;
+    return s->phase == SMOE_STEP_COMMITTING && of_it ? s : NULL;
 }
 
 void smoe_step_staged(struct smoe_core *c, uint32_t worker, const struct smoe_msg_step_staged *m)

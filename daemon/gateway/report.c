@@ -160,6 +160,18 @@ static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
     smoe_json_add_u64(x, "uploaded", t->uploaded);
 }
 
+/* How long the parts of its iterations took, in seconds, all together. */
+static void add_parts(cJSON *o, const uint64_t *part_ns)
+{
+    static const char *const names[SMOE_PARTS] = {[SMOE_PART_COMPUTING] = "computing",
+                                                  [SMOE_PART_STEPPING] = "stepping",
+                                                  [SMOE_PART_PLACING] = "placing",
+                                                  [SMOE_PART_WEIGHTS] = "weights"};
+    cJSON *x = cJSON_AddObjectToObject(o, "parts_s");
+    for (int p = 0; p < SMOE_PARTS; p++)
+        smoe_json_add_number(x, names[p], 1e-9 * (double)part_ns[p]);
+}
+
 /* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
 static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
                        const struct smoe_layer_view *layer)
@@ -185,8 +197,13 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
         add_traffic(x, &layer->traffic[w]);
         cJSON_AddItemToArray(list, x);
     }
+    cJSON_AddStringToObject(o, "wire",
+                            layer->shape.wire == SMOE_WIRE_BF16    ? "bf16"
+                            : layer->shape.dtype == SMOE_DTYPE_F64 ? "fp64"
+                                                                   : "fp32");
     smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
     smoe_json_add_u64(o, "iterations", layer->iterations);
+    add_parts(o, layer->part_ns);
     smoe_json_add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
 }
 

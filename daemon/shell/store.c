@@ -94,8 +94,7 @@ static int drop_rows(sqlite3 *db, const char *name, struct smoe_why *why)
 {
     int rc = delete_of(db, "DELETE FROM layer WHERE name = ?", name, why);
     rc = rc ? rc : delete_of(db, "DELETE FROM expert WHERE layer = ?", name, why);
-    rc = rc ? rc : delete_of(db, "DELETE FROM cut WHERE layer = ?", name, why);
-    return rc ? rc : delete_of(db, "DELETE FROM piece WHERE layer = ?", name, why);
+    return rc ? rc : smoe_pieces_drop(db, name, why);
 }
 
 static int drop_layer(sqlite3 *db, const char *name, struct smoe_why *why)

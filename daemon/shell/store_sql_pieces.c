@@ -14,6 +14,14 @@ static int write_piece(sqlite3 *db, const char *layer, const struct smoe_journal
     return smoe_sql_finish(db, s, why);
 }
 
+static int write_wire(sqlite3 *db, const struct smoe_journal_layer *l, struct smoe_why *why)
+{
+    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT INTO wire VALUES(?,?)");
+    smoe_sql_bind_text(s, 1, l->name);
+    smoe_sql_bind_numbers(s, 2, (const uint64_t[]){(uint64_t)l->shape.wire}, 1);
+    return smoe_sql_finish(db, s, why);
+}
+
 int smoe_pieces_write(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
     sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT INTO cut VALUES(?,?,?)");
@@ -22,6 +30,20 @@ int smoe_pieces_write(sqlite3 *db, const struct smoe_record *r, struct smoe_why 
     int rc = smoe_sql_finish(db, s, why);
     for (uint32_t i = 0; i < r->layer.n_pieces && !rc; i++)
         rc = write_piece(db, r->layer.name, &r->pieces[i], why);
+    return rc || r->layer.shape.wire == SMOE_WIRE_REAL ? rc : write_wire(db, &r->layer, why);
+}
+
+int smoe_pieces_drop(sqlite3 *db, const char *layer, struct smoe_why *why)
+{
+    static const char *const deletes[] = {"DELETE FROM cut WHERE layer = ?",
+                                          "DELETE FROM piece WHERE layer = ?",
+                                          "DELETE FROM wire WHERE layer = ?"};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof deletes / sizeof *deletes && !rc; i++) {
+        sqlite3_stmt *s = smoe_sql_prepare(db, deletes[i]);
+        smoe_sql_bind_text(s, 1, layer);
+        rc = smoe_sql_finish(db, s, why);
+    }
     return rc;
 }
 
@@ -48,11 +70,27 @@ static int load_cut(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_
     return rc;
 }
 
+static int load_wire(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why)
+{
+    bool row = false;
+    sqlite3_stmt *s = smoe_sql_prepare(db, "SELECT format FROM wire WHERE layer = ?");
+    smoe_sql_bind_text(s, 1, layer->layer.name);
+    int rc = smoe_sql_next(db, s, &row, why);
+    uint64_t format = rc == 0 && row ? smoe_sql_u64(s, 0) : SMOE_WIRE_REAL;
+    sqlite3_finalize(s);
+    if (format > SMOE_WIRE_BF16)
+        return damaged(layer, why);
+    layer->layer.shape.wire = (enum smoe_wire_format)format;
+    return rc;
+}
+
 int smoe_pieces_load(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why)
 {
     uint32_t n = 0;
     bool row = true;
     int rc = load_cut(db, layer, why);
+    if (rc == 0 && layer->layer.sharded)
+        rc = load_wire(db, layer, why);
     if (rc || !layer->layer.n_pieces)
         return rc;
     layer->pieces = calloc(layer->layer.n_pieces, sizeof *layer->pieces);

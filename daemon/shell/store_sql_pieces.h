@@ -4,6 +4,7 @@
  *
  *     cut    one row a layer that is sharded: grains and number of its pieces
  *     piece  one row a piece: who owns it and who follows, by name
+ *     wire   one row a layer whose gradients and weights do not travel as reals: how they do
  *
  * A daemon from before there were any leaves both alone: it has such a layer without experts, and says that it is lost.
  */
@@ -17,12 +18,16 @@
     "CREATE TABLE IF NOT EXISTS cut(layer TEXT PRIMARY KEY, grains INTEGER, pieces INTEGER)"  \
     " WITHOUT ROWID;"                                                                         \
     "CREATE TABLE IF NOT EXISTS piece(layer TEXT, start INTEGER, length INTEGER, owner TEXT," \
-    " follower TEXT, PRIMARY KEY(layer, start)) WITHOUT ROWID;"
+    " follower TEXT, PRIMARY KEY(layer, start)) WITHOUT ROWID;"                               \
+    "CREATE TABLE IF NOT EXISTS wire(layer TEXT PRIMARY KEY, format INTEGER) WITHOUT ROWID;"
 
 /* Inserts what a LAYER record of a sharded layer says beyond its row; there are no older rows of it. */
 int smoe_pieces_write(sqlite3 *db, const struct smoe_record *record, struct smoe_why *why);
 
-/* Whether the layer of that name is sharded, and its pieces. SMOE_EDATA if there are not as many as there should be. */
+/* No layer of that name has any of it. */
+int smoe_pieces_drop(sqlite3 *db, const char *layer, struct smoe_why *why);
+
+/* Whether the layer of that name is sharded, its pieces, and how it travels. SMOE_EDATA if there are not as many as there should be. */
 int smoe_pieces_load(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why);
 
 #endif

@@ -30,6 +30,7 @@
 
 #include "stablemoe/error.h"
 #include "stablemoe/frozen.h"
+#include "stablemoe/placement.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -84,6 +85,7 @@ SMOE_API int smoe_poll(struct smoe_client *client, uint32_t timeout_ms);
 
 enum smoe_layer_activation { SMOE_LAYER_RELU = 1, SMOE_LAYER_GELU = 2, SMOE_LAYER_SWIGLU = 3 };
 enum smoe_layer_optimizer { SMOE_LAYER_SGD = 1, SMOE_LAYER_ADAMW = 2 };
+enum smoe_layer_wire { SMOE_LAYER_WIRE_REAL = 0, SMOE_LAYER_WIRE_BF16 = 1 };
 
 struct smoe_layer_options {
     const char *name; /* unique at the gateway: 1..63 of [A-Za-z0-9._-] */
@@ -96,6 +98,10 @@ struct smoe_layer_options {
     bool zero_output;   /* output matrices start at zero: each expert begins as the identity of its
                           residual block (StableMoE, section 4) */
     bool evaluate_only; /* use a layer that another trainer owns; only `name` is read then */
+    enum smoe_layer_wire
+        wire; /* how gradients and weights travel between workers, where the gateway shards
+                                  layers (a layer that it does not is refused unless REAL): bf16 is half
+                                  of the traffic; masters and optimizer state stay as they are */
 };
 
 /* Declares the layer and waits until every expert has a worker. The layer belongs to the client. */
@@ -239,6 +245,19 @@ SMOE_API int smoe_expert_fetch(struct smoe_expert_layer *layer, uint32_t expert,
 /* Replaces weights and moments (both) of one expert; use after smoe_restore. */
 SMOE_API int smoe_expert_store(struct smoe_expert_layer *layer, uint32_t expert,
                                const smoe_real *values);
+
+/* The placement of the layer, and what is known of its experts' popularity. Valid until the next call of these two, or
+ * until the client is closed. */
+SMOE_API int smoe_placement_fetch(struct smoe_expert_layer *layer,
+                                  const struct smoe_placement **ret_placement);
+
+/* Brings one back: use it between smoe_restore and smoe_expert_store. ret_in_force (may be NULL) is the placement that
+ * there is then: the same if rule, workers and their slots are; else one that the gateway planned from the
+ * popularity. A placement of a layer that is pinned now, or that was, changes nothing. SMOE_EFIELD, with the field
+ * and its limit, for what no fleet can have. */
+SMOE_API int smoe_placement_store(struct smoe_expert_layer *layer,
+                                  const struct smoe_placement *placement,
+                                  const struct smoe_placement **ret_in_force);
 
 /* Begins the return to an older step: everything uncommitted is dropped, the next step will be
  * step + 1. Then store every expert. */

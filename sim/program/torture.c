@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The story `torture` for many seeds, and what was done to the worlds altogether. A kind of fault that
- * never came is a hole in the test: with enough seeds it fails.
+ * never came, or of world, is a hole in the test: with enough seeds it fails.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,6 +17,10 @@
 #define SEEDS_FOR_ALL 500 /* in so many worlds every kind of fault happens */
 #define PROGRESS_NS   UINT64_C(1000000000)
 
+/* What they are made of. */
+enum { SHARDED, FROZEN, BOTH, KINDS };
+static const char *const kinds[KINDS] = {"sharded", "frozen", "sharded_and_frozen"};
+
 /* What is done to mend things is no fault. */
 static const enum smoe_sim_act faults[] = {
     SMOE_SIM_CRASH, SMOE_SIM_VANISH, SMOE_SIM_STOP,       SMOE_SIM_PAUSE,    SMOE_SIM_DEAF,
@@ -27,6 +31,7 @@ static const enum smoe_sim_act faults[] = {
 
 struct sum {
     uint64_t first, last, told, failed, losses, events, messages, virtual_ns;
+    uint64_t kinds[KINDS];
     uint64_t acts[SMOE_SIM_ACTS];
     uint64_t began_ns, took_ns, shown_ns;
 };
@@ -56,6 +61,9 @@ static void tell(const struct smoe_story *story, uint64_t seed, struct sum *s)
     s->events += end.events;
     s->messages += end.messages;
     s->virtual_ns += end.virtual_ns;
+    s->kinds[SHARDED] += end.sharded;
+    s->kinds[FROZEN] += end.frozen;
+    s->kinds[BOTH] += end.sharded && end.frozen;
     for (int act = 0; act < SMOE_SIM_ACTS; act++)
         s->acts[act] += end.acts[act];
     if (end.code)
@@ -78,6 +86,9 @@ static void print(const struct sum *s, bool timings)
            (double)s->virtual_ns * 1e-9);
     if (timings)
         printf("%.0f events/s\n", events_per_s(s));
+    printf("\n%-18s %10s\n", "worlds", "");
+    for (int i = 0; i < KINDS; i++)
+        printf("%-18s %10" PRIu64 "\n", kinds[i], s->kinds[i]);
     printf("\n%-18s %10s\n", "fault", "times");
     for (size_t i = 0; i < N_FAULTS; i++)
         printf("%-18s %10" PRIu64 "\n", smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
@@ -94,6 +105,9 @@ static void print_json(const struct sum *s, bool timings)
     smoe_json_add_u64(o, "events", s->events);
     smoe_json_add_u64(o, "messages", s->messages);
     smoe_json_add_u64(o, "virtual_ns", s->virtual_ns);
+    cJSON *k = cJSON_AddObjectToObject(o, "kinds");
+    for (int i = 0; i < KINDS; i++)
+        smoe_json_add_u64(k, kinds[i], s->kinds[i]);
     cJSON *f = cJSON_AddObjectToObject(o, "faults");
     for (size_t i = 0; i < N_FAULTS; i++)
         smoe_json_add_u64(f, smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
@@ -112,6 +126,9 @@ static int judge(const struct sum *s)
     for (size_t i = 0; i < N_FAULTS; i++)
         if (!s->acts[faults[i]])
             missing = smoe_sim_act_word(faults[i]);
+    for (int i = 0; i < KINDS; i++)
+        if (!s->kinds[i])
+            missing = kinds[i];
     if (s->failed)
         smoe_why_set(&why, STORY ": %" PRIu64 " of %" PRIu64 " worlds failed", s->failed, s->told);
     else if (missing && s->told >= SEEDS_FOR_ALL)

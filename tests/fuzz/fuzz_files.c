@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/train/checkpoint_placement.h"
 #include "client/train/data/gzip.h"
 #include "client/train/data/images.h"
 #include "client/train/data/prose.h"
@@ -18,6 +19,7 @@
 #include "common/io/keyring.h"
 #include "daemon/shell/settings.h"
 #include "proto/safetensors.h"
+#include "proto/wire.h"
 #include "tests/fuzz/input.h"
 
 enum { UNPACKED_MAX = 1 << 18 };
@@ -186,6 +188,35 @@ static void address(const uint8_t *data, size_t n)
 
 /* ---- checkpoints and data sets ---- */
 
+/* What is read and could be some fleet's is written and read again as it was. */
+static void placement(const struct smoe_safetensors *file)
+{
+    struct smoe_placed placed = {0}, written = {0}, again = {0};
+    struct smoe_safetensors copy = {0};
+    struct smoe_why why = {""};
+    uint8_t *bytes = NULL;
+    size_t len;
+    int rc = smoe_placed_read(file, &placed, &why);
+    smoe_assert(rc == 0 || *why.text);
+    if (rc == 0 && placed.value.n_experts && smoe_placement_check(&placed.value, &why) == 0) {
+        smoe_assert(smoe_placed_fill(&written, &placed.value) == 0);
+        struct smoe_safetensors_content content = {written.tensors, SMOE_PLACED_TENSORS,
+                                                   written.metadata, SMOE_PLACED_METADATA};
+        smoe_assert(smoe_safetensors_build(&content, &bytes, &len, &why) == 0);
+        smoe_assert(smoe_safetensors_parse(bytes, len, &copy, &why) == 0);
+        smoe_assert(smoe_placed_read(&copy, &again, &why) == 0);
+        smoe_assert(smoe_placement_check(&again.value, &why) == 0);
+        smoe_assert(again.value.n_slots == placed.value.n_slots &&
+                    again.value.seen == placed.value.seen &&
+                    strcmp(again.value.rule, placed.value.rule) == 0);
+        smoe_safetensors_release(&copy);
+        free(bytes);
+    }
+    smoe_placed_release(&placed);
+    smoe_placed_release(&written);
+    smoe_placed_release(&again);
+}
+
 static void safetensors(const uint8_t *data, size_t n)
 {
     struct smoe_safetensors file = {0};
@@ -200,6 +231,7 @@ static void safetensors(const uint8_t *data, size_t n)
         smoe_assert(!t->n_bytes || ((const uint8_t *)t->data >= data && t->n_bytes <= n &&
                                     (const uint8_t *)t->data + t->n_bytes <= data + n));
     }
+    placement(&file);
     struct smoe_safetensors_content content = {file.tensors, file.n_tensors, file.metadata,
                                                file.n_metadata};
     uint8_t *bytes = NULL;

@@ -391,7 +391,12 @@ void fuzz_peer_open(struct fuzz_peer *p, uint32_t session, enum smoe_role role,
     smoe_channel_init(&p->ear, wire, NULL, side, 1 << 16);
     p->ear.body_bytes_max = SMOE_CONTROL_BYTES_MAX;
     for (uint32_t l = 0; l < FUZZ_LAYERS; l++)
-        p->shapes[l] = (struct smoe_layer_shape){1, 1, 1, 1, SMOE_DTYPE_F32, 1, 0, false};
+        p->shapes[l] = (struct smoe_layer_shape){.experts = 1,
+                                                 .d_model = 1,
+                                                 .d_ff = 1,
+                                                 .activation = 1,
+                                                 .dtype = SMOE_DTYPE_F32,
+                                                 .optimizer = 1};
 }
 
 void fuzz_peer_close(struct fuzz_peer *p)
@@ -467,6 +472,7 @@ static struct smoe_layer_shape shape_from_tape(struct fuzz_input *in)
         .dtype = b & 16 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32,
         .optimizer = 1 + b / 32 % 2,
         .zero_output = b & 64,
+        .wire = a == 254 ? SMOE_WIRE_BF16 : SMOE_WIRE_REAL,
     };
 }
 

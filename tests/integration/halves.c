@@ -146,17 +146,22 @@ static void pass_fleet(struct half *half, const struct half_batch *batch)
     smoe_model_backward_gate(model, &half->pass, half->dx);
 }
 
+static void fetch_gradient(struct half *half, uint32_t expert)
+{
+    int rc = smoe_expert_fetch(half->layer, expert, SMOE_EXPERT_GRADIENT,
+                               half->expert_grads + expert * half->n_params);
+    half->cut = rc == SMOE_ESTATE;
+    must(half, half->cut ? 0 : rc, "fetch a gradient");
+}
+
 static void step_fleet(struct half *half, const struct half_batch *batch)
 {
     struct smoe_model *model = &half->model;
     struct smoe_step_result done;
     pass_fleet(half, batch);
     keep_dense_grads(half);
-    for (uint32_t e = 0; half->record && e < model->shape.experts; e++)
-        must(half,
-             smoe_expert_fetch(half->layer, e, SMOE_EXPERT_GRADIENT,
-                               half->expert_grads + e * half->n_params),
-             "fetch a gradient");
+    for (uint32_t e = 0; half->record && !half->cut && e < model->shape.experts; e++)
+        fetch_gradient(half, e);
     struct smoe_step_options step = half->setup->step;
     step.dense_square_norm = divided_norm(half, smoe_square_norm(model->n_params, model->grads));
     must(half, smoe_step(half->client, &step, &done), "step");

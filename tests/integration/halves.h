@@ -42,6 +42,8 @@ struct half {
     size_t n_params;          /* of one expert */
     unsigned vectors;         /* of one expert's state: 2 (SGD) or 3 (AdamW) */
     bool record;
+    bool
+        cut; /* the fleet's half: its layer is sharded, and gradients are added up in a step only */
     double loss, clip_scale, square_norm;
 };
 

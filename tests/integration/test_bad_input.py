@@ -87,6 +87,8 @@ class CommandLine(Wrong):
                      says="--top-k 3: there are only 2 experts")
         self.refused("stablemoe-train", "--batch", "4", "--parts", "5", says="--parts 5")
         self.refused("stablemoe-train", "--router", "switch", says="give --top-k 1")
+        self.refused("stablemoe-train", "--local", "--wire", "bf16", says="--wire bf16: with --local nothing travels")
+        self.refused("stablemoe-train", "--wire", "fp16", says="--wire")
 
 
 class Configuration(Wrong):

@@ -39,6 +39,7 @@ class Equality(harness.FleetTest):
         lines = [json.loads(line) for line in out.splitlines()]
         compared = [line for line in lines if not line["control"]]
         self.assertEqual(len(compared), 3 * 2 * 3 * len(STEPS))
+        self.assertTrue(all("expert gradients" in line["distance"] for line in compared))
         for line in compared:
             for tensor, distance in line["distance"].items():
                 self.assertLessEqual(distance, BOUND, (tensor, line))

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import time
+import unittest
 
 import harness
 import test_equality
@@ -48,6 +49,49 @@ class Sharded(harness.FleetTest):
             self.assertLess(abs(ours - theirs), test_equality.STEP_BOUND)
         layer = self.fleet.status("experts")["layers"][0]
         self.assertTrue(any(len(e["hosts"]) > 1 for e in layer["experts"]), layer)
+
+    def train_on_the_wire(self, wire):
+        """Result of a run, and what each worker exchanged in an iteration of it."""
+        trainer = self.fleet.start_trainer(*train_args(2000, epochs=3), "--wire", wire, "--layer", wire,
+                                           "--json", name=wire)
+        self.assertEqual(trainer.wait(), 0, trainer.err())
+        layer = next(one for one in self.fleet.status("experts")["layers"] if one["layer"] == wire)
+        self.assertEqual(layer["wire"], wire)
+        kinds = ("gradient", "follow", "weight")
+        return json.loads(trainer.out()), {shard["worker"]: [shard["traffic"][f"{kind}_{way}"] for kind in kinds
+                                                            for way in ("sent", "received")]
+                                           for shard in layer["shards"]}
+
+    @harness.need_data
+    @unittest.skipIf(harness.FLOAT64, "the trainer's experts are of float64")
+    def test_bf16_on_the_wire_is_half_of_the_bytes_and_trains_as_well(self):
+        self.assertEqual(self.fleet.ctl("policy", "topk")[0], 0)
+        exact, whole = self.train_on_the_wire("fp32")
+        rounded, half = self.train_on_the_wire("bf16")
+        self.assertGreater(min(sum(each) for each in half.values()), 0)
+        for worker, numbers in whole.items():
+            self.assertEqual(numbers, [2 * n for n in half[worker]], worker)
+        self.assertGreater(exact["test_accuracy"], 0.65)
+        self.assertAlmostEqual(rounded["test_accuracy"], exact["test_accuracy"], delta=0.02)
+        self.assertLawful()
+
+    def test_one_step_from_the_same_state_gives_the_same_tensors_whatever_the_placement(self):
+        for rule, steps in (("highest-averages", test_equality.STEPS), ("symi", test_equality.STEPS[:2])):
+            self.daemon.end()
+            self.start_daemon(rule)
+            self.fleet.wait_ready(WORKERS)
+            code, out, err = self.fleet.run([os.path.join(harness.HELPERS, "integration_equality"), "--few",
+                                             self.fleet.gateway] + steps, 4 * harness.PATIENCE_S)
+            self.assertEqual(code, 0, err)
+            *compared, control = [json.loads(line) for line in out.splitlines()]
+            self.assertEqual(len(compared), 2 * len(steps))
+            for line in compared:
+                self.assertIn("expert parameters", line["distance"])
+                for tensor, distance in line["distance"].items():
+                    self.assertLessEqual(distance, test_equality.BOUND, (rule, tensor, line))
+            self.assertGreater(control["distance"]["expert parameters"], 1e-5)
+            hosts = [len(e["hosts"]) for e in self.fleet.status("experts")["layers"][0]["experts"]]
+            self.assertGreater(max(hosts), 1, "no expert had a replica")
 
     def test_every_step_is_the_reference_step_whoever_is_killed(self):
         chosen = random.Random(SEED)

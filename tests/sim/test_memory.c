@@ -93,35 +93,60 @@ static void tell(const struct smoe_story *story, uint64_t seed, uint64_t nth)
     allocations = 0;
     fails_at = nth;
     smoe_story_tell(story, seed, false, &end);
-    /* A worker without room for an expert says so, and its trainer hears of it; one that lost its session in
-     * the last moment is still on its way back. */
-    if (end.code &&
-        (strstr(end.why.text, "out of memory") || strstr(end.why.text, "is waiting at")))
+    /* A worker without room for an expert says so, and its trainer hears of it. */
+    if (end.code && strstr(end.why.text, "out of memory"))
         excused++;
     else
         cr_assert_eq(end.code, 0, "%s, seed %" PRIu64 ", allocation %" PRIu64 ": %s", story->name,
                      seed, nth, end.why.text);
 }
 
-static void tell_with_each(const char *name, uint64_t seed)
+/* Every `stride`th allocation from `first` to `last`. */
+static void tell_with_some(const char *name, uint64_t seed, uint64_t first, uint64_t last,
+                           uint64_t stride)
 {
     const struct smoe_story *story = smoe_story_find(name);
     excused = 0;
-    tell(story, seed, 0);
-    uint64_t all = allocations, stride = all / WORLDS + 1;
-    cr_assert_gt(all, 100, "%s, seed %" PRIu64 " allocates %" PRIu64 " times", name, seed, all);
-    for (uint64_t nth = 1 + seed % stride; nth <= all; nth += stride)
+    for (uint64_t nth = first; nth <= last; nth += stride)
         tell(story, seed, nth);
     cr_assert_leq(excused, EXCUSED_MAX, "%s, seed %" PRIu64, name, seed);
+}
+
+static void tell_with_each(const char *name, uint64_t seed)
+{
+    tell(smoe_story_find(name), seed, 0);
+    uint64_t all = allocations, stride = all / WORLDS + 1;
+    cr_assert_gt(all, 100, "%s, seed %" PRIu64 " allocates %" PRIu64 " times", name, seed, all);
+    tell_with_some(name, seed, 1 + seed % stride, all, stride);
 }
 
 Test(memory, that_is_not_there_once_costs_no_step_and_no_visit)
 {
     for (uint64_t seed = 1; seed <= 4; seed++)
-        tell_with_each("torture", seed);
+        tell_with_each("torture_whole", seed);
 }
 
 Test(memory, that_is_not_there_once_costs_no_step_of_a_sharded_layer)
 {
     tell_with_each("random_sharded", 1);
+}
+
+Test(memory, that_is_not_there_once_costs_nothing_with_shards_and_frozen_routers_together)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        tell_with_each("torture", seed);
+}
+
+/* Where it once did: the numbers move with the code, so all that is near is told again. */
+Test(memory, that_was_once_missed_is_missed_no_more)
+{
+    /* A step waited for ever for local sums, or a layer was lost: a Host that failed had dropped room for them. */
+    tell_with_some("random_sharded", 3, 2200, 2320, 2);
+    tell_with_some("random_sharded", 2, 1800, 1890, 2);
+    tell_with_some("random_sharded", 21, 5240, 5300, 1);
+    /* A worker without an inventory to send was struck. */
+    tell_with_some("random_sharded", 5, 1, 12, 1);
+    /* The only worker, refusing its part once, was never asked again. */
+    tell_with_some("random_sharded", 26, 20, 55, 1);
+    tell_with_some("random_sharded", 33, 10, 40, 2);
 }

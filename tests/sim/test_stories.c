@@ -50,6 +50,7 @@ STORY(a_new_process_makes_experts_of_step_0_from_the_seed, worker_dies_new)
 STORY(copies_serve_in_the_place_of_a_dead_worker, worker_dies_trained)
 STORY(experts_that_died_with_their_copies_are_reported_lost, all_copies_die)
 STORY(a_worker_that_hangs_is_declared_lost_and_taken_back, worker_silent)
+STORY(who_makes_experts_for_long_is_not_lost, slow_making)
 STORY(a_path_that_is_cut_for_a_while_loses_nothing, cut_off)
 STORY(a_reader_that_does_not_read_is_disconnected, slow_reader)
 STORY(a_dead_trainers_layer_is_kept_for_a_lease, trainer_lease)
@@ -62,11 +63,13 @@ STORY(whoever_dies_one_at_a_time_nothing_is_lost, storm)
 STORY(a_commit_whose_answer_was_lost_is_not_made_twice, commit_unheard)
 STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behind)
 STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
+STORY(of_two_gateways_a_worker_serves_the_newer, split)
 STORY(experts_of_step_0_are_bound_to_nobody, seed_again)
 STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 STORY(slots_and_shards_step_as_one_process_does, sharded)
 STORY(every_rule_places_a_layer_anew_and_loses_nothing, sharded_rules)
 STORY(an_iteration_sends_what_the_formulas_say, sharded_bytes)
+STORY(gradients_and_weights_as_bf16_leave_all_copies_equal, sharded_bf16)
 STORY(two_sharded_layers_are_each_placed_alone, sharded_layers)
 STORY(a_holder_may_die_in_any_phase_of_an_iteration, sharded_phases)
 STORY(a_connection_may_break_in_any_phase_of_an_iteration, sharded_reset)
@@ -79,5 +82,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 48);
+    cr_assert_eq(smoe_stories_len, 51);
 }

@@ -472,7 +472,8 @@ bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, cons
         u->requests[i].code = smoe_fail(&u->requests[i].why, code, "%s", sentence);
         return true;
     }
-    if (smoe_routers_failed(u, request, code, sentence))
+    if (smoe_placements_failed(u, request, code, sentence) ||
+        smoe_routers_failed(u, request, code, sentence))
         return true;
     if (u->step.pending && request == u->step.message.step) {
         fail_step(u, code, sentence);

@@ -3,8 +3,8 @@
  * Frozen routers, the trainer's side.
  *
  *     NONE -> WANTED -> SENT -> IN_FORCE       a lost connection: back to WANTED, until LayerReady says
- *               |         |                    that the gateway has it in force
- *               +---------+--> FAILED
+ *               |         |                    that the gateway has it in force; a gateway that has no
+ *               +---------+--> FAILED          room for it now: back to WANTED, a few times
  *
  * The values are kept as long as the layer: a gateway that restarts has them in its journal, but one that
  * lost it, or another one, gets them again before the first token that they are to score. Batches that were
@@ -15,6 +15,8 @@
 
 #include "client/libstablemoe/core/uplink_state.h"
 #include "daemon/core/router_frozen.h"
+
+#define REFUSALS_MAX 16 /* of one router, for want of room beside what is on its way */
 
 static bool same_head(const struct smoe_frozen_head *a, const struct smoe_frozen_head *b)
 {
@@ -55,6 +57,7 @@ int smoe_uplink_freeze(struct smoe_uplink *u, uint32_t l, const struct smoe_froz
     r->head = *head;
     r->head.digest = smoe_frozen_digest(head->kind, head->inputs, experts, values);
     r->state = SMOE_UROUTER_WANTED;
+    r->refusals = 0;
     smoe_uplink_pump(u);
     return 0;
 }
@@ -207,7 +210,11 @@ bool smoe_routers_failed(struct smoe_uplink *u, uint64_t request, int code, cons
 {
     uint32_t l;
     if (smoe_request_index(request, SMOE_REQUEST_FREEZE, SMOE_LAYERS_MAX, &l)) {
-        fail_freeze(u, l, code, sentence);
+        struct smoe_uplink_router *r = &u->layers[l].router;
+        if (code == SMOE_ENOMEMORY && r->values && r->refusals++ < REFUSALS_MAX)
+            r->state = SMOE_UROUTER_WANTED;
+        else
+            fail_freeze(u, l, code, sentence);
         return true;
     }
     if (!smoe_request_index(request, SMOE_REQUEST_QUERY, SMOE_LAYERS_MAX, &l))

@@ -287,10 +287,10 @@ int smoe_uplink_gradient(struct smoe_uplink_ticket *t, const void *dy, struct sm
 {
     if (t->state == SMOE_TICKET_FAILED)
         return smoe_fail(why, t->code, "%s", t->why.text);
-    if (t->evaluate || !t->has_results || t->dy)
+    if (t->evaluate || !t->has_results || t->dx) /* dy goes with the commit */
         return smoe_fail(why, SMOE_ESTATE, "gradient: %s",
                          t->evaluate ? "the batch was submitted for evaluation"
-                         : t->dy     ? "given already"
+                         : t->dx     ? "given already"
                                      : "the results are not complete");
     size_t bytes = smoe_ticket_visits(t) * smoe_ticket_row_bytes(t);
     t->dx = malloc(t->tokens * smoe_ticket_row_bytes(t));

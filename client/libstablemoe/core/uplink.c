@@ -48,6 +48,7 @@ void smoe_uplink_free(struct smoe_uplink *u)
     for (uint32_t i = 0; i < SMOE_REQUESTS_MAX; i++)
         smoe_blob_unref(u->requests[i].values);
     smoe_routers_release(u);
+    smoe_placements_release(u);
     if (u->link != SMOE_ULINK_DOWN)
         smoe_channel_release(&u->channel);
     smoe_wire_free(u->wire);
@@ -105,6 +106,7 @@ void smoe_uplink_disconnected(struct smoe_uplink *u)
     }
     smoe_requests_start_over(u);
     smoe_routers_start_over(u);
+    smoe_placements_start_over(u);
     start_over(u);
 }
 
@@ -151,6 +153,7 @@ void smoe_uplink_pump(struct smoe_uplink *u)
     if (!smoe_layers_ready(u))
         return;
     smoe_routers_pump(u);
+    smoe_placements_pump(u);
     smoe_tickets_pump(u);
     smoe_step_pump(u);
     smoe_requests_pump(u);
@@ -262,6 +265,9 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
         return 0;
     case SMOE_MSG_ROUTER_STATE:
         smoe_routers_answered(u, &m->router_state);
+        return 0;
+    case SMOE_MSG_PLACEMENT:
+        smoe_placements_answered(u, &m->placement);
         return 0;
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};

@@ -45,6 +45,7 @@ struct smoe_uplink_router {
     } state;
     struct smoe_frozen_head head;
     struct smoe_blob *values; /* kept while the layer lives: a gateway may come back without them */
+    uint32_t refusals;        /* of these values, for want of room */
     int code;
     struct smoe_why why;
     struct smoe_frozen_head found; /* what the gateway said last is in force */
@@ -53,6 +54,21 @@ struct smoe_uplink_router {
     struct smoe_why query_why;
     struct smoe_msg_routing_report report; /* the last; tokens 0: none */
     bool report_due;                       /* the gateway does not have it */
+};
+
+/* A placement that was asked for, or is to be brought back. */
+struct smoe_uplink_placement {
+    enum {
+        SMOE_UPLACEMENT_NONE,
+        SMOE_UPLACEMENT_WANTED, /* to be sent, and again after each reconnection */
+        SMOE_UPLACEMENT_SENT,
+        SMOE_UPLACEMENT_ANSWERED, /* `value` is what is in force, or code, why */
+    } state;
+    bool store;                  /* `value` is to be brought; else it is only asked for */
+    struct smoe_placement value; /* its arrays lie in */
+    void *block;                 /* owned */
+    int code;
+    struct smoe_why why;
 };
 
 struct smoe_uplink_layer {
@@ -64,6 +80,7 @@ struct smoe_uplink_layer {
     uint64_t run, step;
     struct smoe_layer_shape shape;
     struct smoe_uplink_router router;
+    struct smoe_uplink_placement placement;
     int code; /* FAILED */
     struct smoe_why why;
 };
@@ -181,6 +198,11 @@ int smoe_uplink_freeze(struct smoe_uplink *uplink, uint32_t layer,
                        struct smoe_why *why);
 /* Asks which router is in force: the answer is in the layer's `router`, from `answered` on. */
 int smoe_uplink_query_router(struct smoe_uplink *uplink, uint32_t layer, struct smoe_why *why);
+
+/* Asks for the placement of a layer, or brings one back (`store`; copied): the layer's `placement` has the answer. One
+ * at a time for each layer: SMOE_ESTATE. SMOE_EFIELD for one that no fleet can have. */
+int smoe_uplink_place(struct smoe_uplink *uplink, uint32_t layer,
+                      const struct smoe_placement *store, struct smoe_why *why);
 
 /* Tells the gateway, and one that comes after it, how far the layer's routing has changed. */
 void smoe_uplink_report_routing(struct smoe_uplink *uplink, uint32_t layer,

@@ -97,8 +97,23 @@ int smoe_routers_check(const struct smoe_uplink *uplink, const struct smoe_uplin
                        struct smoe_why *why);
 bool smoe_routers_ready(const struct smoe_uplink *uplink, const struct smoe_uplink_ticket *ticket);
 
+/* ---- placements.c ---- */
+void smoe_placements_pump(struct smoe_uplink *uplink);
+void smoe_placements_start_over(struct smoe_uplink *uplink);
+void smoe_placements_answered(struct smoe_uplink *uplink, const struct smoe_msg_placement *m);
+/* True if it was their request. */
+bool smoe_placements_failed(struct smoe_uplink *uplink, uint64_t request, int code,
+                            const char *sentence);
+void smoe_placements_release(struct smoe_uplink *uplink);
+
 /* Request numbers say whose they are: the kind, and an index. */
-enum { SMOE_REQUEST_LAYER = 1, SMOE_REQUEST_STATE, SMOE_REQUEST_FREEZE, SMOE_REQUEST_QUERY };
+enum {
+    SMOE_REQUEST_LAYER = 1,
+    SMOE_REQUEST_STATE,
+    SMOE_REQUEST_FREEZE,
+    SMOE_REQUEST_QUERY,
+    SMOE_REQUEST_PLACEMENT
+};
 uint64_t smoe_request_number(uint64_t kind, uint32_t index);
 bool smoe_request_index(uint64_t request, uint64_t kind, uint32_t bound, uint32_t *ret);
 

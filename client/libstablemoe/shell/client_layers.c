@@ -25,6 +25,7 @@ SMOE_API int smoe_layer_declare(struct smoe_client *c, const struct smoe_layer_o
         .optimizer = (uint32_t)o->optimizer,
         .seed = o->seed,
         .zero_output = o->zero_output,
+        .wire = (enum smoe_wire_format)o->wire,
     };
     uint32_t number;
     int rc = smoe_uplink_declare(c->uplink, o->name, o->evaluate_only ? NULL : &shape,
@@ -54,6 +55,7 @@ SMOE_API void smoe_layer_shape(const struct smoe_expert_layer *layer,
         .optimizer = (enum smoe_layer_optimizer)l->shape.optimizer,
         .seed = l->shape.seed,
         .zero_output = l->shape.zero_output,
+        .wire = (enum smoe_layer_wire)l->shape.wire,
         .evaluate_only = l->evaluate_only,
     };
 }

@@ -329,7 +329,8 @@ struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
     struct smoe_task *task = &a->tasks[lane];
     memset(task, 0, sizeof *task);
     task->scratch = scratch;
-    if (!smoe_agent_start_step(a, task) && !smoe_agent_start_parcel(a, task))
+    if (!smoe_agent_start_making(a, task) && !smoe_agent_start_step(a, task) &&
+        !smoe_agent_start_parcel(a, task))
         return NULL;
     a->lane_used[lane] = true;
     a->experts.experts[task->expert].busy = true;
@@ -368,10 +369,12 @@ void smoe_agent_task_done(struct smoe_agent *a, struct smoe_task *task, uint64_t
     uint32_t expert = task->expert;
     count_cpu(a, task, cpu_ns);
     a->lane_used[task - a->tasks] = false;
+    if (task->kind == SMOE_TASK_MAKE)
+        smoe_agent_finish_making(a, task);
     smoe_experts_idle(&a->experts, expert);
     if (task->kind <= SMOE_TASK_BACKWARD)
         smoe_agent_finish_parcel(a, task);
-    else
+    else if (task->kind != SMOE_TASK_MAKE)
         smoe_agent_finish_step(a, task);
     smoe_agent_run_deferred(a, expert);
     if (a->active_since_ns) /* up to here, as the cycles: what is achieved is one over the other */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
- * visits and the tasks they become; routers.c which of them are frozen; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
+ * visits and the tasks they become; making.c the experts that begin; routers.c which of them are frozen; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
  * workers that share layers send each other; check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
@@ -166,6 +166,15 @@ bool smoe_agent_start_step(struct smoe_agent *agent, struct smoe_task *task);
 /* There are such tasks. */
 bool smoe_agent_steps_compute(const struct smoe_agent *agent);
 void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
+
+/* ---- making.c ---- */
+bool smoe_agent_start_making(struct smoe_agent *agent, struct smoe_task *task);
+/* Before the expert is idle. */
+void smoe_agent_finish_making(struct smoe_agent *agent, const struct smoe_task *task);
+/* Answers the Host that the layer is as it says, now or when all of it is made. */
+void smoe_agent_say_hosted(struct smoe_agent *agent, struct smoe_held_layer *layer);
+/* What making takes that no task has begun. [flop] */
+uint64_t smoe_agent_making_flops(const struct smoe_agent *agent);
 
 /* ---- state.c ---- */
 /* What is still held, for a gateway that may know it. */

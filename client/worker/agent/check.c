@@ -66,8 +66,21 @@ static void check_steps(const struct smoe_agent *a)
     }
 }
 
+/* What is to be made is counted, and whoever is owed a Hosted waits for some of it. */
+static void check_making(const struct smoe_agent *a)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < a->experts.n_experts; i++)
+        n += a->experts.experts[i].make_due;
+    smoe_assert(n == a->experts.n_to_make);
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+        smoe_assert(!a->experts.layers[l].hosted_due ||
+                    smoe_experts_to_make(&a->experts, &a->experts.layers[l]));
+}
+
 void smoe_agent_check(const struct smoe_agent *a)
 {
+    check_making(a);
     check_parcels(a);
     check_lanes(a);
     check_steps(a);

@@ -8,6 +8,9 @@
  * Gradients are of a step and its attempt, the rest of the layer's committed step; a message about another is
  * late and passed over without an answer, for the gateway has forgotten the transfer.
  *
+ * What travels, and what whoever is asked takes itself, is in the form of the layer's wire: with bf16 it is rounded
+ * where it is given, once, so that all who take it have the same bits (experts.h).
+ *
  * A local sum that has come whole is kept until those of all hosts are there: they are added in the order of
  * their ranks, by the task that makes the norm, so that owner and follower have the same bits.
  */
@@ -61,10 +64,13 @@ bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m
     return is_late(a, &t);
 }
 
-static size_t vectors_of(const struct smoe_held_layer *layer, enum smoe_shard_kind kind)
+/* Of the raw part: a state's vectors in full, all else as the layer's wire has it. */
+static size_t bytes_of(const struct smoe_held_layer *layer, enum smoe_shard_kind kind, size_t n)
 {
     enum smoe_optimizer_kind optimizer = (enum smoe_optimizer_kind)layer->shape.optimizer;
-    return kind == SMOE_SHARD_STATE ? 1 + smoe_optimizer_moments(optimizer) : 1;
+    if (kind == SMOE_SHARD_STATE)
+        return (1 + smoe_optimizer_moments(optimizer)) * n * sizeof(smoe_real);
+    return smoe_experts_part_bytes(layer, n);
 }
 
 /* Where the range is in the shards here, or SMOE_SHARD_NOWHERE. */
@@ -104,8 +110,7 @@ int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_par
                          "SHARD_PART: %llu elements of layer %u expert %u at %llu: not held here",
                          (unsigned long long)m->length, m->layer, m->expert,
                          (unsigned long long)m->offset);
-    *ret_bytes = vectors_of(smoe_experts_layer(&a->experts, m->layer), m->kind) * m->length *
-                 sizeof(smoe_real);
+    *ret_bytes = bytes_of(smoe_experts_layer(&a->experts, m->layer), m->kind, (size_t)m->length);
     return 0;
 }
 
@@ -113,7 +118,7 @@ int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_par
 
 /* A local sum, or a range of it. One that came already, or of a host that there is not, is not taken. */
 static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
-                     size_t at, const smoe_real *from)
+                     size_t at, const void *part)
 {
     struct smoe_agent_step *s = step_for(a, t);
     size_t elements = layer->layout.elements;
@@ -122,7 +127,7 @@ static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer, const 
     if (!s || s->phase != SMOE_AGENT_STEP_SUMS || t->rank >= n ||
         layer->sum_elements[sum] + t->length > elements)
         return;
-    memcpy(layer->sums + sum * elements + at, from, (size_t)t->length * sizeof *from);
+    smoe_experts_unpack(layer, (size_t)t->length, part, layer->sums + sum * elements + at);
     layer->sum_elements[sum] += (size_t)t->length;
     if (layer->sum_elements[sum] == elements)
         smoe_agent_step_summed(a, s);
@@ -153,32 +158,32 @@ static void say_taken(struct smoe_agent *a, const struct transfer *t)
 static void take_part(struct smoe_agent *a, const struct transfer *t, const struct smoe_blob *blob)
 {
     struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
-    const smoe_real *from = (const smoe_real *)(const void *)blob->data;
     uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
     if (t->kind == SMOE_SHARD_GRADIENT)
-        take_sum(a, layer, t, place_of(layer, t), from);
+        take_sum(a, layer, t, place_of(layer, t), blob->data);
     else if (t->kind == SMOE_SHARD_WEIGHTS)
         smoe_experts_fill_slot(&a->experts, layer->expert_at[t->expert], t->fill, (size_t)t->offset,
-                               (size_t)t->length, from);
+                               (size_t)t->length, blob->data);
     else
-        write_state(&a->experts.experts[shard], place_of(layer, t), (size_t)t->length, from);
+        write_state(&a->experts.experts[shard], place_of(layer, t), (size_t)t->length,
+                    (const smoe_real *)(const void *)blob->data);
     say_taken(a, t);
 }
 
 /* ---- giving ---- */
 
-/* Puts the range where it belongs here, if anywhere. The slot may be busy with visits of others: its weights are
+/* Puts the range, as it is sent, where it belongs here, if anywhere. The slot may be busy with visits of others: its weights are
  * not in use before all of them have come. */
 static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
-                     const smoe_real *from)
+                     const void *part)
 {
     size_t at = place_of(layer, t);
     uint32_t slot = layer->expert_at[t->expert];
     if (t->kind == SMOE_SHARD_GRADIENT && at != SMOE_SHARD_NOWHERE)
-        take_sum(a, layer, t, at, from);
+        take_sum(a, layer, t, at, part);
     else if (t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT)
         smoe_experts_fill_slot(&a->experts, slot, t->fill, (size_t)t->offset, (size_t)t->length,
-                               from);
+                               part);
 }
 
 static void send_part(struct smoe_agent *a, const struct transfer *t, struct smoe_blob *blob)
@@ -195,21 +200,21 @@ static void answer_ask(struct smoe_agent *a, const struct transfer *t, bool send
     struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
     uint32_t slot = layer->expert_at[t->expert];
     uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
-    size_t n = (size_t)t->length, bytes = vectors_of(layer, t->kind) * n * sizeof(smoe_real);
-    struct smoe_blob *blob = send ? smoe_blob_new(NULL, bytes) : NULL;
+    size_t n = (size_t)t->length;
+    struct smoe_blob *blob = smoe_blob_new(NULL, bytes_of(layer, t->kind, n));
     const smoe_real *from = t->kind == SMOE_SHARD_GRADIENT
                                 ? a->experts.experts[slot].gradient + t->offset
                                 : a->experts.experts[shard].now.weights + place_of(layer, t);
-    if (send && !blob) {
+    if (!blob) {
         a->speechless = true;
         return;
     }
-    if (send && t->kind == SMOE_SHARD_STATE)
+    if (t->kind == SMOE_SHARD_STATE)
         read_state(&a->experts.experts[shard], place_of(layer, t), n,
                    (smoe_real *)(void *)blob->data);
-    else if (send)
-        memcpy(blob->data, from, bytes);
-    take_own(a, layer, t, from);
+    else
+        smoe_experts_pack(layer, n, from, blob->data);
+    take_own(a, layer, t, blob->data);
     if (send)
         send_part(a, t, blob);
     else

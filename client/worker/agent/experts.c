@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/kernels/bf16.h"
 
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max)
 {
@@ -45,6 +46,8 @@ static void free_expert(struct smoe_experts *store, uint32_t number)
     struct smoe_held_expert *e = &store->experts[number];
     store->bytes -= smoe_held_bytes(&store->layers[e->layer], e->kind, e->n_params);
     store->n_used--;
+    store->n_to_make -= e->make_due ? 1 : 0;
+    smoe_blob_unref(e->reads);
     free(block_of(e));
     *e = (struct smoe_held_expert){0};
 }
@@ -86,6 +89,7 @@ void smoe_held_drop_layer(struct smoe_experts *store, uint32_t number)
         if (layer->expert_at[e] != SMOE_NO_EXPERT)
             smoe_held_drop(store, layer->expert_at[e]);
     layer->wire = SMOE_NO_LAYER;
+    layer->hosted_due = false;
     if (smoe_held_in_use(store, number)) {
         layer->run = 0; /* never found again; goes with its last task */
         return;
@@ -165,8 +169,10 @@ bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32
 
 void smoe_experts_detach(struct smoe_experts *store)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         store->layers[l].wire = SMOE_NO_LAYER;
+        store->layers[l].hosted_due = false;
+    }
     for (uint32_t i = 0; i < store->n_experts; i++) {
         struct smoe_held_expert *e = &store->experts[i];
         if (!e->used)
@@ -184,8 +190,8 @@ static void clear_gradient(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     e->summed = false;
-    e->clear_wanted = e->busy;
-    if (!e->busy)
+    e->clear_wanted = e->busy && !e->make_due; /* making does not touch it */
+    if (!e->clear_wanted)
         memset(e->gradient, 0, e->n_params * sizeof *e->gradient);
 }
 
@@ -199,14 +205,15 @@ void smoe_experts_clear(struct smoe_experts *store, uint32_t expert)
     clear_gradient(store, expert);
 }
 
-/* Put the staged state in force; now, or when the running task is done. */
+/* Put the staged state in force; now, or when the running task is done, or the one that makes the weights which it
+ * replaces. */
 static void flip(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     if (!e->has_staged)
         return;
-    e->flip_wanted = e->busy;
-    if (e->busy)
+    e->flip_wanted = e->busy || e->make_due;
+    if (e->flip_wanted)
         return;
     struct smoe_expert_vectors now = e->now;
     e->now = e->staged;
@@ -239,6 +246,21 @@ void smoe_experts_unstage(struct smoe_experts *store, struct smoe_held_layer *la
             store->experts[layer->expert_at[e]].has_staged = false;
 }
 
+void smoe_experts_made(struct smoe_experts *store, uint32_t expert)
+{
+    smoe_assert(store->experts[expert].make_due && store->n_to_make);
+    store->experts[expert].make_due = false;
+    store->n_to_make--;
+}
+
+bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_held_layer *layer)
+{
+    for (uint32_t e = 0; store->n_to_make && e < layer->n_entries; e++)
+        if (layer->expert_at[e] != SMOE_NO_EXPERT && store->experts[layer->expert_at[e]].make_due)
+            return true;
+    return false;
+}
+
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
@@ -267,8 +289,31 @@ void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held
 
 /* ---- state in and out ---- */
 
+size_t smoe_experts_part_bytes(const struct smoe_held_layer *layer, size_t n)
+{
+    return n * (layer->shape.wire == SMOE_WIRE_BF16 ? sizeof(uint16_t) : sizeof(smoe_real));
+}
+
+void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe_real *values,
+                       void *ret)
+{
+    if (layer->shape.wire == SMOE_WIRE_BF16)
+        smoe_bf16_pack(n, values, ret);
+    else
+        memcpy(ret, values, n * sizeof *values);
+}
+
+void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
+                         smoe_real *ret)
+{
+    if (layer->shape.wire == SMOE_WIRE_BF16)
+        smoe_bf16_unpack(n, part, ret);
+    else
+        memcpy(ret, part, n * sizeof *ret);
+}
+
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
-                            size_t offset, size_t n, const smoe_real *weights)
+                            size_t offset, size_t n, const void *part)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     const struct smoe_held_layer *layer = &store->layers[e->layer];
@@ -279,7 +324,7 @@ void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_
         e->flip_wanted = e->has_staged =
             false; /* older ones, for which a task is still in the way */
     }
-    memcpy(e->staged.weights + offset, weights, n * sizeof *weights);
+    smoe_experts_unpack(layer, n, part, e->staged.weights + offset);
     e->filled += n;
     if (e->filled != e->n_params)
         return;

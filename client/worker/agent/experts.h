@@ -15,7 +15,9 @@
  * Of a sharded layer a worker holds slots and shards instead. A slot serves the visits of one expert: weights, the
  * weights of the next step as they come, and the gradient sum, 3 P. A shard is a part of every expert's
  * optimizer state (shards.h), t elements of each expert: a small expert that serves nothing and takes part in
- * every step, 7 t with AdamW, and for a while the local sums of all hosts.
+ * every step, 7 t with AdamW, and for a while the local sums of all hosts. If the layer's wire is bf16, gradients and
+ * weights are rounded once, by whoever gives them, and whoever keeps them itself keeps what others get: so owner and
+ * follower add the same numbers, and all slots of an expert have the same weights, bit for bit. Masters stay exact.
  */
 #ifndef SMOE_AGENT_EXPERTS_H
 #define SMOE_AGENT_EXPERTS_H
@@ -39,7 +41,8 @@ struct smoe_held_layer {
         step; /* last committed step heard of: the state of experts that have the same number */
     uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
-    struct smoe_frozen_head router;       /* in force, as the gateway said last */
+    bool hosted_due;                /* Hosted is owed for when all that is to be made is there */
+    struct smoe_frozen_head router; /* in force, as the gateway said last */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
     size_t n_params;
@@ -81,7 +84,9 @@ struct smoe_held_expert {
     bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradient;
-    bool busy;         /* a task runs on it */
+    bool
+        make_due; /* its weights are those of the seed, and a task has not made them yet (making.c) */
+    bool busy;    /* a task runs on it */
     bool flip_wanted;  /* commit came while busy */
     bool clear_wanted; /* reset came while busy */
     bool drop_wanted;  /* no longer hosted, freed when not busy */
@@ -89,8 +94,9 @@ struct smoe_held_expert {
     uint8_t step_task; /* 1 + SMOE_TASK_NORM or SMOE_TASK_STAGE waiting, 0: none */
     bool step_runs;    /* that task runs, and its step still wants to know */
     uint32_t step;     /* which of the agent's steps that is for */
-    struct smoe_blob
-        *reads; /* the local sums that its task reads, or NULL: the layer may have others now */
+    struct smoe_blob *
+        reads; /* what its task reads, or NULL: the local sums, for the layer may have others now; or
+                                the ranges of a shard that is to be made */
     double square_norm; /* of the last NORM */
     uint64_t fill;      /* a slot: number under which its weights come, */
     size_t filled;      /* and how many of them have */
@@ -101,6 +107,7 @@ struct smoe_experts {
     struct smoe_held_expert *experts;
     uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
     uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
+    uint32_t n_to_make; /* ... whose weights are still to be made */
     uint32_t serials;   /* given so far */
     uint64_t bytes, bytes_max;
     bool torn; /* by the last Host: what was held of its layer is lost, and nobody knows */
@@ -109,7 +116,7 @@ struct smoe_experts {
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host: holds exactly these experts and copies, or slots and shards, of the layer.
+/* Carries out Host, but for weights of the seed, which are still to be made: holds exactly these experts and copies, or slots and shards, of the layer.
  * If there is no room for new ones nothing changes; if memory is out while shards are being cut anew, `torn`.
  * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
@@ -148,6 +155,10 @@ void smoe_experts_unstage(struct smoe_experts *store, struct smoe_held_layer *la
 
 /* Forget the gradient sum and what is staged; now, or when the running task is done. */
 void smoe_experts_clear(struct smoe_experts *store, uint32_t expert);
+/* Its weights are there. */
+void smoe_experts_made(struct smoe_experts *store, uint32_t expert);
+/* Is something of the layer that is held still to be made? */
+bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_held_layer *layer);
 /* A task on the expert is done: what waited for it happens now. */
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 
@@ -157,10 +168,18 @@ void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held
 /* The gradient sum that a copy's host sent. */
 void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
 
-/* Weights [n] of a slot at `offset`, under this number. When all have come the slot has the state of the layer's
+/* Bytes of so many elements of a gradient or of weights as the layer's wire has them; and there and back. `part` is
+ * aligned as its numbers are. */
+size_t smoe_experts_part_bytes(const struct smoe_held_layer *layer, size_t n);
+void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe_real *values,
+                       void *ret_part);
+void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
+                         smoe_real *ret_values);
+
+/* Weights [n] of a slot at `offset`, as the layer's wire has them, under this number. When all have come the slot has the state of the layer's
  * step; now, or when the running task is done. */
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
-                            size_t offset, size_t n, const smoe_real *weights);
+                            size_t offset, size_t n, const void *part);
 
 /* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
  * is written belongs to the message's step, which is the layer's from then on. */

@@ -17,7 +17,8 @@ static bool same_layer(const struct smoe_held_layer *layer, const struct smoe_ms
     const struct smoe_layer_shape *a = &layer->shape, *b = &host->shape;
     return layer->used && layer->run == host->run && strcmp(layer->name, host->name) == 0 &&
            a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
-           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer;
+           a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
+           a->wire == b->wire;
 }
 
 uint32_t smoe_experts_wire(const struct smoe_experts *store, const struct smoe_msg_host *host)
@@ -121,6 +122,14 @@ static int start_entry(struct smoe_experts *store, uint32_t l, enum smoe_held_ki
     return 0;
 }
 
+/* Its weights will be the seed's; of a shard those in `ranges`. */
+static void make_later(struct smoe_experts *store, uint32_t number, struct smoe_blob *ranges)
+{
+    store->experts[number].make_due = true;
+    store->experts[number].reads = ranges ? smoe_blob_ref(ranges) : NULL;
+    store->n_to_make++;
+}
+
 /* A whole expert or a slot: of the seed if the layer has not learned yet, else empty. */
 static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, bool fresh,
                         struct smoe_why *why)
@@ -134,8 +143,7 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, 
     struct smoe_held_expert *e = &store->experts[number];
     if (fresh) {
         e->state_step = layer->step;
-        smoe_ffn_init(&layer->ffn, layer->shape.seed, index, layer->shape.zero_output,
-                      e->now.weights);
+        make_later(store, number, NULL);
     }
     layer->expert_at[index] = number;
     return 0;
@@ -238,10 +246,10 @@ static void assume_roles(struct smoe_experts *store, uint32_t l, const struct sm
 
 /* ---- sharded layers ---- */
 
-/* The shard of one expert in the new layout: with what the old one has, or of the seed (`seeded`: the expert's
- * parameters there, or NULL). */
+/* The shard of one expert in the new layout: with what the old one has; or of the seed, if that is all there is, and
+ * if the old one was still to be made of it. `ranges` are the layout's. */
 static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
-                 const struct smoe_shard_layout *layout, const smoe_real *seeded,
+                 const struct smoe_shard_layout *layout, bool fresh, struct smoe_blob *ranges,
                  struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
@@ -255,8 +263,9 @@ static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
         struct smoe_expert_vectors *now = &store->experts[number].now;
         const struct smoe_expert_vectors *old =
             before == SMOE_NO_EXPERT ? NULL : &store->experts[before].now;
+        bool seeded = fresh || (old && store->experts[before].make_due);
         if (seeded)
-            smoe_shard_cut_out(layout, seeded, now->weights);
+            make_later(store, number, ranges);
         else if (old)
             smoe_shard_carry(&layer->layout, old->weights, layout, now->weights);
         for (unsigned m = 0; old && !seeded && m < 2 && now->moments[m]; m++)
@@ -272,65 +281,77 @@ static int recut_all(struct smoe_experts *store, uint32_t l, const struct smoe_m
                      const struct smoe_shard_layout *layout, struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
-    smoe_real *seeded = host->fresh ? malloc(layer->n_params * sizeof *seeded) : NULL;
-    int rc = host->fresh && !seeded ? smoe_fail(why, SMOE_ENOMEMORY, "out of memory") : 0;
+    size_t bytes = layout->n * sizeof *layout->ranges;
+    struct smoe_blob *ranges = smoe_blob_new(NULL, bytes);
+    int rc = ranges ? 0 : smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    if (ranges && bytes)
+        memcpy(ranges->data, layout->ranges, bytes);
     for (uint32_t e = 0; e < layer->shape.experts && !rc; e++) {
-        if (seeded)
-            smoe_ffn_init(&layer->ffn, layer->shape.seed, e, layer->shape.zero_output, seeded);
-        rc = recut(store, l, e, layout, seeded, why);
+        rc = recut(store, l, e, layout, host->fresh, ranges, why);
         store->torn = rc && e;
     }
-    free(seeded);
+    smoe_blob_unref(ranges);
     return rc;
 }
 
-/* They are of a layout with so many elements. */
-static void drop_sums(struct smoe_experts *store, struct smoe_held_layer *layer, size_t elements)
+/* Room for the local sums of a layer's hosts. */
+struct sums {
+    struct smoe_blob *blob; /* [replicas, elements] */
+    size_t *came;           /* [replicas] */
+};
+
+static void release_sums(struct sums *sums)
 {
-    smoe_blob_unref(layer->sums_blob);
-    free(layer->sum_elements);
-    layer->sums_blob = NULL;
-    layer->sums = NULL;
-    layer->sum_elements = NULL;
-    store->bytes -= smoe_held_sums_bytes(layer->replicas, elements);
-    layer->replicas = 0;
-    memset(layer->first_sum, 0, (layer->shape.experts + 1) * sizeof *layer->first_sum);
+    smoe_blob_unref(sums->blob);
+    free(sums->came);
 }
 
-/* Room for the local sums of so many hosts; without memory there is none, and the next Host asks again. */
-static int hold_sums(struct smoe_experts *store, struct smoe_held_layer *layer, uint32_t replicas,
-                     size_t elements, struct smoe_why *why)
+static int make_sums(uint32_t replicas, size_t elements, struct sums *ret, struct smoe_why *why)
 {
-    drop_sums(store, layer, layer->layout.elements);
+    struct sums sums = {0};
+    *ret = sums;
     if (!replicas || !elements)
         return 0;
-    layer->sums_blob = smoe_blob_new(NULL, replicas * elements * sizeof *layer->sums);
-    layer->sums = layer->sums_blob ? (smoe_real *)(void *)layer->sums_blob->data : NULL;
-    layer->sum_elements = calloc(replicas, sizeof *layer->sum_elements);
-    if (!layer->sums || !layer->sum_elements) {
-        drop_sums(store, layer, elements);
-        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-    }
-    store->bytes += smoe_held_sums_bytes(replicas, elements);
-    layer->replicas = replicas;
-    return 0;
+    sums.blob = smoe_blob_new(NULL, replicas * elements * sizeof(smoe_real));
+    sums.came = calloc(replicas, sizeof *sums.came);
+    *ret = sums;
+    if (sums.blob && sums.came)
+        return 0;
+    release_sums(ret);
+    return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
 }
 
+/* The layer's are these from now on, for shards of so many elements. */
+static void take_sums(struct smoe_experts *store, struct smoe_held_layer *layer, struct sums *sums,
+                      uint32_t replicas, size_t elements)
+{
+    struct sums before = {layer->sums_blob, layer->sum_elements};
+    store->bytes -= smoe_held_sums_bytes(layer->replicas, layer->layout.elements);
+    store->bytes += smoe_held_sums_bytes(replicas, elements);
+    layer->sums_blob = sums->blob;
+    layer->sums = sums->blob ? (smoe_real *)(void *)sums->blob->data : NULL;
+    layer->sum_elements = sums->came;
+    layer->replicas = replicas;
+    memset(layer->first_sum, 0, (layer->shape.experts + 1) * sizeof *layer->first_sum);
+    release_sums(&before);
+}
+
+/* All that may fail comes first: where memory is out the layer is as it was, unless shards are `torn`. */
 static int cut(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
                struct smoe_shard_layout *layout, struct smoe_why *why)
 {
     struct smoe_held_layer *layer = &store->layers[l];
     uint32_t replicas = layout->elements ? host->replicas : 0;
     bool same = smoe_shard_layout_same(&layer->layout, layout);
-    int rc = 0;
-    if (!same || replicas != layer->replicas)
-        rc = hold_sums(store, layer, replicas, layout->elements, why);
-    if (rc == 0 && !same)
-        rc = recut_all(store, l, host, layout, why);
-    if (rc) {
-        drop_sums(store, layer, layout->elements);
+    bool resized = !same || replicas != layer->replicas;
+    struct sums sums = {0};
+    int rc = resized ? make_sums(replicas, layout->elements, &sums, why) : 0;
+    if (rc == 0 && !same && (rc = recut_all(store, l, host, layout, why)))
+        release_sums(&sums);
+    if (rc)
         return rc;
-    }
+    if (resized)
+        take_sums(store, layer, &sums, replicas, layout->elements);
     smoe_shard_layout_release(&layer->layout);
     layer->layout = *layout;
     *layout = (struct smoe_shard_layout){0};
@@ -363,12 +384,13 @@ static int check_sharded(const struct smoe_experts *store, const struct smoe_hel
 {
     uint64_t fresh = count_fresh(layer, host), experts = layer->shape.experts;
     uint64_t bytes = fresh * smoe_held_bytes(layer, SMOE_HELD_SLOT, layer->n_params);
-    uint64_t before = smoe_held_sums_bytes(layer->replicas, layer->layout.elements) +
-                      experts * smoe_held_bytes(layer, SMOE_HELD_SHARD, layer->layout.elements);
-    uint64_t after = smoe_held_sums_bytes(host->replicas, layout->elements) +
-                     experts * smoe_held_bytes(layer, SMOE_HELD_SHARD, layout->elements);
-    if (!smoe_shard_layout_same(&layer->layout, layout))
-        bytes += smoe_held_bytes(layer, SMOE_HELD_SHARD, layout->elements); /* one too many */
+    uint64_t before = experts * smoe_held_bytes(layer, SMOE_HELD_SHARD, layer->layout.elements);
+    uint64_t after = experts * smoe_held_bytes(layer, SMOE_HELD_SHARD, layout->elements);
+    bool same = smoe_shard_layout_same(&layer->layout, layout);
+    if (!same) /* one too many */
+        bytes += smoe_held_bytes(layer, SMOE_HELD_SHARD, layout->elements);
+    if (!same || host->replicas != layer->replicas) /* old sums are still there */
+        bytes += smoe_held_sums_bytes(host->replicas, layout->elements);
     bytes += after > before ? after - before : 0;
     if (!host->fresh && !smoe_shard_covers(&layer->layout, layout))
         return smoe_fail(why, SMOE_EUNKNOWN, "HOST: a piece is named that is not held here");

@@ -284,7 +284,7 @@ static bool start_from(struct smoe_agent *a, struct smoe_list *queue, bool forwa
 {
     smoe_list_for_each (it, queue) {
         struct smoe_agent_parcel *p = smoe_container_of(it, struct smoe_agent_parcel, link);
-        if (a->experts.experts[p->expert].busy)
+        if (a->experts.experts[p->expert].busy || a->experts.experts[p->expert].make_due)
             continue;
         if (!take_memory(a, p, forward))
             return false; /* results leave, memory comes back */
@@ -383,7 +383,8 @@ uint64_t smoe_agent_kept_bytes(const struct smoe_agent *a)
 
 uint64_t smoe_agent_waiting_flops(const struct smoe_agent *a)
 {
-    uint64_t flops = flops_in(&a->forward_queue, 1) + flops_in(&a->backward_queue, 2);
+    uint64_t flops = flops_in(&a->forward_queue, 1) + flops_in(&a->backward_queue, 2) +
+                     smoe_agent_making_flops(a);
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         const struct smoe_held_expert *e = &a->experts.experts[i];
         if (e->used && e->step_task && !e->busy)
@@ -394,8 +395,8 @@ uint64_t smoe_agent_waiting_flops(const struct smoe_agent *a)
 
 bool smoe_agent_has_work(const struct smoe_agent *a)
 {
-    if (!smoe_list_empty(&a->forward_queue) || !smoe_list_empty(&a->backward_queue) ||
-        smoe_agent_steps_compute(a))
+    if (a->experts.n_to_make || !smoe_list_empty(&a->forward_queue) ||
+        !smoe_list_empty(&a->backward_queue) || smoe_agent_steps_compute(a))
         return true;
     for (uint32_t i = 0; i < a->options.lanes; i++)
         if (a->lane_used[i])

@@ -129,12 +129,15 @@ bool smoe_shard_covers(const struct smoe_shard_layout *before,
     return true;
 }
 
-void smoe_shard_cut_out(const struct smoe_shard_layout *layout, const smoe_real *whole,
-                        smoe_real *ret_local)
+void smoe_shard_cut_out(const struct smoe_shard_range *ranges, size_t n_ranges, size_t at, size_t n,
+                        const smoe_real *part, smoe_real *ret_local)
 {
-    for (size_t i = 0; i < layout->n; i++) {
-        const struct smoe_shard_range *r = &layout->ranges[i];
-        memcpy(ret_local + r->local, whole + r->offset, r->length * sizeof *whole);
+    struct smoe_shard_range here = {.offset = at, .length = n};
+    for (size_t i = 0; i < n_ranges; i++) {
+        size_t begin, both = common(&ranges[i], &here, &begin);
+        if (both)
+            memcpy(ret_local + ranges[i].local + (begin - ranges[i].offset), part + (begin - at),
+                   both * sizeof *part);
     }
 }
 

@@ -44,9 +44,9 @@ size_t smoe_shard_find(const struct smoe_shard_layout *layout, uint64_t offset, 
 bool smoe_shard_covers(const struct smoe_shard_layout *before,
                        const struct smoe_shard_layout *layout);
 
-/* Cuts the shard out of a whole vector: local [elements] from whole [n_params]. */
-void smoe_shard_cut_out(const struct smoe_shard_layout *layout, const smoe_real *whole,
-                        smoe_real *ret_local);
+/* Of a part [n] of a whole vector, from its element `at` on: what the ranges have, into the local vector. */
+void smoe_shard_cut_out(const struct smoe_shard_range *ranges, size_t n_ranges, size_t at, size_t n,
+                        const smoe_real *part, smoe_real *ret_local);
 /* Copies what both layouts have from one's local vector to the other's. */
 void smoe_shard_carry(const struct smoe_shard_layout *from, const smoe_real *vector,
                       const struct smoe_shard_layout *to, smoe_real *ret_vector);

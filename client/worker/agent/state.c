@@ -109,6 +109,12 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
     }
     if (nothing)
         return; /* dropped: nothing to answer for */
+    if (rc == 0) {
+        smoe_agent_say_hosted(a, layer);
+        return;
+    }
+    if (layer)
+        layer->hosted_due = false; /* this is the answer now */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
@@ -170,6 +176,13 @@ static uint32_t subject(struct smoe_agent *a, const struct smoe_message *m)
     return smoe_experts_find(&a->experts, m->step_gradient.layer, m->step_gradient.expert);
 }
 
+/* Does it need what a task has, or is still to make? A gradient sum is not touched by making, and must be there when the
+ * step goes on: a new copy takes part in it before Hosted. */
+static bool must_wait(const struct smoe_held_expert *e, const struct smoe_message *m)
+{
+    return e->make_due ? m->type != SMOE_MSG_STEP_GRADIENT : e->busy;
+}
+
 int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct smoe_blob *blob,
                      struct smoe_why *why)
 {
@@ -180,7 +193,7 @@ int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct 
     if (expert == SMOE_NO_EXPERT || (!shard && a->experts.experts[expert].kind != SMOE_HELD_WHOLE))
         return smoe_fail(why, SMOE_EUNKNOWN, "%s: no such expert is held here",
                          smoe_message_name((uint16_t)m->type));
-    if (!a->experts.experts[expert].busy) {
+    if (!must_wait(&a->experts.experts[expert], m)) {
         answer_state(a, expert, m, blob);
         return 0;
     }

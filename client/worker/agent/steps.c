@@ -109,7 +109,10 @@ static int send_gradients(struct smoe_agent *a, const struct smoe_msg_step_prepa
         struct smoe_blob *blob = smoe_blob_new(NULL, bytes);
         if (!blob)
             return smoe_fail(why, SMOE_ENOMEMORY, "STEP_PREPARE: out of memory");
-        smoe_experts_read(&a->experts, number, SMOE_STATE_GRADIENT, blob->data);
+        if (e->clear_wanted) /* what is there is of an attempt that was reset */
+            memset(blob->data, 0, bytes);
+        else
+            smoe_experts_read(&a->experts, number, SMOE_STATE_GRADIENT, blob->data);
         struct smoe_message out = {.type = SMOE_MSG_STEP_GRADIENT};
         out.step_gradient = (struct smoe_msg_step_gradient){m->step, m->attempt, list->layer,
                                                             list->experts[i], m->owner};
@@ -341,7 +344,7 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
 {
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         struct smoe_held_expert *e = &a->experts.experts[i];
-        if (!e->used || !e->step_task || e->busy)
+        if (!e->used || !e->step_task || e->busy || e->make_due)
             continue;
         fill_task(a, i, task);
         e->step_task = 0;

@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+#include "client/worker/agent/shards.h"
+#include "common/kernels/bf16.h"
+
+#define MAKE_PART 1024 /* elements */
+
 size_t smoe_task_scratch(const struct smoe_ffn_shape *shape)
 {
     size_t rows = SMOE_TASK_ROWS;
@@ -97,7 +102,29 @@ static bool elements_slice(struct smoe_task *t)
     return t->elements_done == t->n_params;
 }
 
+/* The next elements of the seed's vector, to where they belong. They come in small parts, for a shard has no room for
+ * the others. */
+static bool make_slice(struct smoe_task *t)
+{
+    smoe_real part[MAKE_PART];
+    for (size_t end = t->elements_done + SMOE_TASK_ELEMENTS;
+         t->elements_done < end && t->elements_done < t->n_seed;) {
+        size_t at = t->elements_done, n = t->n_seed - at < MAKE_PART ? t->n_seed - at : MAKE_PART;
+        smoe_ffn_seed_next(&t->seed, n, part);
+        if (t->rounded)
+            smoe_bf16_through(n, part);
+        if (t->ranges)
+            smoe_shard_cut_out(t->ranges, t->n_ranges, at, n, part, t->now.weights);
+        else
+            memcpy(t->now.weights + at, part, n * sizeof *part);
+        t->elements_done += n;
+    }
+    return t->elements_done == t->n_seed;
+}
+
 bool smoe_task_slice(struct smoe_task *task)
 {
+    if (task->kind == SMOE_TASK_MAKE)
+        return make_slice(task);
     return task->kind <= SMOE_TASK_BACKWARD ? rows_slice(task) : elements_slice(task);
 }

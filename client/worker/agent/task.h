@@ -19,6 +19,7 @@
 
 #define SMOE_TASK_ROWS       128   /* rows of a forward or backward slice */
 #define SMOE_TASK_ELEMENTS   65536 /* parameters of an optimizer slice */
+#define SMOE_MAKE_FLOPS      64    /* what making a parameter takes, about */
 #define SMOE_SQUARE_NORM_MAX 1e300 /* what a StepNorm may carry */
 
 enum smoe_task_kind {
@@ -26,8 +27,11 @@ enum smoe_task_kind {
     SMOE_TASK_BACKWARD, /* adds to the gradient sum */
     SMOE_TASK_NORM, /* square norm of gradient / divisor; of a shard, of the sum of what hosts sent */
     SMOE_TASK_STAGE, /* optimizer step into the second buffer; the gradient sum becomes 0 */
+    SMOE_TASK_MAKE,  /* weights of the seed */
     SMOE_TASK_KINDS,
 };
+
+struct smoe_shard_range; /* shards.h */
 
 /* Vectors of one expert's state, each in the layout of smoe_ffn_layout. */
 struct smoe_expert_vectors {
@@ -60,6 +64,13 @@ struct smoe_task {
     struct smoe_optimizer optimizer;
     struct smoe_expert_vectors now, staged;
     double square_norm; /* result of NORM; -1 if not finite or beyond SMOE_SQUARE_NORM_MAX */
+
+    /* MAKE: the elements of the seed's vector, all of which come by, to now.weights; of a shard those that it has */
+    struct smoe_ffn_seed seed;
+    size_t n_seed;
+    const struct smoe_shard_range *ranges; /* [n_ranges], or NULL: it has all */
+    size_t n_ranges;
+    bool rounded; /* through bf16 */
 
     /* Progress, read by the agent while a lane works */
     _Atomic uint32_t rows_done;

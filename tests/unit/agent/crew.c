@@ -141,6 +141,15 @@ void member_run(struct member *m)
         member_finish(m, task);
 }
 
+void member_make(struct member *m)
+{
+    struct smoe_task *task;
+    while (smoe_agent_experts(m->agent)->n_to_make && (task = member_start(m))) {
+        cr_assert_eq(task->kind, SMOE_TASK_MAKE, "what is new comes first");
+        member_finish(m, task);
+    }
+}
+
 /* ---- what a gateway says ---- */
 
 int member_host(struct member *m, const struct crew_host *host)
@@ -159,6 +168,7 @@ int member_host(struct member *m, const struct crew_host *host)
                                           .fresh = host->fresh};
     size_t before = member_count(m, SMOE_MSG_HOSTED);
     cr_assert_eq(member_say(m, &message, NULL, 0), 0, "%s", m->why.text);
+    member_make(m);
     cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), before + 1);
     return member_last(m, SMOE_MSG_HOSTED)->m.hosted.code;
 }

@@ -37,6 +37,8 @@ int member_say(struct member *m, const struct smoe_message *message, const void 
 struct smoe_task *member_start(struct member *m);
 void member_finish(struct member *m, struct smoe_task *task);
 void member_run(struct member *m);
+/* Makes the experts that are still to be made, as far as lanes are free. */
+void member_make(struct member *m);
 
 const struct letter *member_last(const struct member *m, enum smoe_message_type type);
 size_t member_count(const struct member *m, enum smoe_message_type type);

@@ -98,6 +98,20 @@ static void connect_agent(void)
     cr_assert_not_null(last(SMOE_MSG_INVENTORY));
 }
 
+/* Experts that are still to be made, without scratch. */
+static void make(void)
+{
+    struct smoe_task *task;
+    while (smoe_agent_experts(d.agent)->n_to_make &&
+           (task = smoe_agent_next_task(d.agent, NULL)) != NULL) {
+        while (!smoe_task_slice(task))
+            ;
+        smoe_agent_task_done(d.agent, task, 0, d.now_ns);
+        smoe_agent_check(d.agent);
+        read_all();
+    }
+}
+
 static void host(uint32_t n)
 {
     static const uint32_t experts[] = {0, 1, 2};
@@ -110,6 +124,7 @@ static void host(uint32_t n)
                                     .n_experts = n,
                                     .fresh = !d.committed};
     cr_assert_eq(say(&m, NULL, 0), 0);
+    make();
 }
 
 static void begin_with(const struct smoe_agent_options *o)

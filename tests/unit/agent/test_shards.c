@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/kernels/bf16.h"
 #include "tests/unit/agent/crew.h"
 
 enum { MEMBERS = 3 };
@@ -90,7 +91,8 @@ Test(shard_layout, keeps_what_both_have_when_it_changes)
     cr_assert_eq(make(before_at, before_n, 2, 1, 1, &before, &why), 0);
     cr_assert_eq(make(after_at, after_n, 3, 2, 0, &after, &why), 0);
     cr_assert_eq(make(zero, hundred, 1, 1, 0, &all, &why), 0);
-    smoe_shard_cut_out(&before, whole, old);
+    smoe_shard_cut_out(before.ranges, before.n, 0, 33, whole, old); /* in two parts */
+    smoe_shard_cut_out(before.ranges, before.n, 33, 67, whole + 33, old);
     smoe_shard_carry(&before, old, &after, new);
     for (int i = 0; i < 30; i++)
         cr_assert_eq(new[i], i < 10 || i >= 20 ? whole[20 + i] : 0, "element %d", 20 + i);
@@ -107,6 +109,7 @@ Test(shard_layout, keeps_what_both_have_when_it_changes)
 static struct member members[MEMBERS], lone;
 static const uint64_t cuts[MEMBERS + 1] = {0, 20, 41, CREW_PARAMS};
 static uint64_t numbers;
+static enum smoe_wire_format wire; /* of the layer that is shared */
 
 /* Who has slots of which experts: bit e. */
 struct placement {
@@ -133,11 +136,13 @@ static int host_shared(uint32_t i, const struct placement *p, uint64_t step, uin
     uint32_t other = (i + MEMBERS - 1) % MEMBERS, experts[CREW_EXPERTS];
     uint64_t offsets[] = {cuts[i], cuts[other]};
     uint64_t lengths[] = {cuts[i + 1] - cuts[i], cuts[other + 1] - cuts[other]};
+    struct smoe_layer_shape shape = crew_shape();
     struct smoe_message m = {.type = SMOE_MSG_HOST};
+    shape.wire = wire;
     m.host = (struct smoe_msg_host){.layer = CREW_LAYER,
                                     .name = "moe",
                                     .run = 9,
-                                    .shape = crew_shape(),
+                                    .shape = shape,
                                     .experts = experts,
                                     .step = step,
                                     .attempt = attempt,
@@ -152,6 +157,7 @@ static int host_shared(uint32_t i, const struct placement *p, uint64_t step, uin
         m.host.replicas += count_hosts(p, e);
     }
     cr_assert_eq(member_say(&members[i], &m, NULL, 0), 0, "%s", members[i].why.text);
+    member_make(&members[i]);
     return member_last(&members[i], SMOE_MSG_HOSTED)->m.hosted.code;
 }
 
@@ -481,4 +487,259 @@ Test(shards, that_were_never_held_are_refused_and_do_not_begin_as_zeros, .init =
     m.host.pieces_owned = 0; /* to be filled: it may be empty */
     cr_assert_eq(member_say(&members[1], &m, NULL, 0), 0);
     cr_assert_eq(member_last(&members[1], SMOE_MSG_HOSTED)->m.hosted.code, 0);
+}
+
+/* ---- making ---- */
+
+static void begin_unmade(void)
+{
+    struct smoe_agent_options o = crew_options();
+    member_begin(&members[0], &o);
+}
+
+/* As host_shared, but what it must make stays to be made. */
+static void host_unmade(const struct placement *p, bool fresh)
+{
+    uint64_t offset = 0, length = CREW_PARAMS;
+    uint32_t experts[CREW_EXPERTS];
+    struct smoe_message m = {.type = SMOE_MSG_HOST};
+    m.host = (struct smoe_msg_host){.layer = CREW_LAYER,
+                                    .name = "moe",
+                                    .run = 9,
+                                    .shape = crew_shape(),
+                                    .experts = experts,
+                                    .fresh = fresh,
+                                    .sharded = true,
+                                    .pieces = {&offset, &length, 1},
+                                    .pieces_owned = 1,
+                                    .replicas = 3};
+    if (!fresh) /* cut otherwise */
+        length = CREW_PARAMS - 7;
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        if (hosts(p, 0, e))
+            experts[m.host.n_experts++] = e;
+    cr_assert_eq(member_say(&members[0], &m, NULL, 0), 0, "%s", members[0].why.text);
+}
+
+static void end_one(void)
+{
+    member_end(&members[0]);
+}
+
+static void assert_of_seed(uint32_t expert, bool shard, size_t n)
+{
+    const struct smoe_layer_shape shape = crew_shape();
+    const struct smoe_ffn_shape ffn = {shape.d_model, shape.d_ff, SMOE_GELU};
+    const struct smoe_experts *store = smoe_agent_experts(members[0].agent);
+    uint32_t number = store->layers[0].expert_at[expert + (shard ? CREW_EXPERTS : 0)];
+    smoe_real seeded[CREW_PARAMS];
+    smoe_ffn_init(&ffn, shape.seed, expert, shape.zero_output, seeded);
+    cr_assert_eq(store->experts[number].n_params, n);
+    cr_assert_eq(memcmp(store->experts[number].now.weights, seeded, n * sizeof *seeded), 0);
+}
+
+Test(making, leaves_the_worker_free_to_answer_and_to_report, .init = begin_unmade, .fini = end_one)
+{
+    struct member *m = &members[0];
+    struct smoe_message ping = {.type = SMOE_MSG_PING};
+    ping.ping.nonce = 5;
+    host_unmade(&first, true);
+    struct smoe_task *task = member_start(m);
+    for (size_t n = 1; task; n++, task = member_start(m)) {
+        cr_assert_eq(task->kind, SMOE_TASK_MAKE);
+        cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 0, "not all is made");
+        cr_assert_leq(smoe_agent_wake_ns(m->agent), m->now_ns + 250000000, "a quarter of 1 s");
+        m->now_ns += 300000000;
+        smoe_agent_tick(m->agent, m->now_ns);
+        cr_assert_eq(member_say(m, &ping, NULL, 0), 0);
+        cr_assert_eq(member_count(m, SMOE_MSG_REPORT), n);
+        cr_assert_eq(member_count(m, SMOE_MSG_PONG), n);
+        member_finish(m, task);
+    }
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 1);
+    cr_assert_eq(member_last(m, SMOE_MSG_HOSTED)->m.hosted.code, 0);
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++) {
+        if (hosts(&first, 0, e))
+            assert_of_seed(e, false, CREW_PARAMS);
+        assert_of_seed(e, true, CREW_PARAMS);
+    }
+}
+
+Test(making, takes_another_host_for_the_one_to_answer, .init = begin_unmade, .fini = end_one)
+{
+    struct member *m = &members[0];
+    host_unmade(&first, true); /* experts 0 and 1, and three shards */
+    struct smoe_task *task = member_start(m);
+    host_unmade(&second, false); /* expert 2; what a task makes now is dropped by it */
+    member_finish(m, task);
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 0);
+    member_run(m);
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 1);
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        assert_of_seed(e, true, CREW_PARAMS - 7);
+}
+
+Test(making, outlives_the_connection, .init = begin_unmade, .fini = end_one)
+{
+    struct member *m = &members[0];
+    host_unmade(&first, true);
+    struct smoe_task *task = member_start(m);
+    member_disconnect(m);
+    member_finish(m, task);
+    member_connect(m);
+    cr_assert_eq(member_last(m, SMOE_MSG_INVENTORY)->m.inventory.layers[0].pieces.n, 1);
+    member_run(m);
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 0, "nobody has asked on this connection");
+    host_unmade(&first, true);
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 1, "all is there");
+    assert_of_seed(0, false, CREW_PARAMS);
+}
+
+Test(making, comes_before_whatever_asks_for_the_expert, .init = begin_unmade, .fini = end_one)
+{
+    struct member *m = &members[0];
+    struct smoe_msg_shard_ask ask = piece_of(SMOE_SHARD_STATE, 1, 0, 0, 0);
+    struct smoe_message message = {.type = SMOE_MSG_SHARD_ASK};
+    ask.layer = CREW_LAYER;
+    ask.number = 7;
+    ask.send = true;
+    message.shard_ask = ask;
+    host_unmade(&first, true);
+    cr_assert_eq(member_say(m, &message, NULL, 0), 0);
+    cr_assert_eq(member_decide(m, 900, 0, 3, false), 0, "%s", m->why.text);
+    cr_assert_eq(member_count(m, SMOE_MSG_SHARD_PART), 0);
+    member_run(m);
+    const struct letter *part = member_last(m, SMOE_MSG_SHARD_PART);
+    const struct smoe_experts *store = smoe_agent_experts(m->agent);
+    uint32_t shard = store->layers[0].expert_at[CREW_EXPERTS + 1];
+    cr_assert_eq(memcmp(part->raw, store->experts[shard].now.weights, 20 * sizeof(smoe_real)), 0);
+    assert_of_seed(1, true, CREW_PARAMS);
+    const smoe_real *y = (const smoe_real *)(const void *)member_last(m, SMOE_MSG_OUTPUT)->raw;
+    smoe_real x[3 * CREW_D], want[3 * CREW_D];
+    const struct smoe_ffn_shape ffn = {CREW_D, CREW_H, SMOE_GELU};
+    crew_rows(900, 3, false, x);
+    smoe_ffn_forward_reference(&ffn, store->experts[store->layers[0].expert_at[0]].now.weights, 3,
+                               x, want);
+    cr_assert_leq(distance(3 * CREW_D, y, want), BOUND);
+}
+
+/* ---- bf16 on the wire ---- */
+
+static void begin_bf16(void)
+{
+    wire = SMOE_WIRE_BF16;
+    begin();
+}
+
+static const struct smoe_held_layer *held_by(uint32_t member)
+{
+    return &smoe_agent_experts(members[member].agent)->layers[0];
+}
+
+/* What the member has of the expert: its slot, or (`shard`) its shard. */
+static const struct smoe_held_expert *has(uint32_t member, uint32_t expert, bool shard)
+{
+    const struct smoe_held_layer *layer = held_by(member);
+    uint32_t number = layer->expert_at[expert + (shard ? CREW_EXPERTS : 0)];
+    return &smoe_agent_experts(members[member].agent)->experts[number];
+}
+
+static size_t place_of(uint32_t member, uint32_t piece)
+{
+    return smoe_shard_find(&held_by(member)->layout, cuts[piece], cuts[piece + 1] - cuts[piece]);
+}
+
+/* All slots have the masters, rounded once: of the seed, too. */
+static void compare_slots(const struct placement *p)
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        for (uint32_t piece = 0; piece < MEMBERS; piece++) {
+            smoe_real served[CREW_PARAMS];
+            size_t n = (size_t)(cuts[piece + 1] - cuts[piece]);
+            memcpy(served, has(piece, e, true)->now.weights + place_of(piece, piece),
+                   n * sizeof *served);
+            smoe_bf16_through(n, served);
+            for (uint32_t i = 0; i < MEMBERS; i++)
+                if (hosts(p, i, e))
+                    cr_assert_eq(memcmp(has(i, e, false)->now.weights + cuts[piece], served,
+                                        n * sizeof *served),
+                                 0, "expert %u on %u", e, i);
+        }
+}
+
+/* The sums that everybody must come to: of what each host has, rounded, in the order of the hosts. */
+static void add_rounded(const struct placement *p, smoe_real ret[CREW_EXPERTS][CREW_PARAMS])
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++) {
+        bool any = false;
+        for (uint32_t i = 0; i < MEMBERS; i++) {
+            smoe_real g[CREW_PARAMS];
+            if (!hosts(p, i, e))
+                continue;
+            memcpy(g, has(i, e, false)->gradient, sizeof g);
+            smoe_bf16_through(CREW_PARAMS, g);
+            for (size_t j = 0; j < CREW_PARAMS; j++)
+                ret[e][j] = any ? ret[e][j] + g[j] : g[j];
+            any = true;
+        }
+    }
+}
+
+static void compare_sums(smoe_real want[CREW_EXPERTS][CREW_PARAMS])
+{
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        for (uint32_t piece = 0; piece < MEMBERS; piece++) {
+            uint32_t holders[] = {piece, (piece + 1) % MEMBERS};
+            size_t bytes = (size_t)(cuts[piece + 1] - cuts[piece]) * sizeof(smoe_real);
+            for (int h = 0; h < 2; h++)
+                cr_assert_eq(
+                    memcmp(has(holders[h], e, true)->gradient + place_of(holders[h], piece),
+                           want[e] + cuts[piece], bytes),
+                    0, "piece %u of expert %u on %u", piece, e, holders[h]);
+        }
+}
+
+Test(shards, of_a_layer_with_bf16_on_the_wire_are_of_the_same_rounded_parts, .init = begin_bf16,
+     .fini = end)
+{
+    static smoe_real sums[CREW_EXPERTS][CREW_PARAMS];
+    compare_slots(&first);
+    train_some(&first, 100);
+    add_rounded(&first, sums);
+    prepare(&first, 1, 1);
+    sum(&first, 1, 1);
+    const struct letter *part = member_last(&members[2], SMOE_MSG_SHARD_PART);
+    cr_assert_eq(part->raw_bytes, 2 * part->m.shard_part.length);
+    run_all();
+    compare_sums(sums);
+    for (uint32_t i = 0; i < MEMBERS; i++)
+        cr_assert_eq(member_stage(&members[i], 1, 1, 0.5), 0);
+    run_all();
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        cr_assert_eq(member_commit(&members[i], 1, 1), 0);
+        cr_assert_eq(host_shared(i, &second, 1, 1), 0);
+    }
+    fill(&second, 1, 1);
+    compare_slots(&second);
+    transfer(piece_of(SMOE_SHARD_STATE, 0, 0, 1, 1), 0, 1u << 1);
+    part = member_last(&members[0], SMOE_MSG_SHARD_PART);
+    cr_assert_eq(part->raw_bytes, 3 * part->m.shard_part.length * sizeof(smoe_real),
+                 "states are exact");
+}
+
+Test(shards, of_a_layer_with_bf16_on_the_wire_take_no_other_length, .init = begin_bf16, .fini = end)
+{
+    static const size_t wrong[MEMBERS] = {20 * sizeof(smoe_real), 2 * 20 - 1, 2 * 20 + 2};
+    static const uint8_t junk[20 * sizeof(smoe_real)];
+    static const uint32_t expert[MEMBERS] = {0, 0, 1};
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
+        m.shard_part = (struct smoe_msg_shard_part){.number = 1,
+                                                    .kind = SMOE_SHARD_WEIGHTS,
+                                                    .layer = CREW_LAYER,
+                                                    .expert = expert[i],
+                                                    .length = 20};
+        cr_assert_eq(member_say(&members[i], &m, junk, wrong[i]), SMOE_ESHAPE, "%zu bytes",
+                     wrong[i]);
+    }
 }

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 enum { N = 3 * 64 + 5 }; /* whole blocks and a rest */
 
@@ -50,4 +51,34 @@ Test(within, with_the_largest_number_as_limit_takes_all_that_are_finite)
     d[1] = (double)-INFINITY;
     cr_assert_not(smoe_within_f32(f, 3, FLT_MAX));
     cr_assert_not(smoe_within_f64(d, 3, DBL_MAX));
+}
+
+static uint16_t upper_half(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+Test(within, tells_bf16s_that_are_finite_and_those_below_a_limit)
+{
+    static uint16_t values[N];
+    static const uint16_t infinite = 0x7f80, nan = 0x7fc0, sign = 0x8000;
+    const uint16_t wrong[] = {infinite, (uint16_t)(infinite | sign), nan, (uint16_t)(nan | sign),
+                              0x7f81};
+    for (size_t i = 0; i < N; i++) {
+        for (size_t b = 0; b < sizeof wrong / sizeof *wrong; b++) {
+            values[i] = wrong[b];
+            cr_assert_not(smoe_within_bf16(values, N, FLT_MAX), "%x at %zu", wrong[b], i);
+            cr_assert(smoe_within_bf16(values, i, FLT_MAX), "it does not look beyond the end");
+        }
+        values[i] = (uint16_t)((infinite - 1) | (i % 2 ? sign : 0));
+    }
+    cr_assert(smoe_within_bf16(values, N, FLT_MAX), "the largest there is");
+    values[0] = upper_half(2);
+    cr_assert(smoe_within_bf16(values, 1, 2) && smoe_within_bf16(values, 1, 2.001f));
+    cr_assert_not(smoe_within_bf16(values, 1, 1.999f));
+    values[0] = (uint16_t)(upper_half(-2) + 1);
+    cr_assert_not(smoe_within_bf16(values, 1, 2));
+    cr_assert(smoe_within_bf16(values, 0, 0));
 }

@@ -417,6 +417,33 @@ Test(copies, that_are_both_lost_end_the_run_in_words_when_their_places_have_expi
     cr_assert_eq(smoe_core_layer(s.core, layer).state, SMOE_LAYER_LOST);
 }
 
+/* It has not heard that its first step was committed, and takes the layer for new. Had it one from the seed, the step
+ * would be answered as done, and the next be made of experts that never made it. */
+Test(copies, that_are_both_lost_are_lost_to_a_trainer_that_did_not_hear_of_its_step_too,
+     .fini = end)
+{
+    begin_with(2, 1);
+    train(1);
+    scene_close(&s, t);
+    scene_close(&s, b);
+    scene_close(&s, a);
+    keep_alive(10000 * MS, UINT32_MAX, UINT32_MAX);
+    scene_tick(&s, 1);
+    cr_assert_eq(smoe_core_layer(s.core, layer).state, SMOE_LAYER_LOST);
+    a = scene_worker(&s, "a");
+    t = scene_trainer(&s, "t");
+    struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
+    m.layer_declare = (struct smoe_msg_layer_declare){
+        .request = 1, .run = smoe_core_layer(s.core, layer).run, .shape = scene_shape(1)};
+    strcpy(m.layer_declare.name, "moe");
+    scene_say(&s, t, &m);
+    scene_assert_error(&s, t, SMOE_ELOST, "layer moe: its experts are lost");
+    m.layer_declare.run++; /* a new one is another matter */
+    scene_say(&s, t, &m);
+    scene_work_all(&s);
+    cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_LAYER_READY), 1);
+}
+
 Test(copies, that_are_both_gone_for_a_while_serve_again_when_one_comes_back, .fini = end)
 {
     static const uint32_t zero[] = {0};

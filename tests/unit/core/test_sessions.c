@@ -106,6 +106,21 @@ Test(sessions, that_speak_out_of_turn_are_closed_with_the_reason, .init = begin,
     cr_assert(s.closed[t]);
 }
 
+/* It had no memory to say what it holds, and says that: no misconduct, and no strike. */
+Test(sessions, of_workers_that_end_with_an_error_before_their_inventory_are_not_held_against_them,
+     .init = begin, .fini = end)
+{
+    struct smoe_message error = {.type = SMOE_MSG_ERROR};
+    struct smoe_msg_hello hello = scene_hello(SMOE_ROLE_WORKER, "c");
+    uint32_t c = scene_join(&s, &hello);
+    error.error = (struct smoe_msg_error){.code = SMOE_ENOMEMORY, .fatal = true};
+    strcpy(error.error.message, "no memory for a message of 40 bytes");
+    scene_say(&s, c, &error);
+    cr_assert_eq(mail_count(&s.mail, c, SMOE_MSG_ERROR), 0);
+    scene_close(&s, c);
+    cr_assert_eq(smoe_core_quarantine(s.core)->strikes, 0);
+}
+
 Test(sessions, answer_a_ping_with_its_number, .init = begin, .fini = end)
 {
     struct smoe_message ping = {.type = SMOE_MSG_PING};
@@ -244,6 +259,13 @@ Test(layers, that_cannot_be_are_refused_by_name, .init = begin, .fini = end)
     strcpy(m.layer_declare.name, "none");
     scene_say(&s, t, &m);
     scene_assert_error(&s, t, SMOE_EUNKNOWN, "layer none: no such layer");
+    m.layer_declare = (struct smoe_msg_layer_declare){.run = 9, .shape = scene_shape(4)};
+    m.layer_declare.shape.wire = SMOE_WIRE_BF16;
+    strcpy(m.layer_declare.name, "other");
+    scene_say(&s, t, &m);
+    scene_assert_error(&s, t, SMOE_ESHAPE,
+                       "layer other: bf16 on the wire is for sharded layers, and this gateway has "
+                       "placement.rule pinned");
     cr_assert_not(s.closed[t]);
 }
 

@@ -437,14 +437,23 @@ Test(drain, a_draining_worker_finishes_what_it_has_and_gets_nothing_new, .init =
     scene_drain(&s, "a", true);
     scene_work(&s, a);
     cr_assert_eq(mail_count(&s.mail, t, SMOE_MSG_RESULT), 2, "its two experts' results");
-    load_a(2, 8); /* only a could serve them */
     submit(3, 16, 1);
     scene_tick_at(&s, s.wake_ns);
     scene_tick_at(&s, s.wake_ns);
     cr_assert_eq(scene_visits(&s, a), had);
-    scene_drain(&s, "a", false);
+}
+
+Test(drain, a_draining_worker_computes_what_nobody_else_can_and_the_step_waits_for, .init = begin,
+     .fini = end)
+{
+    submit(1, 32, 2);
+    uint32_t had = scene_visits_of(&s, a, 0);
+    scene_drain(&s, "a", true);
+    load_a(2, 8);
     scene_tick_at(&s, s.wake_ns);
-    cr_assert_geq(scene_visits_of(&s, a, 0), 8);
+    cr_assert_eq(scene_visits_of(&s, a, 0), had, "somebody else might do");
+    scene_tick_at(&s, s.wake_ns);
+    cr_assert_geq(scene_visits_of(&s, a, 0), had + 8);
 }
 
 Test(drain, shutting_down_takes_nothing_new_and_tells_when_the_last_result_is_out, .init = begin,

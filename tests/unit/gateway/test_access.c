@@ -16,7 +16,7 @@ static const char by_worker[] =
 static const char by_trainer[] =
     " HELLO ERROR PING PONG BYE LAYER_DECLARE SUBMIT GRADIENT STEP DISCARD RESTORE "
     "INPUTS EXPERT_FETCH EXPERT_STORE FREEZE ROUTER_QUERY "
-    "ROUTING_REPORT ";
+    "ROUTING_REPORT PLACEMENT_FETCH PLACEMENT ";
 
 static bool may(unsigned side, uint16_t type)
 {

@@ -99,6 +99,12 @@ static void keep_arrays(struct mail *mail, struct smoe_message *m)
     case SMOE_MSG_STEP_NORM:
         keep_norms(mail, &m->step_norm);
         break;
+    case SMOE_MSG_PLACEMENT: /* names stay those of their machine */
+        KEEP(m->placement.placement.workers, m->placement.placement.n_workers);
+        KEEP(m->placement.placement.slots, m->placement.placement.n_workers);
+        KEEP(m->placement.placement.experts, m->placement.placement.n_slots);
+        KEEP(m->placement.placement.popularity, m->placement.placement.n_experts);
+        break;
     default:
         break;
     }

@@ -193,3 +193,37 @@ Test(planner, too_few_slots_are_refused_and_the_next_fleet_is_planned_for)
     cr_assert(smoe_place_valid(&fleet, &plan.p, scratch));
     smoe_place_planner_free(p);
 }
+
+Test(planner, what_it_has_learned_can_be_kept_and_brought_back)
+{
+    static const char *const rules[] = {"highest-averages", "symi", "eplb", "static", "interval=5"};
+    for (size_t k = 0; k < sizeof rules / sizeof *rules; k++) {
+        struct smoe_place_planner *stays = start(rules[k], 0.5), *comes = start(rules[k], 0.5);
+        struct smoe_place_learned learned;
+        struct plan a, b, c;
+        double shares[EXPERTS];
+        uint64_t popularity[EXPERTS];
+        struct smoe_rng rng;
+        smoe_rng_init(&rng, 1, k);
+        for (int t = 0; t < 20; t++) {
+            for (int e = 0; e < EXPERTS; e++)
+                popularity[e] = smoe_rng_below(&rng, 1000) * (unsigned)(e % 3 + 1);
+            smoe_place_planner_see(stays, popularity);
+            next(stays, t ? &a : NULL, &b);
+            if (t >= 8) { /* in the midst of an interval */
+                smoe_place_planner_see(comes, popularity);
+                next(comes, &a, &c);
+                cr_assert_arr_eq(b.expert, c.expert, WORKERS * SLOTS * sizeof *b.expert);
+            }
+            memcpy(&a, &b, sizeof a);
+            a.p.slot_first = a.slot_first;
+            a.p.expert = a.expert;
+            smoe_place_planner_save(stays, &learned, shares);
+            if (t == 7)
+                smoe_place_planner_load(comes, &learned, shares);
+        }
+        cr_assert(smoe_place_planner_trust(stays) == smoe_place_planner_trust(comes));
+        smoe_place_planner_free(stays);
+        smoe_place_planner_free(comes);
+    }
+}

@@ -30,7 +30,8 @@
     U32(TYPE, path.experts, 1, 1024), U32(TYPE, path.d_model, 1, 65536),  \
         U32(TYPE, path.d_ff, 1, 65536), U32(TYPE, path.activation, 1, 3), \
         ENUM(TYPE, path.dtype, 1, 2), U32(TYPE, path.optimizer, 1, 2),    \
-        U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output)
+        U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output),   \
+        ENUM(TYPE, path.wire, 0, 1)
 
 #define OPTIMIZER(TYPE, path)                                                                  \
     U32(TYPE, path.kind, 1, 2), F64(TYPE, path.learning_rate, 0, 1e6),                         \
@@ -170,6 +171,14 @@ const struct messages_field messages_fields[] = {
     F64(ROUTING_REPORT, routing_report.fluctuation_20, -1, 1),
     F64(ROUTING_REPORT, routing_report.fluctuation_50, -1, 1),
     F64(ROUTING_REPORT, routing_report.fluctuation_80, -1, 1),
+
+    U64(PLACEMENT_FETCH, placement_fetch.request, 0, U64_MAX),
+    U32(PLACEMENT_FETCH, placement_fetch.layer, 0, LAYER_MAX),
+    U64(PLACEMENT, placement.request, 0, U64_MAX),
+    U32(PLACEMENT, placement.layer, 0, LAYER_MAX),
+    U32(PLACEMENT, placement.placement.interval, 0, 1000000),
+    F64(PLACEMENT, placement.placement.covariance, -1e4, 1e4),
+    F64(PLACEMENT, placement.placement.variance, 0, 1e4),
 
     STATE(EXPERT_FETCH, expert_fetch),
     U32(EXPERT_FETCH, expert_fetch.parts, 1, 7),
@@ -443,6 +452,32 @@ static void random_hosts(struct smoe_rng *rng, struct messages_room *room,
     }
 }
 
+/* Workers with a slot for each of a few experts and more. */
+static void random_placement(struct smoe_rng *rng, struct messages_room *room,
+                             struct smoe_placement *p)
+{
+    uint32_t experts = (uint32_t)random_u64(rng, 1, 64), used = 0;
+    p->rule = "highest-averages";
+    p->n_experts = one_in(rng, 8) ? 0 : experts;
+    p->n_workers = p->n_experts ? (uint32_t)random_u64(rng, 0, 40) : 0;
+    for (uint32_t e = 0; e < p->n_experts; e++)
+        room->shares[e] = 1.0 / experts;
+    for (uint32_t w = 0; w < p->n_workers; w++) {
+        snprintf(room->names[w], sizeof *room->names, "w%u", w);
+        room->workers[w] = room->names[w];
+        room->hosts[w] = w ? (uint32_t)random_u64(rng, 1, 8) : experts;
+        for (uint32_t q = 0; q < room->hosts[w]; q++, used++)
+            room->indices[used] = w ? (uint32_t)random_u64(rng, 0, experts - 1) : experts - 1 - q;
+    }
+    p->n_slots = used;
+    p->workers = room->workers;
+    p->slots = room->hosts;
+    p->experts = room->indices;
+    p->popularity = room->shares;
+    p->seen = random_u64(rng, 0, U64_MAX);
+    p->planned = random_u64(rng, 0, p->seen < U64_MAX ? p->seen + 1 : p->seen);
+}
+
 /* Deals the layer's experts out to its two lists, most of them to neither. */
 static void random_host(struct smoe_rng *rng, struct messages_room *room, struct smoe_msg_host *m)
 {
@@ -560,6 +595,9 @@ static void random_arrays(struct smoe_rng *rng, struct messages_room *room, stru
     case SMOE_MSG_DECISION:
         random_decision(rng, room, &m->decision);
         break;
+    case SMOE_MSG_PLACEMENT:
+        random_placement(rng, room, &m->placement.placement);
+        break;
     default:
         break;
     }
@@ -637,7 +675,7 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
 {
     return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->seed == b->seed && a->zero_output == b->zero_output;
+           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire;
 }
 
 static bool same_pieces(const struct smoe_pieces *a, const struct smoe_pieces *b)
@@ -705,6 +743,18 @@ static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_ms
     return a->n_parcels == b->n_parcels;
 }
 
+static bool same_placement(const struct smoe_placement *a, const struct smoe_placement *b)
+{
+    for (uint32_t w = 0; w < a->n_workers && a->n_workers == b->n_workers; w++)
+        if (strcmp(a->workers[w], b->workers[w]) != 0)
+            return false;
+    return strcmp(a->rule, b->rule) == 0 && a->seen == b->seen && a->planned == b->planned &&
+           same_array(a->slots, a->n_workers, b->slots, b->n_workers, sizeof *a->slots) &&
+           same_array(a->experts, a->n_slots, b->experts, b->n_slots, sizeof *a->experts) &&
+           same_array(a->popularity, a->n_experts, b->popularity, b->n_experts,
+                      sizeof *a->popularity);
+}
+
 #define SAME_LIST(a, b, list, n) same_array((a)->list, (a)->n, (b)->list, (b)->n, sizeof *(a)->list)
 
 static bool same_arrays(const struct smoe_message *a, const struct smoe_message *b)
@@ -741,6 +791,8 @@ static bool same_arrays(const struct smoe_message *a, const struct smoe_message 
         return same_norms(&a->step_norm, &b->step_norm);
     case SMOE_MSG_DECISION:
         return same_parcels(&a->decision, &b->decision);
+    case SMOE_MSG_PLACEMENT:
+        return same_placement(&a->placement.placement, &b->placement.placement);
     default:
         return true;
     }

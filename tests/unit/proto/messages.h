@@ -50,6 +50,9 @@ struct messages_room {
     uint32_t hosts[SMOE_WORKER_EXPERTS_MAX];
     uint64_t offsets[SMOE_WORKER_PIECES_MAX], lengths[SMOE_WORKER_PIECES_MAX];
     struct smoe_parcel_head parcels[SMOE_DECISION_PARCELS_MAX];
+    const char *workers[SMOE_PLACEMENT_WORKERS_MAX];
+    smoe_name names[SMOE_PLACEMENT_WORKERS_MAX];
+    double shares[SMOE_EXPERTS_MAX];
 };
 
 /* A valid message with random field values, limits included. Its arrays lie in `room`. */

@@ -61,6 +61,8 @@ static const struct {
     {"ROUTER_QUERY", 81, "wt", SMOE_RAW_NONE},
     {"ROUTER_STATE", 82, "WT", SMOE_RAW_NONE},
     {"ROUTING_REPORT", 83, "t", SMOE_RAW_NONE},
+    {"PLACEMENT_FETCH", 125, "t", SMOE_RAW_NONE},
+    {"PLACEMENT", 126, "tT", SMOE_RAW_NONE},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

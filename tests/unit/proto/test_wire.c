@@ -3,6 +3,7 @@
  * What is sent arrives: round trips of every message, old and new peers, sizes at the maxima.
  */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,7 +135,8 @@ Test(wire, without_memory_there_is_no_wire)
 
 static void fill_shape(struct smoe_layer_shape *shape)
 {
-    *shape = (struct smoe_layer_shape){1024, 65536, 65536, 3, SMOE_DTYPE_F64, 2, UINT64_MAX, true};
+    *shape = (struct smoe_layer_shape){1024,       65536, 65536,         3, SMOE_DTYPE_F64, 2,
+                                       UINT64_MAX, true,  SMOE_WIRE_BF16};
 }
 
 static void fill_name(char *name)
@@ -295,6 +297,36 @@ Test(wire, the_largest_control_messages_fit_64_kib)
         cr_assert_null(messages_difference(&in, &out));
         free(body);
     }
+    smoe_wire_free(wire);
+}
+
+Test(wire, a_placement_at_its_maxima_fits_64_kib)
+{
+    struct smoe_wire *wire = new_wire();
+    struct smoe_message in = {.type = SMOE_MSG_PLACEMENT}, out;
+    struct smoe_why why = {""};
+    size_t bytes;
+    in.placement = (struct smoe_msg_placement){
+        UINT64_MAX,
+        SMOE_LAYERS_MAX - 1,
+        {"highest-averages", 1000000, SMOE_PLACEMENT_WORKERS_MAX, SMOE_LAYER_REPLICAS_MAX,
+         SMOE_EXPERTS_MAX, room.workers, room.hosts, room.indices, room.shares, -1e4, 1e4,
+         UINT64_MAX - 1, UINT64_MAX}};
+    for (uint32_t w = 0; w < SMOE_PLACEMENT_WORKERS_MAX; w++) {
+        memset(room.names[w], 'w', SMOE_NAME_MAX);
+        snprintf(room.names[w] + SMOE_NAME_MAX - 3, 4, "%03u", w);
+        room.workers[w] = room.names[w];
+        room.hosts[w] = SMOE_LAYER_REPLICAS_MAX / SMOE_PLACEMENT_WORKERS_MAX;
+    }
+    for (uint32_t q = 0; q < SMOE_LAYER_REPLICAS_MAX; q++)
+        room.indices[q] = SMOE_EXPERTS_MAX - 1 - q % SMOE_EXPERTS_MAX;
+    for (uint32_t e = 0; e < SMOE_EXPERTS_MAX; e++)
+        room.shares[e] = 1.0 / SMOE_EXPERTS_MAX;
+    uint8_t *body = encode(wire, &in, &bytes);
+    cr_assert_eq(smoe_wire_decode(wire, SMOE_MSG_PLACEMENT, body, bytes, &out, &why), 0, "%s",
+                 why.text);
+    cr_assert_null(messages_difference(&in, &out));
+    free(body);
     smoe_wire_free(wire);
 }
 

@@ -137,7 +137,7 @@ Test(wire_hostile, an_empty_body_is_refused_where_a_field_must_be_there)
         SMOE_MSG_INVENTORY,     SMOE_MSG_HOSTED,        SMOE_MSG_STEP_NORM,
         SMOE_MSG_STEP_STAGE,    SMOE_MSG_STEP_STAGED,   SMOE_MSG_STEP_COMMIT,
         SMOE_MSG_EXPERT_STORED, SMOE_MSG_STEP_GRADIENT, SMOE_MSG_ROUTER_QUERY,
-        SMOE_MSG_ROUTER_STATE,  SMOE_MSG_SHARD_TAKEN};
+        SMOE_MSG_ROUTER_STATE,  SMOE_MSG_SHARD_TAKEN,   SMOE_MSG_PLACEMENT_FETCH};
     for (size_t t = 0; t < messages_n_types; t++) {
         struct smoe_message out;
         struct smoe_why why;

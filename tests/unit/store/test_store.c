@@ -179,6 +179,7 @@ static void append_sharded(uint64_t sequence, const char *name, uint32_t n)
     struct smoe_journal_piece lent[PIECES];
     memcpy(lent, pieces, sizeof lent);
     r.layer.sharded = true;
+    r.layer.shape.wire = n == PIECES ? SMOE_WIRE_BF16 : SMOE_WIRE_REAL;
     r.layer.grains = n ? 64 : 0;
     r.layer.n_pieces = n;
     r.pieces = lent;
@@ -364,6 +365,8 @@ Test(store, gives_back_the_pieces_of_a_sharded_layer, .init = begin, .fini = end
     struct smoe_restored all = load();
     const struct smoe_restored_layer *cut = find(&all, "cut");
     cr_assert(cut->layer.sharded && find(&all, "uncut")->layer.sharded);
+    cr_assert_eq(cut->layer.shape.wire, SMOE_WIRE_BF16);
+    cr_assert_eq(find(&all, "uncut")->layer.shape.wire, SMOE_WIRE_REAL);
     cr_assert_eq(cut->layer.grains, 64);
     cr_assert_eq(cut->layer.n_pieces, PIECES);
     cr_assert_eq(find(&all, "uncut")->layer.n_pieces, 0);
@@ -397,6 +400,7 @@ Test(store, replaces_pieces_and_forgets_those_of_what_is_dropped, .init = begin,
     close_store();
     struct smoe_restored all = load();
     cr_assert_eq(find(&all, "fewer")->layer.n_pieces, 1);
+    cr_assert_eq(find(&all, "fewer")->layer.shape.wire, SMOE_WIRE_REAL, "as it is now");
     cr_assert_not(find(&all, "whole")->layer.sharded);
     cr_assert_not(find(&all, "gone")->layer.sharded);
     smoe_restored_release(&all);
@@ -406,7 +410,7 @@ Test(store, with_pieces_that_cannot_be_says_whose, .init = begin, .fini = end)
 {
     static const char *const damage[] = {
         "DELETE FROM piece WHERE start = 700", "UPDATE cut SET pieces = 2",
-        "UPDATE cut SET pieces = 2049", "UPDATE cut SET grains = 0"};
+        "UPDATE cut SET pieces = 2049", "UPDATE cut SET grains = 0", "UPDATE wire SET format = 2"};
     struct smoe_restored all;
     for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
         open_store();

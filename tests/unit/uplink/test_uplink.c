@@ -871,6 +871,25 @@ Test(uplink, a_router_that_is_refused_takes_its_batches_with_it, .init = begin, 
     cr_assert_eq(count(SMOE_MSG_FREEZE), 2);
 }
 
+/* Sixteen times, whoever else's raw parts are on their way. */
+Test(uplink, a_router_that_finds_no_room_is_given_again_and_its_batches_wait, .init = begin,
+     .fini = end)
+{
+    freeze(1);
+    struct smoe_uplink_ticket *t = submit_codes();
+    struct smoe_message m = {.type = SMOE_MSG_ERROR};
+    m.error.code = SMOE_ENOMEMORY;
+    m.error.request = last(SMOE_MSG_FREEZE)->m.freeze.request;
+    for (size_t refused = 1; refused <= 16; refused++) {
+        cr_assert_eq(say(&m, NULL, 0), 0);
+        cr_assert_eq(t->state, SMOE_TICKET_QUEUED);
+        cr_assert_eq(count(SMOE_MSG_FREEZE), refused + 1);
+    }
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(count(SMOE_MSG_FREEZE), 17);
+    cr_assert_eq(t->code, SMOE_ENOMEMORY);
+}
+
 Test(uplink, codes_are_checked_where_they_are_given, .init = begin, .fini = end)
 {
     uint32_t wrong[TOKENS] = {0, 1, CODES};
