@@ -2,7 +2,7 @@
  *
  * Making: weights of the seed, an expert at a time, by tasks like all other work. A layer's experts may take minutes to
  * make, and who makes them in the loop is silent for as long and declared lost; a lane has the time, and the loop goes on
- * to answer and to report.
+ * to answer and to report. The gateway counts answers: of several Hosts each has its own.
  *
  *     Host --room taken--> [make_due] --a task for each--> all there: Hosted
  *
@@ -46,9 +46,8 @@ bool smoe_agent_start_making(struct smoe_agent *a, struct smoe_task *task)
 void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
 {
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
-    layer->hosted_due = smoe_experts_to_make(&a->experts, layer);
     m.hosted.layer = layer->wire;
-    if (!layer->hosted_due)
+    for (; layer->hosted_due; layer->hosted_due--)
         smoe_agent_send(a, &m, NULL, 0);
 }
 
@@ -56,7 +55,7 @@ void smoe_agent_finish_making(struct smoe_agent *a, const struct smoe_task *task
 {
     struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[task->expert].layer];
     smoe_experts_made(&a->experts, task->expert);
-    if (layer->hosted_due)
+    if (!smoe_experts_to_make(&a->experts, layer))
         smoe_agent_say_hosted(a, layer);
 }
 

@@ -110,11 +110,14 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
     if (nothing)
         return; /* dropped: nothing to answer for */
     if (rc == 0) {
-        smoe_agent_say_hosted(a, layer);
+        layer->hosted_due++;
+        if (!smoe_experts_to_make(&a->experts, layer))
+            smoe_agent_say_hosted(a, layer);
         return;
     }
     if (layer)
-        layer->hosted_due = false; /* this is the answer now */
+        smoe_agent_say_hosted(
+            a, layer); /* to those before it: each has its answer, the last one counts */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
