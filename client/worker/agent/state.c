@@ -86,6 +86,19 @@ static void forget_dropped(struct smoe_agent *a)
     }
 }
 
+/* A Host of the layer is not answered yet: this one follows it. The gateway counts: each has its Hosted. */
+static void answer_earlier(struct smoe_agent *a, const struct smoe_msg_host *host)
+{
+    struct smoe_held_layer *layer =
+        smoe_experts_layer(&a->experts, smoe_experts_wire(&a->experts, host));
+    struct smoe_message m = {.type = SMOE_MSG_HOSTED};
+    if (!layer || layer->wire == SMOE_NO_LAYER || !layer->hosted_due)
+        return;
+    layer->hosted_due = false;
+    m.hosted.layer = layer->wire;
+    smoe_agent_send(a, &m, NULL, 0);
+}
+
 void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
 {
     struct smoe_why why = {""};
@@ -95,6 +108,7 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
     if (!nothing)
         smoe_agent_step_cancel(a, host->layer);
     smoe_agent_step_cancel(a, smoe_experts_wire(&a->experts, host));
+    answer_earlier(a, host);
     int rc = smoe_experts_host(&a->experts, host, &why);
     forget_dropped(a);
     if (rc && a->experts.torn) {
@@ -113,8 +127,6 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         smoe_agent_say_hosted(a, layer);
         return;
     }
-    if (layer)
-        layer->hosted_due = false; /* this is the answer now */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
