@@ -10,7 +10,8 @@
  * Host; a step, in which a new copy takes part at once) finds it as if a task ran on it, and waits, but for the gradient
  * sum, which making does not touch. Making comes before visits and steps: a layer waits for all of it.
  *
- * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again.
+ * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again. A Host that another
+ * follows before all is there is answered then, for the gateway counts one answer each and believes the last.
  */
 #include "client/worker/agent/agent_state.h"
 
