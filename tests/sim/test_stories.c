@@ -82,5 +82,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 51);
+    cr_assert_eq(smoe_stories_len, 53);
 }

@@ -89,6 +89,8 @@ struct smoe_agent {
     struct smoe_experts experts;
     size_t scratch_elements;
 
+    uint32_t hosted_due[SMOE_LAYERS_MAX]; /* Hosts of the gateway's number that wait for making */
+
     struct smoe_agent_parcel *parcels; /* [parcels_max] */
     uint32_t *parcel_free;
     uint32_t n_parcel_free, parcels_max;
@@ -171,8 +173,10 @@ void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 bool smoe_agent_start_making(struct smoe_agent *agent, struct smoe_task *task);
 /* Before the expert is idle. */
 void smoe_agent_finish_making(struct smoe_agent *agent, const struct smoe_task *task);
-/* Answers the Host that the layer is as it says, now or when all of it is made. */
-void smoe_agent_say_hosted(struct smoe_agent *agent, struct smoe_held_layer *layer);
+/* Answers the Hosts of that number that are owed an answer. */
+void smoe_agent_answer_hosts(struct smoe_agent *agent, uint32_t wire);
+/* ... of all layers of which nothing is to be made any more. */
+void smoe_agent_say_hosted(struct smoe_agent *agent);
 /* What making takes that no task has begun. [flop] */
 uint64_t smoe_agent_making_flops(const struct smoe_agent *agent);
 

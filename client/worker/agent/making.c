@@ -10,7 +10,8 @@
  * Host; a step, in which a new copy takes part at once) finds it as if a task ran on it, and waits, but for the gradient
  * sum, which making does not touch. Making comes before visits and steps: a layer waits for all of it.
  *
- * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again.
+ * Every Host is answered, in their order, though another came or the layer was dropped before what it asked for was made:
+ * the gateway counts answers. Making outlives the connection, as what it makes does; what is owed does not.
  */
 #include "client/worker/agent/agent_state.h"
 
@@ -43,21 +44,28 @@ bool smoe_agent_start_making(struct smoe_agent *a, struct smoe_task *task)
     return true;
 }
 
-void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
+void smoe_agent_answer_hosts(struct smoe_agent *a, uint32_t wire)
 {
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
-    layer->hosted_due = smoe_experts_to_make(&a->experts, layer);
-    m.hosted.layer = layer->wire;
-    if (!layer->hosted_due)
+    m.hosted.layer = wire;
+    for (; a->hosted_due[wire]; a->hosted_due[wire]--)
         smoe_agent_send(a, &m, NULL, 0);
+}
+
+void smoe_agent_say_hosted(struct smoe_agent *a)
+{
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+        const struct smoe_held_layer *layer =
+            a->hosted_due[l] ? smoe_experts_layer(&a->experts, l) : NULL;
+        if (!layer || !smoe_experts_to_make(&a->experts, layer))
+            smoe_agent_answer_hosts(a, l);
+    }
 }
 
 void smoe_agent_finish_making(struct smoe_agent *a, const struct smoe_task *task)
 {
-    struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[task->expert].layer];
     smoe_experts_made(&a->experts, task->expert);
-    if (layer->hosted_due)
-        smoe_agent_say_hosted(a, layer);
+    smoe_agent_say_hosted(a);
 }
 
 uint64_t smoe_agent_making_flops(const struct smoe_agent *a)

@@ -107,14 +107,12 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         size_t need = smoe_task_scratch(&layer->ffn);
         a->scratch_elements = need > a->scratch_elements ? need : a->scratch_elements;
     }
-    if (nothing)
-        return; /* dropped: nothing to answer for */
-    if (rc == 0) {
-        smoe_agent_say_hosted(a, layer);
-        return;
-    }
-    if (layer)
-        layer->hosted_due = false; /* this is the answer now */
+    if (rc == 0 && !nothing)
+        a->hosted_due[host->layer]++;
+    smoe_agent_say_hosted(a); /* of another layer too, if this one took its number or is gone */
+    if (nothing || rc == 0)
+        return; /* dropped: nothing to answer for; or answered, now or when it is made */
+    smoe_agent_answer_hosts(a, host->layer); /* in their order */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
