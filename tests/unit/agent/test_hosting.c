@@ -93,7 +93,7 @@ Test(hosting, without_memory_for_more_sums_leaves_those_there_are)
 Test(hosting, without_memory_for_another_cut_changes_nothing_or_says_that_all_is_gone)
 {
     struct smoe_msg_host other = host_of(HOSTS, other_at, other_n);
-    cr_assert_geq(host_with_each_failing(&other, true), 2 + EXPERTS); /* beside what blobs are of */
+    cr_assert_geq(host_with_each_failing(&other, true), 2 + EXPERTS);
 }
 
 /* While a new cut is made old sums and one old shard are still there. */
