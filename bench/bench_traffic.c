@@ -19,7 +19,9 @@ static uint32_t add_cast(struct smoe_world *w, enum smoe_wire_format wire)
     static const uint64_t memory[WORKERS] = {64 << 20, 32 << 20, 32 << 20, 16 << 20};
     uint32_t gateway = smoe_world_add_gateway(
         w, &(struct smoe_sim_gateway_options){
-               .sharded = true, .placement = {.kind = SMOE_PLACE_HIGHEST_AVERAGES, .interval = 1}});
+               .sharded = true,
+               .links = true,
+               .placement = {.kind = SMOE_PLACE_HIGHEST_AVERAGES, .interval = 1}});
     smoe_world_start(w, gateway);
     for (uint32_t i = 0; i < WORKERS; i++) {
         struct smoe_sim_worker_options o = {.gateway = gateway,

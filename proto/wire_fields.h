@@ -54,6 +54,9 @@ SMOE_MESSAGE_MAP(X)
 #undef X
 
 /* Parts that several messages share. */
+void smoe_fill_peers(const struct smoe_peer_list *m, size_t *ret_n, uint32_t **ret);
+int smoe_read_peers(struct smoe_reader *r, const char *field, size_t n, const uint32_t *peers,
+                    struct smoe_peer_list *m);
 void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape *p);
 int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
                     struct smoe_layer_shape *m);

@@ -33,6 +33,7 @@ int smoe_fill_hello(struct smoe_arena *arena, const struct smoe_msg_hello *m,
     caps->n_freq_states_khz = m->n_freq_states;
     caps->memory_bytes = m->memory_bytes;
     caps->expert_slots = m->expert_slots;
+    caps->peer_address = TEXT_OF(m->peer_address);
     p->worker = caps;
     return 0;
 }
@@ -64,6 +65,7 @@ static int read_caps(struct smoe_reader *r, const Stablemoe__V1__WorkerCaps *p,
         (rc = smoe_check_range(r, "worker.expert_slots", p->expert_slots, 0, SMOE_EXPERTS_MAX)) ||
         (rc = check_states(r, p->freq_states_khz, p->n_freq_states_khz)))
         return rc;
+    smoe_read_text(p->peer_address, m->peer_address, sizeof m->peer_address);
     m->memory_bytes = p->memory_bytes;
     m->expert_slots = p->expert_slots;
     m->freq_states_khz = p->freq_states_khz;

@@ -19,6 +19,8 @@ int smoe_fill_shard_ask(struct smoe_arena *arena, const struct smoe_msg_shard_as
     p->attempt = m->attempt;
     p->fill = m->fill;
     p->send = m->send;
+    smoe_fill_peers(&m->peers, &p->n_peers, &p->peers);
+    p->others = m->others;
     return 0;
 }
 
@@ -38,13 +40,21 @@ static int check_range(struct smoe_reader *r, int kind, uint32_t layer, uint32_t
 int smoe_read_shard_ask(struct smoe_reader *r, const Stablemoe__V1__ShardAsk *p,
                         struct smoe_msg_shard_ask *m)
 {
-    *m = (struct smoe_msg_shard_ask){p->number,  (enum smoe_shard_kind)p->kind,
-                                     p->layer,   p->expert,
-                                     p->offset,  p->length,
-                                     p->rank,    p->step,
-                                     p->attempt, p->fill,
-                                     p->send};
-    return check_range(r, (int)p->kind, p->layer, p->expert, p->offset, p->length, p->rank);
+    *m = (struct smoe_msg_shard_ask){.number = p->number,
+                                     .kind = (enum smoe_shard_kind)p->kind,
+                                     .layer = p->layer,
+                                     .expert = p->expert,
+                                     .offset = p->offset,
+                                     .length = p->length,
+                                     .rank = p->rank,
+                                     .step = p->step,
+                                     .attempt = p->attempt,
+                                     .fill = p->fill,
+                                     .send = p->send,
+                                     .others = p->others};
+    int rc = smoe_read_peers(r, "peers", p->n_peers, p->peers, &m->peers);
+    return rc ? rc
+              : check_range(r, (int)p->kind, p->layer, p->expert, p->offset, p->length, p->rank);
 }
 
 int smoe_fill_shard_part(struct smoe_arena *arena, const struct smoe_msg_shard_part *m,
@@ -61,17 +71,29 @@ int smoe_fill_shard_part(struct smoe_arena *arena, const struct smoe_msg_shard_p
     p->step = m->step;
     p->attempt = m->attempt;
     p->fill = m->fill;
+    smoe_fill_peers(&m->direct, &p->n_direct, &p->direct);
+    p->again = m->again;
     return 0;
 }
 
 int smoe_read_shard_part(struct smoe_reader *r, const Stablemoe__V1__ShardPart *p,
                          struct smoe_msg_shard_part *m)
 {
-    *m = (struct smoe_msg_shard_part){p->number,  (enum smoe_shard_kind)p->kind,
-                                      p->layer,   p->expert,
-                                      p->offset,  p->length,
-                                      p->rank,    p->step,
-                                      p->attempt, p->fill};
+    int rc;
+    *m = (struct smoe_msg_shard_part){.number = p->number,
+                                      .kind = (enum smoe_shard_kind)p->kind,
+                                      .layer = p->layer,
+                                      .expert = p->expert,
+                                      .offset = p->offset,
+                                      .length = p->length,
+                                      .rank = p->rank,
+                                      .step = p->step,
+                                      .attempt = p->attempt,
+                                      .fill = p->fill,
+                                      .again = p->again};
+    if ((rc = smoe_read_peers(r, "direct", p->n_direct, p->direct, &m->direct)) ||
+        (rc = smoe_check_range(r, "again", p->again, 0, SMOE_WORKERS_MAX)))
+        return rc;
     return check_range(r, (int)p->kind, p->layer, p->expert, p->offset, p->length, p->rank);
 }
 

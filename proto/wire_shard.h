@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/limits.h"
 #include "stablemoe/placement.h"
 
 enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHARD_STATE = 3 };
@@ -17,6 +18,12 @@ enum smoe_shard_kind { SMOE_SHARD_GRADIENT = 1, SMOE_SHARD_WEIGHTS = 2, SMOE_SHA
 struct smoe_pieces {
     const uint64_t *offsets, *lengths; /* [n] elements; lengths > 0 */
     size_t n;                          /* 0..SMOE_WORKER_PIECES_MAX */
+};
+
+/* Workers by the daemon's numbers, of one transfer. */
+struct smoe_peer_list {
+    uint32_t n;                              /* 0..SMOE_TRANSFER_PEERS_MAX */
+    uint32_t peers[SMOE_TRANSFER_PEERS_MAX]; /* rising */
 };
 
 struct smoe_msg_shard_ask {
@@ -28,6 +35,8 @@ struct smoe_msg_shard_ask {
     uint64_t step, attempt;
     uint64_t fill; /* WEIGHTS */
     bool send;
+    struct smoe_peer_list peers; /* of those who need it, whom a direct link may reach */
+    bool others;                 /* need it too */
 };
 struct smoe_msg_shard_part {
     uint64_t number;
@@ -37,6 +46,8 @@ struct smoe_msg_shard_part {
     uint32_t rank;
     uint64_t step, attempt;
     uint64_t fill;
+    struct smoe_peer_list direct; /* to the daemon: to whom it goes over direct links */
+    uint32_t again; /* to the daemon: 1 + whom alone it is for, whose link broke; 0: all others */
 };
 struct smoe_msg_shard_taken {
     uint64_t number;

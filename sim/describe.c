@@ -328,6 +328,41 @@ SAY(ROUTING_REPORT)
     ADD(" layer %" PRIu32 " step %" PRIu64, m->routing_report.layer, m->routing_report.step);
 }
 
+SAY(PEER)
+{
+    ADD(" %s, link %016" PRIx64 "%s", m->peer.name, m->peer.link, m->peer.dial ? ", to dial" : "");
+}
+
+SAY(LINK_STATE)
+{
+    ADD(" %016" PRIx64 " %s", m->link_state.link, m->link_state.up ? "up" : "down");
+}
+
+SAY(SHARD_DUE)
+{
+    ADD(" %016" PRIx64 " from %" PRIu32, m->shard_due.part.number, m->shard_due.from);
+}
+
+SAY(SHARD_SENT)
+{
+    ADD(" %016" PRIx64, m->shard_sent.number);
+}
+
+SAY(LINK_HELLO)
+{
+    ADD(" %016" PRIx64, m->link_hello.link);
+}
+
+SAY(LINK_PART)
+{
+    ADD(" %016" PRIx64, m->link_part.number);
+}
+
+SAY(LINK_TAKEN)
+{
+    ADD(" %016" PRIx64, m->link_taken.number);
+}
+
 SAY(PLACEMENT_FETCH)
 {
     ADD(" layer %" PRIu32, m->placement_fetch.layer);

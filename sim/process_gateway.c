@@ -194,6 +194,15 @@ static void on_written(struct smoe_sim_event *event)
 
 /* ---- beginning and end ---- */
 
+static int draw(void *context, void *bytes, size_t n)
+{
+    struct gateway_process *g = context;
+    uint8_t *to = bytes;
+    for (size_t i = 0; i < n; i++)
+        to[i] = (uint8_t)smoe_rng_u64(&g->process.rng);
+    return 0;
+}
+
 static struct smoe_gateway_options machine_options(struct gateway_process *g)
 {
     const struct smoe_sim_gateway_options *o = &g->options;
@@ -207,12 +216,15 @@ static struct smoe_gateway_options machine_options(struct gateway_process *g)
                  .software = "stablemoe-sim",
                  .sharded = o->sharded,
                  .placement = o->placement,
+                 .links = o->links,
                  .tensor_bytes_max = o->tensor_bytes_max},
         .tensors_bytes_max = o->tensors_bytes_max,
         .outbox_bytes_max = o->outbox_bytes_max,
         .hello_timeout_ns = o->hello_timeout_ns,
         .journal = on_record,
         .journal_context = g,
+        .draw = draw,
+        .draw_context = g,
     };
 }
 

@@ -16,6 +16,7 @@
 
 #include "common/base/assert.h"
 #include "sim/link.h"
+#include "sim/peers.h"
 
 #define LANES_MAX    16
 #define LOWEST       0.01 /* frequency of the driver, of the nominal one (freqctl.c) */
@@ -40,6 +41,7 @@ struct worker_process {
     struct smoe_sim_worker_options options;
     struct smoe_agent *agent;
     struct smoe_sim_link link;
+    struct smoe_sim_peers peers;
     struct lane lanes[LANES_MAX];
     struct smoe_sim_event clock;
     double slowness; /* cycles_per_flop times this */
@@ -169,6 +171,7 @@ static void settle(struct worker_process *w)
         smoe_sim_link_break(&w->link);
     else
         smoe_sim_link_flush(&w->link);
+    smoe_sim_peers_settle(&w->peers);
     smoe_process_set(&w->process, &w->clock, smoe_agent_wake_ns(w->agent));
 }
 
@@ -289,6 +292,7 @@ static void worker_start(struct smoe_sim_process *p)
     w->freq_hz = a.freq_max_hz;
     w->freq_obeyed_khz = 0;
     w->stopping = false;
+    smoe_sim_peers_open(&w->peers, p, w->agent, agent_changed, w);
     smoe_sim_link_open(&w->link, p, &link_machine, w, PAUSE_MIN_MS, PAUSE_MAX_MS);
 }
 
@@ -299,6 +303,7 @@ static void worker_kill(struct smoe_sim_process *p)
     smoe_sim_link_forget(&w->link);
     smoe_process_cancel(p, &w->clock);
     smoe_agent_disconnected(w->agent);
+    smoe_sim_peers_forget(&w->peers);
     for (uint32_t i = 0; i < w->options.lanes; i++) {
         struct lane *lane = &w->lanes[i];
         smoe_process_cancel(p, &lane->due);
@@ -316,6 +321,7 @@ static void worker_kill(struct smoe_sim_process *p)
 static void agent_closed(void *context)
 {
     struct worker_process *w = context;
+    smoe_simnet_crash(w->process.world->net, w->process.number, false); /* its links to others */
     worker_kill(&w->process);
     smoe_world_ended(&w->process);
 }

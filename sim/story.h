@@ -129,6 +129,8 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
       "a frozen router, its experts' replicas and their shards outlive the gateway together")      \
     X(sharded_restart_moves, EXACT, "a gateway may die while state moves: whoever has it counts")  \
     X(sharded_joins, EXACT, "newcomers get slots and pieces, drained workers end up with nothing") \
+    X(sharded_links, EXACT, "a link between workers that breaks in any phase costs no attempt")    \
+    X(sharded_relayed, EXACT, "workers that do not reach each other exchange through the gateway") \
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \

@@ -63,6 +63,7 @@ static void add_gateway(struct made_up *m)
     if (m->sharded)
         o.placement = (struct smoe_place_rule){
             .kind = (enum smoe_place_kind)below(m, SMOE_PLACE_KINDS), .interval = 1 + below(m, 3)};
+    o.links = m->sharded && !one_in(m, 4);
     m->gateway = smoe_world_add_gateway(m->world, &o);
 }
 

@@ -54,6 +54,7 @@ struct smoe_sim_gateway_options {
     uint64_t hello_timeout_ns;          /* 2 s */
     bool sharded;                       /* layers are, and placed by: */
     struct smoe_place_rule placement;   /* highest-averages */
+    bool links;                         /* workers of sharded layers have direct links */
 };
 
 struct smoe_sim_worker_options {

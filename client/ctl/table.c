@@ -31,6 +31,8 @@ enum {
     RUNS,
     DRIVER,
     HEAT,
+    LINKS,
+    DIRECT,
     EXPERTS,
     COLUMNS
 };
@@ -43,7 +45,8 @@ static const struct {
     [SHARE] = {"share", false},   [BACKLOG] = {"backlog", false}, [METER] = {"meter", true},
     [ENERGY] = {"energy", false}, [WATTS] = {"power", false},     [BUDGET] = {"budget", false},
     [DEBT] = {"debt", false},     [ASKED] = {"asked", false},     [RUNS] = {"runs at", false},
-    [DRIVER] = {"driver", true},  [HEAT] = {"temp", false},       [EXPERTS] = {"experts", true},
+    [DRIVER] = {"driver", true},  [HEAT] = {"temp", false},       [LINKS] = {"links", false},
+    [DIRECT] = {"direct", false}, [EXPERTS] = {"experts", true},
 };
 
 struct row {
@@ -139,6 +142,20 @@ static void put_experts(char cell[CELL_BYTES], const cJSON *list)
         smoe_text_add(&t, "-");
 }
 
+/* How many peers have a direct link, of how many, and the share of bytes that went over them; "-" without peers. */
+static void put_links(struct row *row, const cJSON *worker)
+{
+    double up = number(worker, "links_up"), all = up + number(worker, "links_relayed");
+    double direct = number(worker, "direct_bytes"),
+           bytes = direct + number(worker, "relayed_bytes");
+    if (all > 0)
+        snprintf(row->cells[LINKS], CELL_BYTES, "%.0f/%.0f", up, all);
+    else
+        snprintf(row->cells[LINKS], CELL_BYTES, "-");
+    put(row->cells[DIRECT], worker, bytes > 0 ? "direct_bytes" : "", 0, bytes > 0 ? 100 / bytes : 0,
+        "%");
+}
+
 static void fill(struct row *row, const cJSON *worker, double all_visits)
 {
     double percent = all_visits > 0 ? 100 / all_visits : 0;
@@ -157,6 +174,7 @@ static void fill(struct row *row, const cJSON *worker, double all_visits)
     snprintf(row->cells[DRIVER], CELL_BYTES, "%s", text(worker, "freq_driver"));
     put(row->cells[HEAT], worker, number(worker, "temperature_c") > 0 ? "temperature_c" : "", 0, 1,
         " C");
+    put_links(row, worker);
     put_experts(row->cells[EXPERTS], cJSON_GetObjectItemCaseSensitive(worker, "experts"));
 }
 

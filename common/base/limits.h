@@ -27,6 +27,11 @@
 #define SMOE_DECISION_PARCELS_MAX 1024  /* parcels of one Decision frame */
 #define SMOE_WORKERS_MAX          16384 /* workers of one daemon */
 #define SMOE_TRAINERS_MAX         256   /* trainers of one daemon */
+#define SMOE_TRANSFERS_MAX \
+    256 /* ranges of sharded layers under way; two numbers equal modulo it: one is over */
+#define SMOE_TRANSFER_PEERS_MAX 32  /* workers that one gives a range to by itself */
+#define SMOE_WORKER_LINKS_MAX   255 /* direct links of one worker */
+#define SMOE_ADDRESS_MAX        63  /* bytes of a worker's ADDR:PORT, without NUL */
 
 #define SMOE_PREHELLO_BYTES_MAX (1u << 10)  /* protobuf part before hello */
 #define SMOE_CONTROL_BYTES_MAX  (64u << 10) /* protobuf part afterwards */

@@ -21,8 +21,8 @@ static const char *const role_names[] = {
     [SMOE_ROLE_WORKER] = "worker",
     [SMOE_ROLE_TRAINER] = "trainer",
     [SMOE_ROLE_ADMIN] = "admin",
+    [SMOE_ROLE_PEER] = "peer",
 };
-#define ROLES_END (sizeof role_names / sizeof *role_names)
 
 void smoe_wipe(void *memory, size_t bytes)
 {
@@ -36,7 +36,7 @@ const char *smoe_role_name(enum smoe_role role)
 
 bool smoe_role_parse(const char *text, size_t len, enum smoe_role *ret)
 {
-    for (size_t r = SMOE_ROLE_WORKER; r < ROLES_END; r++)
+    for (size_t r = SMOE_ROLE_WORKER; r < SMOE_ROLE_PEER; r++)
         if (strlen(role_names[r]) == len && memcmp(role_names[r], text, len) == 0) {
             *ret = (enum smoe_role)r;
             return true;
@@ -100,6 +100,14 @@ int smoe_key_make(enum smoe_role role, const char *name, struct smoe_key *ret, s
     *ret = key;
     smoe_wipe(&key, sizeof key);
     return 0;
+}
+
+void smoe_key_of_link(const char *name, const uint8_t secret[SMOE_KEY_BYTES], struct smoe_key *ret)
+{
+    *ret = (struct smoe_key){.role = SMOE_ROLE_PEER};
+    smoe_name_copy(ret->name, name);
+    memcpy(ret->secret, secret, SMOE_KEY_BYTES);
+    set_print(ret);
 }
 
 static int malformed(struct smoe_why *why)

@@ -34,14 +34,17 @@ struct smoe_key {
     char print[SMOE_KEY_PRINT_DIGITS + 1]; /* of SHA-256(secret): no secret */
 };
 
-/* "worker", "trainer", "admin". */
+/* "worker", "trainer", "admin", "peer". */
 const char *smoe_role_name(enum smoe_role role);
-/* False if it is none of them. */
+/* False if it is none of those that keys are made for. */
 bool smoe_role_parse(const char *text, size_t len, enum smoe_role *ret);
 
 /* A new key, from OpenSSL's random numbers. SMOE_EFIELD: no name. */
 int smoe_key_make(enum smoe_role role, const char *name, struct smoe_key *ret,
                   struct smoe_why *why);
+
+/* The key of a direct link, of the worker `name` that dials: nobody makes one by hand, or keeps it in a file. */
+void smoe_key_of_link(const char *name, const uint8_t secret[SMOE_KEY_BYTES], struct smoe_key *ret);
 
 /* Reads a line of `len` bytes, without its newline. SMOE_EDATA and a sentence that says what it should be, and
  * never what it was. */

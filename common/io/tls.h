@@ -9,8 +9,8 @@
  * Who the other side is, is known from its key: a pre-shared one of 32 bytes (key.h), with an ephemeral
  * Diffie-Hellman exchange. Or from its certificate, if certificates have been chosen (certificate.h): then both
  * sides have one, and there are no keys. There are no tickets, no early data, no renegotiation, no
- * version but 1.3 and no protocol but `stablemoe/1`, and for administrators `stablemoe-admin/1`: which of the two
- * is the role's, so that neither is ever taken for the other. No clock is asked.
+ * version but 1.3 and no protocol but `stablemoe/1`, for administrators `stablemoe-admin/1` and between workers
+ * `stablemoe-link/1`: which of them is the role's, so that none is ever taken for another. No clock is asked.
  *
  * Nothing is buffered beyond what the kernel has been offered and one record that is half there. To
  * somebody who speaks no TLS nothing is answered.
@@ -28,6 +28,7 @@
 
 #define SMOE_TLS_PROTOCOL       "stablemoe/1"
 #define SMOE_TLS_ADMIN_PROTOCOL "stablemoe-admin/1"
+#define SMOE_TLS_LINK_PROTOCOL  "stablemoe-link/1"
 /* Bytes that a peer may send before its handshake is done; a real one sends less than 1 KiB. */
 #define SMOE_TLS_HANDSHAKE_BYTES_MAX 16384
 #define SMOE_TLS_HELLO_BYTES_MAX     4096 /* of these, in its ClientHello */
@@ -77,8 +78,9 @@ struct smoe_tls {
     struct smoe_conn *conn;                       /* borrowed; NULL in tests that have none */
     struct smoe_conn_owner owner;                 /* of the plaintext */
     void (*connected)(void *context, int status); /* the owner's, set by it after wrapping */
-    struct ssl_st *ssl;                           /* owned until it is closed */
-    const uint8_t *in; /* ciphertext in hand, [n_in], while it is being received */
+    const struct smoe_key *key; /* a client's, borrowed, set likewise; NULL: the context's */
+    struct ssl_st *ssl;         /* owned until it is closed */
+    const uint8_t *in;          /* ciphertext in hand, [n_in], while it is being received */
     size_t n_in;
     uint8_t *out; /* owned; ciphertext that waits for the kernel, [out_begin, out_end) of cap_out */
     size_t out_begin, out_end, cap_out;

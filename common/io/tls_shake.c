@@ -24,8 +24,9 @@
 /* Lists for ALPN, each name behind its length: what a server knows, and what a client offers. */
 #define PEER_ALPN  "\x0b" SMOE_TLS_PROTOCOL
 #define ADMIN_ALPN "\x11" SMOE_TLS_ADMIN_PROTOCOL
+#define LINK_ALPN  "\x10" SMOE_TLS_LINK_PROTOCOL
 static const unsigned char peer_alpn[] = PEER_ALPN, admin_alpn[] = ADMIN_ALPN,
-                           known_alpn[] = PEER_ALPN ADMIN_ALPN;
+                           link_alpn[] = LINK_ALPN, known_alpn[] = PEER_ALPN ADMIN_ALPN LINK_ALPN;
 
 /* ---- what is wrong, for people ---- */
 
@@ -131,7 +132,9 @@ static int on_client_key(SSL *ssl, const EVP_MD *md, const unsigned char **ret_i
     *ret = NULL;
     if (md && EVP_MD_get_type(md) != NID_sha256)
         return 1; /* after a HelloRetryRequest: none of ours */
-    *ret = session_of(ssl, &c->key);
+    if (tls->key)
+        smoe_key_identity(tls->key, c->identity); /* OpenSSL copies it before it asks for another */
+    *ret = session_of(ssl, tls->key ? tls->key : &c->key);
     *ret_identity = (const unsigned char *)c->identity;
     *ret_len = strlen(c->identity);
     return *ret != NULL;
@@ -198,7 +201,9 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
 
 static const char *protocol_of(enum smoe_role role)
 {
-    return role == SMOE_ROLE_ADMIN ? SMOE_TLS_ADMIN_PROTOCOL : SMOE_TLS_PROTOCOL;
+    return role == SMOE_ROLE_ADMIN  ? SMOE_TLS_ADMIN_PROTOCOL
+           : role == SMOE_ROLE_PEER ? SMOE_TLS_LINK_PROTOCOL
+                                    : SMOE_TLS_PROTOCOL;
 }
 
 /* The other side's certificate, which OpenSSL has verified, is of somebody who belongs there. */
@@ -335,6 +340,8 @@ static const char *ciphers(void)
 
 static bool offer_protocol(SSL_CTX *ssl, enum smoe_role role)
 {
+    if (role == SMOE_ROLE_PEER)
+        return SSL_CTX_set_alpn_protos(ssl, link_alpn, sizeof link_alpn - 1) == 0;
     bool admin = role == SMOE_ROLE_ADMIN;
     return SSL_CTX_set_alpn_protos(ssl, admin ? admin_alpn : peer_alpn,
                                    admin ? sizeof admin_alpn - 1 : sizeof peer_alpn - 1) == 0;

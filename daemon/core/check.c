@@ -117,7 +117,9 @@ void smoe_core_check(const struct smoe_core *c)
         check_trainer(c, t);
     for (uint64_t left = c->layers_used; left; left &= left - 1)
         check_layer(c, (uint32_t)__builtin_ctzll(left));
-    if (c->sharding)
+    if (c->sharding) {
         smoe_sharding_check(c);
+        smoe_links_check(c);
+    }
     check_total(c);
 }

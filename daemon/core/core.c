@@ -22,6 +22,7 @@
 #include "common/base/assert.h"
 #include "common/base/near.h"
 #include "daemon/core/conduct.h"
+#include "daemon/core/links.h"
 #include "daemon/core/placed.h"
 #include "daemon/core/sharded.h"
 #include "daemon/core/state_relay.h"
@@ -145,6 +146,12 @@ static void on_worker_message(struct smoe_core *c, uint32_t session, uint32_t in
         break;
     case SMOE_MSG_SHARD_TAKEN:
         smoe_exchange_taken(c, index, &m->shard_taken);
+        break;
+    case SMOE_MSG_SHARD_SENT:
+        smoe_exchange_sent(c, session, index, &m->shard_sent);
+        break;
+    case SMOE_MSG_LINK_STATE:
+        smoe_links_state(c, index, &m->link_state);
         break;
     case SMOE_MSG_EXPERT_STATE:
         smoe_relay_state(c, index, &m->expert_state);
@@ -454,6 +461,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
     expire_workers(core);
     smoe_trainers_expire(core);
     settle(core);
+    smoe_links_advance(core);
     smoe_exchange_pump(core);
     smoe_slot_advance(core);
     smoe_journal_flush(core);
@@ -462,7 +470,7 @@ void smoe_core_step(struct smoe_core *core, const struct smoe_event *event,
 #ifndef NDEBUG
     smoe_core_check(core);
 #endif
-    *ret_update = (struct smoe_update){core->actions, core->n_actions, core->slot_deadline_ns};
+    *ret_update = (struct smoe_update){core->actions, core->n_actions, smoe_links_wake_ns(core)};
 }
 
 /* ---- views ---- */

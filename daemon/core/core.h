@@ -80,6 +80,7 @@ struct smoe_core_options {
     /* Layers declared from now on are sharded, and placed by this rule; else each expert has one host. */
     bool sharded;
     struct smoe_place_rule placement;
+    bool links; /* workers of a sharded layer are told of each other */
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
@@ -272,9 +273,18 @@ enum smoe_layer_state {
  * Bytes of raw parts. */
 struct smoe_shard_traffic {
     struct smoe_place_bytes exchanged; /* as MODEL.md (29): once for each receiver */
-    uint64_t uploaded; /* what it sent, once: the daemon passes a range on to all who need it */
+    uint64_t
+        uploaded; /* what it sent to the daemon, once: that passes a range on to all who need it */
+    uint64_t direct;                     /* what it sent to others over links */
     uint64_t state_sent, state_received; /* of states that got another holder: in no formula */
 };
+
+/* Direct links of a worker, and bytes of sharded layers that it sent so far, once for each receiver. */
+struct smoe_links_view {
+    uint32_t up, relayed; /* peers that a link reaches; that are reached through the daemon */
+    uint64_t direct_bytes, relayed_bytes;
+};
+struct smoe_links_view smoe_core_links(const struct smoe_core *core, uint32_t worker);
 
 /* Parts of an iteration of a sharded layer, one after another, by the clock of events. */
 enum smoe_iteration_part {

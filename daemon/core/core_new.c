@@ -72,8 +72,9 @@ static size_t most_exchange_actions(const struct smoe_core_limits *l)
     size_t of_layer = SMOE_LAYER_REPLICAS_MAX + 2 * SMOE_WORKER_PIECES_MAX;
     of_layer = least(of_layer, l->workers_max);
     size_t pieces = SMOE_WORKER_PIECES_MAX; /* of a fetch of each layer, or of one store */
-    return 4 * SMOE_TRANSFERS_MAX + SMOE_LAYER_REPLICAS_MAX + 6 * SMOE_LAYERS_MAX * of_layer +
-           SMOE_LAYERS_MAX * pieces + 2 * pieces;
+    size_t due = least(SMOE_TRANSFER_PEERS_MAX, l->workers_max);
+    return (4 + due) * SMOE_TRANSFERS_MAX + 2 * SMOE_LINKS_AT_ONCE + SMOE_LAYER_REPLICAS_MAX +
+           6 * SMOE_LAYERS_MAX * of_layer + SMOE_LAYERS_MAX * pieces + 2 * pieces;
 }
 
 /* Their lists: slots and pieces of every Host, hosts of every expert for every StepPrepare, pieces of records. */

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Elements of sharded layers on their way between workers, through the daemon. The core asks (ShardAsk), the worker
- * answers with a ShardPart, which is passed on to all who need it, each of whom says ShardTaken:
+ * Elements of sharded layers on their way between workers. The core asks (ShardAsk), the worker sends them to those
+ * who need them over direct links (links.h) where it has them, and answers with a ShardPart, which is passed on to the
+ * others, or, if there are none, with ShardSent; whoever needed them says ShardTaken:
  *
- *     ask --> [part --> passed on to n] --> n x taken     nobody else needs it: ask --> taken
+ *     ask --> [part --> passed on to those without a link, or sent] --> n x taken
+ *     nobody else needs it: ask --> taken
+ *
+ * Should a link break, the worker sends what was on it once more, for that one peer (ShardPart.again).
  *
  * So flow control is one window: WINDOW_BYTES are on their way at a time, over all layers, and a slow worker
  * makes the exchange wait, not the daemon's memory grow. A layer has one exchange at a time, which walks over
@@ -131,6 +135,20 @@ static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
 
 /* ---- asking ---- */
 
+static struct smoe_msg_shard_part part_of(const struct smoe_msg_shard_ask *ask)
+{
+    return (struct smoe_msg_shard_part){.number = ask->number,
+                                        .kind = ask->kind,
+                                        .layer = ask->layer,
+                                        .expert = ask->expert,
+                                        .offset = ask->offset,
+                                        .length = ask->length,
+                                        .rank = ask->rank,
+                                        .step = ask->step,
+                                        .attempt = ask->attempt,
+                                        .fill = ask->fill};
+}
+
 /* There is one: has_room. */
 static uint32_t free_transfer(const struct smoe_core *c)
 {
@@ -139,6 +157,23 @@ static uint32_t free_transfer(const struct smoe_core *c)
         i++;
     smoe_assert(i < SMOE_TRANSFERS_MAX);
     return i;
+}
+
+/* Who gets it over a link hears of it before the peer is asked: what comes from there unannounced is not taken. */
+static void announce(struct smoe_core *c, const struct smoe_sharded *s, struct smoe_transfer *t)
+{
+    const uint32_t *takers;
+    uint32_t n = list_takers(c, s, &t->ask, t->from, &takers);
+    t->ask.send = n > 0;
+    t->n_due = n ? n : 1;
+    smoe_links_reach(c, t->from, takers, n, &t->ask.peers);
+    t->ask.others = n > t->ask.peers.n;
+    for (uint32_t i = 0; i < t->ask.peers.n; i++) {
+        uint32_t session = c->fleet.workers[t->ask.peers.peers[i]].session;
+        struct smoe_msg_shard_due *m = &smoe_core_send(c, session, SMOE_MSG_SHARD_DUE)->shard_due;
+        m->from = t->from;
+        m->part = part_of(&t->ask);
+    }
 }
 
 /* Asks for the next chunk of the layer; false: there is no next one. */
@@ -154,7 +189,7 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
     const struct smoe_step *step = gradient ? &c->trainers[layer->owner].step : NULL;
     uint32_t slot = free_transfer(c);
     struct smoe_transfer *t = &c->sharding->transfers[slot];
-    *t = (struct smoe_transfer){.used = true, .asked = true, .n_due = 1};
+    *t = (struct smoe_transfer){.used = true, .asked = true};
     t->ask = (struct smoe_msg_shard_ask){
         .number = ++c->sharding->serial * SMOE_TRANSFERS_MAX + slot,
         .kind = gradient                           ? SMOE_SHARD_GRADIENT
@@ -170,8 +205,7 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
         .fill = s->fill,
     };
     t->from = source_of(s, &t->ask);
-    const uint32_t *takers;
-    t->ask.send = list_takers(c, s, &t->ask, t->from, &takers) > 0;
+    announce(c, s, t);
     t->bytes = element_bytes(layer, x->kind) * t->ask.length;
     x->offset += t->ask.length;
     x->n_out++;
@@ -290,17 +324,19 @@ static struct smoe_transfer *transfer_of(const struct smoe_core *c, uint64_t num
     return t->used && t->ask.number == number ? t : NULL;
 }
 
-/* The transfer that this is what was asked of the worker, or NULL: late. */
+/* The transfer that this is what was asked of the worker, or, to one whose link broke, what is not there yet; or NULL:
+ * late. */
 static struct smoe_transfer *expected(const struct smoe_core *c, uint32_t worker,
                                       const struct smoe_msg_shard_part *m)
 {
     struct smoe_transfer *t = transfer_of(c, m->number);
-    bool right = t && t->asked && t->ask.send && t->from == worker && m->kind == t->ask.kind &&
+    bool right = t && t->ask.send && t->from == worker && m->kind == t->ask.kind &&
                  m->layer == t->ask.layer && m->expert == t->ask.expert &&
                  m->offset == t->ask.offset && m->length == t->ask.length &&
                  m->rank == t->ask.rank && m->step == t->ask.step && m->attempt == t->ask.attempt &&
                  m->fill == t->ask.fill;
-    return right ? t : NULL;
+    bool due = right && (m->again ? smoe_peers_have(&t->direct, m->again - 1) : t->asked);
+    return due ? t : NULL;
 }
 
 struct smoe_verdict smoe_exchange_expect(const struct smoe_core *c, uint32_t worker,
@@ -312,31 +348,82 @@ struct smoe_verdict smoe_exchange_expect(const struct smoe_core *c, uint32_t wor
     return (struct smoe_verdict){.kind = SMOE_TAKE, .bytes = t->bytes};
 }
 
+static void pass_to(struct smoe_core *c, const struct smoe_transfer *t, uint32_t taker)
+{
+    smoe_core_send(c, c->fleet.workers[taker].session, SMOE_MSG_SHARD_PART)->shard_part =
+        part_of(&t->ask);
+    smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
+}
+
+static void end_if_taken(struct smoe_core *c, struct smoe_transfer *t)
+{
+    if (!t->n_due && (!t->asked || !t->ask.send))
+        end_transfer(c, t);
+}
+
+/* It goes directly to these, the rest is for the daemon to pass on. Returns how many those are. */
+static uint32_t begin_sending(struct smoe_core *c, struct smoe_transfer *t,
+                              const struct smoe_peer_list *direct, const uint32_t **ret_takers,
+                              uint32_t *ret_n)
+{
+    uint32_t n = list_takers(c, c->layers[t->ask.layer].sharded, &t->ask, t->from, ret_takers);
+    t->asked = false;
+    t->direct = (struct smoe_peer_list){0};
+    for (uint32_t i = 0; i < direct->n; i++)
+        if (smoe_peers_have(&t->ask.peers, direct->peers[i]))
+            t->direct.peers[t->direct.n++] = direct->peers[i]; /* they rise */
+    smoe_traffic_count(c, t, *ret_takers, n);
+    *ret_n = n;
+    return n - t->direct.n;
+}
+
 void smoe_exchange_part(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_part *m)
 {
     struct smoe_transfer *t = expected(c, worker, m);
     const uint32_t *takers;
+    uint32_t n;
     if (!t) {
         smoe_sharded_state(c, worker, m); /* or it was voided while it came in */
         return;
     }
-    t->asked = false;
-    t->n_due = list_takers(c, c->layers[m->layer].sharded, &t->ask, t->from, &takers);
-    for (uint32_t i = 0; i < t->n_due; i++) {
-        smoe_core_send(c, c->fleet.workers[takers[i]].session, SMOE_MSG_SHARD_PART)->shard_part =
-            *m;
-        smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
+    if (m->again) {
+        (void)smoe_peers_drop(&t->direct, m->again - 1);
+        smoe_traffic_count_again(c, t);
+        pass_to(c, t, m->again - 1);
+        return;
     }
-    smoe_traffic_count(c, m, worker, takers, t->n_due);
+    (void)begin_sending(c, t, &m->direct, &takers, &n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!smoe_peers_have(&t->direct, takers[i]))
+            pass_to(c, t, takers[i]);
+    end_if_taken(c, t);
 }
 
+void smoe_exchange_sent(struct smoe_core *c, uint32_t session, uint32_t worker,
+                        const struct smoe_msg_shard_sent *m)
+{
+    struct smoe_transfer *t = transfer_of(c, m->number);
+    const uint32_t *takers;
+    uint32_t n;
+    if (!t || !t->asked || !t->ask.send || t->from != worker)
+        return;
+    if (begin_sending(c, t, &m->direct, &takers, &n)) {
+        smoe_core_refuse(c, session, SMOE_EFIELD,
+                         "SHARD_SENT.direct: somebody who needs it is not among them", true, 0, 0);
+        return;
+    }
+    end_if_taken(c, t);
+}
+
+/* Who gets it directly may have it before its sender says so. */
 void smoe_exchange_taken(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_taken *m)
 {
     struct smoe_transfer *t = transfer_of(c, m->number);
     if (c->sharding && !t)
         smoe_sharded_stored(c, m);
-    if (!t || t->asked != !t->ask.send || (!t->ask.send && t->from != worker))
+    bool early = t && t->asked && t->ask.send && !smoe_peers_have(&t->ask.peers, worker);
+    if (!t || early || !t->n_due || (!t->ask.send && t->from != worker))
         return;
-    if (--t->n_due == 0)
-        end_transfer(c, t);
+    t->n_due--;
+    end_if_taken(c, t);
 }

@@ -110,6 +110,7 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->inbox_bytes_max = hello->inbox_bytes_max;
     w->memory_bytes = hello->memory_bytes;
     w->expert_slots = hello->expert_slots;
+    memcpy(w->peer_address, hello->peer_address, sizeof w->peer_address);
     w->sequence = 0;
     memset(w->assignments, 0, sizeof w->assignments);
     memset(w->given_flops, 0, sizeof w->given_flops);

@@ -70,8 +70,9 @@ struct smoe_worker {
     uint64_t progress_ns; /* when what is executable was last known: since then it works it off */
     uint64_t inbox_bytes; /* raw bytes of visits whose forward is not done */
     uint64_t inbox_bytes_max;
-    uint64_t memory_bytes; /* for experts and shards; 0: it takes no part in sharded layers */
-    uint32_t expert_slots; /* of a sharded layer; 0: as memory allows */
+    uint64_t memory_bytes;     /* for experts and shards; 0: it takes no part in sharded layers */
+    uint32_t expert_slots;     /* of a sharded layer; 0: as memory allows */
+    smoe_address peer_address; /* where it takes direct links; "": nowhere */
 
     /* Z and power */
     double debt_j;

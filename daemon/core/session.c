@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/core/conduct.h"
+#include "daemon/core/links.h"
 #include "daemon/core/state_relay.h"
 
 /* ---- the end ---- */
@@ -52,6 +53,7 @@ static void worker_lost(struct smoe_core *c, uint32_t worker)
 {
     struct smoe_worker *w = &c->fleet.workers[worker];
     w->session = SMOE_NO_SESSION; /* nothing more is sent to it */
+    smoe_links_lost(c, worker);
     smoe_relay_drop(c, SMOE_NO_TRAINER, worker);
     if (c->n_committing) {
         w->leaving = true;

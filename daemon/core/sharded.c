@@ -56,6 +56,7 @@ void smoe_sharded_end(struct smoe_core *c, uint32_t l)
             smoe_standing_drop(c, w, layer->name, layer->run, &layer->shape);
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         c->fleet.workers[w].host_due &= ~(UINT64_C(1) << l);
+    smoe_links_changed(c);
     layer->sharded = NULL;
 }
 
@@ -200,6 +201,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     if (!smoe_standing_usable(c, worker))
         return;
     w->hosted_layers &= ~(UINT64_C(1) << l);
+    smoe_links_changed(c);
     for (uint32_t t = 0; t < c->options.limits.trainers_max; t++)
         if (drops_visits(c, l, worker, t))
             smoe_trainer_reset(c, t, "an expert has moved"); /* its visits come up elsewhere */

@@ -11,19 +11,20 @@
 #define SMOE_CORE_SHARDED_H
 
 #include "daemon/core/core_state.h"
+#include "daemon/core/links.h"
 #include "daemon/core/place_planner.h"
 #include "daemon/core/shard.h"
-
-#define SMOE_TRANSFERS_MAX 256
 
 /* A transfer under way: asked of a worker, passed on to others, until the last of them has taken it. */
 struct smoe_transfer {
     bool used;
-    bool asked; /* its ShardPart, if there is to be one, has not come */
+    bool asked; /* its ShardPart or ShardSent, if there is to be one, has not come */
     uint32_t from;
     uint32_t n_due; /* ShardTaken to come */
     uint64_t bytes;
     struct smoe_msg_shard_ask ask; /* its number too */
+    struct smoe_peer_list
+        direct; /* of ask.peers, to whom it goes over links; whose has broken, out again */
 };
 
 enum smoe_exchange_kind {
@@ -85,6 +86,7 @@ struct smoe_sharding {
     struct smoe_transfer *transfers; /* [SMOE_TRANSFERS_MAX] */
     uint32_t n_transfers;
     uint64_t bytes_out, serial;
+    struct smoe_links links;
     uint64_t exchanging; /* bit l: layer l has an exchange */
     double *norms;       /* [trainers_max, workers_max] of what they own, in the step at hand */
 };
@@ -179,9 +181,11 @@ void smoe_sharded_begin_attempt(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
 /* ---- sharded_traffic.c ---- */
-/* The part is passed on to these workers. */
-void smoe_traffic_count(struct smoe_core *core, const struct smoe_msg_shard_part *m, uint32_t from,
+/* The transfer is on its way to these workers, to some of them directly. */
+void smoe_traffic_count(struct smoe_core *core, const struct smoe_transfer *t,
                         const uint32_t *takers, uint32_t n_takers);
+/* A part came through the daemon after all, whose link broke. */
+void smoe_traffic_count_again(struct smoe_core *core, const struct smoe_transfer *t);
 /* All slots of the layer have their weights: if they are of a step, its iteration is over. */
 void smoe_traffic_weights_came(struct smoe_core *core, uint32_t layer);
 /* The layer's iteration goes on to that part, if it is not in it. */
@@ -203,6 +207,8 @@ struct smoe_verdict smoe_exchange_expect(const struct smoe_core *core, uint32_t 
                                          const struct smoe_msg_shard_part *m);
 void smoe_exchange_part(struct smoe_core *core, uint32_t worker,
                         const struct smoe_msg_shard_part *m);
+void smoe_exchange_sent(struct smoe_core *core, uint32_t session, uint32_t worker,
+                        const struct smoe_msg_shard_sent *m);
 void smoe_exchange_taken(struct smoe_core *core, uint32_t worker,
                          const struct smoe_msg_shard_taken *m);
 

@@ -54,7 +54,8 @@ static bool new_scratch(struct smoe_sharding *all, const struct smoe_core_limits
 int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_sharding **ret)
 {
     struct smoe_sharding *all = calloc(1, sizeof *all);
-    bool made = all && new_scratch(all, &options->limits);
+    bool made = all && new_scratch(all, &options->limits) &&
+                (!options->links || !smoe_links_init(&all->links, options->limits.workers_max));
     for (uint32_t l = 0; made && l < SMOE_LAYERS_MAX; l++)
         made = new_layer(&all->layers[l], &options->placement, options->limits.workers_max);
     if (!made) {
@@ -97,6 +98,7 @@ void smoe_sharding_free(struct smoe_sharding *all)
                       all->norms};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
+    smoe_links_release(&all->links);
     smoe_place_scratch_free(all->place);
     smoe_shard_scratch_free(all->cut);
     free(all);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What an iteration of a sharded layer sends, counted where parts are passed on: MODEL.md (29) says what it should come
+ * What an iteration of a sharded layer sends, counted where parts are passed on, or said to be sent directly: MODEL.md (29) says what it should come
  * to. An iteration begins with the gradients of a step and ends when all slots have the weights that came of it. What
  * an attempt sent that failed was sent, and counts with the iteration that it was of. And how long its parts took, by
  * the clock of events: a step that is tried again is in STEPPING until it is committed.
@@ -26,16 +26,24 @@ static void book(struct smoe_shard_traffic *from, struct smoe_shard_traffic *to,
     *received += bytes;
 }
 
-void smoe_traffic_count(struct smoe_core *c, const struct smoe_msg_shard_part *m, uint32_t from,
-                        const uint32_t *takers, uint32_t n_takers)
+void smoe_traffic_count(struct smoe_core *c, const struct smoe_transfer *t, const uint32_t *takers,
+                        uint32_t n_takers)
 {
-    const struct smoe_layer *layer = &c->layers[m->layer];
-    struct smoe_shard_traffic *now = layer->sharded->traffic_now;
-    uint32_t follower = smoe_exchange_piece_at(layer->sharded, m->offset)->follower;
-    uint64_t bytes = smoe_part_element_bytes(layer, m->kind == SMOE_SHARD_STATE) * m->length;
-    now[from].uploaded += bytes;
+    const struct smoe_sharded *s = c->layers[t->ask.layer].sharded;
+    struct smoe_shard_traffic *now = s->traffic_now;
+    uint32_t follower = smoe_exchange_piece_at(s, t->ask.offset)->follower;
+    uint64_t direct = t->direct.n * t->bytes, relayed = (n_takers - t->direct.n) * t->bytes;
+    now[t->from].uploaded += relayed ? t->bytes : 0;
+    now[t->from].direct += direct;
+    smoe_links_count(c, t->from, direct, relayed);
     for (uint32_t i = 0; i < n_takers; i++)
-        book(&now[from], &now[takers[i]], m->kind, takers[i] == follower, bytes);
+        book(&now[t->from], &now[takers[i]], t->ask.kind, takers[i] == follower, t->bytes);
+}
+
+void smoe_traffic_count_again(struct smoe_core *c, const struct smoe_transfer *t)
+{
+    c->layers[t->ask.layer].sharded->traffic_now[t->from].uploaded += t->bytes;
+    smoe_links_count(c, t->from, 0, t->bytes);
 }
 
 void smoe_traffic_weights_came(struct smoe_core *c, uint32_t l)

@@ -44,6 +44,7 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     gw->options.core.journal = options->journal != NULL;
     if (!options->trace)
         gw->options.core.trace_bytes_max = 0;
+    gw->options.core.links = options->core.links && options->draw;
     if (!rc)
         rc = smoe_core_new(&gw->options.core, &gw->core, why);
     if (!rc)
@@ -111,8 +112,21 @@ void smoe_gate_doom(struct smoe_gateway *gw, struct smoe_gate_session *s, const 
 
 /* ---- carrying out updates ---- */
 
-static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
-                        struct smoe_blob *blob)
+/* Something was queued for the session, or could not be. */
+static void queued(struct smoe_gateway *gw, struct smoe_gate_session *s, int rc)
+{
+    if (rc == 0) {
+        smoe_gate_mark_dirty(gw, s);
+    } else if (rc == SMOE_ELIMIT) {
+        gw->slow_peers++;
+        smoe_gate_doom(gw, s, "does not read what it is sent");
+    } else {
+        smoe_gate_doom(gw, s, smoe_strerror(rc));
+    }
+}
+
+static void send_message(struct smoe_gateway *gw, const struct smoe_action *a,
+                         struct smoe_blob *blob)
 {
     if (a->session == SMOE_NO_SESSION)
         return; /* it has just left */
@@ -134,15 +148,20 @@ static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
     int rc = smoe_relay_segments(gw, a, blob, segments, &n_segments);
     if (rc == 0)
         rc = smoe_channel_send(&s->channel, &a->message, segments, n_segments);
-    if (rc == 0)
-        smoe_gate_mark_dirty(gw, s);
     smoe_relay_release(segments, n_segments);
-    if (rc == SMOE_ELIMIT) {
-        gw->slow_peers++;
-        smoe_gate_doom(gw, s, "does not read what it is sent");
-    } else if (rc) {
-        smoe_gate_doom(gw, s, smoe_strerror(rc));
+    queued(gw, s, rc);
+}
+
+static void send_action(struct smoe_gateway *gw, const struct smoe_action *a,
+                        struct smoe_blob *blob)
+{
+    if (a->message.type != SMOE_MSG_PEER) {
+        send_message(gw, a, blob);
+        return;
     }
+    struct smoe_action keyed = *a;
+    smoe_gate_key_link(gw, &keyed.message.peer);
+    send_message(gw, &keyed, blob);
 }
 
 static void carry_out(struct smoe_gateway *gw, const struct smoe_action *a, struct smoe_blob *blob)

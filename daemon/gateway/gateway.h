@@ -35,6 +35,9 @@ struct smoe_gateway_options {
     /* Takes in (copies) what was decided, if core.trace_bytes_max is set. */
     void (*trace)(void *context, const struct smoe_trace_entry *entry);
     void *trace_context;
+    /* Random bytes for the keys of direct links; nonzero: there are none now. NULL: there are no links. */
+    int (*draw)(void *context, void *bytes, size_t n);
+    void *draw_context;
 };
 
 int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gateway **ret,

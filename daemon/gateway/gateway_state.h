@@ -67,6 +67,8 @@ struct smoe_gateway {
     const float *spare_scores;      /* of that Submit */
     struct smoe_blob *spare_scored; /* as smoe_gate_batch */
     struct smoe_gate_routers routers;
+    struct smoe_link_key link_key;    /* of the link whose first end was told just now */
+    uint64_t link_keyed, link_failed; /* that link, 0: none; the last one without a key */
     uint64_t wake_ns;
     bool drained;
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
@@ -120,6 +122,11 @@ void smoe_relay_take_batch(struct smoe_gateway *gw, uint32_t batch, struct smoe_
 void smoe_relay_take_inputs(struct smoe_gate_batch *batch, struct smoe_blob *blob);
 void smoe_relay_free_input(struct smoe_gate_batch *batch);
 void smoe_relay_free_batch(struct smoe_gate_batch *batch);
+
+/* ---- links.c ---- */
+
+/* Adds the key to what one end is told, the same one to what the other end is told next. */
+void smoe_gate_key_link(struct smoe_gateway *gw, struct smoe_msg_peer *m);
 
 /* ---- routers.c ---- */
 

@@ -83,6 +83,16 @@ static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t referenc
                           power->restarts);
 }
 
+/* Direct links to other workers, and bytes of sharded layers sent over them and through the gateway. */
+static void add_links(cJSON *o, const struct smoe_core *core, uint32_t index)
+{
+    struct smoe_links_view links = smoe_core_links(core, index);
+    smoe_json_add_u64(o, "links_up", links.up);
+    smoe_json_add_u64(o, "links_relayed", links.relayed);
+    smoe_json_add_u64(o, "direct_bytes", links.direct_bytes);
+    smoe_json_add_u64(o, "relayed_bytes", links.relayed_bytes);
+}
+
 static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t now_ns)
 {
     const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
@@ -123,6 +133,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     smoe_json_add_u64(o, "active_ns", w->has_report ? w->report.active_ns : 0);
     smoe_json_add_u64(o, "late_results", w->late_frames);
     smoe_json_add_u64(o, "drift_flops", w->drift_flops);
+    add_links(o, core, index);
     cJSON_AddItemToObject(o, "experts", experts_of(core, index));
     return o;
 }
@@ -158,6 +169,7 @@ static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
     smoe_json_add_u64(x, "state_sent", t->state_sent);
     smoe_json_add_u64(x, "state_received", t->state_received);
     smoe_json_add_u64(x, "uploaded", t->uploaded);
+    smoe_json_add_u64(x, "direct", t->direct);
 }
 
 /* How long the parts of its iterations took, in seconds, all together. */

@@ -253,6 +253,12 @@ static int start_recorder(struct smoe_daemon *d, const char *software, struct sm
 
 /* ---- the beginning ---- */
 
+static int draw(void *context, void *bytes, size_t n)
+{
+    (void)context;
+    return uv_random(NULL, NULL, bytes, n, 0, NULL);
+}
+
 static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
 {
     const struct smoe_daemon_settings *s = &d->settings;
@@ -281,6 +287,7 @@ static int make_gateway(struct smoe_daemon *d, struct smoe_why *why)
         .journal_context = d,
         .trace = *s->trace_file ? on_decided : NULL,
         .trace_context = d,
+        .draw = draw,
     };
     o.core.trace_bytes_max = s->trace_buffer_bytes / 2;
     smoe_daemon_placement(s, &o.core);

@@ -121,6 +121,9 @@ const struct smoe_option smoe_daemon_options[] = {
      AT(placement_average),
      .help = "share of the past in the moving average of popularity that a rule plans by; 0: the "
              "last step alone"},
+    {"placement", "links", SMOE_BOOL, .standard = "yes", AT(placement_links),
+     .help = "workers of a sharded layer send each other gradients and weights over links of their "
+             "own where they can; no: all of it goes through this gateway"},
 
     {"energy", "budget", SMOE_DOUBLE, .standard = "0", .min = 0, .max = 1e6, .unit = "W",
      AT(budget_w), .reloadable = true,
@@ -261,6 +264,7 @@ void smoe_daemon_placement(const struct smoe_daemon_settings *s, struct smoe_cor
     ret->sharded = strcmp(s->placement_rule, PINNED) != 0 &&
                    smoe_place_parse(s->placement_rule, &ret->placement);
     ret->placement.average = s->placement_average;
+    ret->links = s->placement_links;
 }
 
 unsigned smoe_daemon_descriptors(const struct smoe_daemon_settings *s)

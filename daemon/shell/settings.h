@@ -30,6 +30,7 @@ struct smoe_daemon_settings {
     /* placement */
     char placement_rule[24]; /* "pinned", or as smoe_place_parse takes it */
     double placement_average;
+    bool placement_links;
     /* energy */
     double budget_w, cap_w;
     double prior_cycles_per_flop, prior_busy_w, prior_static_w;

@@ -106,7 +106,8 @@ static void write_some(struct owner *o, size_t most)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct smoe_wire *wire;
-    static const unsigned sides[CHANNELS] = {SMOE_BY_PEER, SMOE_TO_WORKER, SMOE_ANY_SIDE};
+    static const unsigned sides[CHANNELS] = {SMOE_BY_PEER, SMOE_TO_WORKER,
+                                             SMOE_ANY_SIDE | SMOE_BY_LINK};
     struct fuzz_input in = {data, size}, answers;
     struct smoe_budget budget = {.max_bytes = 2 * TENSOR_MAX};
     struct owner owners[CHANNELS] = {{0}};

@@ -32,8 +32,8 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     struct smoe_agent *a = calloc(1, sizeof *a);
     if (!a)
         return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
-    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept,
-                                 &a->starved,       &a->running,        &a->deferred};
+    struct smoe_list *lists[] = {&a->forward_queue, &a->backward_queue, &a->kept,  &a->starved,
+                                 &a->running,       &a->deferred,       &a->peers, &a->links};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         smoe_list_init(lists[i]);
     a->options = *options;
@@ -43,8 +43,9 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     a->parcel_free = calloc(a->parcels_max, sizeof *a->parcel_free);
     a->tasks = calloc(options->lanes, sizeof *a->tasks);
     a->lane_used = calloc(options->lanes, sizeof *a->lane_used);
-    if (!a->parcels || !a->parcel_free || !a->tasks || !a->lane_used || smoe_wire_new(&a->wire) ||
-        smoe_experts_init(&a->experts, options->experts_bytes_max) ||
+    a->dues = calloc(SMOE_TRANSFERS_MAX, sizeof *a->dues);
+    if (!a->parcels || !a->parcel_free || !a->tasks || !a->lane_used || !a->dues ||
+        smoe_wire_new(&a->wire) || smoe_experts_init(&a->experts, options->experts_bytes_max) ||
         smoe_map_init(&a->parcel_by_id, a->parcels_max, options->incarnation)) {
         smoe_agent_free(a);
         return smoe_fail(why, SMOE_ENOMEMORY, "agent: out of memory");
@@ -65,6 +66,9 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
 
 static void drop_link_state(struct smoe_agent *a)
 {
+    a->link = SMOE_LINK_DOWN; /* nothing more can be said */
+    smoe_agent_forget_peers(a);
+    smoe_agent_forget_dues(a);
     smoe_agent_drop_deferred(a);
     smoe_channel_release(&a->channel);
     smoe_agent_forget_all(a, SMOE_NO_EXPERT, false);
@@ -87,6 +91,7 @@ void smoe_agent_free(struct smoe_agent *a)
     free(a->parcel_free);
     free(a->tasks);
     free(a->lane_used);
+    free(a->dues);
     free(a);
 }
 
@@ -95,8 +100,8 @@ void smoe_agent_free(struct smoe_agent *a)
 void smoe_agent_send(struct smoe_agent *a, const struct smoe_message *message,
                      const struct smoe_segment *segments, size_t n_segments)
 {
-    if (a->link == SMOE_LINK_DOWN)
-        return;
+    if (a->link == SMOE_LINK_DOWN || a->speechless)
+        return; /* what comes after what could not be said would be misunderstood */
     /* The outbox has no limit of its own, and the message fits by construction: only memory can fail. */
     if (smoe_channel_send(&a->channel, message, segments, n_segments))
         a->speechless = true;
@@ -135,6 +140,7 @@ void smoe_agent_connected(struct smoe_agent *a, uint64_t now_ns)
     memcpy(m.hello.freq_driver, a->options.freq_driver, sizeof m.hello.freq_driver);
     m.hello.freq_states_khz = a->options.freq_states_khz;
     m.hello.n_freq_states = a->options.n_freq_states;
+    memcpy(m.hello.peer_address, a->peer_address, sizeof m.hello.peer_address);
     smoe_agent_send(a, &m, NULL, 0);
 }
 
@@ -143,7 +149,6 @@ void smoe_agent_disconnected(struct smoe_agent *a)
     if (a->link == SMOE_LINK_DOWN)
         return;
     drop_link_state(a);
-    a->link = SMOE_LINK_DOWN;
     if (!smoe_agent_has_work(a))
         a->active_since_ns = 0;
 }
@@ -196,6 +201,8 @@ static int expect(void *context, const struct smoe_message *m, size_t tensor_byt
     } else if (m->type == SMOE_MSG_PARCEL_INPUTS) {
         rc = smoe_agent_parcel_inputs_bytes(a, &m->parcel_inputs, &bytes, why);
     } else if (m->type == SMOE_MSG_SHARD_PART) {
+        if (smoe_agent_due_done(a, m->shard_part.number))
+            return SMOE_CHANNEL_SKIP; /* it came over a link */
         rc = smoe_agent_shard_bytes(a, &m->shard_part, &bytes, why);
     } else {
         bool sum = m->type == SMOE_MSG_STEP_GRADIENT;
@@ -261,8 +268,16 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
     case SMOE_MSG_EXPERT_STORE:
     case SMOE_MSG_STEP_GRADIENT:
     case SMOE_MSG_SHARD_ASK:
-    case SMOE_MSG_SHARD_PART:
         return smoe_agent_state(a, m, blob, why);
+    case SMOE_MSG_SHARD_PART:
+        return smoe_agent_due_claim(a, m->shard_part.number) ? smoe_agent_state(a, m, blob, why)
+                                                             : 0;
+    case SMOE_MSG_SHARD_DUE:
+        smoe_agent_due(a, &m->shard_due);
+        return 0;
+    case SMOE_MSG_PEER:
+        smoe_agent_peer_told(a, &m->peer);
+        return 0;
     case SMOE_MSG_PING: {
         struct smoe_message pong = {.type = SMOE_MSG_PONG};
         pong.pong.nonce = m->ping.nonce;

@@ -2,12 +2,14 @@
  *
  * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
  * visits and the tasks they become; making.c the experts that begin; routers.c which of them are frozen; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
- * workers that share layers send each other; check.c the invariants.
+ * workers that share layers send each other; peers.c and links.c direct links, and dues.c what comes over them
+ * (peers_state.h); check.c the invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
 #define SMOE_AGENT_AGENT_STATE_H
 
 #include "client/worker/agent/agent.h"
+#include "client/worker/agent/peers_state.h"
 #include "common/base/list.h"
 #include "common/base/map.h"
 #include "common/base/rng.h"
@@ -95,6 +97,11 @@ struct smoe_agent {
     struct smoe_map parcel_by_id;
     struct smoe_list forward_queue, backward_queue, kept, starved, running;
     struct smoe_list deferred;
+
+    smoe_address peer_address;
+    struct smoe_list peers, links; /* of struct smoe_agent_peer, owned; _link, the shell's */
+    uint64_t peers_version;
+    struct smoe_due *dues; /* [SMOE_TRANSFERS_MAX] by number */
 
     struct smoe_agent_step steps[SMOE_AGENT_STEPS_MAX];
     struct smoe_task *tasks; /* [SMOE_LANES_MAX]; task i runs while lane_used[i] */

@@ -84,6 +84,7 @@ void smoe_agent_check(const struct smoe_agent *a)
     check_parcels(a);
     check_lanes(a);
     check_steps(a);
+    smoe_agent_check_peers(a);
     smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
     smoe_assert(a->experts.bytes <= a->experts.bytes_max);
     smoe_assert(a->experts.n_used <= SMOE_WORKER_EXPERTS_MAX);

@@ -55,7 +55,11 @@ static bool is_late(struct smoe_agent *a, const struct transfer *t)
     const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
     if (t->kind == SMOE_SHARD_GRADIENT)
         return !step_for(a, t);
-    return !layer || layer->step != t->step || layer->attempt != t->attempt;
+    if (!layer || layer->step != t->step || layer->attempt != t->attempt)
+        return true;
+    uint32_t slot = t->expert < layer->shape.experts ? layer->expert_at[t->expert] : SMOE_NO_EXPERT;
+    return t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT &&
+           t->fill < a->experts.experts[slot].fill; /* over a link older ones may come later */
 }
 
 bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m)
@@ -186,17 +190,40 @@ static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const 
                                part);
 }
 
-static void send_part(struct smoe_agent *a, const struct transfer *t, struct smoe_blob *blob)
+/* Over links to whom these reach, and to the gateway for the others. */
+static void send_part(struct smoe_agent *a, const struct transfer *t,
+                      const struct smoe_msg_shard_ask *ask, struct smoe_blob *blob)
 {
+    struct smoe_peer_list direct = {0};
     struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
-    m.shard_part = (struct smoe_msg_shard_part){t->number, t->kind, t->layer, t->expert,  t->offset,
-                                                t->length, t->rank, t->step,  t->attempt, t->fill};
+    m.shard_part = (struct smoe_msg_shard_part){.number = t->number,
+                                                .kind = t->kind,
+                                                .layer = t->layer,
+                                                .expert = t->expert,
+                                                .offset = t->offset,
+                                                .length = t->length,
+                                                .rank = t->rank,
+                                                .step = t->step,
+                                                .attempt = t->attempt,
+                                                .fill = t->fill};
+    for (uint32_t i = 0; i < ask->peers.n; i++)
+        if (smoe_agent_give(a, ask->peers.peers[i], &m.shard_part, blob))
+            direct.peers[direct.n++] = ask->peers.peers[i];
     struct smoe_segment segment = {blob, blob->data, blob->bytes};
-    smoe_agent_send(a, &m, &segment, 1);
+    if (ask->others || direct.n < ask->peers.n || !direct.n) {
+        m.shard_part.direct = direct;
+        smoe_agent_send(a, &m, &segment, 1);
+        return;
+    }
+    m.type = SMOE_MSG_SHARD_SENT;
+    m.shard_sent = (struct smoe_msg_shard_sent){t->number, direct};
+    smoe_agent_send(a, &m, NULL, 0);
 }
 
-static void answer_ask(struct smoe_agent *a, const struct transfer *t, bool send)
+static void answer_ask(struct smoe_agent *a, const struct transfer *t,
+                       const struct smoe_msg_shard_ask *ask)
 {
+    bool send = ask->send;
     struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
     uint32_t slot = layer->expert_at[t->expert];
     uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
@@ -216,7 +243,7 @@ static void answer_ask(struct smoe_agent *a, const struct transfer *t, bool send
         smoe_experts_pack(layer, n, from, blob->data);
     take_own(a, layer, t, blob->data);
     if (send)
-        send_part(a, t, blob);
+        send_part(a, t, ask, blob);
     else
         say_taken(a, t);
     smoe_blob_unref(blob);
@@ -229,7 +256,7 @@ void smoe_agent_shard(struct smoe_agent *a, const struct smoe_message *m,
     if (is_late(a, &t))
         return; /* the step ended, or the layer changed, while it waited for a task */
     if (m->type == SMOE_MSG_SHARD_ASK)
-        answer_ask(a, &t, m->shard_ask.send);
+        answer_ask(a, &t, &m->shard_ask);
     else
         take_part(a, &t, blob);
 }

@@ -180,6 +180,7 @@ void smoe_experts_detach(struct smoe_experts *store)
         bool keep = e->has_staged && !e->step_runs && store->layers[e->layer].staged_step;
         smoe_experts_clear(store, i);
         e->has_staged |= keep;
+        e->fill = 0; /* another daemon counts from the beginning */
     }
 }
 

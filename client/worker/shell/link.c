@@ -23,6 +23,7 @@ struct smoe_link {
     struct smoe_agent *agent;
     struct smoe_log *log;
     void (*changed)(void *context);
+    void (*standing)(void *context, const struct smoe_addr *own); /* or NULL */
     void *context;
     char host[SMOE_HOST_MAX + 1];
     uint16_t port;
@@ -149,6 +150,10 @@ static void link_connected(void *context, int status)
     uv_timer_stop(&l->timer);
     if (status)
         return; /* closed follows */
+    struct smoe_addr own = {0};
+    int bytes = sizeof own;
+    if (l->standing && uv_tcp_getsockname(&l->conn.tcp, &own.sa, &bytes) == 0)
+        l->standing(l->context, &own);
     l->connected = true;
     smoe_agent_connected(l->agent, smoe_clock_monotonic_ns());
 }
@@ -235,6 +240,12 @@ int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct 
     uv_timer_start(&l->timer, attempt, 0, 0);
     *ret = l;
     return 0;
+}
+
+void smoe_link_when_standing(struct smoe_link *l,
+                             void (*standing)(void *context, const struct smoe_addr *own))
+{
+    l->standing = standing;
 }
 
 void smoe_link_secure(struct smoe_link *l, struct smoe_tls_context *tls)

@@ -7,6 +7,7 @@
 #define SMOE_WORKER_LINK_H
 
 #include "client/worker/agent/agent.h"
+#include "common/io/addr.h"
 #include "common/io/log.h"
 #include "common/io/tls.h"
 
@@ -19,6 +20,10 @@ struct smoe_link;
 int smoe_link_start(uv_loop_t *loop, const char *gateway, uint64_t seed, struct smoe_agent *agent,
                     struct smoe_log *log, void (*changed)(void *context), void *context,
                     struct smoe_link **ret, struct smoe_why *why);
+
+/* `standing` gets this end's address of each connection to the gateway, before anything is said on it. */
+void smoe_link_when_standing(struct smoe_link *link,
+                             void (*standing)(void *context, const struct smoe_addr *own));
 
 /* From the next attempt on through TLS, with the key of that context (borrowed). Without it, only to a gateway of
  * this machine. */

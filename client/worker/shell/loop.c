@@ -21,6 +21,7 @@
 #include "client/worker/shell/lanes.h"
 #include "client/worker/shell/link.h"
 #include "client/worker/shell/meter.h"
+#include "client/worker/shell/peers.h"
 #include "client/worker/shell/routers.h"
 #include "client/worker/shell/thermal.h"
 #include "common/io/clock.h"
@@ -35,7 +36,7 @@
 
 #define PROGRAM     "stablemoe-worker"
 #define ID_FILE     "id"
-#define DESCRIPTORS 256  /* numbers that they will have at most */
+#define DESCRIPTORS 1024 /* numbers that they will have at most */
 #define MODEL_NOISE 0.03 /* of the model meter: a reading is no parameter */
 
 struct worker {
@@ -47,6 +48,7 @@ struct worker {
     struct smoe_agent *agent;
     struct smoe_tls_context *tls; /* NULL: without a key */
     struct smoe_link *link;
+    struct smoe_worker_peers *peers;
     struct smoe_lanes *lanes;
     struct smoe_freqctl freqctl;
     struct smoe_meter meter;
@@ -136,6 +138,8 @@ static void settle(struct worker *w)
         return;
     obey_frequency(w);
     smoe_lanes_feed(w->lanes);
+    if (w->peers)
+        smoe_worker_peers_settle(w->peers); /* first: what a broken link had goes to the gateway */
     if (w->link)
         smoe_link_flush(w->link);
     set_clock(w);
@@ -161,7 +165,7 @@ static void set_duty(void *context, double duty)
         smoe_lanes_set_duty(w->lanes, duty);
 }
 
-/* ---- the end: link, then lanes, then the rest ---- */
+/* ---- the end: link, then peers, then lanes, then the rest ---- */
 
 static void on_lanes_closed(void *context)
 {
@@ -175,12 +179,22 @@ static void on_lanes_closed(void *context)
     signal(SIGINT, SIG_IGN);
 }
 
+static void on_peers_closed(void *context)
+{
+    struct worker *w = context;
+    w->peers = NULL;
+    smoe_lanes_close(w->lanes, on_lanes_closed, w);
+}
+
 static void on_link_closed(void *context)
 {
     struct worker *w = context;
     w->link = NULL;
     uv_timer_stop(&w->care);
-    smoe_lanes_close(w->lanes, on_lanes_closed, w);
+    if (w->peers)
+        smoe_worker_peers_close(w->peers, on_peers_closed, w);
+    else
+        on_peers_closed(w);
 }
 
 static void on_signal(uv_signal_t *handle, int signum)
@@ -297,6 +311,26 @@ static int choose_drivers(struct worker *w, struct smoe_why *why)
               : smoe_meter_init(&w->meter, (enum smoe_meter_kind)s->energy_meter, s->freqd, why);
 }
 
+static void on_standing(void *context, const struct smoe_addr *own)
+{
+    struct worker *w = context;
+    smoe_worker_peers_at(w->peers, own);
+}
+
+static int start_peers(struct worker *w, struct smoe_why *why)
+{
+    struct smoe_worker_peers_options o = {
+        .loop = &w->loop,
+        .agent = w->agent,
+        .log = &w->log,
+        .listen = w->settings.peer_listen,
+        .secure = w->tls != NULL,
+        .changed = on_changed,
+        .context = w,
+    };
+    return smoe_worker_peers_start(&o, &w->peers, why);
+}
+
 static int bring_up(struct worker *w, struct smoe_why *why)
 {
     uint64_t random[2];
@@ -317,11 +351,15 @@ static int bring_up(struct worker *w, struct smoe_why *why)
         return smoe_fail(why, rc, "compute threads: %s", uv_strerror(rc));
     smoe_lanes_set_duty(w->lanes, w->duty);
     uv_timer_start(&w->care, on_care, SMOE_FREQCTL_POLL_MS, SMOE_FREQCTL_POLL_MS);
-    rc = smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
-                         &w->link, why);
+    rc = start_peers(w, why);
     if (rc == 0)
-        smoe_link_secure(w->link, w->tls);
-    return rc;
+        rc = smoe_link_start(&w->loop, s->gateway, random[1], w->agent, &w->log, on_changed, w,
+                             &w->link, why);
+    if (rc)
+        return rc;
+    smoe_link_secure(w->link, w->tls);
+    smoe_link_when_standing(w->link, on_standing);
+    return 0;
 }
 
 static void say_started(struct worker *w, const char *blas)

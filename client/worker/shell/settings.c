@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/worker/shell/settings.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #include "client/worker/agent/agent.h"
@@ -32,6 +33,15 @@ static const struct smoe_cli_option options[] = {
           "certificate; without one it speaks plaintext, and to a gateway of this machine only"},
      'k',
      "FILE",
+     false},
+    {{.key = "peer-listen",
+      .type = SMOE_STRING,
+      .standard = "auto",
+      AT(peer_listen),
+      .help = "where it takes direct links from other workers; auto: a free port of the address "
+              "from which it reaches the gateway; none: all goes through the gateway"},
+     0,
+     "ADDR:PORT",
      false},
     {{.key = "speed",
       .type = SMOE_DOUBLE,
@@ -194,6 +204,14 @@ int smoe_worker_settings_complete(struct smoe_worker_settings *s, struct smoe_wh
                          "--key: needed, %s is not on this machine (stablemoectl key add worker "
                          "NAME, on the gateway, makes one)",
                          s->gateway);
+    bool fixed = strcmp(s->peer_listen, "auto") != 0 && strcmp(s->peer_listen, "none") != 0;
+    if (fixed && smoe_addr_parse(s->peer_listen, &address, why))
+        return smoe_fail_at(why, SMOE_ECONFIG, "--peer-listen");
+    if (fixed && !*s->key && !smoe_addr_is_loopback(&address))
+        return smoe_fail(why, SMOE_ECONFIG,
+                         "--peer-listen %s: is not of this machine only, and without --key direct "
+                         "links are plaintext",
+                         s->peer_listen);
     if (s->freq_nominal_hz <= 0)
         s->freq_nominal_hz = smoe_freqctl_nominal_hz();
     if (!s->memory_bytes)

@@ -10,10 +10,11 @@
 
 struct smoe_worker_settings {
     char gateway[SMOE_HOST_MAX + 10];
-    char id[SMOE_NAME_MAX + 1]; /* "" to be taken from the state directory */
-    char state_dir[256];        /* "": none */
-    char key[256];              /* file; "": plaintext, to this machine only */
-    double speed;               /* share of the nominal frequency it may use, (0, 1] */
+    char id[SMOE_NAME_MAX + 1];           /* "" to be taken from the state directory */
+    char state_dir[256];                  /* "": none */
+    char peer_listen[SMOE_HOST_MAX + 10]; /* ADDR:PORT, "auto" or "none" */
+    char key[256];                        /* file; "": plaintext, to this machine only */
+    double speed;                         /* share of the nominal frequency it may use, (0, 1] */
     uint64_t lanes;
     uint64_t memory_bytes;  /* 0: half of this machine's */
     uint64_t expert_slots;  /* 0: as memory allows */

@@ -409,8 +409,13 @@ Test(shards, make_a_step_again_after_an_attempt_that_was_thrown_away, .init = be
     size_t said = member_count(&members[1], SMOE_MSG_SHARD_TAKEN);
     struct smoe_message late = {.type = SMOE_MSG_SHARD_PART};
     smoe_real junk[20] = {1};
-    late.shard_part = (struct smoe_msg_shard_part){
-        9999, SMOE_SHARD_GRADIENT, CREW_LAYER, 0, cuts[0], cuts[1] - cuts[0], 0, 1, 1, 0};
+    late.shard_part = (struct smoe_msg_shard_part){.number = 9999,
+                                                   .kind = SMOE_SHARD_GRADIENT,
+                                                   .layer = CREW_LAYER,
+                                                   .offset = cuts[0],
+                                                   .length = cuts[1] - cuts[0],
+                                                   .step = 1,
+                                                   .attempt = 1};
     cr_assert_eq(member_say(&members[1], &late, junk, sizeof junk), 0, "%s", members[1].why.text);
     cr_assert_eq(member_count(&members[1], SMOE_MSG_SHARD_TAKEN), said, "it was of attempt 1");
     sum(&first, 1, 2);

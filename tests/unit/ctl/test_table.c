@@ -33,17 +33,18 @@ Test(table, workers_stand_in_natural_order_with_their_share_of_all_visits)
             "w9", "100",
             ",\"energy_source\":\"model\",\"watts\":3.456,\"energy_budget_w\":4,"
             "\"freq_requested_khz\":1500000,\"freq_achieved_khz\":1290000,\"freq_driver\":\"duty\","
-            "\"temperature_c\":61.2,\"experts\":[\"moe/0\"]") "]}",
+            "\"temperature_c\":61.2,\"links_up\":2,\"links_relayed\":1,\"direct_bytes\":900,"
+            "\"relayed_bytes\":100,\"experts\":[\"moe/0\"]") "]}",
         false);
     cr_assert_str_eq(
         got,
         "worker  state  visits/s  share  backlog  meter   energy   power  budget   debt     asked  "
         " "
-        "runs at  driver  temp  experts\n"
+        "runs at  driver  temp  links  direct  experts\n"
         "w9      ready      1234  25.0%      7.2  model  12.3 kJ  3.46 W  4.00 W  2.5 J  1.50 GHz  "
-        "1.29 GHz  duty    61 C  moe/0\n"
+        "1.29 GHz  duty    61 C    2/3     90%  moe/0\n"
         "w10     ready      1234  75.0%      7.2  -      12.3 kJ       -       -  2.5 J         -  "
-        "1.30 GHz  -          -  -\n",
+        "1.30 GHz  -          -      -       -  -\n",
         "%s", got);
     free(got);
 }

@@ -11,6 +11,7 @@
 #define EXPERT_MAX     1023
 #define SENTENCE_MAX   239
 #define PARAMETERS_MAX (UINT64_C(1) << 34)
+#define WORKERS_MAX    16384
 
 #define AT(path) offsetof(struct smoe_message, path)
 #define FIELD(TYPE, path, KIND, ...)                                             \
@@ -54,6 +55,10 @@
     U64(TYPE, path.step, 0, U64_MAX), U64(TYPE, path.attempt, 0, U64_MAX), \
         U32(TYPE, path.owner, 0, U32_MAX)
 
+#define KEY(TYPE, path)                                                         \
+    U64(TYPE, path.words[0], 0, U64_MAX), U64(TYPE, path.words[1], 0, U64_MAX), \
+        U64(TYPE, path.words[2], 0, U64_MAX), U64(TYPE, path.words[3], 0, U64_MAX)
+
 #define SHARD(TYPE, path)                                                                         \
     U64(TYPE, path.number, 0, U64_MAX), ENUM(TYPE, path.kind, 1, 3),                              \
         U32(TYPE, path.layer, 0, LAYER_MAX), U32(TYPE, path.expert, 0, EXPERT_MAX),               \
@@ -77,6 +82,7 @@ const struct messages_field messages_fields[] = {
     NAME(HELLO, hello.freq_driver),
     U64(HELLO, hello.memory_bytes, 0, UINT64_C(1) << 50),
     U32(HELLO, hello.expert_slots, 0, 1024),
+    TEXT(HELLO, hello.peer_address, 63),
 
     U32(WELCOME, welcome.protocol, 1, 1),
     U64(WELCOME, welcome.epoch, 0, U64_MAX),
@@ -254,8 +260,27 @@ const struct messages_field messages_fields[] = {
 
     SHARD(SHARD_ASK, shard_ask),
     BOOL(SHARD_ASK, shard_ask.send),
+    BOOL(SHARD_ASK, shard_ask.others),
     SHARD(SHARD_PART, shard_part),
+    U32(SHARD_PART, shard_part.again, 0, WORKERS_MAX),
     U64(SHARD_TAKEN, shard_taken.number, 0, U64_MAX),
+
+    U32(PEER, peer.peer, 0, WORKERS_MAX - 1),
+    NAME(PEER, peer.name),
+    TEXT(PEER, peer.address, 63),
+    U64(PEER, peer.link, 0, U64_MAX),
+    KEY(PEER, peer.key),
+    BOOL(PEER, peer.dial),
+    U32(LINK_STATE, link_state.peer, 0, WORKERS_MAX - 1),
+    U64(LINK_STATE, link_state.link, 0, U64_MAX),
+    BOOL(LINK_STATE, link_state.up),
+    U32(SHARD_DUE, shard_due.from, 0, WORKERS_MAX - 1),
+    SHARD(SHARD_DUE, shard_due.part),
+    U64(SHARD_SENT, shard_sent.number, 0, U64_MAX),
+    U64(LINK_HELLO, link_hello.link, 1, U64_MAX),
+    KEY(LINK_HELLO, link_hello.key),
+    U64(LINK_PART, link_part.number, 0, U64_MAX),
+    U64(LINK_TAKEN, link_taken.number, 0, U64_MAX),
 };
 const size_t messages_n_fields = sizeof messages_fields / sizeof *messages_fields;
 
@@ -422,6 +447,17 @@ static void random_norms(struct smoe_rng *rng, struct messages_room *room,
     }
 }
 
+static void random_peers(struct smoe_rng *rng, struct smoe_peer_list *list)
+{
+    uint32_t next = 0;
+    list->n = (uint32_t)random_u64(rng, 0, SMOE_TRANSFER_PEERS_MAX);
+    for (uint32_t i = 0; i < list->n; i++) {
+        uint32_t last = WORKERS_MAX - list->n + i; /* so that those after it have room */
+        list->peers[i] = (uint32_t)random_u64(rng, next, last);
+        next = list->peers[i] + 1;
+    }
+}
+
 /* What only sharded layers have. */
 static void random_sharded(struct smoe_rng *rng, struct messages_room *room,
                            struct smoe_msg_host *m)
@@ -585,6 +621,15 @@ static void random_arrays(struct smoe_rng *rng, struct messages_room *room, stru
     case SMOE_MSG_HOST:
         random_host(rng, room, &m->host);
         random_sharded(rng, room, &m->host);
+        break;
+    case SMOE_MSG_SHARD_ASK:
+        random_peers(rng, &m->shard_ask.peers);
+        break;
+    case SMOE_MSG_SHARD_PART:
+        random_peers(rng, &m->shard_part.direct);
+        break;
+    case SMOE_MSG_SHARD_SENT:
+        random_peers(rng, &m->shard_sent.direct);
         break;
     case SMOE_MSG_INVENTORY:
         random_inventory(rng, room, &m->inventory);

@@ -5,7 +5,7 @@
 #include "proto/wire.h"
 
 /* Who may send what, and with which raw part, as docs/protocol.md has it: w worker, t trainer to the
- * daemon; W, T the daemon to them. */
+ * daemon; W, T the daemon to them; l worker to worker. */
 static const struct {
     const char *name;
     uint16_t type;
@@ -61,6 +61,13 @@ static const struct {
     {"ROUTER_QUERY", 81, "wt", SMOE_RAW_NONE},
     {"ROUTER_STATE", 82, "WT", SMOE_RAW_NONE},
     {"ROUTING_REPORT", 83, "t", SMOE_RAW_NONE},
+    {"PEER", 110, "W", SMOE_RAW_NONE},
+    {"LINK_STATE", 111, "w", SMOE_RAW_NONE},
+    {"SHARD_DUE", 112, "W", SMOE_RAW_NONE},
+    {"SHARD_SENT", 113, "w", SMOE_RAW_NONE},
+    {"LINK_HELLO", 114, "l", SMOE_RAW_NONE},
+    {"LINK_PART", 115, "l", SMOE_RAW_MUST},
+    {"LINK_TAKEN", 116, "l", SMOE_RAW_NONE},
     {"PLACEMENT_FETCH", 125, "t", SMOE_RAW_NONE},
     {"PLACEMENT", 126, "tT", SMOE_RAW_NONE},
 };
@@ -69,8 +76,11 @@ enum { ROWS = sizeof table / sizeof *table };
 static const struct {
     char letter;
     unsigned side;
-} sides[] = {
-    {'w', SMOE_BY_WORKER}, {'t', SMOE_BY_TRAINER}, {'W', SMOE_TO_WORKER}, {'T', SMOE_TO_TRAINER}};
+} sides[] = {{'w', SMOE_BY_WORKER},
+             {'t', SMOE_BY_TRAINER},
+             {'W', SMOE_TO_WORKER},
+             {'T', SMOE_TO_TRAINER},
+             {'l', SMOE_BY_LINK}};
 
 static int admit(uint16_t type, uint32_t body, uint32_t tensor, unsigned side, struct smoe_why *why)
 {
@@ -83,7 +93,7 @@ Test(admit, each_message_is_for_the_sides_that_the_table_says)
     for (int i = 0; i < ROWS; i++) {
         uint32_t tensor = table[i].raw == SMOE_RAW_MUST;
         cr_assert_str_eq(smoe_message_name(table[i].type), table[i].name);
-        for (size_t s = 0; s < 4; s++) {
+        for (size_t s = 0; s < sizeof sides / sizeof *sides; s++) {
             struct smoe_why why;
             bool may = strchr(table[i].senders, sides[s].letter);
             int rc = admit(table[i].type, 0, tensor, sides[s].side, &why);
@@ -98,8 +108,8 @@ Test(admit, a_raw_part_stands_where_it_belongs)
 {
     for (int i = 0; i < ROWS; i++) {
         struct smoe_why why;
-        int without = admit(table[i].type, 0, 0, SMOE_ANY_SIDE, &why);
-        int with = admit(table[i].type, 0, 1, SMOE_ANY_SIDE, &why);
+        int without = admit(table[i].type, 0, 0, SMOE_ANY_SIDE | SMOE_BY_LINK, &why);
+        int with = admit(table[i].type, 0, 1, SMOE_ANY_SIDE | SMOE_BY_LINK, &why);
         cr_assert_eq(without, table[i].raw == SMOE_RAW_MUST ? SMOE_EMALFORMED : 0);
         cr_assert_eq(with, table[i].raw == SMOE_RAW_NONE ? SMOE_EMALFORMED : 0);
     }
@@ -125,7 +135,8 @@ Test(admit, every_number_that_is_not_in_the_table_is_unknown)
             known |= table[i].type == type;
         if (known)
             continue;
-        cr_assert_eq(admit((uint16_t)type, 0, 0, SMOE_ANY_SIDE, &why), SMOE_EMALFORMED);
+        cr_assert_eq(admit((uint16_t)type, 0, 0, SMOE_ANY_SIDE | SMOE_BY_LINK, &why),
+                     SMOE_EMALFORMED);
         cr_assert_null(smoe_message_name((uint16_t)type));
     }
 }

@@ -164,9 +164,10 @@ Test(channel, what_one_end_sends_the_other_delivers_at_any_split)
     smoe_rng_init(&rng, 51, 0);
     for (int round = 0; round < 300; round++) {
         struct smoe_message m;
-        scene_init(&s, SMOE_ANY_SIDE);
+        scene_init(&s, SMOE_ANY_SIDE | SMOE_BY_LINK);
         messages_random(&rng, messages_types[smoe_rng_below(&rng, messages_n_types)], &room, &m);
-        bool raw = smoe_message_admit((uint16_t)m.type, 0, 0, SMOE_ANY_SIDE, 0, 0, &s.why) != 0;
+        bool raw = smoe_message_admit((uint16_t)m.type, 0, 0, SMOE_ANY_SIDE | SMOE_BY_LINK, 0, 0,
+                                      &s.why) != 0;
         size_t n = encode(&s.sender, &m, raw ? 1 + smoe_rng_below(&rng, 4096) : 0, round, s.stream);
         for (size_t at = 0; at < n;) {
             size_t piece = 1 + smoe_rng_below(&rng, 700);
@@ -428,7 +429,7 @@ Test(channel, what_does_not_fit_the_outbox_is_not_queued_but_an_error_still_is)
 {
     struct scene s;
     struct smoe_message out = {.type = SMOE_MSG_OUTPUT};
-    scene_init(&s, SMOE_ANY_SIDE);
+    scene_init(&s, SMOE_ANY_SIDE | SMOE_BY_LINK);
     out.output.parcel = 9;
     struct smoe_blob *blob = smoe_blob_new(NULL, 4096);
     memset(blob->data, 0, blob->bytes);

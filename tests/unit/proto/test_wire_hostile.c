@@ -132,12 +132,14 @@ Test(wire_hostile, random_bytes_are_decoded_or_refused)
 Test(wire_hostile, an_empty_body_is_refused_where_a_field_must_be_there)
 {
     static const uint16_t may_be_empty[] = {
-        SMOE_MSG_PING,          SMOE_MSG_PONG,          SMOE_MSG_BYE,
-        SMOE_MSG_CREDIT,        SMOE_MSG_NEED,          SMOE_MSG_RESTORE,
-        SMOE_MSG_INVENTORY,     SMOE_MSG_HOSTED,        SMOE_MSG_STEP_NORM,
-        SMOE_MSG_STEP_STAGE,    SMOE_MSG_STEP_STAGED,   SMOE_MSG_STEP_COMMIT,
-        SMOE_MSG_EXPERT_STORED, SMOE_MSG_STEP_GRADIENT, SMOE_MSG_ROUTER_QUERY,
-        SMOE_MSG_ROUTER_STATE,  SMOE_MSG_SHARD_TAKEN,   SMOE_MSG_PLACEMENT_FETCH};
+        SMOE_MSG_PING,           SMOE_MSG_PONG,          SMOE_MSG_BYE,
+        SMOE_MSG_CREDIT,         SMOE_MSG_NEED,          SMOE_MSG_RESTORE,
+        SMOE_MSG_INVENTORY,      SMOE_MSG_HOSTED,        SMOE_MSG_STEP_NORM,
+        SMOE_MSG_STEP_STAGE,     SMOE_MSG_STEP_STAGED,   SMOE_MSG_STEP_COMMIT,
+        SMOE_MSG_EXPERT_STORED,  SMOE_MSG_STEP_GRADIENT, SMOE_MSG_ROUTER_QUERY,
+        SMOE_MSG_ROUTER_STATE,   SMOE_MSG_SHARD_TAKEN,   SMOE_MSG_LINK_STATE,
+        SMOE_MSG_SHARD_SENT,     SMOE_MSG_LINK_PART,     SMOE_MSG_LINK_TAKEN,
+        SMOE_MSG_PLACEMENT_FETCH};
     for (size_t t = 0; t < messages_n_types; t++) {
         struct smoe_message out;
         struct smoe_why why;
@@ -294,7 +296,7 @@ Test(wire_hostile, a_claim_of_a_mebibyte_is_refused_by_the_header)
 {
     struct smoe_why why = {""};
     for (size_t t = 0; t < messages_n_types; t++) {
-        int rc = smoe_message_admit(messages_types[t], 1 << 20, 0, SMOE_ANY_SIDE,
+        int rc = smoe_message_admit(messages_types[t], 1 << 20, 0, SMOE_ANY_SIDE | SMOE_BY_LINK,
                                     SMOE_CONTROL_BYTES_MAX, SMOE_TENSOR_BYTES_MAX, &why);
         cr_assert_eq(rc, SMOE_ETOOBIG, "%s", why.text);
     }
