@@ -7,12 +7,14 @@ notice: what it computes stays what it computes by itself.
 """
 
 import os
+import socket
 import sys
 import unittest
 
 import authority
 import harness
 import strangers
+import test_security
 import test_stranger
 
 if not strangers.MISSING:
@@ -24,12 +26,14 @@ if not strangers.MISSING:
 
 @unittest.skipIf(authority.MISSING, authority.MISSING)
 class Scoped(harness.FleetTest):
+    SETTINGS = ()
+
     def setUp(self):
         super().setUp()
         self.certify = authority.Authority(self.fleet.dir).certify
         self.daemon = self.fleet.start_daemon(
             "--set", f"security.certificate={self.certify('gateway', 'g')}", "--set", "security.insecure=no",
-            "--set", "fleet.workers_min=2", "--set", "routing.policy=topk", "--set", "fleet.lease=2s")
+            "--set", "fleet.workers_min=2", "--set", "routing.policy=topk", "--set", "fleet.lease=2s", *self.SETTINGS)
 
     def workers(self, *names):
         for name in names:
@@ -214,6 +218,32 @@ class Workers(Scoped):
         self.fleet.wait_ready(3)
         harness.wait_for("its report", lambda: self.fleet.workers()["r1"]["freq_khz"] == 1000000)
         self.assertEqual(self.fleet.workers()["w1"]["freq_khz"], before)
+
+
+class Waiting(Scoped):
+    SETTINGS = ("--set", "net.hello_timeout=1min")
+
+    def come_in(self, context, n):
+        """The n-th that shakes hands by a certificate, and says no more; 24 of each address."""
+        raw = socket.create_connection(harness.split_address(self.fleet.gateway), 20.0, (f"127.0.0.{2 + n // 24}", 0))
+        end = context.wrap_socket(raw)
+        self.addCleanup(end.close)
+        return end
+
+    def test_those_before_hello_are_few_and_the_oldest_makes_room(self):
+        context = wire.secure(self.certify("worker", "w1"))
+        self.come_in(context, 0).close()  # what OpenSSL keeps for itself
+        before = test_security.rss(self.daemon)
+        crowd = [self.come_in(context, n) for n in range(96)]
+        grown = test_security.rss(self.daemon) - before
+        print(f"96 before hello, by certificates: grown by {grown >> 10} KiB", file=sys.stderr)
+        if not harness.SANITIZED:
+            self.assertLess(grown, 96 * 65536)
+        self.come_in(context, 96)
+        self.assertEqual(crowd[0].recv(1), b"", "the oldest is gone")
+        self.assertEqual(self.fleet.status()["io"]["crowded_out"], 1)
+        crowd[1].settimeout(0.1)
+        self.assertRaises(TimeoutError, crowd[1].recv, 1)
 
 
 class Readers(Scoped):
