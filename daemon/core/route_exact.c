@@ -15,6 +15,9 @@
 #include "common/base/assert.h"
 #include "daemon/core/route_internal.h"
 
+/* Part of a gap that is allowed; the rest is for rounding, of the sums of the proof too. */
+static const double KEPT = 1 - 0x1p-10;
+
 static void hand_out_prices(const struct smoe_route_run *run, double *prices)
 {
     for (uint32_t j = 0; j < run->problem->n_nodes; j++)
@@ -35,7 +38,7 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     if (options->work_max)
         run.work_max = options->work_max;
     if (run.n_tokens > 0) {
-        run.enough = options->gap_max;
+        run.enough = options->gap_max * KEPT;
         if (smoe_route_paired(&run)) {
             smoe_route_auction(&run, options);
             smoe_route_tide(&run, scratch->dirty);

@@ -120,13 +120,13 @@ static inline void smoe_route_tile_ahead(const float *next, uint32_t lanes, size
 {
     if (stride > 64) {
         UNROLL
-        for (uint32_t v = 0; v < 4; v++)
-            __builtin_prefetch(next + 4 * stride + v * lanes, 0, 2);
+        for (uint32_t f = 0; f < 4 * lanes; f += 16) /* a cache line */
+            __builtin_prefetch(next + 4 * stride + f, 0, 2);
     }
     if (stride <= 512) {
         UNROLL
-        for (uint32_t v = 0; v < 4; v++)
-            __builtin_prefetch(next + v * lanes, 0, 3);
+        for (uint32_t f = 0; f < 4 * lanes; f += 16)
+            __builtin_prefetch(next + f, 0, 3);
     }
 }
 

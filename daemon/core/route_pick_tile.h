@@ -14,7 +14,8 @@
  *     load     four tokens, LANES experts each: four vectors of keys (route_pick_tile.c)
  *     turn     within each block of four lanes a 4 x 4 transposition: now a vector has one expert of every
  *              block for all four tokens, lane 4 b + t for token t
- *     insert   into the K+2 least so far, lane by lane: two instructions for each rank, no branch
+ *     insert   into the K+2 least so far, lane by lane: two instructions for each rank, no branch; for K = 2
+ *              four vectors at once (merge)
  *     merge    after the last expert, block with block, until every block has the least of all
  */
 #ifdef TILE /* by itself the header is nothing */
@@ -58,6 +59,35 @@ TARGET static inline __attribute__((always_inline)) void TILE(insert)(TILE(float
     least[count - 1] = LESSER(least[count - 1], x);
 }
 
+#define SORT(a, b)                          \
+    do {                                    \
+        TILE(floats) lesser = LESSER(a, b); \
+        (b) = GREATER(a, b);                \
+        (a) = lesser;                       \
+    } while (0)
+
+/* Four at once join the four least, by 22 instructions instead of 28. They are sorted first; the lesser of the k-th
+ * of one four and the k-th from the end of the other is among the least of both, and these fall at most once, so
+ * that four comparisons put them in order. */
+TARGET static inline __attribute__((always_inline)) void TILE(merge)(TILE(floats) * least,
+                                                                     TILE(floats) a, TILE(floats) b,
+                                                                     TILE(floats) c, TILE(floats) d)
+{
+    SORT(a, b);
+    SORT(c, d);
+    SORT(a, c);
+    SORT(b, d);
+    SORT(b, c);
+    least[0] = LESSER(least[0], d);
+    least[1] = LESSER(least[1], c);
+    least[2] = LESSER(least[2], b);
+    least[3] = LESSER(least[3], a);
+    SORT(least[0], least[2]);
+    SORT(least[1], least[3]);
+    SORT(least[0], least[1]);
+    SORT(least[2], least[3]);
+}
+
 /* Keys of LANES experts of one token: approximate costs with the expert in the lowest bits. */
 TARGET static inline __attribute__((always_inline)) TILE(floats)
     TILE(keys)(const struct smoe_route_tile *tile, const float *scores, uint32_t e)
@@ -87,10 +117,18 @@ TARGET static inline __attribute__((always_inline)) void TILE(four)(
         TILE(floats) t3 = TILE(keys)(tile, scores + 3 * stride, e);
         TILE(floats) low01 = SHUFFLE(t0, t1, LANES_LOW), low23 = SHUFFLE(t2, t3, LANES_LOW);
         TILE(floats) high01 = SHUFFLE(t0, t1, LANES_HIGH), high23 = SHUFFLE(t2, t3, LANES_HIGH);
-        TILE(insert)(least, 0, count, SHUFFLE(low01, low23, LANES_FIRST));
-        TILE(insert)(least, 0, count, SHUFFLE(low01, low23, LANES_LAST));
-        TILE(insert)(least, 0, count, SHUFFLE(high01, high23, LANES_FIRST));
-        TILE(insert)(least, 0, count, SHUFFLE(high01, high23, LANES_LAST));
+        t0 = SHUFFLE(low01, low23, LANES_FIRST);
+        t1 = SHUFFLE(low01, low23, LANES_LAST);
+        t2 = SHUFFLE(high01, high23, LANES_FIRST);
+        t3 = SHUFFLE(high01, high23, LANES_LAST);
+        if (count == 4) {
+            TILE(merge)(least, t0, t1, t2, t3);
+            continue;
+        }
+        TILE(insert)(least, 0, count, t0);
+        TILE(insert)(least, 0, count, t1);
+        TILE(insert)(least, 0, count, t2);
+        TILE(insert)(least, 0, count, t3);
     }
 #ifdef LANES_NEXT
     TILE(floats) other[SMOE_ROUTE_TILE_KEYS];
@@ -159,6 +197,7 @@ TARGET static void TILE(run)(const struct smoe_route_tile *tile, uint32_t n_toke
 }
 
 #undef SHUFFLE
+#undef SORT
 #undef LANES_LOW
 #undef LANES_HIGH
 #undef LANES_FIRST
