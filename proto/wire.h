@@ -260,6 +260,7 @@ struct smoe_msg_host {
     size_t n_copies;
     uint64_t step, attempt;
     bool fresh;
+    uint32_t number; /* that Hosted names */
     /* Sharded layers: `experts` are slots, `copies` is empty. */
     bool sharded;
     struct smoe_pieces pieces; /* owned, then followed, then to be filled: each rises */
@@ -270,6 +271,7 @@ struct smoe_msg_hosted {
     uint32_t layer;
     int32_t code;
     smoe_sentence message;
+    uint32_t number; /* of the Host; 0: of the latest */
 };
 
 struct smoe_parcel_head {

@@ -98,6 +98,7 @@ int smoe_fill_host(struct smoe_arena *arena, const struct smoe_msg_host *m, Stab
     p->step = m->step;
     p->attempt = m->attempt;
     p->fresh = m->fresh;
+    p->number = m->number;
     p->sharded = m->sharded;
     p->piece_offsets = smoe_unconst(m->pieces.offsets);
     p->piece_lengths = smoe_unconst(m->pieces.lengths);
@@ -166,6 +167,7 @@ int smoe_read_host(struct smoe_reader *r, const Stablemoe__V1__Host *p, struct s
     m->step = p->step;
     m->attempt = p->attempt;
     m->fresh = p->fresh;
+    m->number = p->number;
     return read_sharded(r, p, m);
 }
 
@@ -175,6 +177,7 @@ int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,
     (void)arena;
     p->layer = m->layer;
     p->code = m->code;
+    p->number = m->number;
     p->message = smoe_unconst(m->message);
     return 0;
 }
@@ -184,6 +187,7 @@ int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
 {
     m->layer = p->layer;
     m->code = p->code;
+    m->number = p->number;
     smoe_read_text(p->message, m->message, sizeof m->message);
     if (p->code > 0)
         return smoe_fail(r->why, SMOE_EFIELD, "HOSTED.code %d: must not be positive", p->code);

@@ -119,7 +119,8 @@ static void start_connection(struct smoe_worker *w, uint32_t session,
     w->freq_wanted_hz = w->freq_owed = 0;
     w->heard_ns = w->debt_ns = now_ns;
     w->hosted_layers = w->host_due = w->refused_copies = 0;
-    memset(w->hosts_out, 0, sizeof w->hosts_out);
+    w->hosts_sent = 0;
+    memset(w->host_number, 0, sizeof w->host_number);
     bool voltage_follows = strcmp(w->freq_driver, "cpufreq") == 0;
     smoe_learned_resume(&w->learned, voltage_follows ? SMOE_POWER_CUBE : SMOE_POWER_LINE,
                         hello->busy_watts);

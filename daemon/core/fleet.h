@@ -98,8 +98,9 @@ struct smoe_worker {
     uint64_t late_frames; /* results of forgotten parcels */
 
     struct smoe_account account;
-    uint64_t hosted_layers;              /* bit l: Hosted came for layer l on this connection */
-    uint16_t hosts_out[SMOE_LAYERS_MAX]; /* Hosts of layer l that it has not answered */
+    uint64_t hosted_layers;                /* bit l: Hosted came for layer l on this connection */
+    uint32_t hosts_sent;                   /* on this connection: the number of the last one */
+    uint32_t host_number[SMOE_LAYERS_MAX]; /* of the last Host of layer l; 0: it is answered */
     uint64_t host_due; /* bit l: what it is to hold of layer l changed, it has not been told */
     uint64_t refused_copies; /* bit l: it had no room for copies of layer l */
     uint64_t gradient_bytes; /* of Backprops whose results have not come */

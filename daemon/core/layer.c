@@ -86,6 +86,7 @@ uint32_t smoe_layer_new(struct smoe_core *c, const char *name, uint64_t run,
         for (uint32_t w = 0; w < c->fleet.n_used; w++) { /* of one that had the number before */
             c->fleet.workers[w].hosted_layers &= ~(UINT64_C(1) << l);
             c->fleet.workers[w].refused_copies &= ~(UINT64_C(1) << l);
+            c->fleet.workers[w].host_number[l] = 0;
         }
         layer_move(c, l, SMOE_LAYER_WAITING);
         if (c->options.sharded)
@@ -200,8 +201,9 @@ void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_m
 {
     uint32_t l = m->layer;
     struct smoe_worker *w = &c->fleet.workers[worker];
-    if (!w->hosts_out[l] || --w->hosts_out[l])
+    if (!w->host_number[l] || (m->number && m->number != w->host_number[l]))
         return; /* nobody asked; or it answers a Host that another has followed since */
+    w->host_number[l] = 0;
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
     if (m->code && c->layers[l].sharded)

@@ -220,7 +220,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     list_pieces(c, s, worker, &m);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
-    w->hosts_out[l]++;
+    m.number = w->host_number[l] = ++w->hosts_sent;
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 

@@ -165,7 +165,7 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     m.n_copies = list_copies(c, layer, worker, &m.copies);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
-    w->hosts_out[l]++;
+    m.number = w->host_number[l] = ++w->hosts_sent;
     smoe_core_send(c, w->session, SMOE_MSG_HOST)->host = m;
 }
 

@@ -74,7 +74,6 @@ static void drop_link_state(struct smoe_agent *a)
     smoe_agent_forget_all(a, SMOE_NO_EXPERT, false);
     smoe_experts_detach(&a->experts);
     memset(a->steps, 0, sizeof a->steps);
-    memset(a->hosted_due, 0, sizeof a->hosted_due);
 }
 
 void smoe_agent_free(struct smoe_agent *a)

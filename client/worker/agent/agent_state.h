@@ -178,7 +178,7 @@ void smoe_agent_finish_step(struct smoe_agent *agent, struct smoe_task *task);
 bool smoe_agent_start_making(struct smoe_agent *agent, struct smoe_task *task);
 /* Before the expert is idle. */
 void smoe_agent_finish_making(struct smoe_agent *agent, const struct smoe_task *task);
-/* Says as many Hosted as the layer owes: each Host has one, once all of the layer is made. */
+/* Answers the latest Host, now or when all of the layer is made. */
 void smoe_agent_say_hosted(struct smoe_agent *agent, struct smoe_held_layer *layer);
 /* What making takes that no task has begun. [flop] */
 uint64_t smoe_agent_making_flops(const struct smoe_agent *agent);

@@ -66,14 +66,6 @@ static void check_steps(const struct smoe_agent *a)
     }
 }
 
-static bool owes(const struct smoe_agent *a, uint32_t wire)
-{
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (a->experts.layers[l].used && a->experts.layers[l].wire == wire)
-            return smoe_experts_to_make(&a->experts, &a->experts.layers[l]);
-    return false;
-}
-
 /* What is to be made is counted, and whoever is owed a Hosted waits for some of it. */
 static void check_making(const struct smoe_agent *a)
 {
@@ -82,7 +74,8 @@ static void check_making(const struct smoe_agent *a)
         n += a->experts.experts[i].make_due;
     smoe_assert(n == a->experts.n_to_make);
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        smoe_assert(!a->hosted_due[l] || owes(a, l));
+        smoe_assert(!a->experts.layers[l].hosted_due ||
+                    smoe_experts_to_make(&a->experts, &a->experts.layers[l]));
 }
 
 void smoe_agent_check(const struct smoe_agent *a)

@@ -89,7 +89,7 @@ void smoe_held_drop_layer(struct smoe_experts *store, uint32_t number)
         if (layer->expert_at[e] != SMOE_NO_EXPERT)
             smoe_held_drop(store, layer->expert_at[e]);
     layer->wire = SMOE_NO_LAYER;
-    layer->hosted_due = 0;
+    layer->hosted_due = false;
     if (smoe_held_in_use(store, number)) {
         layer->run = 0; /* never found again; goes with its last task */
         return;
@@ -171,7 +171,7 @@ void smoe_experts_detach(struct smoe_experts *store)
 {
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         store->layers[l].wire = SMOE_NO_LAYER;
-        store->layers[l].hosted_due = 0;
+        store->layers[l].hosted_due = false;
     }
     for (uint32_t i = 0; i < store->n_experts; i++) {
         struct smoe_held_expert *e = &store->experts[i];

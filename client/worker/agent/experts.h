@@ -41,7 +41,8 @@ struct smoe_held_layer {
         step; /* last committed step heard of: the state of experts that have the same number */
     uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
-    uint32_t hosted_due; /* so many Hosted are owed, for when all that is to be made is there */
+    bool hosted_due;                /* Hosted is owed for when all that is to be made is there */
+    uint32_t host_number;           /* of the Host that it answers */
     struct smoe_frozen_head router; /* in force, as the gateway said last */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;

@@ -2,7 +2,7 @@
  *
  * Making: weights of the seed, an expert at a time, by tasks like all other work. A layer's experts may take minutes to
  * make, and who makes them in the loop is silent for as long and declared lost; a lane has the time, and the loop goes on
- * to answer and to report. The gateway counts answers: of several Hosts each has its own.
+ * to answer and to report.
  *
  *     Host --room taken--> [make_due] --a task for each--> all there: Hosted
  *
@@ -10,8 +10,8 @@
  * Host; a step, in which a new copy takes part at once) finds it as if a task ran on it, and waits, but for the gradient
  * sum, which making does not touch. Making comes before visits and steps: a layer waits for all of it.
  *
- * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again. A Host that another
- * follows before all is there is answered then, for the gateway counts one answer each and believes the last.
+ * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again. Of several Hosts the
+ * last is answered.
  */
 #include "client/worker/agent/agent_state.h"
 
@@ -48,7 +48,9 @@ void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
 {
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     m.hosted.layer = layer->wire;
-    for (; layer->hosted_due; layer->hosted_due--)
+    m.hosted.number = layer->host_number;
+    layer->hosted_due = smoe_experts_to_make(&a->experts, layer);
+    if (!layer->hosted_due)
         smoe_agent_send(a, &m, NULL, 0);
 }
 
@@ -56,7 +58,7 @@ void smoe_agent_finish_making(struct smoe_agent *a, const struct smoe_task *task
 {
     struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[task->expert].layer];
     smoe_experts_made(&a->experts, task->expert);
-    if (!smoe_experts_to_make(&a->experts, layer))
+    if (layer->hosted_due)
         smoe_agent_say_hosted(a, layer);
 }
 

@@ -110,15 +110,13 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
     if (nothing)
         return; /* dropped: nothing to answer for */
     if (rc == 0) {
-        layer->hosted_due++;
-        if (!smoe_experts_to_make(&a->experts, layer))
-            smoe_agent_say_hosted(a, layer);
+        layer->host_number = host->number;
+        smoe_agent_say_hosted(a, layer);
         return;
     }
     if (layer)
-        smoe_agent_say_hosted(
-            a, layer); /* to those before it: each has its answer, the last one counts */
-    m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc};
+        layer->hosted_due = false; /* this is the answer now */
+    m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc, .number = host->number};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
 }

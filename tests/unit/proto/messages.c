@@ -207,10 +207,12 @@ const struct messages_field messages_fields[] = {
     U64(HOST, host.step, 0, U64_MAX),
     U64(HOST, host.attempt, 0, U64_MAX),
     BOOL(HOST, host.fresh),
+    U32(HOST, host.number, 0, U32_MAX),
     BOOL(HOST, host.sharded),
     U32(HOSTED, hosted.layer, 0, LAYER_MAX),
     FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
     TEXT(HOSTED, hosted.message, SENTENCE_MAX),
+    U32(HOSTED, hosted.number, 0, U32_MAX),
 
     U64(DECISION, decision.sequence, 1, U64_MAX),
     U64(DECISION, decision.epoch, 0, U64_MAX),
