@@ -657,6 +657,31 @@ Test(copies, that_find_no_room_are_done_without_and_the_worker_serves, .fini = e
     cr_assert_eq(last(b, SMOE_MSG_HOST)->m.host.n_copies, 0, "and not once more");
 }
 
+/* The second refusal answers the first Host: by then the worker has been asked for less. */
+Test(copies, are_not_refused_twice_by_an_answer_that_comes_late, .fini = end)
+{
+    struct smoe_core_options o = options();
+    struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE}, late = {.type = SMOE_MSG_HOSTED};
+    scene_begin(&s, &o);
+    a = scene_worker(&s, "a");
+    b = scene_worker(&s, "b");
+    t = scene_trainer(&s, "t");
+    m.layer_declare = (struct smoe_msg_layer_declare){
+        .request = 1, .name = "moe", .run = 42, .shape = scene_shape(2)};
+    scene_say(&s, t, &m);
+    late.hosted = (struct smoe_msg_hosted){.code = SMOE_ENOMEMORY,
+                                           .number = last(b, SMOE_MSG_HOST)->m.host.number};
+    cr_assert_neq(late.hosted.number, 0);
+    refuse_host(b);
+    cr_assert_gt(last(b, SMOE_MSG_HOST)->m.host.number, late.hosted.number);
+    scene_say(&s, b, &late);
+    late.hosted.code = 0;
+    scene_say(&s, b, &late);
+    cr_assert_eq(smoe_core_layer(s.core, 0).state, SMOE_LAYER_WAITING, "it has answered neither");
+    scene_work_all(&s);
+    cr_assert_eq(smoe_core_layer(s.core, 0).state, SMOE_LAYER_READY);
+}
+
 Test(copies, that_one_worker_has_no_room_for_go_to_another, .fini = end)
 {
     begin_with(2, 1);

@@ -136,6 +136,30 @@ Test(commit, has_in_its_record_what_everybody_is_told_later, .init = begin, .fin
     cr_assert_eq(last(a, SMOE_MSG_STEP_COMMIT)->m.step_commit.epoch, done.epoch);
 }
 
+static void leave_unanswered(uint32_t session)
+{
+    for (size_t i = 0; i < s.mail.n; i++)
+        s.answered[i] |= s.mail.letters[i].session == session;
+}
+
+Test(commit, is_not_taken_back_by_what_is_recorded_of_its_layer_meanwhile, .init = begin,
+     .fini = end)
+{
+    struct smoe_message m = {.type = SMOE_MSG_HOSTED};
+    m.hosted = (struct smoe_msg_hosted){.layer = layer, .code = SMOE_ENOMEMORY};
+    train_to_commit(1);
+    write_all();
+    uint32_t c = scene_worker(&s, "c");
+    scene_drain(&s, "b", true);
+    cr_assert_eq(last(c, SMOE_MSG_HOST)->m.host.n_copies, 1, "it is to follow in b's place");
+    leave_unanswered(c);
+    train_to_commit(2);
+    scene_say(&s, c, &m);
+    cr_assert_eq(journal_last_of(&s.journal, SMOE_RECORD_LAYER), journal_last(&s.journal));
+    cr_assert_eq(s.journal.records[s.journal.n - 1].layer.step, 2);
+    cr_assert_eq(s.journal.records[s.journal.n - 1].layer.done.step, 2);
+}
+
 /* What is submitted meanwhile waits for the new weights, which are not in force yet. */
 Test(commit, keeps_later_batches_waiting_until_it_is_durable, .init = begin, .fini = end)
 {
