@@ -21,6 +21,7 @@ if not strangers.MISSING:
     import ffn
     import trainer
     import wire
+    import worker
     from wire import pb
 
 
@@ -244,6 +245,31 @@ class Waiting(Scoped):
         self.assertEqual(self.fleet.status()["io"]["crowded_out"], 1)
         crowd[1].settimeout(0.1)
         self.assertRaises(TimeoutError, crowd[1].recv, 1)
+
+
+class Idle(Scoped):
+    SETTINGS = ("--set", "fleet.silence=1min", "--set", "fleet.workers_max=100")
+    SESSIONS = 88
+
+    def come_in(self, name):
+        """A worker by the page alone, that is welcome and then says nothing."""
+        peer = worker.Worker(self.fleet.gateway, name, context=wire.secure(self.certify("worker", name)))
+        peer.connection = wire.Connection(peer.address, peer.context)
+        self.addCleanup(lambda: peer.connection.close())
+        peer.hello()
+
+    def test_an_idle_worker_costs_little(self):
+        for n in range(8):  # what OpenSSL and the fleet's tables keep for themselves
+            self.come_in(f"early-{n}")
+        self.fleet.wait_ready(8)
+        before = test_security.rss(self.daemon)
+        for n in range(self.SESSIONS):
+            self.come_in(f"idle-{n}")
+        self.fleet.wait_ready(8 + self.SESSIONS)
+        grown = test_security.rss(self.daemon) - before
+        print(f"idle workers, by certificates: {grown / self.SESSIONS / 1024:.1f} KiB each", file=sys.stderr)
+        if not harness.SANITIZED:
+            self.assertLess(grown, self.SESSIONS * 40960)
 
 
 class Readers(Scoped):
