@@ -21,6 +21,7 @@ int smoe_fill_shard_ask(struct smoe_arena *arena, const struct smoe_msg_shard_as
     p->send = m->send;
     smoe_fill_peers(&m->peers, &p->n_peers, &p->peers);
     p->others = m->others;
+    p->keep = m->keep;
     return 0;
 }
 
@@ -51,7 +52,8 @@ int smoe_read_shard_ask(struct smoe_reader *r, const Stablemoe__V1__ShardAsk *p,
                                      .attempt = p->attempt,
                                      .fill = p->fill,
                                      .send = p->send,
-                                     .others = p->others};
+                                     .others = p->others,
+                                     .keep = p->keep};
     int rc = smoe_read_peers(r, "peers", p->n_peers, p->peers, &m->peers);
     return rc ? rc
               : check_range(r, (int)p->kind, p->layer, p->expert, p->offset, p->length, p->rank);

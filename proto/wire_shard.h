@@ -37,6 +37,7 @@ struct smoe_msg_shard_ask {
     bool send;
     struct smoe_peer_list peers; /* of those who need it, whom a direct link may reach */
     bool others;                 /* need it too */
+    bool keep;                   /* WEIGHTS: the slot here has them already */
 };
 struct smoe_msg_shard_part {
     uint64_t number;

@@ -111,6 +111,15 @@ static uint32_t source_of(const struct smoe_sharded *s, const struct smoe_msg_sh
                                            : s->filling.from;
 }
 
+/* Has the slot at `from`, if there is one, the weights of the layer's step? They may wait there for a task to end. */
+static bool has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t from)
+{
+    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
+        if (s->replica_worker[r] == from)
+            return !s->stale[r];
+    return false;
+}
+
 /* Who else needs the range, in the update's memory. */
 static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
                             const struct smoe_msg_shard_ask *ask, uint32_t from,
@@ -205,6 +214,7 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
         .fill = s->fill,
     };
     t->from = source_of(s, &t->ask);
+    t->ask.keep = x->kind == SMOE_EXCHANGE_WEIGHTS && has_weights(s, t->ask.expert, t->from);
     announce(c, s, t);
     t->bytes = element_bytes(layer, x->kind) * t->ask.length;
     x->offset += t->ask.length;

@@ -241,7 +241,8 @@ static void answer_ask(struct smoe_agent *a, const struct transfer *t,
                    (smoe_real *)(void *)blob->data);
     else
         smoe_experts_pack(layer, n, from, blob->data);
-    take_own(a, layer, t, blob->data);
+    if (!ask->keep)
+        take_own(a, layer, t, blob->data);
     if (send)
         send_part(a, t, ask, blob);
     else

@@ -472,6 +472,41 @@ Test(shards, slots_serve_nothing_before_all_their_weights_have_come, .init = beg
     cr_assert_eq(member_decide(&members[1], 500, 0, 3, false), SMOE_EUNKNOWN);
 }
 
+/* Another slot of the expert is filled once more, from here: this one has its weights, which wait for a task. */
+Test(shards, a_slot_keeps_the_weights_that_wait_for_a_task, .init = begin, .fini = end)
+{
+    static const struct placement others = {{4, 2, 1}}; /* all of `second` but expert 0 of 1 */
+    train_some(&first, 100);
+    prepare(&first, 1, 1);
+    sum(&first, 1, 1);
+    run_all();
+    cr_assert_eq(member_stage(&lone, 1, 1, 0.5), 0);
+    for (uint32_t i = 0; i < MEMBERS; i++)
+        cr_assert_eq(member_stage(&members[i], 1, 1, 0.5), 0);
+    run_all();
+    cr_assert_eq(member_decide(&members[1], 200, 0, 3, false), 0);
+    cr_assert_eq(member_commit(&lone, 1, 1), 0);
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        cr_assert_eq(member_commit(&members[i], 1, 1), 0);
+        cr_assert_eq(host_shared(i, &second, 1, 1), 0);
+    }
+    fill(&others, 1, 1);
+    struct smoe_msg_shard_ask asks[MEMBERS];
+    for (uint32_t piece = 0; piece < MEMBERS; piece++) {
+        asks[piece] = piece_of(SMOE_SHARD_WEIGHTS, 0, piece, 1, 1);
+        asks[piece].fill = 1000;
+    }
+    transfer(asks[0], 0, 1u << 1);
+    transfer(asks[2], 2, 1u << 1);
+    struct smoe_task *task = member_start(&members[1]);
+    transfer(asks[1], 1, 0); /* it owns the last of it */
+    asks[1].fill = 1001;
+    asks[1].keep = true;
+    transfer(asks[1], 1, 1u << 2);
+    member_finish(&members[1], task);
+    compare_outputs(&second, 300);
+}
+
 Test(shards, that_were_never_held_are_refused_and_do_not_begin_as_zeros, .init = begin, .fini = end)
 {
     static const uint64_t offsets[] = {41}, lengths[] = {CREW_PARAMS - 41};

@@ -263,6 +263,7 @@ const struct messages_field messages_fields[] = {
     SHARD(SHARD_ASK, shard_ask),
     BOOL(SHARD_ASK, shard_ask.send),
     BOOL(SHARD_ASK, shard_ask.others),
+    BOOL(SHARD_ASK, shard_ask.keep),
     SHARD(SHARD_PART, shard_part),
     U32(SHARD_PART, shard_part.again, 0, WORKERS_MAX),
     U64(SHARD_TAKEN, shard_taken.number, 0, U64_MAX),
