@@ -11,13 +11,12 @@ import os
 import random
 import socket
 import subprocess
-import sys
 import time
 
 import harness
+import own_network
 from harness import wait_for
 
-INSIDE = "SMOE_LINKS_NAMESPACE"
 WORKERS = 3
 KILLS = 3 if harness.SANITIZED else 6
 PORT = 7700
@@ -227,22 +226,5 @@ class Firewall(Linked):
         self.assertLawful()
 
 
-def missing():
-    for words in (["unshare", "--net", "true"], ["nft", "--version"], ["ss", "-V"], ["openssl", "version"]):
-        try:
-            subprocess.run(words, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as e:
-            return str(e)
-    return None
-
-
 if __name__ == "__main__":
-    WHY = missing()
-    if WHY:
-        print(f"skipped: {WHY} (as root, with nftables and iproute2)")
-        sys.exit(0)
-    if INSIDE not in os.environ:
-        os.environ[INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, "-B",
-                              *sys.argv])
-    harness.main()
+    own_network.main(["nft", "--version"], ["ss", "-V"], ["openssl", "version"])
