@@ -68,7 +68,8 @@ static void *gateway_main(void *unused)
 
 static void *worker_main(void *argument)
 {
-    struct smoe_worker_settings s = {.speed = 0.9,
+    struct smoe_worker_settings s = {.peer_listen = "auto",
+                                     .speed = 0.9,
                                      .lanes = 2,
                                      .memory_bytes = 64 << 20,
                                      .freq_nominal_hz = 1e9,
