@@ -71,8 +71,11 @@ run_abuse() {
     configure_and_build release || return 1
     phase "abuse: crowds" env SMOE_ROUNDS=20 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_abuse.py
-    phase "abuse: attempts" env SMOE_ATTEMPTS=100000 SMOE_LATENESS_MS=5 SMOE_BIN=build/release/bin \
-        SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_security.py Strangers
+    for at_once in 1 4; do
+        phase "abuse: attempts, $at_once at once" env SMOE_ATTEMPTS=100000 SMOE_AT_ONCE=$at_once SMOE_LATENESS_MS=5 \
+            SMOE_BIN=build/release/bin SMOE_HELPERS=build/release/tests \
+            python3 -B tests/integration/test_security.py Strangers
+    done
     phase "abuse: shortage" env SMOE_ALLOCATIONS=1 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_shortage.py
 }
