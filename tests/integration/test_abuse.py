@@ -90,6 +90,7 @@ class Crowd:
 class Abuse(harness.FleetTest):
     def start(self, *args):
         self.daemon = self.fleet.start_daemon("--set", "fleet.workers_min=2", *args)
+        self.set_apart(self.daemon)
         self.fleet.start_workers(2)
         self.survivor = self.fleet.start_survivor()
         self.survivor.wait_for_steps(3)

@@ -454,14 +454,6 @@ class Strangers(Secured):
             self.ctl("key", "revoke", name)
         return time.monotonic() - began
 
-    def set_apart(self, daemon):
-        """The gateway has a core of its own: those who attack it do so from other machines."""
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) > 1:
-            self.addCleanup(os.sched_setaffinity, 0, cores)
-            os.sched_setaffinity(daemon.popen.pid, cores[:1])
-            os.sched_setaffinity(0, cores[1:])
-
     def test_thousands_of_attempts_delay_no_slot_and_take_no_memory(self):
         daemon = self.fleet.start_daemon("--set", "fleet.workers_min=1", "--set", "routing.slot=10ms")
         self.set_apart(daemon)
