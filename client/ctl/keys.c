@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "client/ctl/ask.h"
+#include "common/base/wipe.h"
 #include "common/io/clock.h"
 #include "common/io/keyring.h"
 #include "common/io/statedir.h"

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/base/text.h"
+#include "common/base/wipe.h"
 #include "common/io/keyring.h"
 
 #define SCHEME  "stablemoe:"

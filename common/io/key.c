@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/base/text.h"
+#include "common/base/wipe.h"
 
 #define PREFIX "smoe1:"
 
@@ -23,11 +24,6 @@ static const char *const role_names[] = {
     [SMOE_ROLE_ADMIN] = "admin",
     [SMOE_ROLE_PEER] = "peer",
 };
-
-void smoe_wipe(void *memory, size_t bytes)
-{
-    OPENSSL_cleanse(memory, bytes);
-}
 
 const char *smoe_role_name(enum smoe_role role)
 {

@@ -56,9 +56,6 @@ void smoe_key_format(const struct smoe_key *key, char ret[SMOE_KEY_LINE_MAX]);
 /* What names the key on the wire and in logs. */
 void smoe_key_identity(const struct smoe_key *key, char ret[SMOE_KEY_IDENTITY_MAX]);
 
-/* Overwrites, whatever the compiler thinks of it. */
-void smoe_wipe(void *memory, size_t bytes);
-
 /* ---- what must not depend on the secret; here so that a test can watch them ---- */
 
 void smoe_hex_encode(const uint8_t *bytes, size_t n, char *ret_digits);

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/wipe.h"
 #include "common/io/file.h"
 
 #define FILE_BYTES_MAX ((size_t)SMOE_KEYRING_MAX * SMOE_KEY_LINE_MAX)

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "common/base/wipe.h"
 #include "common/io/tls.h"
 
 static int check_bearer(const struct smoe_tls_node *node, const struct smoe_key *key,

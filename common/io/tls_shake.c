@@ -17,6 +17,7 @@
 #include <sys/auxv.h>
 #endif
 
+#include "common/base/wipe.h"
 #include "common/io/tls_internal.h"
 
 #define SHAKING_BYTES 2048 /* of OpenSSL's buffer for writing, until the handshake is done */

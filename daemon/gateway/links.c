@@ -3,16 +3,13 @@
  * The secrets of direct links. The core says who is to have a link to whom, to both of them, one message right
  * after the other; here both are given the same key, of which nothing is kept once both have been told.
  */
-#include <string.h>
-
+#include "common/base/wipe.h"
 #include "daemon/gateway/gateway_state.h"
 
 /* Both ends have their key, or there is none to be had: then these two have no link. */
 static void forget(struct smoe_gateway *gw)
 {
-    volatile uint64_t *words = gw->link_key.words; /* so that it is really overwritten */
-    for (size_t i = 0; i < sizeof gw->link_key.words / sizeof *words; i++)
-        words[i] = 0;
+    smoe_wipe(&gw->link_key, sizeof gw->link_key);
     gw->link_keyed = 0;
 }
 

@@ -14,6 +14,7 @@
 
 #include "client/worker/agent/agent_state.h"
 #include "common/base/assert.h"
+#include "common/base/wipe.h"
 
 /* ---- who there is ---- */
 
@@ -165,6 +166,7 @@ static void drop_peer(struct smoe_agent *a, struct smoe_agent_peer *p)
     if (p->up)
         smoe_agent_peer_use(a, p, NULL);
     smoe_list_remove(&p->node);
+    smoe_wipe(&p->key, sizeof p->key);
     free(p);
     a->peers_version++;
 }

@@ -17,6 +17,7 @@
 
 #include "client/worker/shell/peers_keys.h"
 #include "common/base/list.h"
+#include "common/base/wipe.h"
 #include "common/io/clock.h"
 #include "common/io/conn.h"
 #include "common/io/listener.h"

@@ -5,6 +5,8 @@
  */
 #include "client/worker/shell/peers_keys.h"
 
+#include "common/base/wipe.h"
+
 static void key_of(const char *dialler, const struct smoe_link_key *secret, struct smoe_key *ret)
 {
     smoe_key_of_link(dialler, (const uint8_t *)secret->words, ret);
