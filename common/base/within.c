@@ -118,3 +118,12 @@ bool smoe_within_bf16(const uint16_t *values, size_t n, float limit)
 }
 
 #endif
+
+bool smoe_within(const void *values, size_t bytes, size_t bytes_each, double limit)
+{
+    size_t n = bytes / bytes_each;
+    if (bytes_each == sizeof(uint16_t))
+        return smoe_within_bf16(values, n, (float)limit);
+    return bytes_each == sizeof(double) ? smoe_within_f64(values, n, limit)
+                                        : smoe_within_f32(values, n, (float)limit);
+}

@@ -162,13 +162,7 @@ bool smoe_relay_good(const struct smoe_gateway *gw, const struct smoe_gate_sessi
         smoe_core_numbers(gw->core, (uint32_t)(session - gw->sessions), message);
     if (!n.any || n.skip > blob->bytes)
         return true;
-    const void *first = blob->data + n.skip;
-    size_t bytes = blob->bytes - n.skip;
-    if (n.bytes == sizeof(uint16_t))
-        return smoe_within_bf16(first, bytes / sizeof(uint16_t), (float)n.limit);
-    return n.bytes == sizeof(double)
-               ? smoe_within_f64(first, bytes / sizeof(double), n.limit)
-               : smoe_within_f32(first, bytes / sizeof(float), (float)n.limit);
+    return smoe_within(blob->data + n.skip, blob->bytes - n.skip, n.bytes, n.limit);
 }
 
 int smoe_relay_prepare_submit(struct smoe_gateway *gw, const struct smoe_msg_submit *m,

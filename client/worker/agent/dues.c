@@ -55,12 +55,9 @@ static bool wanted(struct smoe_agent *a, const struct smoe_due *d, uint64_t *ret
 static bool good_numbers(const struct smoe_held_layer *layer, enum smoe_shard_kind kind,
                          const struct smoe_blob *blob)
 {
-    size_t n = blob->bytes / sizeof(smoe_real);
-    const void *data = blob->data;
-    if (layer->shape.wire == SMOE_WIRE_BF16 && kind != SMOE_SHARD_STATE)
-        return smoe_within_bf16(data, blob->bytes / sizeof(uint16_t), FLT_MAX);
-    return sizeof(smoe_real) == sizeof(double) ? smoe_within_f64(data, n, DBL_MAX)
-                                               : smoe_within_f32(data, n, FLT_MAX);
+    bool rounded = layer->shape.wire == SMOE_WIRE_BF16 && kind != SMOE_SHARD_STATE;
+    return smoe_within(blob->data, blob->bytes, rounded ? sizeof(uint16_t) : sizeof(smoe_real),
+                       sizeof(smoe_real) == sizeof(double) && !rounded ? DBL_MAX : (double)FLT_MAX);
 }
 
 static int take(struct smoe_agent *a, struct smoe_due *d, struct smoe_blob *blob,
