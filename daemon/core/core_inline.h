@@ -25,12 +25,17 @@ static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
     return layer->shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
 }
 
+/* Vectors of moments that its optimizer keeps. */
+static inline uint64_t smoe_layer_moments(const struct smoe_layer *layer)
+{
+    return layer->shape.optimizer == 2 ? 2 : 1;
+}
+
 /* Bytes of one element in a ShardPart: all its vectors in full if it is a state, else as the layer's wire has it. */
 static inline uint64_t smoe_part_element_bytes(const struct smoe_layer *layer, bool state)
 {
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
     if (state)
-        return (1 + moments) * smoe_real_bytes(layer);
+        return (1 + smoe_layer_moments(layer)) * smoe_real_bytes(layer);
     return layer->shape.wire == SMOE_WIRE_BF16 ? 2 : smoe_real_bytes(layer);
 }
 

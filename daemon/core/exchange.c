@@ -111,15 +111,6 @@ static uint32_t source_of(const struct smoe_sharded *s, const struct smoe_msg_sh
                                            : s->filling.from;
 }
 
-/* Has the slot at `from`, if there is one, the weights of the layer's step? They may wait there for a task to end. */
-static bool has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t from)
-{
-    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
-        if (s->replica_worker[r] == from)
-            return !s->stale[r];
-    return false;
-}
-
 /* Who else needs the range, in the update's memory. */
 static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
                             const struct smoe_msg_shard_ask *ask, uint32_t from,
@@ -214,7 +205,8 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
         .fill = s->fill,
     };
     t->from = source_of(s, &t->ask);
-    t->ask.keep = x->kind == SMOE_EXCHANGE_WEIGHTS && has_weights(s, t->ask.expert, t->from);
+    t->ask.keep =
+        x->kind == SMOE_EXCHANGE_WEIGHTS && smoe_sharded_has_weights(s, t->ask.expert, t->from);
     announce(c, s, t);
     t->bytes = element_bytes(layer, x->kind) * t->ask.length;
     x->offset += t->ask.length;
@@ -238,10 +230,10 @@ static void finish(struct smoe_core *c, uint32_t l)
     c->sharding->exchanging &= ~(UINT64_C(1) << l);
     if (kind == SMOE_EXCHANGE_GRADIENTS)
         return; /* norms follow */
-    if (kind == SMOE_EXCHANGE_WEIGHTS)
+    if (kind == SMOE_EXCHANGE_WEIGHTS) {
         memset(s->stale, 0, s->replica_first[c->layers[l].shape.experts] * sizeof *s->stale);
-    if (kind == SMOE_EXCHANGE_WEIGHTS)
         smoe_traffic_weights_came(c, l);
+    }
     if (kind == SMOE_EXCHANGE_STATES)
         smoe_sharded_filled(c, l);
     smoe_layers_advance(c); /* to which a step may be waiting for this */

@@ -31,8 +31,9 @@ int smoe_links_init(struct smoe_links *s, uint32_t workers_max)
     s->ends = calloc((size_t)workers_max * SMOE_WORKER_LINKS_MAX, sizeof *s->ends);
     s->n = calloc(workers_max, sizeof *s->n);
     s->parts = calloc(workers_max, sizeof *s->parts);
+    s->members = calloc(workers_max / 64 + 1, sizeof *s->members);
     s->counted = calloc(workers_max, sizeof *s->counted);
-    return s->ends && s->n && s->parts && s->counted ? 0 : SMOE_ENOMEMORY;
+    return s->ends && s->n && s->parts && s->members && s->counted ? 0 : SMOE_ENOMEMORY;
 }
 
 void smoe_links_release(struct smoe_links *s)
@@ -40,6 +41,7 @@ void smoe_links_release(struct smoe_links *s)
     free(s->ends);
     free(s->n);
     free(s->parts);
+    free(s->members);
     free(s->counted);
     *s = (struct smoe_links){0};
 }
@@ -107,17 +109,32 @@ static bool on_own_machine(const struct smoe_worker *w)
     return strncmp(w->peer_address, "127.", 4) == 0 || strncmp(w->peer_address, "[::1]", 5) == 0;
 }
 
+/* Those who take part in the layer, and whoever is given a part in it. */
+static void find_members(struct smoe_core *c, const struct smoe_sharded *sharded)
+{
+    uint64_t *members = c->sharding->links.members;
+    memset(members, 0, (c->fleet.n_used / 64 + 1) * sizeof *members);
+    smoe_sharded_participants(sharded, members);
+    if (sharded->filling.length)
+        members[sharded->filling.to / 64] |= UINT64_C(1) << sharded->filling.to % 64;
+}
+
 static void find_parts(struct smoe_core *c)
 {
     struct smoe_links *s = &c->sharding->links;
-    for (uint32_t w = 0; w < c->fleet.n_used; w++) {
-        s->parts[w] = 0;
-        if (!smoe_standing_usable(c, w) || !*c->fleet.workers[w].peer_address)
+    memset(s->parts, 0, c->fleet.n_used * sizeof *s->parts);
+    for (uint64_t left = c->layers_used; left; left &= left - 1) {
+        const struct smoe_layer *layer = &c->layers[__builtin_ctzll(left)];
+        if (!layer->sharded)
             continue;
-        for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-            if (c->layers[l].sharded && smoe_sharded_on_worker(c->layers[l].sharded, w))
-                s->parts[w] |= UINT64_C(1) << l;
+        find_members(c, layer->sharded);
+        for (uint32_t w = 0; w < c->fleet.n_used; w++)
+            if (s->members[w / 64] >> w % 64 & 1)
+                s->parts[w] |= left & -left;
     }
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (!smoe_standing_usable(c, w) || !*c->fleet.workers[w].peer_address)
+            s->parts[w] = 0;
 }
 
 /* ---- telling ---- */

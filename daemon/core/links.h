@@ -22,6 +22,7 @@ struct smoe_links {
         *ends;       /* [n_max, SMOE_WORKER_LINKS_MAX] of each worker, the first n[worker]; owned */
     uint32_t *n;     /* [n_max], owned */
     uint64_t *parts; /* [n_max] bit l: it takes part in layer l; scratch of one advance, owned */
+    uint64_t *members; /* [n_max / 64 + 1] bit w: worker w takes part in a layer; the same */
     struct smoe_links_view *counted; /* [n_max] bytes, owned */
     uint64_t serial;                 /* the last link's identity */
     bool due;                        /* who needs whom may have changed, or not all has been said */

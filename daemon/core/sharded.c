@@ -70,6 +70,14 @@ bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t 
     return false;
 }
 
+bool smoe_sharded_has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t worker)
+{
+    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
+        if (s->replica_worker[r] == worker)
+            return !s->stale[r];
+    return false;
+}
+
 static uint32_t n_replicas(const struct smoe_sharded *s)
 {
     return s->plan.n_workers ? s->replica_first[s->plan.n_experts] : 0;
@@ -377,11 +385,9 @@ void smoe_sharded_refused(struct smoe_core *c, uint32_t l, uint32_t worker,
     struct smoe_sharded *s = c->layers[l].sharded;
     struct smoe_worker *w = &c->fleet.workers[worker];
     uint64_t bit = UINT64_C(1) << l;
-    bool again = w->refused_copies & bit, others = false;
+    bool again = w->refused_copies & bit;
     w->refused_copies |= bit; /* it gets nothing more, and gives its pieces away */
-    for (uint32_t i = 0; i < c->fleet.n_used; i++)
-        others |= smoe_sharded_willing(c, l, i);
-    if (again || !others) {
+    if (again || !smoe_sharded_count_willing(c, l)) {
         refused_alone(c, l, worker, m);
         return;
     }

@@ -100,6 +100,8 @@ void smoe_sharded_begin(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_end(struct smoe_core *core, uint32_t layer);
 bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker);
 bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
+/* ... with the weights of the layer's step? They may wait there for a task to end. */
+bool smoe_sharded_has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t worker);
 /* Cuts, plans and tells as far as that can be done now. False: the layer is lost. */
 bool smoe_sharded_advance(struct smoe_core *core, uint32_t layer);
 /* Every slot is there and has the weights of the layer's step, and every piece has its owner. */
@@ -115,6 +117,8 @@ void smoe_sharded_committed(struct smoe_core *core, uint32_t layer);
 /* StepPrepare.hosts of the sharded layers among `layers`, in the update's memory. */
 size_t smoe_sharded_hosts_of(struct smoe_core *core, uint64_t layers, uint32_t worker,
                              const struct smoe_layer_hosts **ret);
+/* Sends Host to all whom it is due. */
+void smoe_sharded_tell(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
 /* What layers share: every exchange has the transfers that name it. */
 void smoe_sharding_check(const struct smoe_core *core);
@@ -139,6 +143,7 @@ int smoe_sharded_restore(struct smoe_core *core, uint32_t layer,
 /* ---- sharded_plan.c: who shall hold what ---- */
 /* May be given slots and pieces of the layer. */
 bool smoe_sharded_willing(const struct smoe_core *core, uint32_t layer, uint32_t worker);
+uint32_t smoe_sharded_count_willing(const struct smoe_core *core, uint32_t layer);
 /* A first cut, or a new one while the seed still gives everything. False: there are not enough workers. */
 bool smoe_sharded_cut(struct smoe_core *core, uint32_t layer);
 /* Another plan if one is due or the fleet has changed so that there must be one; marks whom it concerns. */
@@ -173,11 +178,9 @@ void smoe_sharded_stored(struct smoe_core *core, const struct smoe_msg_shard_tak
 bool smoe_sharded_storing(const struct smoe_core *core, uint32_t layer);
 /* A holder is gone: what it was to store did not arrive everywhere. */
 void smoe_sharded_fail_stores(struct smoe_core *core, uint32_t layer);
-/* The layer's step is another from now on; states follow. */
-/* Sends Host to all whom it is due. */
-void smoe_sharded_tell(struct smoe_core *core, uint32_t layer);
 /* Those who are here hold the state of the layer's step under another attempt from now on: who is away has another. */
 void smoe_sharded_begin_attempt(struct smoe_core *core, uint32_t layer);
+/* The layer's step is another from now on; states follow. */
 void smoe_sharded_rewound(struct smoe_core *core, uint32_t layer);
 
 /* ---- sharded_traffic.c ---- */

@@ -26,7 +26,7 @@ bool smoe_sharded_willing(const struct smoe_core *c, uint32_t l, uint32_t worker
            !(w->refused_copies >> l & 1);
 }
 
-static uint32_t count_willing(const struct smoe_core *c, uint32_t l)
+uint32_t smoe_sharded_count_willing(const struct smoe_core *c, uint32_t l)
 {
     uint32_t n = 0;
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
@@ -65,7 +65,7 @@ static struct smoe_place_problem problem_of(struct smoe_core *c, uint32_t l)
 {
     struct smoe_sharding *all = c->sharding;
     const struct smoe_layer *layer = &c->layers[l];
-    uint32_t n_willing = count_willing(c, l);
+    uint32_t n_willing = smoe_sharded_count_willing(c, l);
     for (uint32_t w = 0; w < c->fleet.n_used; w++) {
         bool willing = smoe_sharded_willing(c, l, w);
         all->slots[w] = willing ? slots_of(c, layer, w, n_willing) : 0;
@@ -103,14 +103,6 @@ static bool stands(const struct smoe_core *c, uint32_t l, const struct smoe_plac
         same &= has == may;
     }
     return same || (plan->n_workers > 0 && !smoe_sharded_at_rest(c, l));
-}
-
-static bool was_current(const struct smoe_sharded *s, uint32_t expert, uint32_t worker)
-{
-    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
-        if (s->replica_worker[r] == worker)
-            return !s->stale[r];
-    return false;
 }
 
 static bool in_next(const struct smoe_sharding *all, uint32_t expert, uint32_t worker)
@@ -159,7 +151,7 @@ static void adopt(struct smoe_core *c, uint32_t l, bool kept)
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         for (uint32_t r = all->next_first[e]; r < all->next_first[e + 1]; r++)
             all->next_stale[r] =
-                layer->learned && !(kept && was_current(s, e, all->next_worker[r]));
+                layer->learned && !(kept && smoe_sharded_has_weights(s, e, all->next_worker[r]));
     mark_changes(c, l);
     bool resized = n_slots(&s->plan) != n_slots(&all->next);
     for (uint32_t w = 0; resized && w < c->fleet.n_used; w++)
@@ -314,7 +306,7 @@ bool smoe_sharded_cut(struct smoe_core *c, uint32_t l)
     const struct smoe_layer *layer = &c->layers[l];
     struct smoe_sharded *s = layer->sharded;
     uint64_t elements = smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS) / smoe_real_bytes(layer);
-    uint32_t n = count_willing(c, l);
+    uint32_t n = smoe_sharded_count_willing(c, l);
     if (!n || n < c->options.settings.workers_min)
         return s->map.n_pieces > 0;
     weigh(c, l);
@@ -342,8 +334,7 @@ static void begin_filling(struct smoe_core *c, uint32_t l)
     const struct smoe_layer *layer = &c->layers[l];
     struct smoe_sharded *s = layer->sharded;
     struct smoe_shard_move move = c->sharding->moves.moves[0];
-    uint64_t element =
-        smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS) / s->map.elements;
+    uint64_t element = smoe_part_element_bytes(layer, true);
     uint64_t most = FILL_BYTES / (element * layer->shape.experts);
     uint64_t end = smoe_shard_bound(&s->map, move.offset, most);
     if (end - move.offset < move.length)

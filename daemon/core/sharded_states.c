@@ -14,13 +14,6 @@
 
 #define RELAY_BIT (UINT64_C(1) << 63)
 
-static uint64_t state_bytes(const struct smoe_layer *layer, uint64_t elements)
-{
-    uint64_t all = smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS);
-    uint64_t params = smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS) / smoe_real_bytes(layer);
-    return all / params * elements;
-}
-
 int smoe_sharded_reachable(const struct smoe_core *c, uint32_t l, struct smoe_why *why)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
@@ -111,7 +104,8 @@ struct smoe_verdict smoe_sharded_expect_state(const struct smoe_core *c, uint32_
     if (!fetched(c, worker, m))
         return (struct smoe_verdict){.kind = SMOE_IGNORE};
     return (struct smoe_verdict){.kind = SMOE_TAKE,
-                                 .bytes = state_bytes(&c->layers[m->layer], m->length)};
+                                 .bytes = smoe_part_element_bytes(&c->layers[m->layer], true) *
+                                          m->length};
 }
 
 void smoe_sharded_state(struct smoe_core *c, uint32_t worker, const struct smoe_msg_shard_part *m)
@@ -154,20 +148,26 @@ static void send_piece(struct smoe_core *c, const struct smoe_relay *r, uint32_t
         (struct smoe_cut){.offset = p->offset * real,
                           .bytes = p->length * real,
                           .stride = layer->sharded->map.elements * real,
-                          .n = (uint32_t)(state_bytes(layer, 1) / real)};
+                          .n = (uint32_t)(smoe_part_element_bytes(layer, true) / real)};
+}
+
+/* All who have something of the layer must be told. */
+static void mark_all(struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_sharded *s = c->layers[l].sharded;
+    for (uint32_t w = 0; w < c->fleet.n_used; w++)
+        if (smoe_sharded_on_worker(s, w))
+            c->fleet.workers[w].host_due |= UINT64_C(1) << l;
 }
 
 /* States that are stored belong to no step of their own, so that step and attempt would not tell a holder who missed
  * some of them from one who has all. */
 void smoe_sharded_begin_attempt(struct smoe_core *c, uint32_t l)
 {
-    struct smoe_sharded *s = c->layers[l].sharded;
-    s->left = false;
+    c->layers[l].sharded->left = false;
     c->layers[l].attempt = smoe_trainer_new_attempt(c);
     c->journal_due |= UINT64_C(1) << l;
-    for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (smoe_sharded_on_worker(s, w))
-            c->fleet.workers[w].host_due |= UINT64_C(1) << l;
+    mark_all(c, l);
     smoe_sharded_tell(c, l);
 }
 
@@ -232,7 +232,5 @@ void smoe_sharded_rewound(struct smoe_core *c, uint32_t l)
     s->plan_due = s->left = false;
     for (uint32_t r = 0; r < SMOE_LAYER_REPLICAS_MAX; r++)
         s->stale[r] = true;
-    for (uint32_t w = 0; w < c->fleet.n_used; w++)
-        if (smoe_sharded_on_worker(s, w))
-            c->fleet.workers[w].host_due |= UINT64_C(1) << l;
+    mark_all(c, l);
 }

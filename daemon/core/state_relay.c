@@ -19,9 +19,8 @@ static uint64_t params_of(const struct smoe_layer_shape *s)
 
 uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts)
 {
-    uint64_t moments = layer->shape.optimizer == 2 ? 2 : 1;
     uint64_t vectors = (parts & SMOE_STATE_WEIGHTS ? 1 : 0) +
-                       (parts & SMOE_STATE_MOMENTS ? moments : 0) +
+                       (parts & SMOE_STATE_MOMENTS ? smoe_layer_moments(layer) : 0) +
                        (parts & SMOE_STATE_GRADIENT ? 1 : 0);
     return vectors * params_of(&layer->shape) * smoe_real_bytes(layer);
 }
