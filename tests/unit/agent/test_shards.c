@@ -299,6 +299,14 @@ static double norm_of_lone(void)
     return norm;
 }
 
+static void stage_all(uint64_t step, uint64_t attempt)
+{
+    cr_assert_eq(member_stage(&lone, step, attempt, 0.5), 0);
+    for (uint32_t i = 0; i < MEMBERS; i++)
+        cr_assert_eq(member_stage(&members[i], step, attempt, 0.5), 0);
+    run_all();
+}
+
 /* Stages and commits; the next placement is in force afterwards. */
 static void finish(uint64_t step, uint64_t attempt, const struct placement *next)
 {
@@ -307,10 +315,7 @@ static void finish(uint64_t step, uint64_t attempt, const struct placement *next
     for (uint32_t i = 0; i < MEMBERS; i++)
         norm += member_last(&members[i], SMOE_MSG_STEP_NORM)->m.step_norm.shards;
     cr_assert_float_eq(norm, norm_of_lone(), norm * 1e-6);
-    cr_assert_eq(member_stage(&lone, step, attempt, 0.5), 0);
-    for (uint32_t i = 0; i < MEMBERS; i++)
-        cr_assert_eq(member_stage(&members[i], step, attempt, 0.5), 0);
-    run_all();
+    stage_all(step, attempt);
     cr_assert_eq(member_commit(&lone, step, attempt), 0);
     for (uint32_t i = 0; i < MEMBERS; i++) {
         cr_assert_eq(member_last(&members[i], SMOE_MSG_STEP_STAGED)->m.step_staged.step, step);
@@ -430,10 +435,7 @@ Test(shards, survive_a_broken_connection_staged_as_they_are, .init = begin, .fin
     prepare(&first, 1, 1);
     sum(&first, 1, 1);
     run_all();
-    cr_assert_eq(member_stage(&lone, 1, 1, 0.5), 0);
-    for (uint32_t i = 0; i < MEMBERS; i++)
-        cr_assert_eq(member_stage(&members[i], 1, 1, 0.5), 0);
-    run_all();
+    stage_all(1, 1);
     member_disconnect(&members[1]);
     cr_assert_eq(member_commit(&lone, 1, 1), 0);
     cr_assert_eq(member_commit(&members[0], 1, 1), 0);
@@ -480,10 +482,7 @@ Test(shards, a_slot_keeps_the_weights_that_wait_for_a_task, .init = begin, .fini
     prepare(&first, 1, 1);
     sum(&first, 1, 1);
     run_all();
-    cr_assert_eq(member_stage(&lone, 1, 1, 0.5), 0);
-    for (uint32_t i = 0; i < MEMBERS; i++)
-        cr_assert_eq(member_stage(&members[i], 1, 1, 0.5), 0);
-    run_all();
+    stage_all(1, 1);
     cr_assert_eq(member_decide(&members[1], 200, 0, 3, false), 0);
     cr_assert_eq(member_commit(&lone, 1, 1), 0);
     for (uint32_t i = 0; i < MEMBERS; i++) {
