@@ -123,7 +123,8 @@ void smoe_gateway_identify(struct smoe_gateway *gw, uint32_t session, enum smoe_
 int smoe_gateway_administered(struct smoe_gateway *gw, uint32_t session)
 {
     struct smoe_gate_session *s = &gw->sessions[session];
-    smoe_assert(s->state == SMOE_GATE_HELLO);
+    if (s->state != SMOE_GATE_HELLO)
+        return SMOE_ECLOSED; /* its place was needed while it shook hands */
     snprintf(s->peer, sizeof s->peer, "admin %s", s->key_name);
     if (gw->n_admins >= SMOE_GATE_ADMINS_MAX) {
         smoe_gate_doom(gw, s, "there are as many administrators as may be");

@@ -812,3 +812,19 @@ Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = beg
     cr_assert(smoe_gateway_closing(h.gw, session[2]));
     smoe_gateway_check(h.gw);
 }
+
+/* Its place is needed while it still shakes hands: the transport notices later than the gateway. */
+Test(gateway, takes_no_administrator_whose_place_was_given_away, .init = begin, .fini = end)
+{
+    uint32_t session[SMOE_GATE_STRANGERS_OF_ONE + 1];
+    for (unsigned i = 0; i <= SMOE_GATE_STRANGERS_OF_ONE; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
+        smoe_gateway_came_from(h.gw, session[i], 7, h.now_ns);
+    }
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]));
+    smoe_gateway_identify(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE], SMOE_ROLE_ADMIN, "root");
+    cr_assert_eq(smoe_gateway_administered(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]),
+                 SMOE_ECLOSED);
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]));
+    smoe_gateway_check(h.gw);
+}
