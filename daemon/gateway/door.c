@@ -105,6 +105,13 @@ void smoe_gate_expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
     }
 }
 
+uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
+{
+    const struct smoe_gate_session *s = oldest_hello(gw);
+    uint64_t due_ns = s ? s->opened_ns + gw->options.hello_timeout_ns : UINT64_MAX;
+    return due_ns < gw->wake_ns ? due_ns : gw->wake_ns;
+}
+
 /* ---- who it is ---- */
 
 static const char *role_name(enum smoe_role role)

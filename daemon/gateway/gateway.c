@@ -410,11 +410,6 @@ void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
     smoe_gate_step(gw, &tick, NULL);
 }
 
-uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
-{
-    return gw->wake_ns;
-}
-
 bool smoe_gateway_next_dirty(struct smoe_gateway *gw, uint32_t *ret_session)
 {
     struct smoe_list *first = smoe_list_first(&gw->dirty);

@@ -631,6 +631,21 @@ Test(gateway, closes_who_says_no_hello_in_time_and_not_earlier, .init = begin, .
     cr_assert_eq(stats.hello_timeouts, 1);
 }
 
+/* The clock is asked for nothing else meanwhile. */
+Test(gateway, wakes_for_a_stranger_s_time_however_long_its_slots_are, .fini = end)
+{
+    struct smoe_gateway_options o = options();
+    o.core.settings.slot_ns = 60000 * MS;
+    begin_with(&o);
+    h.now_ns += 5 * MS;
+    open_stranger(0);
+    uint64_t due_ns = h.now_ns + 2000 * MS;
+    cr_assert_eq(smoe_gateway_wake_ns(h.gw), due_ns);
+    tick(due_ns - h.now_ns);
+    cr_assert_not(h.open[0]);
+    cr_assert_eq(smoe_gateway_wake_ns(h.gw), 60000 * MS + 1, "the slot's end");
+}
+
 Test(gateway, lets_the_stranger_that_waited_longest_make_room_and_nobody_else, .init = begin,
      .fini = end)
 {
