@@ -282,8 +282,9 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
                          smoe_message_name((uint16_t)message->type), tensor_bytes,
                          (unsigned long long)v.bytes);
     case SMOE_REFUSE:
-        smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch, v.request);
-        smoe_gate_mark_dirty(d->gw, d->session);
+        queued(d->gw, d->session,
+               smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch,
+                                       v.request));
         break;
     case SMOE_IGNORE:
         break;

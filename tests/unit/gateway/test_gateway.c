@@ -591,6 +591,22 @@ Test(gateway, cuts_off_a_peer_that_does_not_read_and_holds_no_more_than_the_boun
     cr_assert(h.open[W0] && h.open[W1]);
 }
 
+/* Refusals are answers, too. */
+Test(gateway, cuts_off_a_peer_that_is_refused_and_does_not_read, .init = begin, .fini = end)
+{
+    struct smoe_message freeze = {.type = SMOE_MSG_FREEZE};
+    freeze.freeze =
+        (struct smoe_msg_freeze){.request = 1, .layer = 5, .router = {1, SMOE_FROZEN_TABLE, 1, 1}};
+    uint8_t raw[4] = {0};
+    declare();
+    h.deaf[T] = true;
+    for (int i = 0; i < 20000 && h.open[T]; i++)
+        say(T, &freeze, raw, sizeof raw);
+    cr_assert_not(h.open[T], "20000 refusals and nobody reads");
+    cr_assert_str_eq(h.reason[T], "does not read what it is sent");
+    cr_assert(h.open[W0] && h.open[W1]);
+}
+
 Test(gateway, gives_no_new_credit_to_a_trainer_that_does_not_read_until_it_does, .fini = end)
 {
     struct smoe_gateway_options o = options();
