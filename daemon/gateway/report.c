@@ -33,6 +33,17 @@ static void add_account(cJSON *to, const struct smoe_account *a)
     smoe_json_add_u64(to, "in_flight", a->in_flight);
 }
 
+/* Does the worker serve visits of the expert: as its host, or in one of its slots? */
+static bool serves(const struct smoe_layer_view *layer, uint32_t expert, uint32_t worker)
+{
+    if (!layer->sharded)
+        return layer->experts[expert].worker == worker;
+    for (uint32_t r = layer->replica_first[expert]; r < layer->replica_first[expert + 1]; r++)
+        if (layer->replica_worker[r] == worker)
+            return true;
+    return false;
+}
+
 static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
 {
     cJSON *list = cJSON_CreateArray();
@@ -40,7 +51,7 @@ static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
         struct smoe_layer_view layer = smoe_core_layer(core, l);
         for (uint32_t e = 0; layer.state != SMOE_LAYER_FREE && e < layer.shape.experts; e++) {
             char name[sizeof(smoe_name) + 16];
-            if (layer.experts[e].worker != worker)
+            if (!serves(&layer, e, worker))
                 continue;
             snprintf(name, sizeof name, "%s/%u", layer.name, e);
             cJSON_AddItemToArray(list, cJSON_CreateString(name));
