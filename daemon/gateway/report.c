@@ -28,6 +28,7 @@ static cJSON *trainers_json(const struct smoe_core *core)
         smoe_json_add_u64(o, "step", t.step);
         smoe_json_add_u64(o, "attempt", t.attempt);
         smoe_json_add_u64(o, "batches", t.batches);
+        smoe_json_add_u64(o, "batches_ahead", t.ahead);
         cJSON_AddStringToObject(o, "waits_for", t.waits_for);
         add_account(o, &t.account);
         cJSON_AddItemToArray(list, o);

@@ -126,6 +126,7 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     smoe_json_add_u64(o, "step", layer->step);
     smoe_json_add_u64(o, "d_model", layer->shape.d_model);
     smoe_json_add_u64(o, "d_ff", layer->shape.d_ff);
+    smoe_json_add_u64(o, "staleness", layer->shape.staleness);
     add_router(o, &layer->router);
     add_routing_report(o, layer->routing);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
