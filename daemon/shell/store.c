@@ -117,6 +117,7 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
     sqlite3_bind_double(s, 18, l->done.clip_scale);
     sqlite3_bind_double(s, 19, l->done.square_norm);
     rc = smoe_sql_finish(db, s, why);
+    rc = rc ? rc : smoe_ahead_write(db, l, why);
     if (l->sharded && !rc)
         return smoe_pieces_write(db, r, why);
     for (uint32_t e = 0; e < l->shape.experts && !rc; e++)
