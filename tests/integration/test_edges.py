@@ -103,6 +103,16 @@ class Trainer(harness.FleetTest):
                     "--checkpoint", after)  # step 14 of 3
         self.assertEqual(weights(after), weights(self.checkpoint))
 
+    def test_a_run_that_diverges_ends_and_replaces_no_checkpoint(self):
+        with open(self.checkpoint, "w", encoding="ascii") as f:
+            f.write("what an earlier run has learned")
+        code, out, err = self.local("--epochs", 2, "--batch", 7, "--optimizer", "sgd", "--lr", 100, "--clip", 0,
+                                    "--warmup", 0, "--activation", "swiglu", "--checkpoint", self.checkpoint)
+        self.assertEqual((code, out), (1, ""))
+        self.assertOneLine(err, "a gradient is not finite")
+        with open(self.checkpoint, encoding="ascii") as f:
+            self.assertEqual(f.read(), "what an earlier run has learned")
+
     def test_a_finished_run_that_is_resumed_is_evaluated(self):
         whole = self.result("--epochs", 2, "--batch", 100, "--checkpoint", self.checkpoint)
         again = self.result("--epochs", 2, "--batch", 100, "--resume", self.checkpoint)
