@@ -4,6 +4,7 @@
  * the work is done when it is waited for, so that forward and backward of a part follow each other, as
  * local_moe wants them.
  */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,7 +82,9 @@ static void done(struct smoe_experts *e, size_t part)
     self_of(e)->parts[part].batch = (struct smoe_experts_batch){.n = 0};
 }
 
-/* One clip scale for everything, as the gateway answers it. */
+#define SQUARE_NORM_MAX 1e36 /* beyond it a gateway refuses the step, too */
+
+/* One clip scale for everything, as the gateway answers it; of gradients that are not finite there is no step. */
 static int step(struct smoe_experts *e, const struct smoe_step_options *o,
                 struct smoe_step_result *ret, struct smoe_why *why)
 {
@@ -89,6 +92,9 @@ static int step(struct smoe_experts *e, const struct smoe_step_options *o,
     double divisor = o->gradient_divisor;
     double square =
         o->dense_square_norm + smoe_local_moe_square_norm(&l->moe) / (divisor * divisor);
+    if (!(square <= SQUARE_NORM_MAX)) /* NaN too */
+        return smoe_fail(why, SMOE_ENOTFINITE, "STEP %" PRIu64 ": a gradient is not finite",
+                         l->step + 1);
     double norm = sqrt(square);
     double scale = o->clip_norm > 0 && norm > o->clip_norm ? o->clip_norm / norm : 1;
     struct smoe_optimizer optimizer = {
@@ -102,7 +108,6 @@ static int step(struct smoe_experts *e, const struct smoe_step_options *o,
         .gradient_scale = scale / divisor,
         .t = ++l->step,
     };
-    (void)why;
     smoe_local_moe_step(&l->moe, &optimizer);
     *ret = (struct smoe_step_result){l->step, scale, square};
     return 0;

@@ -132,7 +132,8 @@ static double learning_rate(const struct smoe_train_run *run)
     double at = (double)run->step;
     if (at < warmup)
         return o->learning_rate * (at + 1) / warmup;
-    double share = all > warmup ? (at - warmup) / (all - warmup) : 1;
+    double share =
+        all > at ? (at - warmup) / (all - warmup) : 1; /* resumed, it may be past the end */
     return o->learning_rate * 0.5 * (1 + cos(PI * share));
 }
 
@@ -195,8 +196,7 @@ static int optimizer_step(struct smoe_train_run *run, size_t parts, struct smoe_
     return 0;
 }
 
-/* Splits n filled samples into equal parts, or leaves them whole. A whole one fits: either it is not more
- * than an evaluation, or it is the last batch of an epoch and smaller than the parts of the others. */
+/* Splits n filled samples into equal parts, or leaves them whole: there is room for either (start.c). */
 static size_t split(struct smoe_train_run *run, size_t n)
 {
     size_t parts = n % run->n_parts == 0 ? run->n_parts : 1;
@@ -270,10 +270,11 @@ void smoe_train_interrupt(int signal)
     interrupted = 1;
 }
 
-/* Ends the run where it is: what is committed by now goes into the checkpoint. */
+/* Ends the run where it is: what is committed by now goes into the checkpoint. Before the first step there is
+ * nothing to keep, and what an earlier run has left under that name stays. */
 static int give_up(struct smoe_train_run *run, struct smoe_why *why)
 {
-    const char *file = run->options->checkpoint;
+    const char *file = run->result.steps ? run->options->checkpoint : "";
     int rc = *file ? smoe_checkpoint_write(run, file, why) : 0;
     if (rc)
         return smoe_fail_at(why, rc, "interrupted");
@@ -322,7 +323,8 @@ static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progres
         sum += loss;
         done++;
         double seconds = run->result.seconds + (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
-        smoe_progress_step(progress, run, loss, seconds);
+        if (rc == 0)
+            smoe_progress_step(progress, run, loss, seconds);
         if (rc == 0 && interrupted && run->next + 1 < batches) {
             run->next++;
             return give_up(run, why);
@@ -353,6 +355,10 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
             smoe_progress_epoch(&progress, run);
         if (rc == 0 && *run->options->checkpoint)
             rc = smoe_checkpoint_write(run, run->options->checkpoint, why);
+    }
+    if (rc == 0 && !run->result.epochs) { /* all were made before it was resumed */
+        run->result.train_loss = (double)NAN;
+        rc = evaluate(run, why);
     }
     if (rc == 0)
         rc = smoe_watch_finish(&run->watch, run, why);

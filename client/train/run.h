@@ -15,7 +15,7 @@
 /* What the run came to; filled as it goes. */
 struct smoe_train_result {
     char policy[64];
-    double test_accuracy, test_loss, train_loss; /* last epoch's */
+    double test_accuracy, test_loss, train_loss; /* last epoch's; NAN: there was none */
     double seconds;                              /* of training, evaluation not counted */
     uint64_t samples;                            /* trained on, in those seconds */
     uint64_t steps, epochs;                      /* made by this process */

@@ -10,11 +10,13 @@
  *     alloc_every    every nth allocation fails; 0: none
  *     wall_shift_s   the wall clock is that much ahead; the monotonic clock is left alone
  *     disk_delay_ms  writes and syncs of files take so much longer
+ *     bind_signal    whoever binds a socket gets this signal, and the address is in use
  *
  * tests/integration/faults.py is the other side; the order of the words is theirs alone.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ struct faults {
     _Atomic int64_t alloc_nth, alloc_every, allocations, alloc_failed;
     _Atomic int64_t wall_shift_s;
     _Atomic int64_t disk_delay_ms;
+    _Atomic int64_t bind_signal;
 };
 
 static struct faults *faults;
@@ -112,6 +115,16 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 int accept(int fd, struct sockaddr *address, socklen_t *length)
 {
     return accept4(fd, address, length, 0);
+}
+
+int bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+    int64_t number = faults ? atomic_load(&faults->bind_signal) : 0;
+    if (!number)
+        return (int)syscall(SYS_bind, fd, address, length);
+    (void)kill(getpid(), (int)number);
+    errno = EADDRINUSE;
+    return -1;
 }
 
 /* ---- disks ---- */

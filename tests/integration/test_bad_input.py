@@ -183,6 +183,9 @@ class Absent(Wrong):
         self.refused("stablemoectl", "--state-dir", self.fleet.dir, "status", code=1,
                      says="is stablemoed running?")
         self.refused("stablemoectl", "bogus", says="bogus: unknown command")
+        for words in (("watch",), ("key", "list"), ("key", "add", "worker", "w")):
+            self.refused("stablemoectl", "--state-dir", self.fleet.dir, "--json", *words,
+                         says=f"--json: {words[0]} does not answer in JSON")
 
     def test_ctl_says_what_the_daemon_refused(self):
         self.fleet.start_daemon()

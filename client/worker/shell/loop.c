@@ -362,6 +362,16 @@ static int bring_up(struct worker *w, struct smoe_why *why)
     return 0;
 }
 
+/* It did not come up. From here on a signal has nothing to end. */
+static void tear_down(struct worker *w)
+{
+    w->stopping = true;
+    if (w->lanes)
+        on_link_closed(w);
+    else
+        on_lanes_closed(w);
+}
+
 static void say_started(struct worker *w, const char *blas)
 {
     const struct smoe_worker_settings *s = &w->settings;
@@ -400,10 +410,8 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
         rc = bring_up(w, why);
         if (rc == 0)
             say_started(w, blas);
-        else if (w->lanes)
-            on_link_closed(w);
         else
-            on_lanes_closed(w);
+            tear_down(w);
         uv_run(&w->loop, UV_RUN_DEFAULT);
         uv_loop_close(&w->loop);
     }

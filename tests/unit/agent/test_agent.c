@@ -791,6 +791,20 @@ Test(agent, reports_when_another_frequency_comes_into_force, .init = begin, .fin
     cr_assert_eq(count(SMOE_MSG_REPORT), before + 1);
 }
 
+Test(agent, wants_the_frequency_that_this_gateway_decided_and_none_before, .init = begin,
+     .fini = end)
+{
+    struct smoe_message m = {.type = SMOE_MSG_DECISION};
+    m.decision = (struct smoe_msg_decision){++d.sequence, d.epoch, 700000, NULL, 0};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(smoe_agent_freq_wanted_khz(d.agent), 700000);
+    smoe_agent_disconnected(d.agent);
+    far_end_close(&d.far);
+    d.epoch++;
+    connect_agent();
+    cr_assert_eq(smoe_agent_freq_wanted_khz(d.agent), 0);
+}
+
 Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = begin, .fini = end)
 {
     smoe_agent_tick(d.agent, d.now_ns);
