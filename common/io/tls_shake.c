@@ -416,6 +416,7 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
     struct smoe_tls_context *c = calloc(1, sizeof *c);
     if (!c)
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: out of memory");
+    smoe_list_init(&c->waiting);
     c->options = *options;
     c->options.key = NULL;
     c->options.certificate = NULL;
