@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "common/io/reticence.h"
+
 /* ---- handshakes ---- */
 
 static void on_turn(uv_idle_t *idle)
@@ -88,6 +90,7 @@ int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int d
 {
     if (insecure == SMOE_INSECURE_LOOPBACK)
         return 0;
+    smoe_keep_to_itself();
     struct smoe_tls_options options = {.keys = &guard->keys,
                                        .established = established,
                                        .shakes_a_turn = SMOE_GUARD_SHAKES_A_TURN,
