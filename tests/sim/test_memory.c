@@ -68,6 +68,7 @@ void *__wrap_realloc(void *old, size_t size)
     }
 
 SHELTER(void *, smoe_sim_alloc, (size_t n, size_t bytes), (n, bytes))
+SHELTER(void *, smoe_sim_room, (size_t bytes), (bytes))
 SHELTER(void *, smoe_sim_grow, (void *array, size_t was, size_t n, size_t bytes),
         (array, was, n, bytes))
 SHELTER(int, smoe_gateway_new,
