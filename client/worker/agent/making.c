@@ -49,6 +49,7 @@ void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     m.hosted.layer = layer->wire;
     m.hosted.number = layer->host_number;
+    m.hosted.staleness = layer->shape.staleness;
     layer->hosted_due = smoe_experts_to_make(&a->experts, layer);
     if (!layer->hosted_due)
         smoe_agent_send(a, &m, NULL, 0);
