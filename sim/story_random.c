@@ -64,6 +64,7 @@ static void add_gateway(struct made_up *m)
         o.placement = (struct smoe_place_rule){
             .kind = (enum smoe_place_kind)below(m, SMOE_PLACE_KINDS), .interval = 1 + below(m, 3)};
     o.links = m->sharded && !one_in(m, 4);
+    o.exchange_bytes = m->world->options.seed % 3 ? 0 : 256;
     m->gateway = smoe_world_add_gateway(m->world, &o);
 }
 

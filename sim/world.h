@@ -55,6 +55,7 @@ struct smoe_sim_gateway_options {
     bool sharded;                       /* layers are, and placed by: */
     struct smoe_place_rule placement;   /* highest-averages */
     bool links;                         /* workers of sharded layers have direct links */
+    uint64_t exchange_bytes;            /* of one of them under way, 4 MiB */
 };
 
 struct smoe_sim_worker_options {

@@ -80,7 +80,8 @@ struct smoe_core_options {
     /* Layers declared from now on are sharded, and placed by this rule; else each expert has one host. */
     bool sharded;
     struct smoe_place_rule placement;
-    bool links; /* workers of a sharded layer are told of each other */
+    bool links;              /* workers of a sharded layer are told of each other */
+    uint64_t exchange_bytes; /* of one of them under way at a time (exchange_lanes.h); 0: 4 MiB */
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
