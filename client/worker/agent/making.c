@@ -49,6 +49,7 @@ void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     m.hosted.layer = layer->wire;
     m.hosted.number = layer->host_number;
+    m.hosted.staleness = layer->shape.staleness;
     bool later = smoe_experts_to_make(&a->experts, layer);
     smoe_experts_owe(&a->experts, layer, later);
     if (!later)
