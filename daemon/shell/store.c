@@ -196,7 +196,7 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
         rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
                        store->db ? sqlite3_errmsg(store->db) : "out of memory");
     if (rc == 0)
-        rc = smoe_meta_begin(store->db, ret_epoch, why);
+        rc = smoe_meta_begin(store->db, SMOE_PIECES_SCHEMA, ret_epoch, why);
     if (rc) {
         smoe_store_close(store);
         return smoe_fail_at(why, rc, "state directory %s", dir);
