@@ -354,27 +354,20 @@ static void dispatch(struct smoe_core *c, const struct smoe_event *event)
 
 /* ---- time ---- */
 
-static uint64_t silence_of(const struct smoe_core *c)
-{
-    uint64_t three_slots = 3 * c->options.settings.slot_ns;
-    uint64_t silence = c->options.settings.silence_ns;
-    return silence > three_slots ? silence : three_slots;
-}
-
 /* When the worker's silence or, once it is lost, its lease ends, unless it is heard before. */
 static uint64_t expiry_of(const struct smoe_core *c, const struct smoe_worker *w)
 {
     if (w->state == SMOE_WORKER_FREE)
         return UINT64_MAX;
     return w->state == SMOE_WORKER_LOST ? w->lost_ns + c->options.settings.worker_lease_ns
-                                        : w->heard_ns + silence_of(c);
+                                        : w->heard_ns + smoe_worker_silence_ns(c, w);
 }
 
 /* The core is stepped at every slot's end. A gap of many slots is time in which this process did not run
  * (it was stopped, the machine slept): nobody's silence. What workers said meanwhile is still unread. */
 static void forgive_own_absence(struct smoe_core *c, uint64_t gap_ns)
 {
-    if (gap_ns <= silence_of(c) / 2)
+    if (gap_ns <= smoe_silence_ns(c) / 2)
         return;
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         struct smoe_worker *w = &c->fleet.workers[i];
@@ -393,7 +386,8 @@ static void expire_workers(struct smoe_core *c)
     for (uint32_t i = 0; i < c->fleet.n_used; i++) {
         struct smoe_worker *w = &c->fleet.workers[i];
         if (w->session != SMOE_NO_SESSION && w->state != SMOE_WORKER_FREE &&
-            w->state != SMOE_WORKER_LOST && c->now_ns > w->heard_ns + silence_of(c)) {
+            w->state != SMOE_WORKER_LOST &&
+            c->now_ns > w->heard_ns + smoe_worker_silence_ns(c, w)) {
             struct smoe_why why;
             uint32_t session = w->session;
             smoe_fail(&why, SMOE_ETIMEOUT, "worker %s was silent for %llu ms", w->id,

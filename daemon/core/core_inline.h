@@ -14,6 +14,22 @@ static inline struct smoe_verdict smoe_verdict_fail(unsigned kind, int code, uin
     return (struct smoe_verdict){.kind = kind, .code = code, .batch = batch, .request = request};
 }
 
+/* How long a worker may be silent: as is set, and not below three slots. */
+static inline uint64_t smoe_silence_ns(const struct smoe_core *c)
+{
+    uint64_t three_slots = 3 * c->options.settings.slot_ns;
+    uint64_t silence = c->options.settings.silence_ns;
+    return silence > three_slots ? silence : three_slots;
+}
+
+/* How long this one may: as long as it was told at least. */
+static inline uint64_t smoe_worker_silence_ns(const struct smoe_core *c,
+                                              const struct smoe_worker *w)
+{
+    uint64_t now = smoe_silence_ns(c);
+    return w->told_silence_ns > now ? w->told_silence_ns : now;
+}
+
 /* Who follows the expert once everything is filled; SMOE_NONE: nobody. */
 static inline uint32_t smoe_standing_follower_to_be(const struct smoe_expert_view *expert)
 {

@@ -92,10 +92,11 @@ struct smoe_worker {
     /* Last report, and what was seen of it */
     struct smoe_msg_report report;
     bool has_report;
-    uint64_t heard_ns;    /* last frame of any kind */
-    uint64_t lost_ns;     /* when it became LOST */
-    uint64_t drift_flops; /* sum of |report - books|: how much the reports corrected */
-    uint64_t late_frames; /* results of forgotten parcels */
+    uint64_t heard_ns;        /* last frame of any kind */
+    uint64_t lost_ns;         /* when it became LOST */
+    uint64_t told_silence_ns; /* Welcome said that it may be silent for so long */
+    uint64_t drift_flops;     /* sum of |report - books|: how much the reports corrected */
+    uint64_t late_frames;     /* results of forgotten parcels */
 
     struct smoe_account account;
     uint64_t hosted_layers;                /* bit l: Hosted came for layer l on this connection */

@@ -104,6 +104,7 @@ static void welcome_worker(struct smoe_core *c, uint32_t session, uint32_t worke
     out->slot_us = (uint32_t)(c->options.settings.slot_ns / 1000);
     out->tensor_bytes_max = c->options.tensor_bytes_max;
     out->silence_ms_max = (uint32_t)(c->options.settings.silence_ns / 1000000);
+    w->told_silence_ns = c->options.settings.silence_ns;
     memcpy(out->software, c->options.software, sizeof out->software);
 }
 

@@ -14,10 +14,13 @@ void smoe_gateway_configure(struct smoe_gateway *gw, const struct smoe_core_sett
 
 int smoe_gateway_drain(struct smoe_gateway *gw, const char *worker_id, bool drain, uint64_t now_ns)
 {
-    uint32_t unused;
-    if (!smoe_fleet_find(smoe_core_fleet(gw->core), worker_id, &unused) &&
-        (drain || !smoe_quarantine_knows(smoe_core_quarantine(gw->core), worker_id)))
+    const struct smoe_fleet *fleet = smoe_core_fleet(gw->core);
+    uint32_t i;
+    bool known = smoe_fleet_find(fleet, worker_id, &i);
+    if (!known && (drain || !smoe_quarantine_knows(smoe_core_quarantine(gw->core), worker_id)))
         return SMOE_EUNKNOWN;
+    if (drain && !smoe_worker_here(&fleet->workers[i]))
+        return SMOE_ESTATE;
     struct smoe_event event = {
         .type = SMOE_EVENT_DRAIN, .now_ns = now_ns, .worker_id = worker_id, .drain = drain};
     smoe_gate_step(gw, &event, NULL);

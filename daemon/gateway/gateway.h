@@ -115,7 +115,8 @@ const char *smoe_gateway_peer_name(const struct smoe_gateway *gateway, uint32_t 
 
 void smoe_gateway_configure(struct smoe_gateway *gateway, const struct smoe_core_settings *settings,
                             uint64_t now_ns);
-/* SMOE_EUNKNOWN if there is no such worker. */
+/* SMOE_EUNKNOWN if there is no such worker; SMOE_ESTATE if it is to be drained and is not there: a drain is of a
+ * connection. */
 int smoe_gateway_drain(struct smoe_gateway *gateway, const char *worker_id, bool drain,
                        uint64_t now_ns);
 /* The mean power of one worker, known or not; +inf: what is set for all. SMOE_ELIMIT if as many others as

@@ -103,6 +103,10 @@ static int drain_worker(void *context, const char *worker_id, bool drain, struct
 {
     struct smoe_daemon *d = context;
     int rc = smoe_gateway_drain(d->gateway, worker_id, drain, smoe_clock_monotonic_ns());
+    if (rc == SMOE_ESTATE)
+        return smoe_fail(why, rc,
+                         "worker \"%.63s\" is not connected: a drain ends with the connection",
+                         worker_id);
     if (rc)
         return smoe_fail(why, rc, "no worker \"%.63s\"", worker_id);
     smoe_peers_flush(d->peers);

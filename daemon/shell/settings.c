@@ -101,7 +101,8 @@ const struct smoe_option smoe_daemon_options[] = {
          "declared from then on"},
     {"fleet", "silence", SMOE_DURATION, .standard = "1s", .min = 1e8, .max = 6e11, AT(silence_ns),
      .reloadable = true,
-     .help = "a worker that is silent for longer (and for three slots) is declared lost"},
+     .help = "a worker that is silent for longer (and for three slots) is declared lost; less is "
+             "for those that join from then on"},
     {"fleet", "lease", SMOE_DURATION, .standard = "10s", .min = 1e8, .max = 3.6e12,
      AT(worker_lease_ns), .reloadable = true,
      .help = "how long a lost worker's experts wait for its return"},

@@ -341,20 +341,20 @@ static void on_retry(uv_timer_t *timer)
     write_next(timer->data);
 }
 
-static void on_worked(uv_work_t *work, int status)
+static void on_worked(uv_work_t *work, int unused)
 {
     struct smoe_store *store = work->data;
-    (void)status;
+    int status = store->status; /* the next job's as soon as `written` appends something */
+    (void)unused;
     store->busy = false;
-    store->why = store->status ? store->job_why : (struct smoe_why){""};
-    bool give_up = store->status && store->closing;
-    uint64_t last =
-        store->status && !give_up ? 0 : smoe_store_queue_free(&store->queue, &store->writing);
+    store->why = status ? store->job_why : (struct smoe_why){""};
+    bool give_up = status && store->closing;
+    uint64_t last = status && !give_up ? 0 : smoe_store_queue_free(&store->queue, &store->writing);
     if (give_up)
         (void)smoe_store_queue_free(&store->queue, &store->queue.waiting); /* announced to nobody */
     if (!store->closing)
-        store->written(store->context, last, store->status);
-    if (store->status && !store->closing)
+        store->written(store->context, last, status);
+    if (status && !store->closing)
         uv_timer_start(&store->retry, on_retry, RETRY_MS, 0);
     else
         write_next(store);

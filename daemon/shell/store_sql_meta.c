@@ -62,13 +62,13 @@ static int write_meta(sqlite3 *db, uint64_t epoch, struct smoe_why *why)
 }
 
 /* Whose it is comes first: a later version's is left as it is. */
-int smoe_meta_begin(sqlite3 *db, const char *parts, uint64_t *ret_epoch, struct smoe_why *why)
+int smoe_meta_begin(sqlite3 *db, const char *more_tables, uint64_t *ret_epoch, struct smoe_why *why)
 {
     uint64_t last;
     int rc = smoe_sql_exec(db, meta_schema, why);
     rc = rc ? rc : read_meta(db, &last, why);
     rc = rc ? rc : smoe_sql_exec(db, schema, why);
-    rc = rc ? rc : smoe_sql_exec(db, parts, why);
+    rc = rc ? rc : smoe_sql_exec(db, more_tables, why);
     rc = rc ? rc : write_meta(db, last + 1, why);
     if (rc == 0)
         *ret_epoch = last + 1;

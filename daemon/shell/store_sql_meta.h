@@ -17,9 +17,10 @@
 
 #include "daemon/shell/store_sql.h"
 
-/* Makes what tables there are not, those of the SQL `parts` too, and raises the epoch by one. SMOE_EVERSION: the
+/* Makes what tables there are not, those of `more_tables` among them, and raises the epoch by one. SMOE_EVERSION: the
  * database is another version's, and is left as it is. */
-int smoe_meta_begin(sqlite3 *db, const char *parts, uint64_t *ret_epoch, struct smoe_why *why);
+int smoe_meta_begin(sqlite3 *db, const char *more_tables, uint64_t *ret_epoch,
+                    struct smoe_why *why);
 
 /* The epoch is at least this one. */
 int smoe_meta_raise(sqlite3 *db, uint64_t epoch, struct smoe_why *why);

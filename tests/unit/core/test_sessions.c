@@ -143,6 +143,31 @@ Test(loss, of_a_worker_is_noticed_after_the_silence_and_not_before, .init = begi
     scene_assert_error(&s, a, SMOE_ETIMEOUT, "worker a was silent for 3000 ms");
 }
 
+/* Welcome says how long it may be silent, and nothing says it anew: a shorter time is for who joins from then on. */
+Test(loss, of_a_worker_is_judged_by_the_silence_that_it_was_told, .init = begin, .fini = end)
+{
+    struct smoe_core_settings settings = scene_options().settings;
+    settings.silence_ns = 1000 * MS;
+    scene_configure(&s, &settings);
+    uint32_t late = scene_worker(&s, "late");
+    scene_pass(&s, 1000 * MS);
+    cr_assert_not(s.closed[late]);
+    scene_tick(&s, 1);
+    cr_assert(s.closed[late]);
+    cr_assert_not(s.closed[a], "it was told 3 s");
+    scene_pass(&s, 1999 * MS);
+    cr_assert_not(s.closed[a]);
+    scene_tick(&s, 1 * MS);
+    cr_assert(s.closed[a]);
+    settings.silence_ns = 5000 * MS;
+    uint32_t later = scene_worker(&s, "later");
+    scene_configure(&s, &settings);
+    scene_pass(&s, 5000 * MS);
+    cr_assert_not(s.closed[later], "a longer one is for all");
+    scene_tick(&s, 1);
+    cr_assert(s.closed[later]);
+}
+
 Test(loss, of_a_worker_that_sends_a_long_frame_is_no_loss, .init = begin, .fini = end)
 {
     smoe_core_heard(s.core, a, s.now_ns + 2000 * MS); /* bytes came, if no message yet */

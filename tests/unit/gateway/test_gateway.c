@@ -844,6 +844,25 @@ Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = beg
     smoe_gateway_check(h.gw);
 }
 
+/* What is drained is a connection: one that is not there cannot be promised to be. */
+Test(gateway, drains_only_who_is_there, .init = begin, .fini = end)
+{
+    struct smoe_message hello = hello_of(SMOE_ROLE_WORKER, "w");
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", true, h.now_ns), SMOE_EUNKNOWN);
+    cr_assert_eq(open_peer(W0, SMOE_ROLE_WORKER), 0);
+    say(W0, &hello, NULL, 0);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", true, h.now_ns), SMOE_ESTATE, "it still joins");
+    say(W0, &(struct smoe_message){.type = SMOE_MSG_INVENTORY}, NULL, 0);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", true, h.now_ns), 0);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", true, h.now_ns), 0, "again");
+    cr_assert_eq(smoe_core_fleet(smoe_gateway_core(h.gw))->workers[0].state, SMOE_WORKER_DRAINING);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", false, h.now_ns), 0);
+    hang_up(W0);
+    cr_assert_eq(smoe_core_fleet(smoe_gateway_core(h.gw))->workers[0].state, SMOE_WORKER_LOST);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", true, h.now_ns), SMOE_ESTATE);
+    cr_assert_eq(smoe_gateway_drain(h.gw, "w", false, h.now_ns), 0, "there is nothing to undo");
+}
+
 /* Its place is needed while it still shakes hands: the transport notices later than the gateway. */
 Test(gateway, takes_no_administrator_whose_place_was_given_away, .init = begin, .fini = end)
 {
