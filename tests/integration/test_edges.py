@@ -157,6 +157,17 @@ class Worker(harness.FleetTest):
         self.assertEqual(worker.wait(), 1)
         self.assertIn("--peer-listen 127.0.0.1:0: address already in use", worker.err())
 
+    def test_a_state_directory_without_a_name_in_it_is_refused(self):
+        for i, text in enumerate(("", "\n", "a b\n", "-x")):
+            directory = self.fleet.path(f"state{i}")
+            os.mkdir(directory)
+            with open(os.path.join(directory, "id"), "w", encoding="ascii") as f:
+                f.write(text)
+            code, out, err = self.fleet.run([os.path.join(harness.BIN, "stablemoe-worker"), "--gateway", "127.0.0.1:1",
+                                             "--state-dir", directory])
+            self.assertEqual((code, out), (2, ""), repr(text))
+            self.assertOneLine(err, "its file id has no name")
+
 
 if __name__ == "__main__":
     harness.main()
