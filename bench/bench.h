@@ -36,6 +36,7 @@ int smoe_bench_memory(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why);
 /* Part of `placement`. */
 int smoe_bench_traffic(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_exchange(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why);
 
 #endif

@@ -161,7 +161,12 @@ static void declare(struct drive *d)
         .request = 1,
         .name = "layer",
         .run = 1,
-        .shape = {d->n_workers, D_MODEL, D_FF, 1, SMOE_DTYPE_F32, 1, 0, false},
+        .shape = {.experts = d->n_workers,
+                  .d_model = D_MODEL,
+                  .d_ff = D_FF,
+                  .activation = 1,
+                  .dtype = SMOE_DTYPE_F32,
+                  .optimizer = 1},
     };
     step(d, SMOE_EVENT_MESSAGE, TRAINER, &m);
     m = (struct smoe_message){.type = SMOE_MSG_HOSTED};

@@ -278,5 +278,6 @@ int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why)
     if (rc)
         return smoe_fail(why, rc, "placement: out of memory");
     rc = bench_memory_of_shards(bench, why);
-    return rc ? rc : smoe_bench_traffic(bench, why);
+    rc = rc ? rc : smoe_bench_traffic(bench, why);
+    return rc ? rc : smoe_bench_exchange(bench, why);
 }

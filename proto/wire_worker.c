@@ -209,6 +209,8 @@ int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision 
         to->expert = from->expert;
         to->rows = from->rows;
         to->keep = from->keep;
+        to->older = from->older;
+        to->step = from->step;
     }
     p->sequence = m->sequence;
     p->epoch = m->epoch;
@@ -227,7 +229,13 @@ static int read_parcel(struct smoe_reader *r, const Stablemoe__V1__Parcel *p,
         (rc = smoe_check_range(r, "parcels.expert", p->expert, 0, SMOE_EXPERTS_MAX - 1)) ||
         (rc = smoe_check_range(r, "parcels.rows", p->rows, 1, SMOE_PARCEL_ROWS_MAX)))
         return rc;
-    *m = (struct smoe_parcel_head){p->id, p->layer, p->expert, p->rows, p->keep};
+    *m = (struct smoe_parcel_head){.id = p->id,
+                                   .layer = p->layer,
+                                   .expert = p->expert,
+                                   .rows = p->rows,
+                                   .keep = p->keep,
+                                   .older = p->older,
+                                   .step = p->step};
     return 0;
 }
 

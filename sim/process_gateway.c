@@ -217,6 +217,7 @@ static struct smoe_gateway_options machine_options(struct gateway_process *g)
                  .sharded = o->sharded,
                  .placement = o->placement,
                  .links = o->links,
+                 .exchange_bytes = o->exchange_bytes,
                  .tensor_bytes_max = o->tensor_bytes_max},
         .tensors_bytes_max = o->tensors_bytes_max,
         .outbox_bytes_max = o->outbox_bytes_max,

@@ -53,7 +53,10 @@ static struct crew begin_linked(struct smoe_world *w, const struct smoe_place_ru
     struct crew c;
     struct smoe_sim_trainer_options t = *trainer;
     c.gateway = smoe_world_add_gateway(
-        w, &(struct smoe_sim_gateway_options){.sharded = true, .placement = *rule, .links = links});
+        w, &(struct smoe_sim_gateway_options){.sharded = true,
+                                              .placement = *rule,
+                                              .links = links,
+                                              .exchange_bytes = w->options.seed % 3 ? 0 : 128});
     for (uint32_t i = 0; i < WORKERS; i++) {
         struct smoe_sim_worker_options o = {
             .gateway = c.gateway, .speed = speeds[i], .cycles_per_flop = 500, .expert_slots = 3};
@@ -187,7 +190,7 @@ static bool is_in(const struct smoe_world *w, const struct crew *c, uint32_t wor
     case BACKWARD:
         return books.account.now[SMOE_VISIT_GRADIENT_QUEUED] > 0;
     case GRADIENTS:
-        return s->exchange.kind == SMOE_EXCHANGE_GRADIENTS && s->exchange.asked_all;
+        return s->exchange.kind == SMOE_EXCHANGE_GRADIENTS && s->exchange.n_out > 0;
     case NORMS:
         return step == SMOE_STEP_NORM && s->exchange.kind == SMOE_EXCHANGE_NONE;
     case STAGING:

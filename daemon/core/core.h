@@ -80,7 +80,8 @@ struct smoe_core_options {
     /* Layers declared from now on are sharded, and placed by this rule; else each expert has one host. */
     bool sharded;
     struct smoe_place_rule placement;
-    bool links; /* workers of a sharded layer are told of each other */
+    bool links;              /* workers of a sharded layer are told of each other */
+    uint64_t exchange_bytes; /* of one of them under way at a time (exchange_lanes.h); 0: 4 MiB */
     const struct smoe_restored
         *restored; /* what the journal held, or NULL; read by smoe_core_new */
 };
@@ -328,6 +329,7 @@ struct smoe_trainer_view {
     uint64_t step;         /* last committed */
     const char *waits_for; /* why it is not being served now, or "" */
     uint64_t batches;      /* uncommitted */
+    uint64_t ahead;        /* of these, computed while the step before theirs is under way */
     struct smoe_account account;
 };
 uint32_t smoe_core_n_trainers(const struct smoe_core *core);

@@ -9,9 +9,8 @@
  *
  * Should a link break, the worker sends what was on it once more, for that one peer (ShardPart.again).
  *
- * So flow control is one window: WINDOW_BYTES are on their way at a time, over all layers, and a slow worker
- * makes the exchange wait, not the daemon's memory grow. A layer has one exchange at a time, which walks over
- * experts, hosts and pieces in the same order every time; nothing depends on who answers first.
+ * A layer has one exchange at a time; which range is asked of whom, and how much at a time, is exchange_lanes.c's. Any
+ * order is right: sums are added in the order of ranks whenever they came, and weights count when all of them have.
  *
  * An exchange is voided when the step it belongs to ends or somebody it needs is gone; numbers are never used again,
  * so what still comes of it is recognised. Weights are then asked for anew under another `fill`.
@@ -19,77 +18,11 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/sharded.h"
-
-#define WINDOW_BYTES (16u << 20)
-#define CHUNK_BYTES  (1u << 20)
-
-/* ---- what next ---- */
+#include "daemon/core/exchange_lanes.h"
 
 static uint64_t element_bytes(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
 {
     return smoe_part_element_bytes(layer, kind == SMOE_EXCHANGE_STATES);
-}
-
-static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *layer,
-                         enum smoe_exchange_kind kind)
-{
-    uint64_t most =
-        c->options.tensor_bytes_max < CHUNK_BYTES ? c->options.tensor_bytes_max : CHUNK_BYTES;
-    uint64_t n = most / element_bytes(layer, kind);
-    return n ? n : 1;
-}
-
-static bool any_stale(const struct smoe_sharded *s, uint32_t expert)
-{
-    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
-        if (s->stale[r])
-            return true;
-    return false;
-}
-
-/* Hosts to be asked one after another for the piece at the cursor. */
-static uint32_t ranks_of(const struct smoe_sharded *s, uint32_t expert)
-{
-    if (s->exchange.kind == SMOE_EXCHANGE_GRADIENTS)
-        return s->replica_first[expert + 1] - s->replica_first[expert];
-    return s->exchange.kind == SMOE_EXCHANGE_WEIGHTS && !any_stale(s, expert) ? 0 : 1;
-}
-
-/* What of the piece at the cursor is to travel: all of it, or what is being filled. */
-static void piece_range(const struct smoe_sharded *s, uint64_t *ret_offset, uint64_t *ret_length)
-{
-    const struct smoe_shard_piece *p = &s->map.pieces[s->exchange.piece];
-    uint64_t begin = p->offset, end = p->offset + p->length;
-    if (s->exchange.kind == SMOE_EXCHANGE_STATES) {
-        uint64_t first = s->filling.offset, last = first + s->filling.length;
-        begin = begin > first ? begin : first;
-        end = end < last ? end : last;
-    }
-    *ret_offset = begin;
-    *ret_length = begin < end ? end - begin : 0;
-}
-
-/* Moves the cursor to the next range that is to travel; false: there is none. */
-static bool find_next(const struct smoe_layer *layer, struct smoe_sharded *s, uint64_t *ret_offset,
-                      uint64_t *ret_length)
-{
-    struct smoe_exchange *x = &s->exchange;
-    for (; x->expert < layer->shape.experts; x->expert++, x->rank = 0) {
-        for (; x->rank < ranks_of(s, x->expert); x->rank++, x->piece = 0) {
-            for (; x->piece < s->map.n_pieces; x->piece++, x->offset = 0) {
-                uint64_t offset, length;
-                piece_range(s, &offset, &length);
-                if (x->offset >= length)
-                    continue;
-                *ret_offset = offset + x->offset;
-                *ret_length = length - x->offset;
-                return true;
-            }
-        }
-        x->piece = 0;
-    }
-    return false;
 }
 
 /* ---- whom ---- */
@@ -101,14 +34,6 @@ const struct smoe_shard_piece *smoe_exchange_piece_at(const struct smoe_sharded 
     while (i + 1 < s->map.n_pieces && s->map.pieces[i + 1].offset <= offset)
         i++;
     return &s->map.pieces[i];
-}
-
-static uint32_t source_of(const struct smoe_sharded *s, const struct smoe_msg_shard_ask *ask)
-{
-    if (ask->kind == SMOE_SHARD_GRADIENT)
-        return s->replica_worker[s->replica_first[ask->expert] + ask->rank];
-    return ask->kind == SMOE_SHARD_WEIGHTS ? smoe_exchange_piece_at(s, ask->offset)->owner
-                                           : s->filling.from;
 }
 
 /* Who else needs the range, in the update's memory. */
@@ -149,7 +74,7 @@ static struct smoe_msg_shard_part part_of(const struct smoe_msg_shard_ask *ask)
                                         .fill = ask->fill};
 }
 
-/* There is one: has_room. */
+/* There is one: smoe_flow_open. */
 static uint32_t free_transfer(const struct smoe_core *c)
 {
     uint32_t i = 0;
@@ -160,14 +85,8 @@ static uint32_t free_transfer(const struct smoe_core *c)
 }
 
 /* Who gets it over a link hears of it before the peer is asked: what comes from there unannounced is not taken. */
-static void announce(struct smoe_core *c, const struct smoe_sharded *s, struct smoe_transfer *t)
+static void announce(struct smoe_core *c, const struct smoe_transfer *t)
 {
-    const uint32_t *takers;
-    uint32_t n = list_takers(c, s, &t->ask, t->from, &takers);
-    t->ask.send = n > 0;
-    t->n_due = n ? n : 1;
-    smoe_links_reach(c, t->from, takers, n, &t->ask.peers);
-    t->ask.others = n > t->ask.peers.n;
     for (uint32_t i = 0; i < t->ask.peers.n; i++) {
         uint32_t session = c->fleet.workers[t->ask.peers.peers[i]].session;
         struct smoe_msg_shard_due *m = &smoe_core_send(c, session, SMOE_MSG_SHARD_DUE)->shard_due;
@@ -176,50 +95,69 @@ static void announce(struct smoe_core *c, const struct smoe_sharded *s, struct s
     }
 }
 
-/* Asks for the next chunk of the layer; false: there is no next one. */
-static bool ask_next(struct smoe_core *c, uint32_t l)
+static struct smoe_msg_shard_ask ask_for(const struct smoe_core *c, uint32_t l,
+                                         const struct smoe_range *range)
 {
-    struct smoe_layer *layer = &c->layers[l];
-    struct smoe_sharded *s = layer->sharded;
-    struct smoe_exchange *x = &s->exchange;
-    uint64_t offset, length, most = chunk_of(c, layer, x->kind);
-    if (!find_next(layer, s, &offset, &length))
-        return false;
-    bool gradient = x->kind == SMOE_EXCHANGE_GRADIENTS;
+    const struct smoe_layer *layer = &c->layers[l];
+    const struct smoe_sharded *s = layer->sharded;
+    enum smoe_exchange_kind kind = s->exchange.kind;
+    bool gradient = kind == SMOE_EXCHANGE_GRADIENTS;
     const struct smoe_step *step = gradient ? &c->trainers[layer->owner].step : NULL;
-    uint32_t slot = free_transfer(c);
-    struct smoe_transfer *t = &c->sharding->transfers[slot];
-    *t = (struct smoe_transfer){.used = true, .asked = true};
-    t->ask = (struct smoe_msg_shard_ask){
-        .number = ++c->sharding->serial * SMOE_TRANSFERS_MAX + slot,
-        .kind = gradient                           ? SMOE_SHARD_GRADIENT
-                : x->kind == SMOE_EXCHANGE_WEIGHTS ? SMOE_SHARD_WEIGHTS
-                                                   : SMOE_SHARD_STATE,
+    return (struct smoe_msg_shard_ask){
+        .kind = gradient                        ? SMOE_SHARD_GRADIENT
+                : kind == SMOE_EXCHANGE_WEIGHTS ? SMOE_SHARD_WEIGHTS
+                                                : SMOE_SHARD_STATE,
         .layer = l,
-        .expert = x->expert,
-        .offset = offset,
-        .length = length < most ? length : most,
-        .rank = gradient ? x->rank : 0,
+        .expert = range->expert,
+        .offset = range->offset,
+        .length = range->length,
+        .rank = range->rank,
         .step = gradient ? step->number : layer->step,
         .attempt = gradient ? step->attempt : layer->attempt,
         .fill = s->fill,
+        .keep = kind == SMOE_EXCHANGE_WEIGHTS &&
+                smoe_sharded_has_weights(s, range->expert, range->from),
     };
-    t->from = source_of(s, &t->ask);
-    t->ask.keep =
-        x->kind == SMOE_EXCHANGE_WEIGHTS && smoe_sharded_has_weights(s, t->ask.expert, t->from);
-    announce(c, s, t);
-    t->bytes = element_bytes(layer, x->kind) * t->ask.length;
-    x->offset += t->ask.length;
-    x->n_out++;
-    c->sharding->n_transfers++;
-    c->sharding->bytes_out += t->bytes;
-    smoe_core_send(c, c->fleet.workers[t->from].session, SMOE_MSG_SHARD_ASK)->shard_ask = t->ask;
-    return true;
 }
 
-static bool has_room(const struct smoe_core *c)
+/* The transfer that the range would be, with all but its number. */
+static struct smoe_transfer transfer_for(struct smoe_core *c, uint32_t l,
+                                         const struct smoe_range *range)
 {
-    return c->sharding->n_transfers < SMOE_TRANSFERS_MAX && c->sharding->bytes_out < WINDOW_BYTES;
+    const struct smoe_layer *layer = &c->layers[l];
+    struct smoe_transfer t = {
+        .used = true, .asked = true, .from = range->from, .ask = ask_for(c, l, range)};
+    const uint32_t *takers;
+    uint32_t n = list_takers(c, layer->sharded, &t.ask, t.from, &takers);
+    t.bytes = element_bytes(layer, layer->sharded->exchange.kind) * range->length;
+    t.n_due = n ? n : 1;
+    t.ask.send = n > 0;
+    smoe_links_reach(c, t.from, takers, n, &t.ask.peers);
+    t.ask.others = n > t.ask.peers.n;
+    smoe_core_list_trim(c, takers, 0);
+    return t;
+}
+
+/* Asks for the next chunk of the layer for which there is room; false: there is none, now. */
+static bool ask_next(struct smoe_core *c, uint32_t l)
+{
+    struct smoe_exchange *x = &c->layers[l].sharded->exchange;
+    struct smoe_range range;
+    for (uint32_t tries = x->n_lanes; tries && smoe_lanes_next(c, l, &range); tries--) {
+        struct smoe_transfer t = transfer_for(c, l, &range);
+        if (!smoe_flow_fits(c, &t))
+            continue;
+        uint32_t slot = free_transfer(c);
+        t.ask.number = ++c->sharding->serial * SMOE_TRANSFERS_MAX + slot;
+        c->sharding->transfers[slot] = t;
+        smoe_lanes_asked(c, l, &range);
+        smoe_flow_begin(c, &c->sharding->transfers[slot]);
+        x->n_out++;
+        announce(c, &t);
+        smoe_core_send(c, c->fleet.workers[t.from].session, SMOE_MSG_SHARD_ASK)->shard_ask = t.ask;
+        return true;
+    }
+    return false;
 }
 
 static void finish(struct smoe_core *c, uint32_t l)
@@ -242,15 +180,11 @@ static void finish(struct smoe_core *c, uint32_t l)
 /* One chunk of each layer in turn, so that none waits for another's whole exchange. */
 static void ask_all(struct smoe_core *c)
 {
-    for (bool more = true; more && has_room(c);) {
+    for (bool more = true; more;) {
         more = false;
-        for (uint64_t left = c->sharding->exchanging; left && has_room(c); left &= left - 1) {
+        for (uint64_t left = c->sharding->exchanging; left && smoe_flow_open(c); left &= left - 1) {
             uint32_t l = (uint32_t)__builtin_ctzll(left);
-            struct smoe_sharded *s = c->layers[l].sharded;
-            if (s->exchange.asked_all)
-                continue;
-            s->exchange.asked_all = !ask_next(c, l);
-            more |= !s->exchange.asked_all;
+            more |= ask_next(c, l);
         }
     }
 }
@@ -260,7 +194,7 @@ static bool finish_any(struct smoe_core *c)
     for (uint64_t left = c->sharding->exchanging; left; left &= left - 1) {
         uint32_t l = (uint32_t)__builtin_ctzll(left);
         const struct smoe_exchange *x = &c->layers[l].sharded->exchange;
-        if (!x->asked_all || x->n_out)
+        if (x->n_lanes || x->n_out)
             continue;
         finish(c, l);
         return true;
@@ -285,6 +219,7 @@ void smoe_exchange_begin(struct smoe_core *c, uint32_t l, enum smoe_exchange_kin
     c->sharding->exchanging |= UINT64_C(1) << l;
     if (kind == SMOE_EXCHANGE_WEIGHTS)
         s->fill = ++c->sharding->serial;
+    smoe_lanes_begin(c, l);
 }
 
 bool smoe_exchange_under_way(const struct smoe_core *c, uint64_t layers)
@@ -301,10 +236,8 @@ bool smoe_exchange_under_way(const struct smoe_core *c, uint64_t layers)
 
 static void end_transfer(struct smoe_core *c, struct smoe_transfer *t)
 {
-    smoe_assert(c->sharding->n_transfers > 0 && c->sharding->bytes_out >= t->bytes);
     c->layers[t->ask.layer].sharded->exchange.n_out--;
-    c->sharding->n_transfers--;
-    c->sharding->bytes_out -= t->bytes;
+    smoe_flow_end(c, t);
     t->used = false;
 }
 
@@ -427,5 +360,6 @@ void smoe_exchange_taken(struct smoe_core *c, uint32_t worker, const struct smoe
     if (!t || early || !t->n_due || (!t->ask.send && t->from != worker))
         return;
     t->n_due--;
+    smoe_flow_taken(c, t, worker);
     end_if_taken(c, t);
 }

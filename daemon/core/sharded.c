@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "daemon/core/sharded.h"
+#include "daemon/core/exchange_lanes.h"
 
 #define REFUSALS_MAX 4 /* of workers whose part nobody else can take, between two commits */
 
@@ -423,6 +423,7 @@ void smoe_sharding_check(const struct smoe_core *c)
         found++;
     }
     smoe_assert(found == all->n_transfers && bytes == all->bytes_out);
+    smoe_flow_check(c);
     if (!all->exchanging && !found)
         return;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {

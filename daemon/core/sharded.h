@@ -24,7 +24,8 @@ struct smoe_transfer {
     uint64_t bytes;
     struct smoe_msg_shard_ask ask; /* its number too */
     struct smoe_peer_list
-        direct; /* of ask.peers, to whom it goes over links; whose has broken, out again */
+        direct;     /* of ask.peers, to whom it goes over links; whose has broken, out again */
+    uint64_t flows; /* bit i: it counts in the flow of ask.peers.peers[i], who has not taken it */
 };
 
 enum smoe_exchange_kind {
@@ -34,13 +35,10 @@ enum smoe_exchange_kind {
     SMOE_EXCHANGE_STATES,    /* to a worker that shall hold them, between steps */
 };
 
-/* The next transfer to be asked for. */
 struct smoe_exchange {
     enum smoe_exchange_kind kind;
-    uint32_t expert, rank, piece;
-    uint64_t offset; /* within the piece */
-    bool asked_all;
-    uint32_t n_out; /* transfers of the layer under way */
+    uint32_t n_lanes, turn; /* of those who give, what they were not asked for yet; whose it is */
+    uint32_t n_out;         /* transfers of the layer under way */
 };
 
 struct smoe_sharded {
@@ -56,9 +54,10 @@ struct smoe_sharded {
     struct smoe_place_planner *planner;
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
-    uint64_t fill; /* number of the latest exchange of weights */
-    bool left;     /* a holder has left since the layer's last attempt */
-    bool ending;   /* a step is committed, and its weights have not all come */
+    struct smoe_lane *lanes; /* [workers_max], exchange_lanes.h */
+    uint64_t fill;           /* number of the latest exchange of weights */
+    bool left;               /* a holder has left since the layer's last attempt */
+    bool ending;             /* a step is committed, and its weights have not all come */
     uint64_t iterations;
     uint32_t refusals; /* since the last commit, by workers whose part nobody else can take */
     struct smoe_shard_traffic *traffic, *traffic_now; /* [workers_max] in the last one, so far */
@@ -81,11 +80,15 @@ struct smoe_sharding {
     double *speed;    /* [workers_max] */
     uint64_t *memory; /* [workers_max] that counts for the map */
     bool *gone;       /* [workers_max] */
+    bool *gives;      /* [workers_max] of the exchange that begins */
     struct smoe_shard_map spare;
     struct smoe_shard_moves moves;
     struct smoe_transfer *transfers; /* [SMOE_TRANSFERS_MAX] */
     uint32_t n_transfers;
-    uint64_t bytes_out, serial;
+    struct smoe_flow *flows; /* [workers_max], exchange_lanes.h */
+    uint64_t bytes_out,
+        relayed_out; /* of transfers; of those that go through the gateway at once */
+    uint64_t serial;
     struct smoe_links links;
     uint64_t exchanging; /* bit l: layer l has an exchange */
     double *norms;       /* [trainers_max, workers_max] of what they own, in the step at hand */

@@ -5,7 +5,7 @@
  */
 #include <stdlib.h>
 
-#include "daemon/core/sharded.h"
+#include "daemon/core/exchange_lanes.h"
 
 static bool new_layer(struct smoe_sharded *s, const struct smoe_place_rule *rule, size_t workers)
 {
@@ -19,7 +19,8 @@ static bool new_layer(struct smoe_sharded *s, const struct smoe_place_rule *rule
     s->popularity = calloc(SMOE_EXPERTS_MAX, sizeof *s->popularity);
     s->traffic = calloc(workers, sizeof *s->traffic);
     s->traffic_now = calloc(workers, sizeof *s->traffic_now);
-    return s->map.pieces && s->plan.slot_first && s->plan.expert && s->replica_first &&
+    s->lanes = calloc(workers, sizeof *s->lanes);
+    return s->lanes && s->map.pieces && s->plan.slot_first && s->plan.expert && s->replica_first &&
            s->replica_worker && s->stale && s->popularity && s->traffic && s->traffic_now &&
            smoe_place_planner_new(rule, SMOE_EXPERTS_MAX, &s->planner) == 0;
 }
@@ -37,15 +38,17 @@ static bool new_scratch(struct smoe_sharding *all, const struct smoe_core_limits
     all->speed = calloc(w, sizeof *all->speed);
     all->memory = calloc(w, sizeof *all->memory);
     all->gone = calloc(w, sizeof *all->gone);
+    all->gives = calloc(w, sizeof *all->gives);
     all->spare.pieces_max = SMOE_WORKER_PIECES_MAX;
     all->spare.pieces = calloc(all->spare.pieces_max, sizeof *all->spare.pieces);
     all->moves.max = moves;
     all->moves.moves = calloc(moves, sizeof *all->moves.moves);
     all->transfers = calloc(SMOE_TRANSFERS_MAX, sizeof *all->transfers);
+    all->flows = calloc(w, sizeof *all->flows);
     all->norms = calloc(w * limits->trainers_max, sizeof *all->norms);
     return all->next.slot_first && all->next.expert && all->next_first && all->next_worker &&
-           all->next_stale && all->slots && all->speed && all->memory && all->gone &&
-           all->spare.pieces && all->moves.moves && all->transfers && all->norms &&
+           all->next_stale && all->slots && all->speed && all->memory && all->gone && all->gives &&
+           all->spare.pieces && all->moves.moves && all->transfers && all->flows && all->norms &&
            smoe_place_scratch_new(SMOE_EXPERTS_MAX, limits->workers_max, SMOE_LAYER_REPLICAS_MAX,
                                   &all->place) == 0 &&
            smoe_shard_scratch_new(limits->workers_max, SMOE_WORKER_PIECES_MAX, &all->cut) == 0;
@@ -69,9 +72,9 @@ int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_shard
 
 static void free_layer(struct smoe_sharded *s)
 {
-    void *blocks[] = {s->map.pieces,    s->plan.slot_first, s->plan.expert,
-                      s->replica_first, s->replica_worker,  s->stale,
-                      s->popularity,    s->traffic,         s->traffic_now};
+    void *blocks[] = {
+        s->map.pieces, s->plan.slot_first, s->plan.expert, s->replica_first, s->replica_worker,
+        s->stale,      s->popularity,      s->traffic,     s->traffic_now,   s->lanes};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_place_planner_free(s->planner);
@@ -83,19 +86,10 @@ void smoe_sharding_free(struct smoe_sharding *all)
         return;
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         free_layer(&all->layers[l]);
-    void *blocks[] = {all->next.slot_first,
-                      all->next.expert,
-                      all->next_first,
-                      all->next_worker,
-                      all->next_stale,
-                      all->slots,
-                      all->speed,
-                      all->memory,
-                      all->gone,
-                      all->spare.pieces,
-                      all->moves.moves,
-                      all->transfers,
-                      all->norms};
+    void *blocks[] = {
+        all->next.slot_first, all->next.expert, all->next_first, all->next_worker, all->next_stale,
+        all->slots,           all->speed,       all->memory,     all->gone,        all->gives,
+        all->spare.pieces,    all->moves.moves, all->transfers,  all->flows,       all->norms};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);
     smoe_links_release(&all->links);

@@ -124,6 +124,8 @@ static void on_signal(uv_signal_t *handle, int signum)
         stop(d);
         return;
     }
+    if (!d->peers)
+        return; /* closed: what is read anew would change nobody any more */
     (void)smoe_notify_reloading(&d->notify, smoe_clock_monotonic_ns());
     if (smoe_daemon_reload(d, &why))
         smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("configuration not reloaded"),
@@ -162,7 +164,6 @@ static void start_timers(struct smoe_daemon *d)
         uv_timer_init(&d->loop, timers[i]);
         timers[i]->data = d;
     }
-    uv_timer_start(&d->checks, on_check, CHECK_MS, CHECK_MS);
     if (smoe_notify_watchdog(getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"), &interval_ns))
         uv_timer_start(&d->watchdog, on_watchdog, 0, interval_ns / 2000000);
 }
@@ -374,6 +375,13 @@ static int bring_up(struct smoe_daemon *d, struct smoe_why *why)
     return rc;
 }
 
+/* Everything is there. */
+static void begin(struct smoe_daemon *d)
+{
+    uv_timer_start(&d->checks, on_check, CHECK_MS, CHECK_MS);
+    say_ready(d);
+}
+
 /* After a failed start: the same chain as at the end, over what there is. */
 static void close_partly(struct smoe_daemon *d)
 {
@@ -403,10 +411,10 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
     if (rc == 0) {
         start_timers(d);
         rc = bring_up(d, why);
-        if (rc == 0)
-            say_ready(d);
-        else
+        if (rc)
             close_partly(d);
+        else
+            begin(d);
         uv_run(&d->loop, UV_RUN_DEFAULT);
         uv_loop_close(&d->loop);
         if (rc == 0)

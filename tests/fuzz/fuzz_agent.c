@@ -249,8 +249,13 @@ static void say_decision(struct scene *s)
         *p = (struct parcel){
             .id = what == 255 ? 1 : s->n_parcels, .rows = 1 + what % 9, .layer = where % LAYERS};
         p->rows *= what & 16 ? 30 : 1;
-        heads[i] =
-            (struct smoe_parcel_head){p->id, p->layer, where / 4 % EXPERTS, p->rows, what & 32};
+        heads[i] = (struct smoe_parcel_head){.id = p->id,
+                                             .layer = p->layer,
+                                             .expert = where / 4 % EXPERTS,
+                                             .rows = p->rows,
+                                             .keep = what & 32,
+                                             .older = where & 1,
+                                             .step = where & 3};
         bytes += p->rows * row_bytes(s, p->layer);
     }
     m.decision = (struct smoe_msg_decision){++s->sequence, how >> 4 & 3, how, heads, n};

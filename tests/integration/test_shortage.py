@@ -216,6 +216,42 @@ class Disk(Shortage):
         self.assertWhole()
 
 
+class SlowDisk(harness.FleetTest):
+    """What is awaited while there is nobody left, or nobody yet, to be told."""
+
+    def setUp(self):
+        super().setUp()
+        self.faults = Faults(self.fleet, "gateway")
+        self.faults.disk_delay_ms = 0
+
+    def test_a_reload_that_comes_while_the_last_is_written_changes_nothing(self):
+        daemon = self.fleet.start_daemon("--set", f"trace.file={self.fleet.path('trace')}",
+                                         beneath=self.faults.beneath)
+        self.faults.disk_delay_ms = 300
+        daemon.signal(signal.SIGTERM)
+
+        def gone():
+            try:
+                self.fleet.status("ping")
+            except (OSError, ValueError):
+                return True
+
+        harness.wait_for("the status port to be closed", gone)
+        daemon.signal(signal.SIGHUP)
+        self.assertEqual(daemon.wait(), 0, daemon.err())
+        self.assertNotIn("reloaded", daemon.err())
+
+    def test_a_start_that_fails_late_says_why(self):
+        self.faults.disk_delay_ms = 30  # of each of the journal's writes: more than a second in all
+        process = self.fleet.start("stablemoed", [
+            os.path.join(harness.BIN, "stablemoed"), "--listen", "127.0.0.1:0", "--status",
+            "127.0.0.1:0", "--state-dir", self.fleet.state_dir, "--set",
+            f"trace.file={self.fleet.path('nowhere/trace')}"], self.faults.beneath)
+        process.expected = {1}
+        self.assertEqual(process.wait(), 1, process.err())
+        self.assertOneLine(process.err(), "trace", "No such file")
+
+
 class Pauses(Shortage):
     LEASES = ("--set", "fleet.silence=300ms", "--set", "fleet.lease=300ms", "--set",
               "trainers.lease=300ms")

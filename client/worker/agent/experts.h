@@ -12,6 +12,11 @@
  * Per expert with P parameters: 4 P reals for SGD with momentum's now and staged vectors, 6 P for
  * AdamW's, and P for the gradient sum.
  *
+ * Of a layer with staleness 1 visits of the next step come while one is being made. They have a gradient sum of their
+ * own, and are computed by the weights that were in force when their trainer submitted them, forward and backward, now
+ * or, once the step is committed, as its `older` ones: 2 P more. So there are two versions for visits at any time; and
+ * because staging writes to neither, whatever is lost with an attempt can be computed again as it was.
+ *
  * Of a sharded layer a worker holds slots and shards instead. A slot serves the visits of one expert: weights, the
  * weights of the next step as they come, and the gradient sum, 3 P. A shard is a part of every expert's
  * optimizer state (shards.h), t elements of each expert: a small expert that serves nothing and takes part in
@@ -81,10 +86,14 @@ struct smoe_held_expert {
     size_t n_params;     /* elements of each vector */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
     uint64_t state_attempt;
-    bool copy;   /* serves no visits */
-    bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
+    bool copy;        /* serves no visits */
+    bool summed;      /* a copy: its gradient is the sum that its host sent for the step at hand */
+    smoe_real *block; /* owned: all its vectors lie in it */
     struct smoe_expert_vectors now, staged;
-    smoe_real *gradient;
+    smoe_real *gradients[2]; /* sums of steps with an even and an odd number; the same one but for a
+                                layer with staleness, whose next step begins before its last one ends */
+    smoe_real *older;        /* weights before `now`, if has_older; NULL: without staleness */
+    bool has_older;
     bool
         make_due; /* its weights are those of the seed, and a task has not made them yet (making.c) */
     bool busy;    /* a task runs on it */
@@ -166,8 +175,19 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 /* Gradient sums of slots are in the step that was committed: they begin again. */
 void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer);
 
-/* The gradient sum that a copy's host sent. */
-void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
+/* The sum of gradients that the step will commit, or has. */
+smoe_real *smoe_experts_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step);
+
+/* The weights of a visit that belongs to those of step `base`: of the two versions. Where nobody has those any more it
+ * is `now`. No task runs on the expert. */
+smoe_real *smoe_experts_weights(const struct smoe_experts *store, uint32_t expert, uint64_t base);
+
+/* The gradient sum of the step that a copy's host sent. */
+void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                const uint8_t *bytes);
+/* Copies it. */
+void smoe_experts_read_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                uint8_t *ret_bytes);
 
 /* Bytes of so many elements of a gradient or of weights as the layer's wire has them; and there and back. `part` is
  * aligned as its numbers are. */

@@ -112,7 +112,7 @@ static int send_gradients(struct smoe_agent *a, const struct smoe_msg_step_prepa
         if (e->clear_wanted) /* what is there is of an attempt that was reset */
             memset(blob->data, 0, bytes);
         else
-            smoe_experts_read(&a->experts, number, SMOE_STATE_GRADIENT, blob->data);
+            smoe_experts_read_gradient(&a->experts, number, m->step, blob->data);
         struct smoe_message out = {.type = SMOE_MSG_STEP_GRADIENT};
         out.step_gradient = (struct smoe_msg_step_gradient){m->step, m->attempt, list->layer,
                                                             list->experts[i], m->owner};
@@ -316,7 +316,7 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
     task->expert = number;
     task->shape = a->experts.layers[e->layer].ffn;
     task->n_params = task->n_norm = e->n_params;
-    task->gradient = e->gradient;
+    task->gradient = smoe_experts_gradient(&a->experts, number, s->number);
     task->divisor = s->divisor;
     task->now = e->now;
     task->staged = e->staged;

@@ -162,7 +162,7 @@ static void fill(smoe_real *rows, uint64_t parcel, uint32_t n, int what)
 static int decide(uint64_t parcel, uint32_t expert, uint32_t rows, bool keep)
 {
     static smoe_real x[ROWS_MAX * D];
-    struct smoe_parcel_head head = {parcel, LAYER, expert, rows, keep};
+    struct smoe_parcel_head head = {parcel, LAYER, expert, rows, keep, false, 0};
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     m.decision = (struct smoe_msg_decision){++d.sequence, d.epoch, 0, &head, 1};
     fill(x, parcel, rows, 0);

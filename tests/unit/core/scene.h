@@ -88,6 +88,8 @@ struct scene_submit {
     bool evaluate;
     const float *scores;     /* [tokens, experts]; NULL: random */
     const uint16_t *experts; /* [tokens, top_k]: a replay */
+    bool ahead;              /* by the weights of step `base` */
+    uint64_t base;
 };
 struct smoe_verdict scene_submit(struct scene *s, uint32_t trainer, const struct scene_submit *b);
 struct smoe_verdict scene_gradient(struct scene *s, uint32_t trainer, uint64_t batch);

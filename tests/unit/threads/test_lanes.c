@@ -118,7 +118,8 @@ static void connect_agent(void)
 
 static void decide(uint64_t parcel)
 {
-    struct smoe_parcel_head head = {parcel, LAYER, (uint32_t)(parcel % EXPERTS), ROWS, true};
+    struct smoe_parcel_head head = {parcel, LAYER, (uint32_t)(parcel % EXPERTS), ROWS, true,
+                                    false,  0};
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     m.decision = (struct smoe_msg_decision){++b.sequence, 1, 0, &head, 1};
     say(&m, rows, sizeof rows);
