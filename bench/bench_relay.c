@@ -207,7 +207,12 @@ static int join_daemon(struct line *line, struct smoe_why *why)
         .request = 1,
         .name = "relay",
         .run = 1,
-        .shape = {1, D_MODEL, 1, 1, SMOE_DTYPE_F32, 1, 0, false},
+        .shape = {.experts = 1,
+                  .d_model = D_MODEL,
+                  .d_ff = 1,
+                  .activation = 1,
+                  .dtype = SMOE_DTYPE_F32,
+                  .optimizer = 1},
     };
     int rc;
     if ((rc = smoe_peer_hello(worker, line->wire, SMOE_ROLE_WORKER, "relay", why)) ||

@@ -276,6 +276,7 @@ struct smoe_msg_hosted {
     int32_t code;
     smoe_sentence message;
     uint32_t number; /* of the Host; 0: of the latest */
+    uint32_t staleness;
 };
 
 struct smoe_parcel_head {

@@ -178,6 +178,7 @@ int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,
     p->layer = m->layer;
     p->code = m->code;
     p->number = m->number;
+    p->staleness = m->staleness;
     p->message = smoe_unconst(m->message);
     return 0;
 }
@@ -188,10 +189,12 @@ int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
     m->layer = p->layer;
     m->code = p->code;
     m->number = p->number;
+    m->staleness = p->staleness;
     smoe_read_text(p->message, m->message, sizeof m->message);
     if (p->code > 0)
         return smoe_fail(r->why, SMOE_EFIELD, "HOSTED.code %d: must not be positive", p->code);
-    return smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+    int rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+    return rc ? rc : smoe_check_range(r, "staleness", p->staleness, 0, SMOE_STALENESS_MAX);
 }
 
 int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision *m,

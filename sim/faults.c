@@ -54,7 +54,7 @@ static void apply_cuts(struct smoe_sim_wire *w)
         if (!w->handshake.place && w->ends[0].state == SMOE_SIM_END_WAITING)
             smoe_simnet_set(net, &w->handshake, w->pipes[0].profile.latency_ns);
     } else if (!w->give_up.place) {
-        smoe_simnet_set(net, &w->give_up, SMOE_SIM_GIVE_UP_NS);
+        smoe_simnet_set(net, &w->give_up, w->give_up_ns);
     }
 }
 
@@ -147,7 +147,7 @@ static void abandon(struct smoe_sim_conn *end, bool silently)
         w->silent = true;
         smoe_sim_pipe_drop(smoe_sim_end_out(end));
         if (!w->give_up.place)
-            smoe_simnet_set(w->net, &w->give_up, SMOE_SIM_GIVE_UP_NS);
+            smoe_simnet_set(w->net, &w->give_up, w->give_up_ns);
     }
     end->owner = (struct smoe_sim_owner){0};
     smoe_sim_end_gone(end);

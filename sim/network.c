@@ -317,6 +317,13 @@ static void on_give_up(struct smoe_sim_event *event)
     }
 }
 
+void smoe_sim_conn_give_up_after(struct smoe_sim_conn *end, uint64_t ns)
+{
+    end->wire->give_up_ns = ns;
+    if (end->wire->give_up.place)
+        smoe_simnet_set(end->wire->net, &end->wire->give_up, ns);
+}
+
 struct smoe_sim_conn *smoe_simnet_connect(struct smoe_simnet *net, uint32_t from, uint32_t to,
                                           const struct smoe_sim_owner *owner,
                                           void (*connected)(void *context))
@@ -339,12 +346,13 @@ struct smoe_sim_conn *smoe_simnet_connect(struct smoe_simnet *net, uint32_t from
     w->ends[0].connected = connected;
     w->handshake.fire = on_handshake;
     w->give_up.fire = on_give_up;
+    w->give_up_ns = SMOE_SIM_GIVE_UP_NS;
     w->pipes[0].held = smoe_simnet_is_cut(net, from, to);
     w->pipes[1].held = smoe_simnet_is_cut(net, to, from);
     smoe_sim_wire_lose(w);
     smoe_list_push_back(&net->wires, &w->link);
     smoe_simnet_set(net, &w->handshake, profile.latency_ns);
     if (smoe_sim_wire_is_cut(w))
-        smoe_simnet_set(net, &w->give_up, SMOE_SIM_GIVE_UP_NS);
+        smoe_simnet_set(net, &w->give_up, w->give_up_ns);
     return &w->ends[0];
 }

@@ -65,6 +65,8 @@ void smoe_sim_conn_close_flushed(struct smoe_sim_conn *conn, uint64_t patience_n
 /* The direct way from one process to the other is cut, or whole again. A connection over a path that
  * stays cut times out on both sides after SMOE_SIM_GIVE_UP_NS (keepalive and TCP_USER_TIMEOUT). */
 #define SMOE_SIM_GIVE_UP_NS (5000 * SMOE_SIM_MS)
+/* ... or after this time. */
+void smoe_sim_conn_give_up_after(struct smoe_sim_conn *conn, uint64_t ns);
 void smoe_simnet_cut(struct smoe_simnet *net, uint32_t from, uint32_t to, bool cut);
 
 /* Every connection between the two is reset in the middle; both see it at once. */

@@ -38,7 +38,8 @@ struct smoe_sim_wire {
     struct smoe_sim_event handshake;
     bool syn_arrived, refused;
     bool silent; /* one end is gone without a word: it gives up even if its path is whole */
-    struct smoe_sim_event give_up; /* set while its path is cut, or silent */
+    struct smoe_sim_event give_up; /* set while its path is cut, or silent: */
+    uint64_t give_up_ns;           /* ... so long */
 };
 
 struct smoe_sim_listener {

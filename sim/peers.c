@@ -137,6 +137,7 @@ static bool on_accept(void *context, uint32_t from, struct smoe_sim_conn *conn,
     struct meeting *m = new_meeting(s, 0, from, ret_owner);
     m->conn = conn;
     m->link = link;
+    smoe_sim_conn_give_up_after(conn, smoe_agent_link_silence_ns(s->agent));
     smoe_process_set(s->process, &s->timer, now_of(s));
     return true;
 }
@@ -148,6 +149,7 @@ static void dial(struct smoe_sim_peers *s, const struct smoe_peer_view *peer)
     struct meeting *m = new_meeting(s, peer->link, other, &owner);
     m->conn = smoe_simnet_connect(s->process->world->net, s->process->number, other, &owner,
                                   meeting_connected);
+    smoe_sim_conn_give_up_after(m->conn, smoe_agent_link_silence_ns(s->agent));
 }
 
 /* ---- time ---- */

@@ -9,80 +9,14 @@
 #include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"
 #include "sim/counted.h"
+#include "sim/crew.h"
 #include "sim/story.h"
 #include "sim/world_state.h"
 
 #define MS  SMOE_SIM_MS
 #define SEC (1000 * SMOE_SIM_MS)
 
-enum { WORKERS = 4, LINK_ENDS = WORKERS * (WORKERS - 1) };
-
-struct crew {
-    uint32_t gateway, workers[WORKERS], trainer;
-};
-
-static struct smoe_sim_trainer_options trainer_options(uint32_t steps)
-{
-    return (struct smoe_sim_trainer_options){
-        .shape = {.experts = 6,
-                  .d_model = 4,
-                  .d_ff = 8,
-                  .activation = SMOE_RELU,
-                  .dtype = sizeof(smoe_real) == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32,
-                  .optimizer = SMOE_ADAMW,
-                  .seed = 5},
-        .optimizer = {.kind = SMOE_ADAMW,
-                      .learning_rate = 0.01,
-                      .beta1 = 0.9,
-                      .beta2 = 0.99,
-                      .epsilon = 1e-8,
-                      .weight_decay = 0.01},
-        .steps = steps,
-        .tokens = 32,
-        .skew = 1.5,
-        .think_ns = 5 * MS,
-    };
-}
-
-/* A gateway, four workers of unlike speed, and a trainer; the first `begun` workers are started, and all else. */
-static struct crew begin_linked(struct smoe_world *w, const struct smoe_place_rule *rule,
-                                const struct smoe_sim_trainer_options *trainer, uint32_t begun,
-                                bool links)
-{
-    static const double speeds[WORKERS] = {1, 0.5, 0.25, 0.25};
-    struct crew c;
-    struct smoe_sim_trainer_options t = *trainer;
-    c.gateway = smoe_world_add_gateway(
-        w, &(struct smoe_sim_gateway_options){.sharded = true,
-                                              .placement = *rule,
-                                              .links = links,
-                                              .exchange_bytes = w->options.seed % 3 ? 0 : 128});
-    for (uint32_t i = 0; i < WORKERS; i++) {
-        struct smoe_sim_worker_options o = {
-            .gateway = c.gateway, .speed = speeds[i], .cycles_per_flop = 500, .expert_slots = 3};
-        snprintf(o.name, sizeof o.name, "worker-%u", i);
-        c.workers[i] = smoe_world_add_worker(w, &o);
-    }
-    t.gateway = c.gateway;
-    c.trainer = smoe_world_add_trainer(w, &t);
-    smoe_world_start(w, c.gateway);
-    for (uint32_t i = 0; i < begun; i++)
-        smoe_world_start(w, c.workers[i]);
-    smoe_world_run(w, 20 * MS); /* all are there before the layer is cut */
-    smoe_world_start(w, c.trainer);
-    return c;
-}
-
-/* Mostly with direct links. */
-static struct crew begin(struct smoe_world *w, const struct smoe_place_rule *rule,
-                         const struct smoe_sim_trainer_options *trainer, uint32_t begun)
-{
-    return begin_linked(w, rule, trainer, begun, w->options.seed % 4 != 0);
-}
-
-static const struct smoe_place_rule ours = {.kind = SMOE_PLACE_HIGHEST_AVERAGES, .interval = 1};
-
-static const struct smoe_sharded *layer_of(const struct smoe_world *w, const struct crew *c,
+static const struct smoe_sharded *layer_of(const struct smoe_world *w, const struct smoe_crew *c,
                                            uint32_t layer)
 {
     return smoe_world_gateway(w, c->gateway)->core->layers[layer].sharded;
@@ -97,7 +31,7 @@ static bool all_twice(const struct smoe_sharded *s)
     return s->map.n_pieces > 0;
 }
 
-static void run_until_twice(struct smoe_world *w, const struct crew *c, uint64_t until_ns)
+static void run_until_twice(struct smoe_world *w, const struct smoe_crew *c, uint64_t until_ns)
 {
     while (!all_twice(layer_of(w, c, 0)) && smoe_world_now(w) < until_ns && smoe_world_step(w))
         ;
@@ -109,12 +43,12 @@ static void run_until_twice(struct smoe_world *w, const struct crew *c, uint64_t
 void smoe_story_sharded(struct smoe_world *w)
 {
     enum { STEPS = 200 }; /* in the float64 build the whole run is held to 1e-9 */
-    struct smoe_sim_trainer_options t = trainer_options(STEPS);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(STEPS);
     t.clip_norm = 0.05; /* below that of the dense gradients: clipped to the end */
     t.dense_square_norm = 0.01;
     t.batches = 2;
     t.pipelined = true;
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     uint32_t moved = 0;
     uint16_t before[SMOE_LAYER_REPLICAS_MAX];
     for (uint32_t step = 1; step <= STEPS; step++) {
@@ -134,8 +68,8 @@ void smoe_story_sharded_rules(struct smoe_world *w)
 {
     struct smoe_place_rule rule = {
         .kind = (enum smoe_place_kind)(w->options.seed % SMOE_PLACE_KINDS), .interval = 2};
-    struct smoe_sim_trainer_options t = trainer_options(8);
-    struct crew c = begin(w, &rule, &t, WORKERS);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(8);
+    struct smoe_crew c = smoe_crew_begin(w, &rule, &t, SMOE_CREW);
     smoe_story_finish(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
     smoe_story_expect(w, layer_of(w, &c, 0)->exchange.n_out == 0, "something is still on its way");
@@ -143,10 +77,10 @@ void smoe_story_sharded_rules(struct smoe_world *w)
 
 void smoe_story_sharded_layers(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(6);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(6);
     t.n_layers = 2;
     t.batches = 4;
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     smoe_story_finish(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
@@ -154,8 +88,8 @@ void smoe_story_sharded_layers(struct smoe_world *w)
 /* MODEL.md (29), byte by byte; and re-placing costs none. */
 void smoe_story_sharded_bytes(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(12);
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(12);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     struct smoe_counted n = {0};
     uint64_t bytes = 0;
     uint32_t moved = 0;
@@ -175,54 +109,17 @@ void smoe_story_sharded_bytes(struct smoe_world *w)
 
 /* ---- somebody dies, or is cut off for a moment ---- */
 
-enum phase { FORWARD, BACKWARD, GRADIENTS, NORMS, STAGING, COMMITTING, WEIGHTS, PHASES };
-
-static bool is_in(const struct smoe_world *w, const struct crew *c, uint32_t worker,
-                  enum phase phase)
-{
-    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
-    const struct smoe_sharded *s = core->layers[0].sharded;
-    enum smoe_step_phase step = core->trainers[0].step.phase;
-    struct smoe_worker books = smoe_story_worker(w, c->gateway, worker);
-    switch (phase) {
-    case FORWARD:
-        return books.account.now[SMOE_VISIT_ROUTED] > 0;
-    case BACKWARD:
-        return books.account.now[SMOE_VISIT_GRADIENT_QUEUED] > 0;
-    case GRADIENTS:
-        return s->exchange.kind == SMOE_EXCHANGE_GRADIENTS && s->exchange.n_out > 0;
-    case NORMS:
-        return step == SMOE_STEP_NORM && s->exchange.kind == SMOE_EXCHANGE_NONE;
-    case STAGING:
-        return step == SMOE_STEP_STAGING;
-    case COMMITTING:
-        return step == SMOE_STEP_COMMITTING;
-    case WEIGHTS:
-        return s->exchange.kind == SMOE_EXCHANGE_WEIGHTS && s->exchange.n_out > 0;
-    case PHASES:
-        break;
-    }
-    return true;
-}
-
-static void run_into(struct smoe_world *w, const struct crew *c, uint32_t worker, enum phase phase)
-{
-    while (!is_in(w, c, worker, phase) && smoe_world_now(w) < 600 * SEC && smoe_world_step(w))
-        ;
-    smoe_story_expect(w, is_in(w, c, worker, phase), "phase %d was never met", (int)phase);
-}
-
 /* In each phase in turn, and a little later in it from round to round. */
 static void strike(struct smoe_world *w, enum smoe_sim_act act, uint64_t away_ns)
 {
-    struct smoe_sim_trainer_options t = trainer_options(120);
-    struct crew c = begin(w, &ours, &t, WORKERS);
-    for (uint32_t i = 0; i < 2 * PHASES; i++) {
-        uint32_t victim = c.workers[(i + w->options.seed) % WORKERS];
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
+    for (uint32_t i = 0; i < 2 * SMOE_CREW_PHASES; i++) {
+        uint32_t victim = c.workers[(i + w->options.seed) % SMOE_CREW];
         smoe_story_run_to_step(w, c.trainer, 2 + 4 * i, 600 * SEC);
         run_until_twice(w, &c, 600 * SEC);
-        run_into(w, &c, victim, (enum phase)(i % PHASES));
-        smoe_world_run(w, smoe_world_now(w) + i / PHASES * 700 * SMOE_SIM_US);
+        smoe_crew_run_into(w, &c, victim, (enum smoe_crew_phase)(i % SMOE_CREW_PHASES));
+        smoe_world_run(w, smoe_world_now(w) + i / SMOE_CREW_PHASES * 700 * SMOE_SIM_US);
         smoe_world_act(w, act, victim);
         if (act != SMOE_SIM_RESET)
             smoe_world_plan(w, smoe_world_now(w) + away_ns, SMOE_SIM_START, victim);
@@ -249,14 +146,14 @@ void smoe_story_sharded_reset(struct smoe_world *w)
  * In every third round a worker dies with it, with all it held: what counts is with the others. */
 void smoe_story_sharded_restart(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(120);
-    struct crew c = begin(w, &ours, &t, WORKERS);
-    for (uint32_t i = 0; i < 3 * PHASES; i++) {
-        uint32_t other = c.workers[(i + w->options.seed) % WORKERS];
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
+    for (uint32_t i = 0; i < 3 * SMOE_CREW_PHASES; i++) {
+        uint32_t other = c.workers[(i + w->options.seed) % SMOE_CREW];
         smoe_story_run_to_step(w, c.trainer, 1 + 3 * i, 600 * SEC);
         run_until_twice(w, &c, 600 * SEC);
-        run_into(w, &c, other, (enum phase)(i % PHASES));
-        smoe_world_run(w, smoe_world_now(w) + i / PHASES * 700 * SMOE_SIM_US);
+        smoe_crew_run_into(w, &c, other, (enum smoe_crew_phase)(i % SMOE_CREW_PHASES));
+        smoe_world_run(w, smoe_world_now(w) + i / SMOE_CREW_PHASES * 700 * SMOE_SIM_US);
         smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
         if (i % 3 == 0)
             smoe_world_act(w, SMOE_SIM_CRASH, other);
@@ -278,23 +175,23 @@ void smoe_story_sharded_restart(struct smoe_world *w)
  * it is switched on or off by a rounding. */
 void smoe_story_sharded_bf16(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(24);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(24);
     t.shape.wire = SMOE_WIRE_BF16;
     t.shape.activation = SMOE_GELU;
     t.shape.optimizer = SMOE_SGD;
     t.optimizer =
         (struct smoe_step_optimizer){.kind = SMOE_SGD, .learning_rate = 0.01, .momentum = 0.5};
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     struct smoe_counted n = {0};
     for (uint32_t i = 0; i < 3; i++) {
         smoe_story_expect(w, smoe_counted_next(w, c.gateway, 60 * SEC, &n), "no iteration ended");
         smoe_story_expect(w, n.error == 0, "bytes are off by %g", n.error);
     }
     for (uint32_t i = 0; i < 4; i++) {
-        uint32_t victim = c.workers[(i + w->options.seed) % WORKERS];
+        uint32_t victim = c.workers[(i + w->options.seed) % SMOE_CREW];
         smoe_story_run_to_step(w, c.trainer, 6 + 4 * i, 60 * SEC);
         run_until_twice(w, &c, 60 * SEC);
-        run_into(w, &c, victim, i % 2 ? WEIGHTS : GRADIENTS);
+        smoe_crew_run_into(w, &c, victim, i % 2 ? SMOE_CREW_WEIGHTS : SMOE_CREW_GRADIENTS);
         smoe_world_act(w, i < 2 ? SMOE_SIM_CRASH : SMOE_SIM_RESET, victim);
         if (i < 2)
             smoe_world_plan(w, smoe_world_now(w) + 20 * MS, SMOE_SIM_START, victim);
@@ -305,7 +202,7 @@ void smoe_story_sharded_bf16(struct smoe_world *w)
     smoe_story_expect(w, layer_of(w, &c, 0)->iterations > 0, "nothing was exchanged");
 }
 
-static struct smoe_frozen_head router_of(const struct smoe_world *w, const struct crew *c)
+static struct smoe_frozen_head router_of(const struct smoe_world *w, const struct smoe_crew *c)
 {
     return smoe_core_layer(smoe_world_gateway(w, c->gateway)->core, 0).router;
 }
@@ -314,9 +211,9 @@ static struct smoe_frozen_head router_of(const struct smoe_world *w, const struc
  * table is the same whoever dies. The gateway does, in each phase; its journal has the router and where the pieces are. */
 void smoe_story_sharded_frozen_restart(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(5 + 3 * PHASES);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(5 + 3 * SMOE_CREW_PHASES);
     t.freeze_step = 3;
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     struct smoe_core_totals totals;
     smoe_core_totals(smoe_world_gateway(w, c.gateway)->core, &totals);
     totals.settings.policy = SMOE_POLICY_LYAPUNOV_STRICT;
@@ -324,10 +221,10 @@ void smoe_story_sharded_frozen_restart(struct smoe_world *w)
     smoe_story_run_to_step(w, c.trainer, 4, 600 * SEC);
     struct smoe_frozen_head frozen = router_of(w, &c);
     smoe_story_expect(w, frozen.version == 1, "no router is in force");
-    for (uint32_t i = 0; i < PHASES; i++) {
+    for (uint32_t i = 0; i < SMOE_CREW_PHASES; i++) {
         smoe_story_run_to_step(w, c.trainer, 4 + 3 * i, 600 * SEC);
         run_until_twice(w, &c, 600 * SEC);
-        run_into(w, &c, c.workers[i % WORKERS], (enum phase)i);
+        smoe_crew_run_into(w, &c, c.workers[i % SMOE_CREW], (enum smoe_crew_phase)i);
         smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
         smoe_world_run(w, smoe_world_now(w) + 20 * MS);
         smoe_world_start(w, c.gateway);
@@ -343,8 +240,8 @@ void smoe_story_sharded_frozen_restart(struct smoe_world *w)
  * workers hold, or before it. */
 void smoe_story_sharded_restart_moves(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(60);
-    struct crew c = begin(w, &ours, &t, 2);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(60);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, 2);
     for (uint32_t i = 0; i < 12; i++) {
         uint32_t mover = c.workers[2 + i / 2 % 2];
         smoe_story_run_to_step(w, c.trainer, 1 + 4 * i, 600 * SEC);
@@ -369,15 +266,15 @@ void smoe_story_sharded_restart_moves(struct smoe_world *w)
 /* Both holders of some state die before a third has it: training stops, in words. They return without it, or never. */
 void smoe_story_sharded_both_die(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(20);
-    struct crew c = begin(w, &ours, &t, WORKERS);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(20);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     smoe_story_run_to_step(w, c.trainer, 3, 60 * SEC);
     const struct smoe_shard_piece *p = &layer_of(w, &c, 0)->map.pieces[0];
     const struct smoe_fleet *fleet = smoe_core_fleet(smoe_world_gateway(w, c.gateway)->core);
     smoe_name names[2];
     memcpy(names[0], fleet->workers[p->owner].id, sizeof names[0]);
     memcpy(names[1], fleet->workers[p->follower].id, sizeof names[1]);
-    for (uint32_t i = 0; i < WORKERS; i++) {
+    for (uint32_t i = 0; i < SMOE_CREW; i++) {
         const char *name = smoe_world_name(w, c.workers[i]);
         if (strcmp(name, names[0]) != 0 && strcmp(name, names[1]) != 0)
             continue;
@@ -393,7 +290,7 @@ void smoe_story_sharded_both_die(struct smoe_world *w)
 
 /* ---- the fleet grows and shrinks ---- */
 
-static bool on_worker(const struct smoe_world *w, const struct crew *c, uint32_t process)
+static bool on_worker(const struct smoe_world *w, const struct smoe_crew *c, uint32_t process)
 {
     const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
     uint32_t i;
@@ -404,14 +301,14 @@ static bool on_worker(const struct smoe_world *w, const struct crew *c, uint32_t
 
 void smoe_story_sharded_joins(struct smoe_world *w)
 {
-    struct smoe_sim_trainer_options t = trainer_options(40);
-    struct crew c = begin(w, &ours, &t, 2);
-    for (uint32_t i = 2; i < WORKERS; i++) {
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(40);
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, 2);
+    for (uint32_t i = 2; i < SMOE_CREW; i++) {
         smoe_story_run_to_step(w, c.trainer, 6 * i, 60 * SEC);
         smoe_world_start(w, c.workers[i]);
     }
     smoe_story_run_to_step(w, c.trainer, 26, 60 * SEC);
-    for (uint32_t i = 0; i < WORKERS; i++)
+    for (uint32_t i = 0; i < SMOE_CREW; i++)
         smoe_story_expect(w, on_worker(w, &c, c.workers[i]), "worker-%u got no part", i);
     smoe_world_act(w, SMOE_SIM_DRAIN, c.workers[0]);
     smoe_story_run_to_step(w, c.trainer, 36, 60 * SEC);
@@ -422,79 +319,4 @@ void smoe_story_sharded_joins(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
     smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) == attempt,
                       "training was interrupted");
-}
-
-/* ---- links between workers break, or never come about ---- */
-
-/* Of all workers, what they sent so far. */
-static struct smoe_links_view links_of(const struct smoe_world *w, const struct crew *c)
-{
-    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
-    struct smoe_links_view sum = {0};
-    for (uint32_t i = 0; i < WORKERS; i++) {
-        struct smoe_links_view one = smoe_core_links(core, i);
-        sum.up += one.up;
-        sum.relayed += one.relayed;
-        sum.direct_bytes += one.direct_bytes;
-        sum.relayed_bytes += one.relayed_bytes;
-    }
-    return sum;
-}
-
-static void run_until_linked(struct smoe_world *w, const struct crew *c)
-{
-    uint64_t until = smoe_world_now(w) + 60 * SEC;
-    while (links_of(w, c).up < LINK_ENDS && smoe_world_now(w) < until && smoe_world_step(w))
-        ;
-    smoe_story_expect(w, links_of(w, c).up == LINK_ENDS, "not all links are up");
-}
-
-/* In each phase in turn the link of another pair is reset, cut, or left with one direction: what was on it goes through
- * the gateway, nobody begins again, and the link comes back. */
-void smoe_story_sharded_links(struct smoe_world *w)
-{
-    struct smoe_sim_trainer_options t = trainer_options(110);
-    struct crew c = begin_linked(w, &ours, &t, WORKERS, true);
-    uint64_t attempt = 0;
-    for (uint32_t i = 0; i < 3 * PHASES; i++) {
-        uint32_t a = c.workers[(i + w->options.seed) % WORKERS];
-        uint32_t b = c.workers[(i + w->options.seed + 1 + i % (WORKERS - 1)) % WORKERS];
-        smoe_story_run_to_step(w, c.trainer, 2 + 4 * i, 600 * SEC);
-        run_until_linked(w, &c);
-        attempt = attempt ? attempt : smoe_uplink_attempt(smoe_world_uplink(w, c.trainer));
-        run_into(w, &c, a, (enum phase)(i % PHASES));
-        smoe_world_run(w, smoe_world_now(w) + i / PHASES * 400 * SMOE_SIM_US);
-        if (i % 3 == 0)
-            smoe_simnet_reset(w->net, a, b);
-        smoe_simnet_cut(w->net, a, b, i % 3 > 0);
-        smoe_simnet_cut(w->net, b, a, i % 3 == 1);
-        smoe_story_run_to_step(w, c.trainer, 4 + 4 * i, 600 * SEC);
-        smoe_simnet_cut(w->net, a, b, false);
-        smoe_simnet_cut(w->net, b, a, false);
-    }
-    struct smoe_links_view sent = links_of(w, &c);
-    smoe_story_expect(w, sent.direct_bytes > 4 * sent.relayed_bytes && sent.relayed_bytes > 0,
-                      "too much went through the gateway, or nothing");
-    smoe_story_finish(w, 600 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, 0);
-    smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) == attempt,
-                      "a link that broke cost an attempt");
-}
-
-/* A network that lets workers reach the gateway only. */
-void smoe_story_sharded_relayed(struct smoe_world *w)
-{
-    struct smoe_sim_trainer_options t = trainer_options(12);
-    struct crew c = begin_linked(w, &ours, &t, 0, true);
-    for (uint32_t a = 0; a < WORKERS; a++)
-        for (uint32_t b = 0; b < a + w->options.seed % 2 * WORKERS && b < WORKERS; b++)
-            smoe_simnet_cut(w->net, c.workers[a], c.workers[b], true); /* one direction, or both */
-    for (uint32_t i = 0; i < WORKERS; i++)
-        smoe_world_start(w, c.workers[i]);
-    smoe_story_run_to_step(w, c.trainer, 8, 60 * SEC);
-    struct smoe_links_view sent = links_of(w, &c);
-    smoe_story_expect(w, !sent.direct_bytes && sent.relayed_bytes && !sent.up && sent.relayed,
-                      "something went over a link that cannot be");
-    smoe_story_finish(w, 60 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, 0);
 }

@@ -139,6 +139,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_restart_moves, EXACT, "a gateway may die while state moves: whoever has it counts")  \
     X(sharded_joins, EXACT, "newcomers get slots and pieces, drained workers end up with nothing") \
     X(sharded_links, EXACT, "a link between workers that breaks in any phase costs no attempt")    \
+    X(sharded_silence, EXACT, "a link that falls silent holds up a step no longer than a worker")  \
     X(sharded_relayed, EXACT, "workers that do not reach each other exchange through the gateway") \
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "client/train/run.h"
+#include "common/io/reticence.h"
 #include "common/json/json.h"
 
 /* null where there is nothing to say. */
@@ -116,6 +117,8 @@ int main(int argc, char **argv)
     if (done >= 0)
         return done;
     watch_signals();
+    if (*options.key)
+        smoe_keep_to_itself();
     int rc = smoe_train_options_check(&options, &why);
     if (rc == 0)
         rc = smoe_train_start(&run, &options, &why);

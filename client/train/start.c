@@ -151,6 +151,14 @@ static size_t rows_of(const struct smoe_train_run *run)
     return rows ? rows : 1;
 }
 
+static int start_stepping(struct smoe_train_run *run)
+{
+    if (!run->options->staleness)
+        return 0;
+    run->stepping.grads = calloc(run->model.n_params, sizeof *run->stepping.grads);
+    return run->stepping.grads ? 0 : SMOE_ENOMEMORY;
+}
+
 static int start_model(struct smoe_train_run *run, struct smoe_why *why)
 {
     const struct smoe_train_options *o = run->options;
@@ -158,7 +166,7 @@ static int start_model(struct smoe_train_run *run, struct smoe_why *why)
     run->n_parts = o->parts;
     run->rows_max = rows_of(run);
     if (smoe_model_init(&run->model, &shape, o->seed) || start_parts(run) || start_router(run) ||
-        smoe_watch_init(&run->watch, run))
+        smoe_watch_init(&run->watch, run) || start_stepping(run))
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
     return 0;
 }
@@ -188,6 +196,7 @@ void smoe_train_release(struct smoe_train_run *run)
         free(run->parts[i].dy);
     }
     free(run->parts);
+    free(run->stepping.grads);
     free(run->batch.x);
     free(run->batch.words);
     free(run->batch.codes);

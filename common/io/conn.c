@@ -300,8 +300,11 @@ void smoe_conn_flush_many(struct smoe_conn *const *conns, size_t n)
 static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_conn_owner *owner,
                    uint8_t *scratch)
 {
-    *conn = (struct smoe_conn){
-        .owner = *owner, .scratch = scratch, .handles = 1, .read = {on_piece, on_coming}};
+    *conn = (struct smoe_conn){.owner = *owner,
+                               .scratch = scratch,
+                               .handles = 1,
+                               .silence_ms = SMOE_CONN_SILENCE_MS,
+                               .read = {on_piece, on_coming}};
     int rc = uv_tcp_init(loop, &conn->tcp);
     conn->tcp.data = conn;
     return rc;
@@ -309,10 +312,17 @@ static int prepare(struct smoe_conn *conn, uv_loop_t *loop, const struct smoe_co
 
 static void set_socket_options(struct smoe_conn *conn)
 {
-    unsigned timeout_ms = SMOE_CONN_SILENCE_MS;
+    unsigned timeout_ms = conn->silence_ms;
     uv_tcp_nodelay(&conn->tcp, 1);
-    uv_tcp_keepalive(&conn->tcp, 1, SMOE_CONN_SILENCE_MS / 1000);
+    uv_tcp_keepalive(&conn->tcp, 1, (timeout_ms + 999) / 1000);
     setsockopt(conn->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+}
+
+void smoe_conn_bear_silence(struct smoe_conn *conn, unsigned ms)
+{
+    conn->silence_ms = ms;
+    if (conn->open && !conn->closing)
+        set_socket_options(conn);
 }
 
 static int start(struct smoe_conn *conn)

@@ -55,6 +55,7 @@ struct smoe_conn {
     bool blocked;       /* the kernel takes no more now */
     bool closing;       /* uv_close was called */
     bool close_flushed; /* to be closed when all is written */
+    unsigned silence_ms; /* SMOE_CONN_SILENCE_MS, or smoe_conn_bear_silence */
     void (*connected)(void *context, int status);
 };
 
@@ -68,6 +69,9 @@ int smoe_conn_accept(struct smoe_conn *conn, uv_stream_t *server,
 int smoe_conn_connect(struct smoe_conn *conn, uv_loop_t *loop, const struct sockaddr *address,
                       const struct smoe_conn_owner *owner, uint8_t *scratch,
                       void (*connected)(void *context, int status));
+
+/* Gives an unreachable peer up after so many milliseconds. After smoe_conn_accept or _connect. */
+void smoe_conn_bear_silence(struct smoe_conn *conn, unsigned ms);
 
 /* Writes what the owner offers, now as far as the kernel takes it, the rest as it can. */
 void smoe_conn_flush(struct smoe_conn *conn);

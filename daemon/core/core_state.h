@@ -250,7 +250,7 @@ struct smoe_core {
 
 /* ---- core.c: answering ---- */
 
-/* A zeroed action of the type, to be filled in. */
+/* An action of the type, to be filled in. */
 struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type type,
                                   uint32_t session);
 /* The message of a new SEND action. */

@@ -197,6 +197,19 @@ void smoe_layers_advance(struct smoe_core *c)
     }
 }
 
+/* A worker from before staleness carries out a Host without it, and would add up the gradients of two steps. */
+static struct smoe_msg_hosted judged(const struct smoe_layer *layer,
+                                     const struct smoe_msg_hosted *m)
+{
+    struct smoe_msg_hosted judged = *m;
+    if (m->code || m->staleness == layer->shape.staleness)
+        return judged;
+    judged.code = SMOE_EVERSION;
+    snprintf(judged.message, sizeof judged.message, "it knows nothing of staleness %u",
+             layer->shape.staleness);
+    return judged;
+}
+
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
     uint32_t l = m->layer;
@@ -206,10 +219,11 @@ void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_m
     w->host_number[l] = 0;
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
-    if (m->code && c->layers[l].sharded)
-        smoe_sharded_refused(c, l, worker, m);
-    else if (m->code)
-        smoe_standing_refused(c, l, worker, m);
+    struct smoe_msg_hosted answer = judged(&c->layers[l], m);
+    if (answer.code && c->layers[l].sharded)
+        smoe_sharded_refused(c, l, worker, &answer);
+    else if (answer.code)
+        smoe_standing_refused(c, l, worker, &answer);
     else if (!(w->host_due >> l & 1))
         w->hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);

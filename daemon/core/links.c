@@ -8,6 +8,9 @@
  *
  *     none --wanted--> told to both --no longer wanted, or one has left--> taken back from both --> none
  *
+ * A link is used once both ends have said that it is up, and until one of them has said that it is not: an end that sees
+ * no more of the other need not wait until that notices, too.
+ *
  * Nothing happens while nobody comes, goes, or takes part in another layer: links are of membership, not of
  * iterations. A large change is told in parts, so that an update is bounded; nobody waits for it, for what
  * cannot go over a link goes through the daemon.
@@ -246,11 +249,12 @@ void smoe_links_lost(struct smoe_core *c, uint32_t worker)
 
 /* ---- questions ---- */
 
-bool smoe_links_between(const struct smoe_core *c, uint32_t a, uint32_t b)
+/* As `a` said last, of its end. */
+static bool is_up(const struct smoe_core *c, uint32_t a, uint32_t b)
 {
     const struct smoe_link_end *end =
         c->sharding && c->sharding->links.n_max ? end_of(&c->sharding->links, a, b) : NULL;
-    return end && !end->gone;
+    return end && !end->gone && end->up;
 }
 
 void smoe_links_reach(const struct smoe_core *c, uint32_t from, const uint32_t *takers, uint32_t n,
@@ -258,7 +262,7 @@ void smoe_links_reach(const struct smoe_core *c, uint32_t from, const uint32_t *
 {
     *ret = (struct smoe_peer_list){0};
     for (uint32_t i = 0; i < n && ret->n < SMOE_TRANSFER_PEERS_MAX; i++)
-        if (smoe_links_between(c, from, takers[i]))
+        if (is_up(c, from, takers[i]) && is_up(c, takers[i], from))
             add_rising(ret, takers[i]);
 }
 

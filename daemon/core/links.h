@@ -40,9 +40,7 @@ uint64_t smoe_links_wake_ns(const struct smoe_core *core);
 void smoe_links_changed(struct smoe_core *core);
 /* The worker's session is over: its peers shall close their links to it. */
 void smoe_links_lost(struct smoe_core *core, uint32_t worker);
-/* Have these two been told of each other? */
-bool smoe_links_between(const struct smoe_core *core, uint32_t a, uint32_t b);
-/* Of the takers, those whom a link from the worker may reach, rising. */
+/* Of the takers, those to whom the worker has a link that is up, rising. */
 void smoe_links_reach(const struct smoe_core *core, uint32_t from, const uint32_t *takers,
                       uint32_t n, struct smoe_peer_list *ret);
 void smoe_links_state(struct smoe_core *core, uint32_t worker, const struct smoe_msg_link_state *m);

@@ -37,6 +37,7 @@ static void on_store_closed(void *context)
     uv_close((uv_handle_t *)&d->checks, NULL);
     uv_close((uv_handle_t *)&d->drain, NULL);
     uv_close((uv_handle_t *)&d->watchdog, NULL);
+    smoe_guard_close(&d->guard);
     /* libuv gives them back the default action, and nobody should die of a signal said twice */
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);
@@ -410,6 +411,7 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
             : smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
     if (rc == 0) {
         start_timers(d);
+        smoe_guard_start(&d->guard, &d->loop);
         rc = bring_up(d, why);
         if (rc)
             close_partly(d);

@@ -56,6 +56,12 @@ class Linked(harness.FleetTest):
         after = self.sums()
         return after[1] - before[1], after[2] - before[2]
 
+    def time_of_steps(self, survivor):
+        """Seconds that it takes for a few steps."""
+        began = time.monotonic()
+        survivor.wait_for_steps(5)
+        return time.monotonic() - began
+
     def shards(self):
         return self.fleet.status("experts")["layers"][0]["shards"]
 
@@ -214,7 +220,10 @@ class Firewall(Linked):
         wait_for("all links", self.has_links)
         self.assertEqual(self.steps_over(survivor)[1], 0)
         network("nft", "add", "rule", "inet", "smoe", "between", "drop")
+        silent = self.time_of_steps(survivor)
         wait_for("no links", lambda: self.sums()[0] == 0)
+        # The silence that a worker is allowed is 1 s; a connection to the gateway is given up after 5 s.
+        self.assertLess(silent, 3.5 + 10 * self.time_of_steps(survivor))
         direct, relayed = self.steps_over(survivor)
         self.assertEqual(direct, 0)
         self.assertGreater(relayed, 0)

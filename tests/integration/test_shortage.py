@@ -8,6 +8,7 @@ The machine fails when and as often as a test says: faults.c beneath a program, 
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -118,6 +119,21 @@ class Memory(Shortage):
             self.assertTrue(self.workers[0].running(), self.workers[0].err())
             self.survivor.wait_for_steps(1)
         self.assertWhole()
+
+
+class Library(harness.FleetTest):
+    """A trainer's allocations one after another, in every call of the library: see starved.c."""
+
+    def test_a_call_that_finds_no_memory_says_so_and_can_be_made_again(self):
+        self.fleet.start_daemon("--set", "fleet.workers_min=2")
+        self.fleet.start_workers(2)
+        self.fleet.wait_ready(2)
+        code, out, err = self.fleet.run([os.path.join(harness.HELPERS, "integration_starved"), self.fleet.gateway])
+        self.assertEqual(code, 0, err)
+        told = json.loads(out)
+        self.assertGreater(told["allocations"], 50)
+        self.assertGreater(told["refusals"], 20)
+        self.assertLawful()
 
 
 def bounded(descriptors):

@@ -84,11 +84,12 @@ STORY(a_frozen_router_on_replicas_outlives_the_gateway_with_them, sharded_frozen
 STORY(a_gateway_killed_while_state_moves_takes_it_where_it_is, sharded_restart_moves)
 STORY(newcomers_get_a_part_and_drained_workers_give_theirs_away, sharded_joins)
 STORY(links_between_workers_may_break_in_any_phase, sharded_links)
+STORY(a_link_that_falls_silent_holds_up_a_step_no_longer_than_a_worker, sharded_silence)
 STORY(workers_that_do_not_reach_each_other_train_all_the_same, sharded_relayed)
 STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 62);
+    cr_assert_eq(smoe_stories_len, 63);
 }

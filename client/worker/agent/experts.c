@@ -85,7 +85,7 @@ void smoe_held_drop_layer(struct smoe_experts *store, uint32_t number)
         if (layer->expert_at[e] != SMOE_NO_EXPERT)
             smoe_held_drop(store, layer->expert_at[e]);
     layer->wire = SMOE_NO_LAYER;
-    layer->hosted_due = false;
+    smoe_experts_owe(store, layer, false);
     if (smoe_held_in_use(store, number)) {
         layer->run = 0; /* never found again; goes with its last task */
         return;
@@ -165,10 +165,9 @@ bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32
 
 void smoe_experts_detach(struct smoe_experts *store)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         store->layers[l].wire = SMOE_NO_LAYER;
-        store->layers[l].hosted_due = false;
-    }
+    store->hosted_due = 0;
     for (uint32_t i = 0; i < store->n_experts; i++) {
         struct smoe_held_expert *e = &store->experts[i];
         if (!e->used)
@@ -256,6 +255,17 @@ void smoe_experts_made(struct smoe_experts *store, uint32_t expert)
     smoe_assert(store->experts[expert].make_due && store->n_to_make);
     store->experts[expert].make_due = false;
     store->n_to_make--;
+}
+
+bool smoe_experts_owed(const struct smoe_experts *store, const struct smoe_held_layer *layer)
+{
+    return store->hosted_due >> (layer - store->layers) & 1;
+}
+
+void smoe_experts_owe(struct smoe_experts *store, const struct smoe_held_layer *layer, bool owed)
+{
+    uint64_t bit = UINT64_C(1) << (layer - store->layers);
+    store->hosted_due = owed ? store->hosted_due | bit : store->hosted_due & ~bit;
 }
 
 bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_held_layer *layer)

@@ -46,9 +46,8 @@ struct smoe_held_layer {
         step; /* last committed step heard of: the state of experts that have the same number */
     uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
-    bool hosted_due;                /* Hosted is owed for when all that is to be made is there */
-    uint32_t host_number;           /* of the Host that it answers */
-    struct smoe_frozen_head router; /* in force, as the gateway said last */
+    uint32_t host_number;                 /* of the Host that is answered next, or was */
+    struct smoe_frozen_head router;       /* in force, as the gateway said last */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
     size_t n_params;
@@ -118,7 +117,9 @@ struct smoe_experts {
     uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
     uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
     uint32_t n_to_make; /* ... whose weights are still to be made */
-    uint32_t serials;   /* given so far */
+    uint64_t
+        hosted_due;   /* set of layers: Hosted is owed for when all that is to be made is there */
+    uint32_t serials; /* given so far */
     uint64_t bytes, bytes_max;
     bool torn; /* by the last Host: what was held of its layer is lost, and nobody knows */
 };
@@ -140,6 +141,10 @@ struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t 
 
 /* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
+
+/* Is Hosted owed for the layer? */
+bool smoe_experts_owed(const struct smoe_experts *store, const struct smoe_held_layer *layer);
+void smoe_experts_owe(struct smoe_experts *store, const struct smoe_held_layer *layer, bool owed);
 
 /* The store's number of the shard of an expert, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_shard(struct smoe_experts *store, uint32_t wire, uint32_t index);

@@ -49,6 +49,15 @@ void smoe_agent_set_peer_address(struct smoe_agent *a, const char *address)
     snprintf(a->peer_address, sizeof a->peer_address, "%s", address);
 }
 
+uint64_t smoe_agent_link_silence_ns(const struct smoe_agent *a)
+{
+    uint64_t slots_ns = 3 * a->slot_ns;
+    uint64_t silence_ns = a->silence_ns > slots_ns ? a->silence_ns : slots_ns;
+    if (silence_ns < SMOE_LINK_SILENCE_MIN_NS)
+        return SMOE_LINK_SILENCE_MIN_NS;
+    return silence_ns < SMOE_LINK_SILENCE_MAX_NS ? silence_ns : SMOE_LINK_SILENCE_MAX_NS;
+}
+
 uint64_t smoe_agent_peers_version(const struct smoe_agent *a)
 {
     return a->peers_version;

@@ -30,6 +30,13 @@ const char *smoe_agent_id(const struct smoe_agent *agent);
 /* Where others find this worker, said in the next Hello; "": nowhere. */
 void smoe_agent_set_peer_address(struct smoe_agent *agent, const char *address);
 
+/* How long a link may have bytes under way of which the other end's machine acknowledges none: as long as the gateway
+ * bears with a silent worker, within SMOE_LINK_SILENCE_MIN_NS and _MAX_NS. After that its connection is to be
+ * closed, and what was on it goes through the gateway. */
+#define SMOE_LINK_SILENCE_MIN_NS UINT64_C(1000000000)
+#define SMOE_LINK_SILENCE_MAX_NS UINT64_C(5000000000)
+uint64_t smoe_agent_link_silence_ns(const struct smoe_agent *agent);
+
 /* Changes whenever a peer comes or goes. */
 uint64_t smoe_agent_peers_version(const struct smoe_agent *agent);
 /* The peer with the lowest number from `number` on; false: there is none. Valid until the agent is next called. */

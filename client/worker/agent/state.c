@@ -115,7 +115,7 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         return;
     }
     if (layer)
-        layer->hosted_due = false; /* this is the answer now */
+        smoe_experts_owe(&a->experts, layer, false); /* this is the answer now */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc, .number = host->number};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);

@@ -50,8 +50,9 @@ static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
 struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *a, uint32_t layer)
 {
     for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
-        for (size_t l = 0; l < a->steps[i].n_layers; l++)
-            if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].layers[l] == layer)
+        for (size_t l = 0; a->steps[i].phase != SMOE_AGENT_STEP_NONE && l < a->steps[i].n_layers;
+             l++)
+            if (a->steps[i].layers[l] == layer)
                 return &a->steps[i];
     return NULL;
 }
@@ -208,7 +209,9 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
     int rc = await_sums(a, s, m, why);
     for (size_t i = 0; i < m->n_gradients && !rc; i++)
         rc = send_gradients(a, m, &m->gradients[i], why);
-    if (rc == 0 && s->n_sums == 0)
+    if (rc)
+        s->phase = SMOE_AGENT_STEP_NONE; /* the connection ends, but not at once */
+    else if (s->n_sums == 0)
         begin_norms(a, s);
     return rc;
 }

@@ -30,6 +30,7 @@
 #include "common/io/file.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
+#include "common/io/reticence.h"
 #include "common/io/statedir.h"
 #include "common/io/tls.h"
 #include "common/kernels/gemm.h"
@@ -218,6 +219,8 @@ static int take_key(struct worker *w, struct smoe_why *why)
     char *id = w->settings.id;
     struct smoe_tls_node node = {"--key", w->settings.key, SMOE_ROLE_WORKER, id};
     smoe_name name;
+    if (*w->settings.key)
+        smoe_keep_to_itself();
     int rc = *w->settings.key ? smoe_tls_context_of(&node, &w->tls, name, why) : 0;
     if (rc)
         return rc == SMOE_ENOMEMORY ? rc : SMOE_ECONFIG;

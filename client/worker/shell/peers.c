@@ -210,6 +210,13 @@ static struct meeting *new_meeting(struct smoe_worker_peers *p, uint64_t id,
     return m;
 }
 
+/* What a path drops without a word must not hold up an exchange for long. */
+static void bear_silence(struct meeting *m)
+{
+    uint64_t silence_ns = smoe_agent_link_silence_ns(m->peers->options.agent);
+    smoe_conn_bear_silence(&m->conn, (unsigned)(silence_ns / 1000000));
+}
+
 /* ---- accepting ---- */
 
 static bool is_stranger(const struct meeting *m)
@@ -256,6 +263,7 @@ static int on_arrived(void *context, uv_stream_t *server)
         m->closing = true;
         return 0; /* it is being closed */
     }
+    bear_silence(m);
     if (!p->keys.listening && !is_of_this_machine(&m->conn))
         close_meeting(m, UV_EACCES);
     else if (!p->keys.listening)
@@ -367,8 +375,10 @@ static bool dial(struct smoe_worker_peers *p, const struct smoe_peer_view *peer)
     snprintf(m->other, sizeof m->other, "%s", peer->name);
     int rc = smoe_conn_connect(&m->conn, p->options.loop, &to.sa, &owner, p->scratch,
                                p->keys.dialling ? smoe_tls_connected : meeting_connected);
-    if (rc == 0)
+    if (rc == 0) {
+        bear_silence(m);
         return true;
+    }
     smoe_list_remove(&m->node);
     smoe_tls_release(&m->tls);
     smoe_wipe(&m->key, sizeof m->key);

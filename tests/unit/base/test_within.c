@@ -8,7 +8,8 @@
 
 enum { N = 3 * 64 + 5 }; /* whole blocks and a rest */
 
-static const double bad[] = {NAN, -NAN, INFINITY, -INFINITY, 1.0000001e18, -1.0000001e18};
+static const double bad[] = {(double)NAN, -(double)NAN, HUGE_VAL,
+                             -HUGE_VAL,   1.0000001e18, -1.0000001e18};
 static const double good[] = {0, -0.0, 1e-320, 1e18, -1e18, 0.999e18, -1};
 
 Test(within, finds_one_bad_number_wherever_it_is)

@@ -54,6 +54,24 @@ void linked_layer(struct linked *l, uint32_t experts, uint32_t d_model, uint32_t
     scene_work_all(&l->scene);
 }
 
+void linked_state(struct linked *l, uint32_t worker, const struct smoe_msg_peer *peer, bool up)
+{
+    struct smoe_message m = {.type = SMOE_MSG_LINK_STATE};
+    m.link_state = (struct smoe_msg_link_state){peer->peer, peer->link, up};
+    scene_say(&l->scene, l->sessions[worker], &m);
+}
+
+void linked_up(struct linked *l)
+{
+    for (; l->met < l->scene.mail.n; l->met++) {
+        const struct letter *told = &l->scene.mail.letters[l->met];
+        if (told->m.type != SMOE_MSG_PEER || !told->m.peer.link)
+            continue;
+        struct smoe_msg_peer peer = told->m.peer; /* letters move when there are more */
+        linked_state(l, linked_number(l, told->session), &peer, true);
+    }
+}
+
 void linked_step(struct linked *l, uint64_t step)
 {
     struct scene_submit o = {.batch = step, .layer = l->layer, .tokens = 8, .top_k = 1};

@@ -14,7 +14,7 @@ struct linked {
     struct scene scene;
     uint32_t n, sessions[LINKED_MAX]; /* worker i is the core's number i, too */
     uint32_t trainer, layer;
-    size_t heard; /* letters that linked_hear has gone through */
+    size_t heard, met; /* letters that the test, and linked_up, have gone through */
 };
 
 /* Of options whose layers are sharded, with links; the test changes what it wants to. */
@@ -26,6 +26,10 @@ void linked_end(struct linked *l);
 uint32_t linked_worker(struct linked *l, const char *name, const char *place);
 /* Declares the layer and waits for it: experts of so many parameters, all of them made from the seed. */
 void linked_layer(struct linked *l, uint32_t experts, uint32_t d_model, uint32_t d_ff);
+/* Both ends of every link that workers were told of since the last time say that it is up. */
+void linked_up(struct linked *l);
+/* One end says that its link is up, or that it is not. */
+void linked_state(struct linked *l, uint32_t worker, const struct smoe_msg_peer *peer, bool up);
 /* A batch is submitted, its gradients are given, and the step is asked for: the exchange of gradients begins. */
 void linked_step(struct linked *l, uint64_t step);
 

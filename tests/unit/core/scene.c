@@ -525,6 +525,7 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
             return false;
         m.type = SMOE_MSG_HOSTED;
         m.hosted.layer = asked.host.layer;
+        m.hosted.staleness = s->old_workers ? 0 : asked.host.shape.staleness;
         scene_say(s, session, &m);
         return true;
     case SMOE_MSG_DECISION:

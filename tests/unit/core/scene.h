@@ -39,6 +39,7 @@ struct scene {
     uint32_t traced;        /* decisions that were told */
     void (*on_trace)(const struct smoe_trace_entry *entry);
     bool bad_numbers;   /* as the gateway says of the raw parts that come from now on */
+    bool old_workers;   /* that know of no staleness */
     double square_norm; /* every expert's gradient has it, as the workers say */
 };
 

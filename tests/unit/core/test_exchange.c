@@ -31,6 +31,7 @@ static void begin_linked(bool links)
     options.tensor_bytes_max = 64 * MIB;
     linked_begin(&l, &options, WORKERS, links ? places : NULL);
     linked_layer(&l, EXPERTS, D_MODEL, D_FF);
+    linked_up(&l);
     linked_step(&l, 1);
 }
 

@@ -232,3 +232,25 @@ Test(stale, a_sharding_gateway_refuses_it_in_words)
                      "gateway shards them (placement.rule): declare it with staleness 0");
     scene_end(&s);
 }
+
+/* It would gather the gradients of two steps in one sum, and nobody would know. */
+Test(stale, a_worker_that_knows_nothing_of_it_hosts_no_such_layer)
+{
+    struct smoe_layer_shape shape = scene_shape(4);
+    struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
+    scene_begin(&s, NULL);
+    s.old_workers = true;
+    a = scene_worker(&s, "a");
+    t = scene_trainer(&s, "t");
+    shape.staleness = 1;
+    m.layer_declare = (struct smoe_msg_layer_declare){.request = 5, .run = 7, .shape = shape};
+    strcpy(m.layer_declare.name, "moe");
+    scene_say(&s, t, &m);
+    scene_work_all(&s);
+    const struct letter *l = mail_last(&s.mail, t, SMOE_MSG_ERROR);
+    cr_assert_not_null(l);
+    cr_assert_eq(l->m.error.code, SMOE_EVERSION);
+    cr_assert_str_eq(l->m.error.message,
+                     "layer moe: worker a cannot host it: it knows nothing of staleness 1");
+    scene_end(&s);
+}

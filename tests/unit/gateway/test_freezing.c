@@ -166,7 +166,13 @@ static void join_worker(bool holds)
     static const uint32_t all[EXPERTS] = {0, 1, 2};
     struct smoe_inventory_layer held = {.name = "moe",
                                         .run = 42,
-                                        .shape = {EXPERTS, D, 2, 1, SMOE_DTYPE_F32, 1, 7, false},
+                                        .shape = {.experts = EXPERTS,
+                                                  .d_model = D,
+                                                  .d_ff = 2,
+                                                  .activation = 1,
+                                                  .dtype = SMOE_DTYPE_F32,
+                                                  .optimizer = 1,
+                                                  .seed = 7},
                                         .experts = all,
                                         .n_experts = EXPERTS};
     struct smoe_message m = {.type = SMOE_MSG_INVENTORY};
@@ -185,12 +191,17 @@ static void answer_hosts(void)
 static void declare(int trainer, bool evaluate_only)
 {
     struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
-    m.layer_declare =
-        (struct smoe_msg_layer_declare){.request = 77,
-                                        .name = "moe",
-                                        .run = 42,
-                                        .shape = {EXPERTS, D, 2, 1, SMOE_DTYPE_F32, 1, 7, false},
-                                        .evaluate_only = evaluate_only};
+    m.layer_declare = (struct smoe_msg_layer_declare){.request = 77,
+                                                      .name = "moe",
+                                                      .run = 42,
+                                                      .shape = {.experts = EXPERTS,
+                                                                .d_model = D,
+                                                                .d_ff = 2,
+                                                                .activation = 1,
+                                                                .dtype = SMOE_DTYPE_F32,
+                                                                .optimizer = 1,
+                                                                .seed = 7},
+                                                      .evaluate_only = evaluate_only};
     say(trainer, &m, NULL, 0);
     answer_hosts();
     cr_assert_not_null(last(trainer, SMOE_MSG_LAYER_READY));

@@ -86,7 +86,7 @@ static struct line *lines_new(unsigned n)
     for (unsigned i = 0; i < n; i++) {
         int pair[2];
         cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        lines[i] = (struct line){.read = {got}, .near = pair[0], .far = pair[1]};
+        lines[i] = (struct line){.read = {.got = got}, .near = pair[0], .far = pair[1]};
     }
     return lines;
 }
@@ -150,7 +150,7 @@ Test(ring, goes_on_reading_until_it_is_told_to_stop, .init = begin, .fini = end)
     char byte;
     cr_assert_eq(ring->read(ring, line->near, &line->read), 0);
     for (unsigned i = 1; i <= 3; i++) {
-        cr_assert_eq(write(line->far, "abc" + i - 1, 1), 1);
+        cr_assert_eq(write(line->far, &"abc"[i - 1], 1), 1);
         await(i);
         cr_assert_eq(line->result, 1);
         cr_assert_eq(line->got[0], "abc"[i - 1]);

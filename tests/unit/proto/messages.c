@@ -215,6 +215,7 @@ const struct messages_field messages_fields[] = {
     FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
     TEXT(HOSTED, hosted.message, SENTENCE_MAX),
     U32(HOSTED, hosted.number, 0, U32_MAX),
+    U32(HOSTED, hosted.staleness, 0, 1),
 
     U64(DECISION, decision.sequence, 1, U64_MAX),
     U64(DECISION, decision.epoch, 0, U64_MAX),

@@ -340,7 +340,14 @@ static void train(void)
         .request = 7,
         .name = "moe",
         .run = 0xabcdef,
-        .shape = {2, 1, 1, 1, SMOE_DTYPE_F32, 1, 16, true},
+        .shape = {.experts = 2,
+                  .d_model = 1,
+                  .d_ff = 1,
+                  .activation = 1,
+                  .dtype = SMOE_DTYPE_F32,
+                  .optimizer = 1,
+                  .seed = 16,
+                  .zero_output = true},
     };
     say(&m, NULL, 0);
     m = (struct smoe_message){.type = SMOE_MSG_SUBMIT};

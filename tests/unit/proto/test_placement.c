@@ -153,7 +153,7 @@ Test(placement, popularity_is_shares_of_one)
     expect(&p, "popularity 1: not in 0..1");
     popularity[1] = -0x1p-60;
     expect(&p, "popularity");
-    popularity[1] = NAN;
+    popularity[1] = (double)NAN;
     expect(&p, "popularity: not a finite number");
     popularity[1] = 0.2500009;
     expect(&p, NULL);
@@ -174,7 +174,7 @@ Test(placement, evidence_is_bounded)
     p.covariance = nextafter(-1e4, -1e5);
     expect(&p, "covariance");
     p = good();
-    p.covariance = INFINITY;
+    p.covariance = HUGE_VAL;
     expect(&p, "covariance: not a finite number");
     p = good();
     p.variance = -1e-300;

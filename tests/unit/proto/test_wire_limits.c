@@ -389,12 +389,16 @@ static void spread_experts(size_t total, struct smoe_msg_inventory *inventory,
     }
     for (uint32_t l = 0; l < 5; l++) {
         size_t n = total < 1024 ? total : 1024;
-        room.layers[l] =
-            (struct smoe_inventory_layer){.name = "n",
-                                          .run = 1,
-                                          .shape = {1024, 1, 1, 1, SMOE_DTYPE_F32, 1, 0, false},
-                                          .experts = room.indices,
-                                          .n_experts = n};
+        room.layers[l] = (struct smoe_inventory_layer){.name = "n",
+                                                       .run = 1,
+                                                       .shape = {.experts = 1024,
+                                                                 .d_model = 1,
+                                                                 .d_ff = 1,
+                                                                 .activation = 1,
+                                                                 .dtype = SMOE_DTYPE_F32,
+                                                                 .optimizer = 1},
+                                                       .experts = room.indices,
+                                                       .n_experts = n};
         room.layer_norms[l] = (struct smoe_layer_norms){l, room.indices, room.norms, n};
         total -= n;
     }

@@ -21,8 +21,10 @@ static const char *const suffixes[FILES] = {"", "-journal", "-wal"};
 
 /* ---- what is done to the disk ---- */
 
+enum op_kind { WRITE, TRUNCATE, SYNC, REMOVE, ANNOUNCE };
+
 static struct op {
-    enum { WRITE, TRUNCATE, SYNC, REMOVE, ANNOUNCE } kind;
+    enum op_kind kind;
     int file;
     size_t offset, n; /* of WRITE; TRUNCATE: to n */
     uint8_t *data;
@@ -36,7 +38,7 @@ static const sqlite3_io_methods *real_methods[FILES];
 static sqlite3_io_methods traced_methods[FILES];
 static sqlite3_file *traced_files[FILES];
 
-static struct op *record(int kind, int file)
+static struct op *record(enum op_kind kind, int file)
 {
     static struct op nothing;
     if (!recording)
