@@ -116,7 +116,21 @@ int smoe_addr_split(const char *text, char ret_host[SMOE_HOST_MAX + 1], uint16_t
     return 0;
 }
 
-int smoe_addr_resolve(const char *text, struct smoe_addr *ret, struct smoe_why *why)
+void smoe_addr_choose(const struct addrinfo *found, unsigned turn, uint16_t port,
+                      struct smoe_addr *ret)
+{
+    unsigned n = 0;
+    for (const struct addrinfo *it = found; it; it = it->ai_next)
+        n++;
+    for (turn %= n; turn; turn--)
+        found = found->ai_next;
+    memset(ret, 0, sizeof *ret);
+    smoe_assert(found->ai_addrlen <= sizeof *ret);
+    memcpy(ret, found->ai_addr, found->ai_addrlen);
+    smoe_addr_set_port(ret, port);
+}
+
+int smoe_addr_resolve(const char *text, unsigned turn, struct smoe_addr *ret, struct smoe_why *why)
 {
     char host[SMOE_HOST_MAX + 1] = "";
     uint16_t port = 0;
@@ -130,13 +144,8 @@ int smoe_addr_resolve(const char *text, struct smoe_addr *ret, struct smoe_why *
     int gai = getaddrinfo(host, NULL, &hints, &found);
     if (gai != 0)
         return smoe_fail(why, SMOE_EUNKNOWN, "%s: %s", host, gai_strerror(gai));
-    struct smoe_addr a;
-    memset(&a, 0, sizeof a);
-    smoe_assert(found->ai_addrlen <= sizeof a);
-    memcpy(&a, found->ai_addr, found->ai_addrlen);
+    smoe_addr_choose(found, turn, port, ret);
     freeaddrinfo(found);
-    smoe_addr_set_port(&a, port);
-    memcpy(ret, &a, sizeof a);
     return 0;
 }
 

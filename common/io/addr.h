@@ -34,9 +34,14 @@ int smoe_addr_parse(const char *text, struct smoe_addr *ret, struct smoe_why *wh
 int smoe_addr_split(const char *text, char ret_host[SMOE_HOST_MAX + 1], uint16_t *ret_port,
                     struct smoe_why *why);
 
-/* The first address behind `HOST:PORT`, asking the resolver where HOST is a name. Blocks: for
- * clients, and off the event loop. */
-int smoe_addr_resolve(const char *text, struct smoe_addr *ret, struct smoe_why *why);
+/* An address behind `HOST:PORT`, asking the resolver where HOST is a name. Of several the one whose `turn` it is, 0 the
+ * first and after the last the first again: who counts his attempts reaches them all. Blocks: for clients, and off
+ * the event loop. */
+int smoe_addr_resolve(const char *text, unsigned turn, struct smoe_addr *ret, struct smoe_why *why);
+/* The same of what a resolver has answered (not empty). */
+struct addrinfo;
+void smoe_addr_choose(const struct addrinfo *found, unsigned turn, uint16_t port,
+                      struct smoe_addr *ret);
 
 /* True for 127.0.0.0/8, ::1 and their IPv4-mapped forms. */
 bool smoe_addr_is_loopback(const struct smoe_addr *a);

@@ -10,12 +10,15 @@ import signal
 import socket
 import struct
 import subprocess
+import unittest
 
 import harness
 from faults import Faults
+from harness import train_args
 
 IMAGES, TESTS, SIDE = 601, 20, 2  # more than an evaluation's part; a prime, so no number of parts divides it
 TRAINER = os.path.join(harness.BIN, "stablemoe-train")
+IPV6 = os.path.exists("/proc/net/if_inet6")
 SMALL = ["--dataset", "fashion-mnist", "--experts", "2", "--d-model", "4", "--d-ff", "4"]
 
 
@@ -156,6 +159,33 @@ class Worker(harness.FleetTest):
         worker.expected = {1}
         self.assertEqual(worker.wait(), 1)
         self.assertIn("--peer-listen 127.0.0.1:0: address already in use", worker.err())
+
+    def test_a_state_directory_without_a_name_in_it_is_refused(self):
+        for i, text in enumerate(("", "\n", "a b\n", "-x")):
+            directory = self.fleet.path(f"state{i}")
+            os.mkdir(directory)
+            with open(os.path.join(directory, "id"), "w", encoding="ascii") as f:
+                f.write(text)
+            code, out, err = self.fleet.run([os.path.join(harness.BIN, "stablemoe-worker"), "--gateway", "127.0.0.1:1",
+                                             "--state-dir", directory])
+            self.assertEqual((code, out), (2, ""), repr(text))
+            self.assertOneLine(err, "its file id has no name")
+
+    @harness.need_data
+    @unittest.skipIf(os.geteuid() or not IPV6, "needs root and IPv6")
+    def test_of_a_gateway_with_two_addresses_the_one_that_answers_is_found(self):
+        hosts = self.fleet.path("hosts")
+        with open(hosts, "w", encoding="ascii") as f:
+            f.write("::1 gateway.test\n127.0.0.1 gateway.test\n")
+        named = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts]
+        self.fleet.start_daemon()
+        gateway = "gateway.test:" + self.fleet.gateway.rsplit(":", 1)[1]
+        for name in ("w1", "w2"):
+            self.fleet.start_worker(name, gateway=gateway, beneath=named)
+        self.fleet.wait_ready(2)
+        trainer = self.fleet.start_trainer(*train_args(epochs=1000), gateway=gateway, beneath=named)
+        harness.wait_for("the trainer", lambda: self.fleet.status()["trainers"])
+        trainer.kill()
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ static int ask(struct asking *a, const char *gateway, const char *key, struct sm
     int rc = smoe_tls_context_of(&node, &a->secure, unused, why);
     if (rc)
         return rc;
-    rc = smoe_addr_resolve(gateway, &address, why);
+    rc = smoe_addr_resolve(gateway, 0, &address, why);
     if (rc == 0 && (rc = converse(a, &address)))
         smoe_fail(why, rc, "%s", smoe_strerror(rc));
     rc = rc ? rc : judge(a, why);

@@ -62,6 +62,7 @@ static void try_later(struct smoe_client *c)
         return;
     if (!c->away_since_ns)
         c->away_since_ns = smoe_clock_monotonic_ns();
+    c->turn++;
     uint64_t jitter = smoe_rng_below(&c->rng, c->pause_ms + 1);
     uv_timer_start(&c->pause, attempt, c->pause_ms / 2 + jitter, 0);
     c->pause_ms = c->pause_ms * 2 < PAUSE_MAX_MS ? c->pause_ms * 2 : PAUSE_MAX_MS;
@@ -101,7 +102,7 @@ static void attempt(uv_timer_t *timer)
                                     .peek = on_peek,
                                     .consume = on_consume,
                                     .closed = on_closed};
-    int rc = smoe_addr_resolve(c->gateway, &address, &c->link_why);
+    int rc = smoe_addr_resolve(c->gateway, c->turn, &address, &c->link_why);
     if (rc == 0 && !c->secure && !smoe_addr_is_loopback(&address))
         rc = smoe_fail(&c->link_why, SMOE_ECONFIG,
                        "%s is not on this machine, and without a key nothing is sent further",

@@ -39,6 +39,7 @@ struct smoe_client {
     uint64_t patience_ns;
     uint64_t away_since_ns; /* 0 while welcomed */
     uint64_t pause_ms;
+    unsigned turn; /* attempts that failed: whose of the gateway's addresses it is */
     struct smoe_rng rng;
     bool conn_open, connected, closing, loop_open;
     struct smoe_why why;      /* of the last call */

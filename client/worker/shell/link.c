@@ -29,6 +29,7 @@ struct smoe_link {
     uint16_t port;
     struct smoe_rng rng;
     uint64_t pause_ms;
+    unsigned turn;    /* attempts that failed: whose of the gateway's addresses it is */
     uv_timer_t timer; /* pause, connect time-out, goodbye */
     uv_getaddrinfo_t resolve;
     struct smoe_tls_context *secure; /* NULL: plaintext */
@@ -70,6 +71,7 @@ static void try_later(struct smoe_link *l, const char *why)
         smoe_log(l->log, SMOE_LOG_WARNING, smoe_msg("no gateway, trying again"),
                  smoe_text_field("why", why));
     smoe_fail(&l->told, 0, "%s", why);
+    l->turn++;
     uint64_t jitter = smoe_rng_below(&l->rng, l->pause_ms + 1);
     uv_timer_start(&l->timer, attempt, l->pause_ms / 2 + jitter, 0);
     l->pause_ms = l->pause_ms * 2 < PAUSE_MAX_MS ? l->pause_ms * 2 : PAUSE_MAX_MS;
@@ -195,11 +197,9 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
         try_later(l, status ? uv_strerror(status) : ""); /* of 0 it makes a text, and keeps it */
         return;
     }
-    struct smoe_addr address = {0};
-    memcpy(&address, result->ai_addr,
-           result->ai_addrlen < sizeof address ? result->ai_addrlen : sizeof address);
+    struct smoe_addr address;
+    smoe_addr_choose(result, l->turn, l->port, &address);
     uv_freeaddrinfo(result);
-    smoe_addr_set_port(&address, l->port);
     connect_to(l, &address);
 }
 

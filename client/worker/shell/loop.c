@@ -24,6 +24,7 @@
 #include "client/worker/shell/peers.h"
 #include "client/worker/shell/routers.h"
 #include "client/worker/shell/thermal.h"
+#include "common/base/text.h"
 #include "common/io/clock.h"
 #include "common/io/evloop.h"
 #include "common/io/file.h"
@@ -244,8 +245,11 @@ static int settle_id(struct worker *w, struct smoe_why *why)
         return rc;
     if (rc == 0) {
         kept[strcspn(kept, "\n")] = 0;
-        bool same = !*id || strcmp(id, kept) == 0;
-        if (!same)
+        if (!smoe_name_valid(kept, strlen(kept)))
+            rc =
+                smoe_fail(why, SMOE_ECONFIG, "state directory %s: its file " ID_FILE " has no name",
+                          w->settings.state_dir);
+        else if (*id && strcmp(id, kept) != 0)
             rc = smoe_fail(why, SMOE_ECONFIG, "--id %s: state directory %s belongs to node %.63s",
                            id, w->settings.state_dir, kept);
         else

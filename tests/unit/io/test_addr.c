@@ -140,10 +140,10 @@ Test(addr, names_are_resolved_for_clients)
 {
     struct smoe_addr a;
     struct smoe_why why;
-    cr_assert_eq(smoe_addr_resolve("localhost:7700", &a, &why), 0, "%s", why.text);
+    cr_assert_eq(smoe_addr_resolve("localhost:7700", 0, &a, &why), 0, "%s", why.text);
     cr_assert(smoe_addr_is_loopback(&a));
     cr_assert_eq(smoe_addr_port(&a), 7700);
-    cr_assert_eq(smoe_addr_resolve("[::1]:1", &a, &why), 0);
-    cr_assert_eq(smoe_addr_resolve("no such host:7700", &a, &why), SMOE_EUNKNOWN);
+    cr_assert_eq(smoe_addr_resolve("[::1]:1", 1, &a, &why), 0);
+    cr_assert_eq(smoe_addr_resolve("no such host:7700", 0, &a, &why), SMOE_EUNKNOWN);
     cr_assert(strstr(why.text, "no such host: ") == why.text, "%s", why.text);
 }
