@@ -6,7 +6,8 @@
  * once on each side, and each side is kept on a core of its own: left alone, the kernel at times puts both on one, and
  * then there are two passes on it. So what could be hoped for is 1/(1/plain + n/AES), with n the passes on the
  * busiest core (1; on a machine with one core 2) and AES measured between the rounds; `to_model` is what of that is
- * reached. And once more in bulk over a cable of 1 Gbit/s (veth.h), where TLS should be noticed by nobody. Round trips
+ * reached. Either side at times waits for the other, and its core falls asleep, or is kept awake: both are measured
+ * (bench_calls.c says how). And once more in bulk over a cable of 1 Gbit/s (veth.h), where TLS should be noticed by nobody. Round trips
  * are in bench_calls.c.
  */
 #include "bench/bench_tls.h"
@@ -225,8 +226,8 @@ static double aes_bytes_per_second(uint64_t ms)
 
 /* ---- the comparisons ---- */
 
-static void compare_bulk(struct smoe_bench *bench, const struct path *path,
-                         struct smoe_tls_context *const contexts[2])
+static void compare_bulk_as(struct smoe_bench *bench, const struct path *path,
+                            struct smoe_tls_context *const contexts[2], const char *how)
 {
     struct smoe_sample plain = {.n = 0}, tls = {.n = 0}, model = {.n = 0}, aes = {.n = 0};
     uint64_t ms = bench->quick ? 50 : 300;
@@ -242,11 +243,23 @@ static void compare_bulk(struct smoe_bench *bench, const struct path *path,
     }
     struct smoe_sample to_model = smoe_sample_ratio(&tls, &model);
     struct smoe_sample to_plain = smoe_sample_ratio(&tls, &plain);
-    smoe_report_add(bench->report, "GB/s", &plain, "net.tls.bulk.plain");
-    smoe_report_add(bench->report, "GB/s", &tls, "net.tls.bulk.tls");
-    smoe_report_add(bench->report, "GB/s", &aes, "net.tls.bulk.aes");
-    smoe_report_add(bench->report, "x", &to_plain, "net.tls.bulk.to_plain");
-    smoe_report_add(bench->report, "x", &to_model, "net.tls.bulk.to_model");
+    smoe_report_add(bench->report, "GB/s", &plain, "net.tls.bulk.%s.plain", how);
+    smoe_report_add(bench->report, "GB/s", &tls, "net.tls.bulk.%s.tls", how);
+    smoe_report_add(bench->report, "GB/s", &aes, "net.tls.bulk.%s.aes", how);
+    smoe_report_add(bench->report, "x", &to_plain, "net.tls.bulk.%s.to_plain", how);
+    smoe_report_add(bench->report, "x", &to_model, "net.tls.bulk.%s.to_model", how);
+}
+
+static void compare_bulk(struct smoe_bench *bench, const struct path *path,
+                         struct smoe_tls_context *const contexts[2])
+{
+    pid_t wakers[2];
+    compare_bulk_as(bench, path, contexts, "asleep");
+    for (unsigned i = 0; i < 2; i++)
+        wakers[i] = smoe_cores_keep_awake(path->cores, i);
+    compare_bulk_as(bench, path, contexts, "awake");
+    for (unsigned i = 0; i < 2; i++)
+        smoe_child_stop(wakers[i]);
 }
 
 static void compare_veth(struct smoe_bench *bench, struct path path,

@@ -146,6 +146,25 @@ int smoe_caller_connect(struct smoe_caller *c, uv_loop_t *loop, const char *addr
                      *c->tls.why.text ? c->tls.why.text : "no answer");
 }
 
+int smoe_caller_shake(struct smoe_caller *c, uv_loop_t *loop, const char *address,
+                      struct smoe_tls_context *tls, uint8_t *scratch, struct smoe_why *why)
+{
+    uv_timer_t timer;
+    int rc = smoe_caller_connect(c, loop, address, tls, scratch, why);
+    if (rc)
+        return rc;
+    uv_timer_init(loop, &timer);
+    uv_timer_start(&timer, on_patience, PATIENCE_MS, 0);
+    while (c->tls.state == SMOE_TLS_SHAKING && !c->gone && uv_is_active((uv_handle_t *)&timer))
+        uv_run(loop, UV_RUN_ONCE);
+    uv_close((uv_handle_t *)&timer, NULL);
+    uv_run(loop, UV_RUN_NOWAIT);
+    return c->tls.state == SMOE_TLS_OPEN
+               ? 0
+               : smoe_fail(why, SMOE_ECLOSED, "connect %s: no handshake: %s", address,
+                           c->tls.why.text);
+}
+
 /* Sends a message, and waits for one of the type `awaited`. */
 static int call(struct smoe_caller *c, struct smoe_wire *wire, const struct smoe_message *message,
                 enum smoe_message_type awaited, struct smoe_why *why)

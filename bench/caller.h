@@ -32,6 +32,10 @@ struct smoe_caller {
 int smoe_caller_connect(struct smoe_caller *c, uv_loop_t *loop, const char *address,
                         struct smoe_tls_context *tls, uint8_t *scratch, struct smoe_why *why);
 
+/* The same through TLS, and shakes hands. */
+int smoe_caller_shake(struct smoe_caller *c, uv_loop_t *loop, const char *address,
+                      struct smoe_tls_context *tls, uint8_t *scratch, struct smoe_why *why);
+
 /* Joins a gateway; for a worker as smoe_peer_hello. From now on it asks by Ping. */
 int smoe_caller_hello(struct smoe_caller *c, struct smoe_wire *wire, enum smoe_role role,
                       const char *name, struct smoe_why *why);

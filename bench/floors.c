@@ -78,7 +78,7 @@ static const struct smoe_floor floors[] = {
     {"latency.n64.p50", MOST, 400},
 
     {"net.relay.1MiB.to_bare", LEAST, 0.7},
-    {"net.tls.bulk.to_model", LEAST, 0.7},
+    {"net.tls.bulk.awake.to_model", LEAST, 0.7},
     {"net.tls.bytes.awake.to_plain", MOST, 1.2},
     {"net.tls.control.awake.to_plain", MOST, 1.2},
     {"net.tls.veth.to_plain", LEAST, 0.95},
@@ -89,6 +89,8 @@ static const struct smoe_floor floors[] = {
     {"memory.gateway", MOST, 32},
     {"memory.session.1000", MOST, 16},
     {"memory.session.4000", MOST, 16},
+    {"memory.tls.session.*", MOST, 40},
+    {"memory.tls.stranger.*", MOST, 64},
 
     /* A plan at every iteration costs next to nothing; 58 layers are DeepSeek-V3's. */
     {"placement.plan.1x64x256.*.highest-averages", MOST, 50},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A gateway's end of TLS and a node's. The tape lets them talk and interferes: pieces of any length, bytes
- * changed, left out, said twice, or of the tape's own. Whatever it does, plaintext arrives as it was
+ * changed, left out, said twice, or of the tape's own; a handshake makes one step in a turn of the loop. Whatever it does, plaintext arrives as it was
  * sent, or not at all; nothing arrives from a peer that is not established; and whoever has shown no TLS gets
  * no answer.
  */
@@ -32,7 +32,8 @@ static void set_up_once(void)
         words[i] = (uint8_t)(i * 2654435761u >> 13);
     smoe_assert(smoe_key_parse(line, sizeof line - 1, &key, &why) == 0);
     smoe_assert(smoe_keyring_add(&keys, &key, &why) == 0);
-    struct smoe_tls_options server = {.keys = &keys, .established = tls_end_established};
+    struct smoe_tls_options server = {
+        .keys = &keys, .established = tls_end_established, .shakes_a_turn = 1};
     struct smoe_tls_options client = {
         .key = &key, .established = tls_end_established, .records_max = 4};
     smoe_assert(smoe_tls_context_new(&server, &contexts[0], &why) == 0);
@@ -75,6 +76,8 @@ static void step(struct fuzz_input *in, struct tls_end ends[2])
     struct tls_end *a = &ends[what >> 7], *b = &ends[1 - (what >> 7)];
     const uint8_t *bytes;
     size_t n;
+    if (!(what & 32)) /* else whoever shakes hands may have to wait */
+        (void)smoe_tls_context_turn(contexts[0]);
     switch (op) {
     case SAY:
         n = fuzz_u16(in);
@@ -104,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz_input in = {data, size};
     struct tls_end ends[2];
     set_up_once();
+    (void)smoe_tls_context_turn(contexts[0]);
     for (int i = 0; i < 2; i++) {
         smoe_assert(tls_end_init(&ends[i], contexts[i], ROOM) == 0);
         ends[i].out = words;
