@@ -179,6 +179,22 @@ Test(copies, that_are_not_there_are_no_reason_for_half_a_step, .init = begin, .f
     cr_assert_str_eq(host.why.text, "STEP_PREPARE.gradients: layer 2 expert 2 is not hosted here");
 }
 
+/* A reset cannot clear a sum while a task adds to it; what is in it is of no attempt any more. */
+Test(copies, get_zeros_where_a_sum_waits_to_be_cleared, .init = begin, .fini = end)
+{
+    train(&host, 1, 0, 5);
+    cr_assert_eq(member_decide(&host, 2, 0, 3, true), 0);
+    struct smoe_task *task = member_start(&host);
+    cr_assert_not_null(task);
+    cr_assert_eq(member_reset(&host, 5), 0);
+    cr_assert_eq(member_prepare(&host, 1, 5, zero, 1), 0);
+    const struct letter *sum = member_last(&host, SMOE_MSG_STEP_GRADIENT);
+    const smoe_real *values = (const smoe_real *)(const void *)sum->raw;
+    for (size_t i = 0; i < CREW_PARAMS; i++)
+        cr_assert(!(values[i] < 0) && !(values[i] > 0), "element %zu", i);
+    member_finish(&host, task);
+}
+
 Test(copies, tell_no_norms, .init = begin, .fini = end)
 {
     train(&host, 1, 0, 5);

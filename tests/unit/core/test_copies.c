@@ -657,6 +657,26 @@ Test(copies, that_find_no_room_are_done_without_and_the_worker_serves, .fini = e
     cr_assert_eq(last(b, SMOE_MSG_HOST)->m.host.n_copies, 0, "and not once more");
 }
 
+/* Its number goes to the next layer, which is another. */
+Test(copies, that_found_no_room_in_a_layer_are_asked_for_of_the_next, .fini = end)
+{
+    begin_with(2, 1);
+    scene_close(&s, b);
+    b = scene_worker(&s, "b");
+    refuse_host(b);
+    scene_work_all(&s);
+    expect_standing("a:-");
+    scene_say(&s, t, &(struct smoe_message){.type = SMOE_MSG_BYE});
+    t = scene_trainer(&s, "heir");
+    struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
+    m.layer_declare = (struct smoe_msg_layer_declare){
+        .request = 1, .name = "moe", .run = 43, .shape = scene_shape(2)};
+    scene_say(&s, t, &m);
+    scene_work_all(&s);
+    cr_assert_eq(last(t, SMOE_MSG_LAYER_READY)->m.layer_ready.layer, layer);
+    expect_standing("a:b b:a");
+}
+
 /* The second refusal answers the first Host: by then the worker has been asked for less. */
 Test(copies, are_not_refused_twice_by_an_answer_that_comes_late, .fini = end)
 {
@@ -801,6 +821,25 @@ Test(restore, is_stored_at_host_and_follower_and_answered_when_both_have_it, .fi
     scene_answer(&s, a, SMOE_MSG_EXPERT_STORE);
     scene_close(&s, b); /* a copy that is gone need not have it */
     cr_assert_eq(last(t, SMOE_MSG_EXPERT_STORED)->m.expert_stored.request, 8);
+}
+
+/* It would be the state of neither step, and the step's hosts would wait for one another. */
+Test(restore, of_a_state_is_refused_while_a_step_is_made_of_the_old_one, .fini = end)
+{
+    const uint64_t two = 2;
+    begin_with(2, 1);
+    train(1);
+    submit(two);
+    scene_work_all(&s);
+    cr_assert_eq(scene_gradient(&s, t, two).kind, SMOE_TAKE);
+    scene_work_all(&s);
+    scene_step(&s, t, two, &two, 1);
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORE};
+    m.expert_store = (struct smoe_msg_expert_store){7, layer, 0, SMOE_STATE_WEIGHTS, 1, 0};
+    scene_say(&s, t, &m);
+    scene_assert_error(&s, t, SMOE_ESTATE, "EXPERT_STORE: layer moe: its step is being made");
+    scene_work_all(&s);
+    cr_assert_eq(last(t, SMOE_MSG_STEP_DONE)->m.step_done.step, two);
 }
 
 /* ---- evaluation ---- */

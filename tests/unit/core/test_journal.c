@@ -120,6 +120,20 @@ Test(commit, is_told_to_nobody_before_its_record_is_durable, .init = begin, .fin
     cr_assert_eq(scene_totals(&s).account.now[SMOE_VISIT_COMMITTED], VISITS);
 }
 
+/* A worker that had heard of it would refuse a daemon that was killed and never wrote it. */
+Test(commit, gives_an_epoch_that_nobody_hears_of_before_it_is_durable, .init = begin, .fini = end)
+{
+    uint64_t before = last(a, SMOE_MSG_WELCOME)->m.welcome.epoch;
+    train_to_commit(1);
+    uint32_t c = scene_worker(&s, "c"), other = scene_trainer(&s, "other");
+    cr_assert_eq(last(c, SMOE_MSG_WELCOME)->m.welcome.epoch, before);
+    cr_assert_eq(last(other, SMOE_MSG_WELCOME)->m.welcome.epoch, before);
+    write_all();
+    uint32_t d = scene_worker(&s, "d");
+    cr_assert_eq(last(d, SMOE_MSG_WELCOME)->m.welcome.epoch, before + 1);
+    cr_assert_eq(last(t, SMOE_MSG_STEP_DONE)->m.step_done.epoch, before + 1);
+}
+
 Test(commit, has_in_its_record_what_everybody_is_told_later, .init = begin, .fini = end)
 {
     train_to_commit(1);

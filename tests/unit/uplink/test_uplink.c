@@ -311,6 +311,21 @@ Test(uplink, names_in_a_step_the_batches_that_have_gradients_and_frees_what_it_k
     cr_assert(smoe_uplink_step_state(l.up)->done);
 }
 
+/* What was kept of the first one went with the commit, so that nothing is left to see that it was there. */
+Test(uplink, takes_no_second_gradient_of_a_batch_that_is_committed, .init = begin, .fini = end)
+{
+    struct smoe_uplink_ticket *t = submit(false);
+    give_results(t->batch, 0);
+    gradient(t);
+    cr_assert_eq(smoe_uplink_gradient(t, dy, &l.why), SMOE_ESTATE);
+    cr_assert_eq(step(), 0);
+    give_input_gradients(t->batch);
+    step_done(1);
+    cr_assert_eq(t->state, SMOE_TICKET_COMMITTED);
+    cr_assert_eq(smoe_uplink_gradient(t, dy, &l.why), SMOE_ESTATE);
+    cr_assert_str_eq(l.why.text, "gradient: given already");
+}
+
 Test(uplink, sends_no_more_than_it_was_granted_and_the_rest_in_order, .fini = end)
 {
     begin_with(2);
