@@ -6,8 +6,8 @@
  * once on each side, and each side is kept on a core of its own: left alone, the kernel at times puts both on one, and
  * then there are two passes on it. So what could be hoped for is 1/(1/plain + n/AES), with n the passes on the
  * busiest core (1; on a machine with one core 2) and AES measured between the rounds; `to_model` is what of that is
- * reached. Control: 64 bytes go to and fro. And once more in bulk over a cable of 1 Gbit/s (veth.h), where
- * TLS should be noticed by nobody.
+ * reached. And once more in bulk over a cable of 1 Gbit/s (veth.h), where TLS should be noticed by nobody. Round trips
+ * are in bench_calls.c.
  */
 #include "bench/bench_tls.h"
 
@@ -16,16 +16,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/bench_calls.h"
 #include "bench/child.h"
 #include "bench/veth.h"
 #include "common/io/clock.h"
 #include "common/io/listener.h"
 #include "common/io/tls.h"
 
-#define BULK_BYTES    ((size_t)1 << 20)
-#define CONTROL_BYTES 64
-#define RECORD_BYTES  16384
-#define WARM_UP_MS    50
+#define BULK_BYTES   ((size_t)1 << 20)
+#define RECORD_BYTES 16384
+#define WARM_UP_MS   50
 
 /* What is between the two. */
 struct path {
@@ -43,8 +43,7 @@ struct end {
     struct smoe_tls tls;
     struct smoe_tls_context *secure; /* NULL: plain */
     const struct path *path;
-    bool bulk, writes, gone;
-    size_t owed; /* bytes to be written, where it is not bulk */
+    bool writes, gone;
     uint64_t received, received_before, began_ns, ended_ns;
     uint8_t *bytes; /* [BULK_BYTES] */
     uint8_t scratch[SMOE_CONN_SCRATCH_BYTES];
@@ -56,7 +55,7 @@ static uint8_t *direct(void *context, size_t *ret_room)
 {
     struct end *e = context;
     *ret_room = BULK_BYTES - e->received % BULK_BYTES;
-    return e->bulk ? e->bytes + e->received % BULK_BYTES : NULL;
+    return e->bytes + e->received % BULK_BYTES;
 }
 
 static void received(void *context, const uint8_t *data, size_t n)
@@ -64,25 +63,19 @@ static void received(void *context, const uint8_t *data, size_t n)
     struct end *e = context;
     (void)data;
     e->received += n;
-    if (!e->bulk) {
-        e->owed += n;
-        smoe_conn_flush(&e->conn);
-    }
 }
 
 static size_t peek(void *context, struct iovec *iovecs, size_t max)
 {
     struct end *e = context;
     (void)max;
-    size_t n = e->bulk && e->writes ? BULK_BYTES : e->owed;
-    iovecs[0] = (struct iovec){e->bytes, n < BULK_BYTES ? n : BULK_BYTES};
-    return n > 0;
+    iovecs[0] = (struct iovec){e->bytes, BULK_BYTES};
+    return e->writes;
 }
 
 static void consume(void *context, size_t bytes)
 {
-    struct end *e = context;
-    e->owed -= e->bulk ? 0 : bytes;
+    (void)context, (void)bytes;
 }
 
 static void closed(void *context, int status)
@@ -112,7 +105,7 @@ static struct smoe_conn_owner owner_of(struct end *e)
     return owner;
 }
 
-/* ---- the child: writes, or begins and returns what comes ---- */
+/* ---- the child: writes ---- */
 
 static void run_child(struct end *e, const struct smoe_addr *to)
 {
@@ -122,7 +115,6 @@ static void run_child(struct end *e, const struct smoe_addr *to)
     if (e->path->far >= 0)
         (void)smoe_veth_enter(e->path->far);
     e->writes = true;
-    e->owed = CONTROL_BYTES;
     if (smoe_conn_connect(&e->conn, &e->loop, &to->sa, &owner, e->scratch,
                           e->secure ? smoe_tls_connected : connected) == 0)
         uv_run(&e->loop, UV_RUN_DEFAULT); /* until it is ended */
@@ -180,13 +172,12 @@ static void measure(struct end *e, uint64_t ms)
 
 /* Bytes a second that came in for that long; 0 if something failed. */
 static double bytes_per_second(const struct path *path, struct smoe_tls_context *const contexts[2],
-                               bool bulk, uint64_t ms)
+                               uint64_t ms)
 {
     struct end *e = calloc(1, sizeof *e);
     struct smoe_addr address;
     struct smoe_why why;
     struct smoe_listener_owner owner = {e, arrived, NULL, 0};
-    e->bulk = bulk;
     e->path = path;
     e->bytes = calloc(1, BULK_BYTES);
     uv_loop_init(&e->loop);
@@ -241,8 +232,8 @@ static void compare_bulk(struct smoe_bench *bench, const struct path *path,
     uint64_t ms = bench->quick ? 50 : 300;
     double passes = path->cores->n > 1 ? 1 : 2;
     for (int round = 0; round < (bench->quick ? 1 : 9); round++) {
-        double p = bytes_per_second(path, NULL, true, ms);
-        double t = bytes_per_second(path, contexts, true, ms);
+        double p = bytes_per_second(path, NULL, ms);
+        double t = bytes_per_second(path, contexts, ms);
         double a = aes_bytes_per_second(ms / 4);
         smoe_sample_add(&plain, p * 1e-9);
         smoe_sample_add(&tls, t * 1e-9);
@@ -256,21 +247,6 @@ static void compare_bulk(struct smoe_bench *bench, const struct path *path,
     smoe_report_add(bench->report, "GB/s", &aes, "net.tls.bulk.aes");
     smoe_report_add(bench->report, "x", &to_plain, "net.tls.bulk.to_plain");
     smoe_report_add(bench->report, "x", &to_model, "net.tls.bulk.to_model");
-}
-
-static void compare_control(struct smoe_bench *bench, const struct path *path,
-                            struct smoe_tls_context *const contexts[2])
-{
-    struct smoe_sample plain_us = {.n = 0}, tls_us = {.n = 0};
-    uint64_t ms = bench->quick ? 50 : 300;
-    for (int round = 0; round < (bench->quick ? 1 : 9); round++) {
-        smoe_sample_add(&plain_us, 1e6 * CONTROL_BYTES / bytes_per_second(path, NULL, false, ms));
-        smoe_sample_add(&tls_us, 1e6 * CONTROL_BYTES / bytes_per_second(path, contexts, false, ms));
-    }
-    struct smoe_sample control = smoe_sample_ratio(&tls_us, &plain_us);
-    smoe_report_add(bench->report, "us", &plain_us, "net.tls.control.plain");
-    smoe_report_add(bench->report, "us", &tls_us, "net.tls.control.tls");
-    smoe_report_add(bench->report, "x", &control, "net.tls.control.to_plain");
 }
 
 static void compare_veth(struct smoe_bench *bench, struct path path,
@@ -287,8 +263,8 @@ static void compare_veth(struct smoe_bench *bench, struct path path,
     path.address = SMOE_VETH_NEAR;
     path.far = veth.far;
     for (int round = 0; round < (bench->quick ? 1 : 3); round++) {
-        smoe_sample_add(&plain, 1e-9 * bytes_per_second(&path, NULL, true, ms));
-        smoe_sample_add(&tls, 1e-9 * bytes_per_second(&path, contexts, true, ms));
+        smoe_sample_add(&plain, 1e-9 * bytes_per_second(&path, NULL, ms));
+        smoe_sample_add(&tls, 1e-9 * bytes_per_second(&path, contexts, ms));
     }
     smoe_veth_release(&veth);
     struct smoe_sample to_plain = smoe_sample_ratio(&tls, &plain);
@@ -311,8 +287,8 @@ int smoe_bench_tls(struct smoe_bench *bench, const struct smoe_cores *cores, str
     if (rc == 0) {
         smoe_cores_take(cores, 0);
         compare_bulk(bench, &path, contexts);
-        compare_control(bench, &path, contexts);
         compare_veth(bench, path, contexts);
+        rc = smoe_bench_calls(bench, cores, &keys, contexts, why);
         smoe_cores_give(cores);
     }
     smoe_tls_context_free(contexts[0]);

@@ -17,6 +17,8 @@
 #define PATIENCE_MS   5000
 #define POLL_MS       10
 
+#define CERTIFICATE_FILE "gateway.pem"
+
 static void sleep_ms(long ms)
 {
     struct timespec t = {ms / 1000, ms % 1000 * 1000000};
@@ -162,14 +164,15 @@ static int await_address(struct smoe_bench_fleet *fleet, const char *log, struct
     return 0;
 }
 
+/* `security`: a setting that says who is let in. */
 static int start_gateway(const struct smoe_bench *bench, const char *const *settings,
-                         struct smoe_bench_fleet *fleet, struct smoe_why *why)
+                         const char *security, struct smoe_bench_fleet *fleet, struct smoe_why *why)
 {
     char program[1100], state[160], log[160];
     const char *argv[ARGUMENTS_MAX] = {
-        program,       "--state-dir", state,
-        "--listen",    "127.0.0.1:0", "--status",
-        "127.0.0.1:0", "--set",       "security.insecure=loopback-only"};
+        program,    "--state-dir", state,   "--listen", "127.0.0.1:0",
+        "--status", "127.0.0.1:0", "--set", security,
+    };
     size_t n = 9;
     snprintf(program, sizeof program, "%s/stablemoed", bench->bin_dir);
     snprintf(state, sizeof state, "%s/gateway", fleet->dir);
@@ -180,6 +183,44 @@ static int start_gateway(const struct smoe_bench *bench, const char *const *sett
     }
     int rc = smoe_child_start(argv, log, &fleet->gateway, why);
     return rc ? rc : await_address(fleet, log, why);
+}
+
+static int write_text(int dir, const char *name, const char *text)
+{
+    int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n == (ssize_t)strlen(text) ? 0 : SMOE_EUNKNOWN;
+}
+
+/* The state directory, with what the gateway is to know of others in it. */
+static int write_secrets(const char *state, const struct smoe_keyring *keys,
+                         const char *certificate, struct smoe_why *why)
+{
+    int dir = mkdir(state, 0700) ? -1 : open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return smoe_fail(why, -errno, "%s: %s", state, strerror(errno));
+    int rc = certificate ? write_text(dir, CERTIFICATE_FILE, certificate)
+                         : smoe_keyring_write(dir, SMOE_KEYRING_FILE, keys, why);
+    close(dir);
+    return rc && certificate ? smoe_fail(why, rc, "%s: %s", state, smoe_strerror(rc)) : rc;
+}
+
+int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *settings,
+                            const struct smoe_keyring *keys, const char *certificate,
+                            struct smoe_bench_fleet *ret, struct smoe_why *why)
+{
+    char state[160], setting[256] = "security.insecure=no";
+    *ret = (struct smoe_bench_fleet){.gateway = 0};
+    int rc = make_dir(ret->dir, sizeof ret->dir, why);
+    snprintf(state, sizeof state, "%s/gateway", ret->dir);
+    if (certificate)
+        snprintf(setting, sizeof setting, "security.certificate=%s/" CERTIFICATE_FILE, state);
+    if (rc == 0)
+        rc = write_secrets(state, keys, certificate, why);
+    return rc ? rc : start_gateway(bench, settings, setting, ret, why);
 }
 
 int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
@@ -206,7 +247,7 @@ int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings
     *ret = (struct smoe_bench_fleet){.gateway = 0};
     int rc = make_dir(ret->dir, sizeof ret->dir, why);
     if (rc == 0)
-        rc = start_gateway(bench, settings, ret, why);
+        rc = start_gateway(bench, settings, "security.insecure=loopback-only", ret, why);
     for (unsigned i = 0; i < n_workers && !rc; i++)
         rc = smoe_fleet_add_worker(bench, (const char *const[]){NULL}, ret, why);
     return rc;

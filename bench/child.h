@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "bench/bench.h"
+#include "common/io/keyring.h"
 
 /* Starts argv[0] (a path), NULL-terminated arguments, with these as standard input, output and error.
  * 0, or a code. */
@@ -49,6 +50,11 @@ struct smoe_bench_fleet {
  * or started one by one with `options` of their own, NULL-terminated words. */
 int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings,
                      unsigned n_workers, struct smoe_bench_fleet *ret, struct smoe_why *why);
+/* The same without workers, and not open to everybody: a gateway that has `keys`, or, if `certificate` is not NULL,
+ * that file's text in PEM. Both are borrowed. */
+int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *settings,
+                            const struct smoe_keyring *keys, const char *certificate,
+                            struct smoe_bench_fleet *ret, struct smoe_why *why);
 int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
                           struct smoe_bench_fleet *fleet, struct smoe_why *why);
 void smoe_fleet_stop(struct smoe_bench_fleet *fleet);

@@ -79,7 +79,8 @@ static const struct smoe_floor floors[] = {
 
     {"net.relay.1MiB.to_bare", LEAST, 0.7},
     {"net.tls.bulk.to_model", LEAST, 0.7},
-    {"net.tls.control.to_plain", MOST, 1.2},
+    {"net.tls.bytes.awake.to_plain", MOST, 1.2},
+    {"net.tls.control.awake.to_plain", MOST, 1.2},
     {"net.tls.veth.to_plain", LEAST, 0.95},
     {"net.control.100.to_echo", LEAST, 0.9},
     {"net.control.1000.to_echo", LEAST, 0.9},

@@ -33,14 +33,14 @@ struct smoe_message smoe_example_report(uint64_t ceiling)
 struct smoe_message smoe_example_decision(void)
 {
     static const struct smoe_parcel_head parcels[] = {
-        {(UINT64_C(77001) << 32) + 11, 0, 0, 17, true},
-        {(UINT64_C(77001) << 32) + 12, 0, 1, 9, true},
-        {(UINT64_C(77001) << 32) + 13, 0, 2, 31, true},
-        {(UINT64_C(77001) << 32) + 14, 0, 3, 5, true},
-        {(UINT64_C(77001) << 32) + 15, 0, 4, 12, true},
-        {(UINT64_C(77001) << 32) + 16, 0, 5, 8, true},
-        {(UINT64_C(77001) << 32) + 17, 0, 6, 22, true},
-        {(UINT64_C(77001) << 32) + 18, 0, 7, 3, true}};
+        {(UINT64_C(77001) << 32) + 11, 0, 0, 17, true, false, 0},
+        {(UINT64_C(77001) << 32) + 12, 0, 1, 9, true, false, 0},
+        {(UINT64_C(77001) << 32) + 13, 0, 2, 31, true, false, 0},
+        {(UINT64_C(77001) << 32) + 14, 0, 3, 5, true, false, 0},
+        {(UINT64_C(77001) << 32) + 15, 0, 4, 12, true, false, 0},
+        {(UINT64_C(77001) << 32) + 16, 0, 5, 8, true, false, 0},
+        {(UINT64_C(77001) << 32) + 17, 0, 6, 22, true, false, 0},
+        {(UINT64_C(77001) << 32) + 18, 0, 7, 3, true, false, 0}};
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     m.decision = (struct smoe_msg_decision){1234567, 54321, 2000000, parcels,
                                             sizeof parcels / sizeof *parcels};

@@ -41,6 +41,12 @@ int smoe_peer_connect(struct smoe_peer *peer, const char *address, struct smoe_w
     return 0;
 }
 
+int smoe_peer_cutter(struct smoe_peer *peer)
+{
+    *peer = (struct smoe_peer){.fd = -1, .body = malloc(SMOE_PEER_BODY_MAX)};
+    return peer->body ? 0 : SMOE_ENOMEMORY;
+}
+
 void smoe_peer_release(struct smoe_peer *peer)
 {
     if (peer->fd >= 0)
@@ -167,11 +173,10 @@ int smoe_peer_await(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_me
     }
 }
 
-int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_role role,
-                    const char *name, struct smoe_why *why)
+void smoe_peer_introduce(enum smoe_role role, const char *name, struct smoe_message *ret)
 {
-    struct smoe_message m = {.type = SMOE_MSG_HELLO};
-    m.hello = (struct smoe_msg_hello){
+    *ret = (struct smoe_message){.type = SMOE_MSG_HELLO};
+    ret->hello = (struct smoe_msg_hello){
         .protocol_min = SMOE_PROTOCOL_MIN,
         .protocol_max = SMOE_PROTOCOL_MAX,
         .role = role,
@@ -182,7 +187,14 @@ int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_ro
         .lanes = 1,
         .freq_driver = "none",
     };
-    snprintf(m.hello.name, sizeof m.hello.name, "%s", name);
+    snprintf(ret->hello.name, sizeof ret->hello.name, "%s", name);
+}
+
+int smoe_peer_hello(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_role role,
+                    const char *name, struct smoe_why *why)
+{
+    struct smoe_message m;
+    smoe_peer_introduce(role, name, &m);
     int rc = smoe_peer_send(peer, wire, &m, why);
     if (rc == 0)
         rc = smoe_peer_await(peer, wire, SMOE_MSG_WELCOME, &m, why);

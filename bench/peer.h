@@ -35,6 +35,9 @@ typedef void (*smoe_peer_fn)(void *context, struct smoe_peer *peer,
 int smoe_peer_connect(struct smoe_peer *peer, const char *address, struct smoe_why *why);
 void smoe_peer_release(struct smoe_peer *peer);
 
+/* One without a socket, that only cuts into frames what it is fed; 0 or SMOE_ENOMEMORY. */
+int smoe_peer_cutter(struct smoe_peer *peer);
+
 /* From blocking to not: for epoll. */
 void smoe_peer_unblock(struct smoe_peer *peer);
 
@@ -56,6 +59,9 @@ int smoe_peer_send(struct smoe_peer *peer, struct smoe_wire *wire,
 /* Waits for a message of this type, ignoring others but errors. */
 int smoe_peer_await(struct smoe_peer *peer, struct smoe_wire *wire, enum smoe_message_type type,
                     struct smoe_message *ret, struct smoe_why *why);
+
+/* The Hello of such a peer. */
+void smoe_peer_introduce(enum smoe_role role, const char *name, struct smoe_message *ret);
 
 /* Hello and, for a worker, its empty inventory, which the gateway has heard of at the end: what another
  * connection says then comes after it. */

@@ -21,6 +21,7 @@ struct smoe_budget {
 };
 
 struct smoe_blob {
+    void *block;                /* of malloc, which it lies in */
     struct smoe_budget *budget; /* borrowed, or NULL */
     size_t bytes;
     uint32_t refs;

@@ -4,20 +4,39 @@
 #include <limits.h>
 #include <string.h>
 
+#include "common/base/err.h"
+
 #define TAG_BYTES_MAX    5
 #define LENGTH_BYTES_MAX 5
 #define VARINT_BYTES_MAX 10
 
-enum kind { NOT_FLAT, NUMBER_32, NUMBER_64, TRUTH, FIXED_32, FIXED_64, TEXT };
+/* In this order: numbers, truth, what is fixed (narrow, wide), text. */
+enum kind {
+    NOT_FLAT,
+    NUMBER_32,
+    SIGNED_32,
+    NUMBER_64,
+    TRUTH,
+    FIXED_32,
+    REAL_32,
+    FIXED_64,
+    REAL_64,
+    TEXT
+};
 
 static const uint8_t kinds[] = {
-    [PROTOBUF_C_TYPE_INT32] = NUMBER_32,  [PROTOBUF_C_TYPE_UINT32] = NUMBER_32,
-    [PROTOBUF_C_TYPE_ENUM] = NUMBER_32,   [PROTOBUF_C_TYPE_INT64] = NUMBER_64,
+    [PROTOBUF_C_TYPE_INT32] = SIGNED_32,  [PROTOBUF_C_TYPE_UINT32] = NUMBER_32,
+    [PROTOBUF_C_TYPE_ENUM] = SIGNED_32,   [PROTOBUF_C_TYPE_INT64] = NUMBER_64,
     [PROTOBUF_C_TYPE_UINT64] = NUMBER_64, [PROTOBUF_C_TYPE_BOOL] = TRUTH,
-    [PROTOBUF_C_TYPE_FIXED32] = FIXED_32, [PROTOBUF_C_TYPE_FLOAT] = FIXED_32,
-    [PROTOBUF_C_TYPE_FIXED64] = FIXED_64, [PROTOBUF_C_TYPE_DOUBLE] = FIXED_64,
+    [PROTOBUF_C_TYPE_FIXED32] = FIXED_32, [PROTOBUF_C_TYPE_FLOAT] = REAL_32,
+    [PROTOBUF_C_TYPE_FIXED64] = FIXED_64, [PROTOBUF_C_TYPE_DOUBLE] = REAL_64,
     [PROTOBUF_C_TYPE_STRING] = TEXT,      [PROTOBUF_C_TYPE_MESSAGE] = NOT_FLAT, /* the last one */
 };
+
+static bool is_wide(enum kind kind)
+{
+    return kind >= FIXED_64;
+}
 
 static bool is_flat_field(const ProtobufCFieldDescriptor *field)
 {
@@ -161,10 +180,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 
 static bool read_fixed(struct reader *r, enum kind kind, unsigned wire_type, void *member)
 {
-    bool wide = kind == FIXED_64;
-    size_t size = wide ? 8 : 4;
+    size_t size = is_wide(kind) ? 8 : 4;
     const uint8_t *bytes = NULL;
-    if (wire_type == (wide ? PROTOBUF_C_WIRE_TYPE_64BIT : PROTOBUF_C_WIRE_TYPE_32BIT))
+    if (wire_type == (is_wide(kind) ? PROTOBUF_C_WIRE_TYPE_64BIT : PROTOBUF_C_WIRE_TYPE_32BIT))
         bytes = read_bytes(r, size);
     if (bytes)
         memcpy(member, bytes, size);
@@ -192,12 +210,12 @@ static bool read_field(struct reader *r, const struct smoe_flat_field *field,
 {
     void *member = message + field->offset;
     enum kind kind = field->kind;
-    if (kind == NUMBER_32 || kind == NUMBER_64)
+    if (kind <= NUMBER_64)
         return read_number(r, kind, wire_type, member);
-    if (kind == FIXED_32 || kind == FIXED_64)
-        return read_fixed(r, kind, wire_type, member);
     if (kind == TRUTH)
         return read_truth(r, wire_type, member);
+    if (kind <= REAL_64)
+        return read_fixed(r, kind, wire_type, member);
     return read_string(r, arena, wire_type, member);
 }
 
@@ -241,4 +259,107 @@ void *smoe_flat_unpack(const struct smoe_flat *flat, struct smoe_arena *arena, c
             return NULL;
     }
     return message;
+}
+
+/* ---- packing ---- */
+
+struct writer {
+    uint8_t *at, *end;
+};
+
+static bool write_varint(struct writer *w, uint64_t value)
+{
+    uint8_t *at = w->at;
+    for (; at < w->end && value >= 0x80; value >>= 7)
+        *at++ = (uint8_t)(value | 0x80);
+    if (at == w->end)
+        return false;
+    *at++ = (uint8_t)value;
+    w->at = at;
+    return true;
+}
+
+static bool write_bytes(struct writer *w, const void *from, size_t bytes)
+{
+    if ((size_t)(w->end - w->at) < bytes)
+        return false;
+    memcpy(w->at, from, bytes);
+    w->at += bytes;
+    return true;
+}
+
+/* A number as a varint has it: what is signed is 64 bits wide there. */
+static uint64_t number_of(enum kind kind, const void *member)
+{
+    uint64_t wide;
+    uint32_t narrow;
+    if (kind == NUMBER_64) {
+        memcpy(&wide, member, sizeof wide);
+        return wide;
+    }
+    memcpy(&narrow, member, sizeof narrow);
+    return kind == SIGNED_32 ? (uint64_t)(int64_t)(int32_t)narrow : narrow;
+}
+
+static bool write_number(struct writer *w, uint64_t tag, enum kind kind, const void *member)
+{
+    uint64_t value = number_of(kind, member);
+    return !value || (write_varint(w, tag | PROTOBUF_C_WIRE_TYPE_VARINT) && write_varint(w, value));
+}
+
+static bool write_truth(struct writer *w, uint64_t tag, const void *member)
+{
+    protobuf_c_boolean truth;
+    memcpy(&truth, member, sizeof truth);
+    return !truth || (write_varint(w, tag | PROTOBUF_C_WIRE_TYPE_VARINT) && write_varint(w, 1));
+}
+
+/* Zero is left out, minus zero too where the field is a real number. */
+static bool is_zero(enum kind kind, const void *member)
+{
+    uint64_t bits = 0, sign = is_wide(kind) ? UINT64_C(1) << 63 : UINT64_C(1) << 31;
+    memcpy(&bits, member, is_wide(kind) ? 8 : 4);
+    return !bits || ((kind == REAL_32 || kind == REAL_64) && bits == sign);
+}
+
+static bool write_fixed(struct writer *w, uint64_t tag, enum kind kind, const void *member)
+{
+    unsigned wire_type = is_wide(kind) ? PROTOBUF_C_WIRE_TYPE_64BIT : PROTOBUF_C_WIRE_TYPE_32BIT;
+    return is_zero(kind, member) ||
+           (write_varint(w, tag | wire_type) && write_bytes(w, member, is_wide(kind) ? 8 : 4));
+}
+
+static bool write_string(struct writer *w, uint64_t tag, const void *member)
+{
+    const char *text;
+    memcpy(&text, member, sizeof text);
+    size_t bytes = text ? strlen(text) : 0;
+    return !bytes || (write_varint(w, tag | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) &&
+                      write_varint(w, bytes) && write_bytes(w, text, bytes));
+}
+
+static bool write_field(struct writer *w, const struct smoe_flat_field *field,
+                        const uint8_t *message)
+{
+    const void *member = message + field->offset;
+    enum kind kind = field->kind;
+    uint64_t tag = (uint64_t)field->id << 3;
+    if (kind <= NUMBER_64)
+        return write_number(w, tag, kind, member);
+    if (kind == TRUTH)
+        return write_truth(w, tag, member);
+    if (kind <= REAL_64)
+        return write_fixed(w, tag, kind, member);
+    return write_string(w, tag, member);
+}
+
+int smoe_flat_pack(const struct smoe_flat *flat, const void *message, uint8_t *ret, size_t room,
+                   size_t *ret_bytes)
+{
+    struct writer w = {ret, ret + room};
+    for (unsigned i = 0; i < flat->n_fields; i++)
+        if (!write_field(&w, &flat->fields[i], message))
+            return SMOE_ETOOBIG;
+    *ret_bytes = (size_t)(w.at - ret);
+    return 0;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * protobuf-c's unpack for flat messages: those without lists, submessages, oneofs and presence, which
+ * protobuf-c's pack and unpack for flat messages: those without lists, submessages, oneofs and presence, which
  * is most of them, and all that come by the hundred thousand. The schema is protobuf-c's own descriptor,
  * put into a table of a few cache lines, and the answer its own struct, field for field, so that nobody
- * who reads a message can tell; what is left out is the machinery for the rest.
+ * who reads a message can tell; what is left out is the machinery for the rest. What is packed is the same to
+ * the byte, in one walk where protobuf-c measures first.
  * tests/unit/proto/test_flat.c and the fuzzer fuzz_flat hold the two against each other.
  */
 #ifndef SMOE_PROTO_FLAT_H
@@ -36,5 +37,10 @@ bool smoe_flat_describe(const ProtobufCMessageDescriptor *descriptor, struct smo
  * protobuf_c_message_unpack accepts and gives the same fields; unknown ones are passed over. */
 void *smoe_flat_unpack(const struct smoe_flat *flat, struct smoe_arena *arena, const uint8_t *body,
                        size_t bytes);
+
+/* The bytes of a message of this description, which has no unknown fields, as protobuf_c_message_pack makes them.
+ * SMOE_ETOOBIG if `room` bytes do not hold them: then what `ret` points to means nothing. */
+int smoe_flat_pack(const struct smoe_flat *flat, const void *message, uint8_t *ret, size_t room,
+                   size_t *ret_bytes);
 
 #endif

@@ -9,7 +9,8 @@
 #include "common/base/limits.h"
 #include "proto/frame.h"
 
-#define SMALL_HEAD_BYTES 64 /* a Decision without parcels; all frames so small are of one size */
+#define SMALL_HEAD_BYTES 64  /* a Decision without parcels; all frames so small are of one size */
+#define FRAME_BYTES_MIN  256 /* that one counts for at least: more than the smallest costs */
 
 struct smoe_out_frame {
     struct smoe_list link;
@@ -31,6 +32,12 @@ static struct smoe_out_frame *frame_of(struct smoe_list *link)
     return smoe_container_of(link, struct smoe_out_frame, link);
 }
 
+/* What it counts for beyond its bytes, from which the kernel is served. */
+static size_t padding_of(size_t bytes)
+{
+    return bytes < FRAME_BYTES_MIN ? FRAME_BYTES_MIN - bytes : 0;
+}
+
 static struct smoe_out_frame *frame_new(struct smoe_outbox *out, size_t head_bytes)
 {
     struct smoe_out_frame *f = out->spare;
@@ -43,6 +50,7 @@ static struct smoe_out_frame *frame_new(struct smoe_outbox *out, size_t head_byt
 static void frame_free(struct smoe_outbox *out, struct smoe_out_frame *f)
 {
     smoe_list_remove(&f->link);
+    out->padding -= padding_of(f->bytes);
     for (size_t i = 0; i < f->n_segments; i++)
         smoe_blob_unref(f->segments[i].blob);
     if (!out->spare && f->head_bytes <= SMALL_HEAD_BYTES)
@@ -59,7 +67,7 @@ void smoe_outbox_release(struct smoe_outbox *out)
         frame_free(out, frame_of(it));
     free(out->spare);
     out->spare = NULL;
-    out->bytes = out->head_written = 0;
+    out->bytes = out->padding = out->head_written = 0;
 }
 
 static size_t sum_of(const struct smoe_segment *segments, size_t n)
@@ -80,7 +88,7 @@ int smoe_outbox_put(struct smoe_outbox *out, uint16_t type, const uint8_t *body,
     size_t head_bytes = SMOE_FRAME_HEADER_BYTES + body_bytes;
     size_t bytes = head_bytes + tensor_bytes;
     size_t limit = out->bytes_max + (tensor_bytes ? 0 : SMOE_CONTROL_BYTES_MAX);
-    if (out->bytes + bytes > limit)
+    if (out->bytes + out->padding + bytes + padding_of(bytes) > limit)
         return SMOE_ELIMIT;
     struct smoe_out_frame *f = frame_new(out, head_bytes);
     if (!f)
@@ -98,6 +106,7 @@ int smoe_outbox_put(struct smoe_outbox *out, uint16_t type, const uint8_t *body,
     }
     smoe_list_push_back(&out->frames, &f->link);
     out->bytes += bytes;
+    out->padding += padding_of(bytes);
     return 0;
 }
 

@@ -3,7 +3,7 @@
  * Frames waiting to be written to one peer, in order. A frame is a header and protobuf part, owned by
  * the outbox, followed by segments of blobs, referenced. It gives out iovecs and takes back how much
  * of them was written; it knows no socket. Bounded: a peer that does not read is found out by
- * `bytes_max`, not by the kernel's memory.
+ * `bytes_max`, not by the kernel's memory. A small frame counts for what it costs, not for its few bytes.
  */
 #ifndef SMOE_PROTO_OUTBOX_H
 #define SMOE_PROTO_OUTBOX_H
@@ -29,7 +29,8 @@ struct smoe_outbox {
     struct smoe_out_frame *spare; /* a small frame's memory, for the next one; or NULL */
     size_t head_written;          /* bytes of the first frame already written */
     size_t bytes;                 /* queued and not yet written, raw parts included */
-    size_t bytes_max;
+    size_t padding;               /* that small frames count for beyond their bytes */
+    size_t bytes_max;             /* of both */
 };
 
 void smoe_outbox_init(struct smoe_outbox *out, size_t bytes_max);

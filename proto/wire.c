@@ -65,6 +65,18 @@ static void arena_keep(void *arena, void *p)
     (void)p;
 }
 
+static int pack(struct smoe_wire *wire, uint16_t type, const ProtobufCMessage *message,
+                size_t *ret_bytes)
+{
+    const struct smoe_flat *flat = &wire->flats[type];
+    if (flat->descriptor)
+        return smoe_flat_pack(flat, message, wire->out, sizeof wire->out, ret_bytes);
+    if (protobuf_c_message_get_packed_size(message) > sizeof wire->out)
+        return SMOE_ETOOBIG;
+    *ret_bytes = protobuf_c_message_pack(message, wire->out);
+    return 0;
+}
+
 #define X(symbol, number, field, pb, senders, raw)                                          \
     static int encode_##field(struct smoe_wire *wire, const struct smoe_message *message,   \
                               size_t *ret_bytes)                                            \
@@ -72,12 +84,7 @@ static void arena_keep(void *arena, void *p)
         Stablemoe__V1__##pb p;                                                              \
         stablemoe__v1__##field##__init(&p);                                                 \
         int rc = smoe_fill_##field(&wire->encode, &message->field, &p);                     \
-        if (rc)                                                                             \
-            return rc;                                                                      \
-        if (stablemoe__v1__##field##__get_packed_size(&p) > sizeof wire->out)               \
-            return SMOE_ETOOBIG;                                                            \
-        *ret_bytes = stablemoe__v1__##field##__pack(&p, wire->out);                         \
-        return 0;                                                                           \
+        return rc ? rc : pack(wire, number, &p.base, ret_bytes);                            \
     }                                                                                       \
     static int read_##field(struct smoe_reader *r, const void *p, struct smoe_message *ret) \
     {                                                                                       \

@@ -42,6 +42,7 @@ enum smoe_state_part {
     SMOE_STATE_WEIGHTS = 1,
     SMOE_STATE_MOMENTS = 2,
     SMOE_STATE_GRADIENT = 4,
+    SMOE_STATE_OLDER = 8, /* weights of the step before: layers with staleness, between workers */
 };
 
 /* Strings are NUL-terminated and valid UTF-8 without control characters. */
@@ -114,6 +115,7 @@ struct smoe_layer_shape {
     uint64_t seed;
     bool zero_output;
     enum smoe_wire_format wire; /* of a sharded layer's gradients and weights */
+    uint32_t staleness;         /* 0, or 1: a batch may be one step ahead (stablemoe.h) */
 };
 
 struct smoe_msg_layer_declare {
@@ -138,6 +140,8 @@ struct smoe_msg_submit {
     uint32_t layer, tokens, top_k;
     bool needs_gradient, routed;
     uint64_t router_version, router_digest; /* 0: scores are given; never with `routed` */
+    bool ahead;                             /* goes on by the weights of step `base` */
+    uint64_t base;
 };
 
 struct smoe_msg_result {
@@ -272,12 +276,15 @@ struct smoe_msg_hosted {
     int32_t code;
     smoe_sentence message;
     uint32_t number; /* of the Host; 0: of the latest */
+    uint32_t staleness;
 };
 
 struct smoe_parcel_head {
     uint64_t id;
     uint32_t layer, expert, rows;
     bool keep;
+    bool older;    /* by the weights before those of the layer's step */
+    uint64_t step; /* that will commit it; 0: it is of an evaluation */
 };
 struct smoe_msg_decision {
     uint64_t sequence, epoch, freq_khz;

@@ -4,6 +4,7 @@
  */
 #include "proto/wire_fields.h"
 
+#define PARTS_ALL      15 /* of enum smoe_state_part */
 #define BATCH_OK(r, p) smoe_check_range(r, "batch", (p)->batch, 1, SMOE_BATCH_ID_MAX)
 
 void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape *p)
@@ -17,6 +18,7 @@ void smoe_fill_shape(const struct smoe_layer_shape *m, Stablemoe__V1__LayerShape
     p->seed = m->seed;
     p->zero_output = m->zero_output;
     p->wire = (Stablemoe__V1__WireFormat)m->wire;
+    p->staleness = m->staleness;
 }
 
 int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
@@ -31,7 +33,8 @@ int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
         (rc = smoe_check_range(r, "shape.activation", (uint64_t)p->activation, 1, 3)) ||
         (rc = smoe_check_range(r, "shape.dtype", (uint64_t)p->dtype, 1, 2)) ||
         (rc = smoe_check_range(r, "shape.optimizer", (uint64_t)p->optimizer, 1, 2)) ||
-        (rc = smoe_check_range(r, "shape.wire", (uint64_t)p->wire, 0, SMOE_WIRE_BF16)))
+        (rc = smoe_check_range(r, "shape.wire", (uint64_t)p->wire, 0, SMOE_WIRE_BF16)) ||
+        (rc = smoe_check_range(r, "shape.staleness", p->staleness, 0, SMOE_STALENESS_MAX)))
         return rc;
     *m = (struct smoe_layer_shape){
         .experts = p->experts,
@@ -43,6 +46,7 @@ int smoe_read_shape(struct smoe_reader *r, const Stablemoe__V1__LayerShape *p,
         .seed = p->seed,
         .zero_output = p->zero_output,
         .wire = (enum smoe_wire_format)p->wire,
+        .staleness = p->staleness,
     };
     return 0;
 }
@@ -125,6 +129,8 @@ int smoe_fill_submit(struct smoe_arena *arena, const struct smoe_msg_submit *m,
     p->routed = m->routed;
     p->router_version = m->router_version;
     p->router_digest = m->router_digest;
+    p->ahead = m->ahead;
+    p->base_step = m->base;
     return 0;
 }
 
@@ -141,6 +147,8 @@ int smoe_read_submit(struct smoe_reader *r, const Stablemoe__V1__Submit *p,
         return smoe_fail(r->why, SMOE_EFIELD,
                          "SUBMIT.router_version %llu: not with routed, which brings experts",
                          (unsigned long long)p->router_version);
+    if (p->ahead && !p->needs_gradient)
+        return smoe_fail(r->why, SMOE_EFIELD, "SUBMIT.ahead: an evaluation waits for the step");
     *m = (struct smoe_msg_submit){
         .batch = p->batch,
         .attempt = p->attempt,
@@ -151,6 +159,8 @@ int smoe_read_submit(struct smoe_reader *r, const Stablemoe__V1__Submit *p,
         .routed = p->routed,
         .router_version = p->router_version,
         .router_digest = p->router_digest,
+        .ahead = p->ahead,
+        .base = p->base_step,
     };
     return 0;
 }
@@ -415,7 +425,7 @@ int smoe_read_expert_fetch(struct smoe_reader *r, const Stablemoe__V1__ExpertFet
                            struct smoe_msg_expert_fetch *m)
 {
     *m = (struct smoe_msg_expert_fetch){p->request, p->layer, p->expert, p->parts};
-    return check_state(r, p->layer, p->expert, p->parts, 7);
+    return check_state(r, p->layer, p->expert, p->parts, PARTS_ALL);
 }
 
 int smoe_fill_expert_state(struct smoe_arena *arena, const struct smoe_msg_expert_state *m,
@@ -442,7 +452,7 @@ int smoe_read_expert_state(struct smoe_reader *r, const Stablemoe__V1__ExpertSta
     if ((rc = smoe_check_range(r, "offset", p->offset, 0, SMOE_PARAMETERS_MAX - 1)) ||
         (rc = smoe_check_range(r, "length", p->length, 0, SMOE_PARAMETERS_MAX)))
         return rc;
-    return check_state(r, p->layer, p->expert, p->parts, 7);
+    return check_state(r, p->layer, p->expert, p->parts, PARTS_ALL);
 }
 
 int smoe_fill_expert_store(struct smoe_arena *arena, const struct smoe_msg_expert_store *m,
@@ -463,8 +473,9 @@ int smoe_read_expert_store(struct smoe_reader *r, const Stablemoe__V1__ExpertSto
 {
     *m = (struct smoe_msg_expert_store){p->request, p->layer, p->expert,
                                         p->parts,   p->step,  p->attempt};
-    int rc = check_state(r, p->layer, p->expert, p->parts, 7);
-    if (rc == 0 && p->parts != (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS))
+    int rc = check_state(r, p->layer, p->expert, p->parts, PARTS_ALL);
+    if (rc == 0 &&
+        (p->parts & ~(uint32_t)SMOE_STATE_OLDER) != (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS))
         return smoe_fail(r->why, SMOE_EFIELD,
                          "EXPERT_STORE.parts %u: weights and moments (3) must be given", p->parts);
     return rc;

@@ -178,6 +178,7 @@ int smoe_fill_hosted(struct smoe_arena *arena, const struct smoe_msg_hosted *m,
     p->layer = m->layer;
     p->code = m->code;
     p->number = m->number;
+    p->staleness = m->staleness;
     p->message = smoe_unconst(m->message);
     return 0;
 }
@@ -188,10 +189,12 @@ int smoe_read_hosted(struct smoe_reader *r, const Stablemoe__V1__Hosted *p,
     m->layer = p->layer;
     m->code = p->code;
     m->number = p->number;
+    m->staleness = p->staleness;
     smoe_read_text(p->message, m->message, sizeof m->message);
     if (p->code > 0)
         return smoe_fail(r->why, SMOE_EFIELD, "HOSTED.code %d: must not be positive", p->code);
-    return smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+    int rc = smoe_check_range(r, "layer", p->layer, 0, SMOE_LAYERS_MAX - 1);
+    return rc ? rc : smoe_check_range(r, "staleness", p->staleness, 0, SMOE_STALENESS_MAX);
 }
 
 int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision *m,
@@ -209,6 +212,8 @@ int smoe_fill_decision(struct smoe_arena *arena, const struct smoe_msg_decision 
         to->expert = from->expert;
         to->rows = from->rows;
         to->keep = from->keep;
+        to->older = from->older;
+        to->step = from->step;
     }
     p->sequence = m->sequence;
     p->epoch = m->epoch;
@@ -227,7 +232,13 @@ static int read_parcel(struct smoe_reader *r, const Stablemoe__V1__Parcel *p,
         (rc = smoe_check_range(r, "parcels.expert", p->expert, 0, SMOE_EXPERTS_MAX - 1)) ||
         (rc = smoe_check_range(r, "parcels.rows", p->rows, 1, SMOE_PARCEL_ROWS_MAX)))
         return rc;
-    *m = (struct smoe_parcel_head){p->id, p->layer, p->expert, p->rows, p->keep};
+    *m = (struct smoe_parcel_head){.id = p->id,
+                                   .layer = p->layer,
+                                   .expert = p->expert,
+                                   .rows = p->rows,
+                                   .keep = p->keep,
+                                   .older = p->older,
+                                   .step = p->step};
     return 0;
 }
 

@@ -18,6 +18,7 @@ that were offered and not answered, wherever they are: in the source, at the gat
 import argparse
 import collections
 import ctypes
+import itertools
 import json
 import os
 import random
@@ -34,8 +35,8 @@ SPEEDS = [0.08, 0.08, 0.06, 0.06, 0.04, 0.04, 0.02, 0.02]  # of a core; all toge
 SLOTS, EXPERTS, TOP_K, CODES = 4, 16, 2, 512
 WIDTH, HIDDEN, BATCH, SKEW = 128, 1024, 512, 0.1
 STEPS, STEP_TOKENS, TICKETS = 2, 2048, 3000
-SHARDED = ["--set", "placement.rule=highest-averages"]
-LANES = {  # name: policy, consistency, options of the gateway
+SHARDED = ["placement.rule=highest-averages"]
+LANES = {  # name: policy, consistency, more settings of the gateway
     "soft": ("lyapunov", "soft", SHARDED),
     "strict": ("lyapunov", "strict", SHARDED),
     "top-k, replicas": ("topk", "soft", SHARDED),
@@ -149,12 +150,13 @@ def make_table(seed):
 class Fleet:
     """A gateway and its workers; ends with the block."""
 
-    def __init__(self, args, lane):
-        self.args, self.lane, self.children = args, lane, []
+    def __init__(self, programs, speeds, slots, settings):
+        self.programs, self.speeds, self.slots, self.settings, self.children = programs, speeds, slots, settings, []
 
-    def start(self, *line):
+    def start(self, name, *line):
         with open(os.path.join(self.dir.name, "log"), "a", encoding="utf-8") as log:
-            self.children.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *line], stderr=log))
+            self.children.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", f"{self.programs}/{name}", *line],
+                                                  stderr=log))
 
     def listening(self):
         for _ in range(200):
@@ -166,17 +168,15 @@ class Fleet:
         raise RuntimeError("stablemoed does not listen")
 
     def __enter__(self):
-        policy, consistency, more = LANES[self.lane]
         self.dir = tempfile.TemporaryDirectory()
-        self.start(f"{self.args.bin}/stablemoed", "--state-dir", f"{self.dir.name}/gateway", "--listen", "127.0.0.1:0",
-                   "--status", "127.0.0.1:0", "--set", "security.insecure=loopback-only", "--set", "fleet.silence=10s", "--set",
-                   f"fleet.workers_min={len(SPEEDS)}", "--set", f"routing.policy={policy}", "--set",
-                   f"routing.consistency={consistency}", *more)
+        settings = ["security.insecure=loopback-only", "fleet.silence=10s", f"fleet.workers_min={len(self.speeds)}",
+                    *self.settings]
+        self.start("stablemoed", "--state-dir", f"{self.dir.name}/gateway", "--listen", "127.0.0.1:0", "--status",
+                   "127.0.0.1:0", *itertools.chain(*(("--set", s) for s in settings)))
         self.gateway, self.status_port = self.listening()
-        for i, speed in enumerate(SPEEDS):
-            self.start(f"{self.args.bin}/stablemoe-worker", "--gateway", self.gateway, "--id", f"w{i}", "--speed",
-                       str(speed), "--freq-driver", "duty", "--slots", str(SLOTS), "--state-dir",
-                       f"{self.dir.name}/w{i}")
+        for i, speed in enumerate(self.speeds):
+            self.start("stablemoe-worker", "--gateway", self.gateway, "--id", f"w{i}", "--speed", f"{speed:.3f}",
+                       "--freq-driver", "duty", "--slots", str(self.slots), "--state-dir", f"{self.dir.name}/w{i}")
         return self
 
     def __exit__(self, *unused):
@@ -185,9 +185,10 @@ class Fleet:
             child.wait()
         self.dir.cleanup()
 
-    def status(self):
+    def ask(self, what):
+        """What the status port says to that command."""
         with socket.create_connection((self.status_port[0], int(self.status_port[1]))) as s:
-            s.sendall(b"status\n")
+            s.sendall(f"{what}\n".encode())
             s.shutdown(socket.SHUT_WR)
             return json.loads(b"".join(iter(lambda: s.recv(65536), b"")))
 
@@ -258,7 +259,9 @@ def drive(source, rate, seconds):
 
 
 def run(args, lane, load, capacity):
-    with Fleet(args, lane) as fleet:
+    policy, consistency, more = LANES[lane]
+    settings = [f"routing.policy={policy}", f"routing.consistency={consistency}", *more]
+    with Fleet(args.bin, SPEEDS, SLOTS, settings) as fleet:
         layer = Layer(args.library, fleet.gateway, make_table(args.seed))
         source = Source(layer, args.seed)
         for _ in range(STEPS):
@@ -271,7 +274,7 @@ def run(args, lane, load, capacity):
         ended = began + args.seconds
         answered = sum(at <= ended for _, at in source.done)
         times = sorted(at - offered for offered, at in source.done)
-        status = fleet.status()
+        status = fleet.ask("status")
         placed = [len(e["hosts"]) for e in status["layers"][0]["experts"]] if LANES[lane][2] else [1] * EXPERTS
         layer.so.smoe_client_close(layer.client)
     half = [p for p in samples if p[0] >= args.seconds / 2]

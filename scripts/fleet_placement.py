@@ -22,20 +22,16 @@ and taking); weights (to the slots). All but placing is there under any rule.
 
 import argparse
 import ctypes
-import itertools
 import json
 import math
-import os
 import random
 import re
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-from fleet_consistency import DONE, ClientOptions, LayerOptions, StepOptions, SubmitOptions
+from fleet_consistency import DONE, ClientOptions, Fleet, LayerOptions, StepOptions, SubmitOptions
 
 RULES = ["static", "symi", "highest-averages", "interval=50", "eplb"]
 FLEETS = {"equal": [0.25] * 4, "unlike": [0.4, 0.3, 0.2, 0.1]}  # shares of --cores
@@ -110,51 +106,10 @@ def drifting_scores(seed, iterations):
 
 # ---- the fleet ----
 
-class Fleet:
-    """A gateway and its workers; ends with the block."""
-
-    def __init__(self, args, rule, speeds):
-        self.args, self.rule, self.speeds, self.children = args, rule, speeds, []
-
-    def start(self, *line):
-        with open(os.path.join(self.dir.name, "log"), "a", encoding="utf-8") as log:
-            self.children.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *line], stderr=log))
-
-    def listening(self):
-        for _ in range(200):
-            with open(os.path.join(self.dir.name, "log"), encoding="utf-8") as log:
-                found = dict(w.split("=", 1) for w in log.read().split() if "=" in w)
-            if "peers" in found and "status" in found:
-                return found["peers"], found["status"].split(":")
-            time.sleep(0.05)
-        raise RuntimeError("stablemoed does not listen")
-
-    def __enter__(self):
-        self.dir = tempfile.TemporaryDirectory()
-        settings = ["security.insecure=loopback-only", "fleet.silence=10s", f"fleet.workers_min={WORKERS}",
-                    "routing.policy=lyapunov-strict", f"placement.rule={self.rule}"]
-        self.start(f"{self.args.bin}/stablemoed", "--state-dir", f"{self.dir.name}/gateway", "--listen", "127.0.0.1:0",
-                   "--status", "127.0.0.1:0", *itertools.chain(*(("--set", s) for s in settings)))
-        self.gateway, self.status_port = self.listening()
-        for i, speed in enumerate(self.speeds):
-            self.start(f"{self.args.bin}/stablemoe-worker", "--gateway", self.gateway, "--id", f"w{i}", "--speed",
-                       f"{speed * self.args.cores:.3f}", "--freq-driver", "duty", "--slots", str(SLOTS), "--state-dir",
-                       f"{self.dir.name}/w{i}")
-        return self
-
-    def __exit__(self, *unused):
-        for child in reversed(self.children):
-            child.terminate()
-            child.wait()
-        self.dir.cleanup()
-
-    def layer(self):
-        """What `experts` says of the layer, or None."""
-        with socket.create_connection((self.status_port[0], int(self.status_port[1]))) as s:
-            s.sendall(b"experts\n")
-            s.shutdown(socket.SHUT_WR)
-            layers = json.loads(b"".join(iter(lambda: s.recv(65536), b"")))["layers"]
-        return layers[0] if layers else None
+def layer_of(fleet):
+    """What `experts` says of its layer, or None."""
+    layers = fleet.ask("experts")["layers"]
+    return layers[0] if layers else None
 
 
 class Watch:
@@ -164,7 +119,7 @@ class Watch:
         self.fleet, self.first, self.hosts, self.moved = fleet, None, None, []
 
     def look(self):
-        layer = self.fleet.layer()
+        layer = layer_of(self.fleet)
         if layer is None or layer["iterations"] < WARM_UP:
             return
         self.first = self.first or layer
@@ -209,7 +164,9 @@ def run_images(args, fleet, seed):
 
 def run(args, key):
     work, fleet, rule, seed = key
-    with Fleet(args, rule, FLEETS[fleet]) as running:
+    speeds = [speed * args.cores for speed in FLEETS[fleet]]
+    settings = ["routing.policy=lyapunov-strict", f"placement.rule={rule}"]
+    with Fleet(args.bin, speeds, SLOTS, settings) as running:
         found = {"drift": run_drift, "images": run_images}[work](args, running, seed)
     return {"work": work, "fleet": fleet, "rule": rule, "seed": seed, "cores": args.cores, **found}
 

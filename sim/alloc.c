@@ -16,6 +16,13 @@ void *smoe_sim_alloc(size_t count, size_t bytes)
     return p;
 }
 
+void *smoe_sim_room(size_t bytes)
+{
+    void *p = malloc(bytes);
+    smoe_assert(p != NULL);
+    return p;
+}
+
 void *smoe_sim_grow(void *array, size_t old_count, size_t new_count, size_t bytes)
 {
     smoe_assert(new_count <= SIZE_MAX / bytes);

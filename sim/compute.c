@@ -59,8 +59,9 @@ static void exact_input_gradient(size_t d, size_t n_params, const smoe_real *w, 
     for (size_t row = 0; row < n; row++, dy += d, ret_dx += d) {
         for (size_t j = 0; j < d; j++) {
             uint64_t sum = 0;
-            for (size_t i = 0; i < d; i++)
-                sum += smoe_sim_residue(w[(i * d + j) % n_params]) * smoe_sim_residue(dy[i]);
+            size_t k = j;
+            for (size_t i = 0; i < d; i++, k = k + d < n_params ? k + d : k + d - n_params)
+                sum += smoe_sim_residue(w[k]) * smoe_sim_residue(dy[i]);
             ret_dx[j] = (smoe_real)(sum % P);
         }
     }

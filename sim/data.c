@@ -5,6 +5,7 @@
  * shuffle of x, the loss |o - t|^2 / 2 and so dy_k = s_k (o - t). An exact world draws numbers below
  * the prime; dy depends on y, so that a wrong result spoils everything after it.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/detmath.h"
@@ -56,6 +57,22 @@ void smoe_script_draw(const struct smoe_script *s, struct smoe_script_batch *b, 
         draw_scores(&rng, o->skew, o->shape.experts, b->scores + (size_t)t * o->shape.experts);
     if (o->freeze_step && b->step >= o->freeze_step)
         draw_codes(s, b, &rng);
+}
+
+void smoe_script_freeze(struct smoe_script *s, uint32_t l)
+{
+    uint32_t experts = s->options->shape.experts;
+    const struct smoe_frozen_head head = {
+        .version = 1, .kind = SMOE_FROZEN_TABLE, .inputs = SMOE_SCRIPT_CODES};
+    float *values = smoe_sim_alloc(SMOE_SCRIPT_CODES * experts, sizeof *values);
+    struct smoe_why why = {""};
+    for (uint32_t i = 0; i < SMOE_SCRIPT_CODES * experts; i++)
+        values[i] = smoe_script_table(s, l, i / experts, i % experts);
+    int rc = smoe_uplink_freeze(s->uplink, s->layers[l], &head, values, &why);
+    free(values);
+    s->frozen[l] = rc == 0;
+    if (rc)
+        smoe_script_give_up(s, rc, why.text);
 }
 
 bool smoe_script_as_frozen(const struct smoe_script *s, const struct smoe_script_batch *b)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A binary heap of pointers. Each event knows its place, so that moving and cancelling cost O(log n)
+ * A binary heap of moments and pointers; ties are broken by `order`, which counts settings. Each event knows its place, so that moving and cancelling cost O(log n)
  * and nothing stale is ever in the heap.
  */
 #include "sim/events.h"
@@ -18,39 +18,39 @@ void smoe_sim_clock_release(struct smoe_sim_clock *clock)
     *clock = (struct smoe_sim_clock){0};
 }
 
-static bool before(const struct smoe_sim_event *a, const struct smoe_sim_event *b)
+static bool before(const struct smoe_sim_due *a, const struct smoe_sim_due *b)
 {
     return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->order < b->order;
 }
 
-static void put(struct smoe_sim_clock *c, size_t i, struct smoe_sim_event *event)
+static void put(struct smoe_sim_clock *c, size_t i, const struct smoe_sim_due *due)
 {
-    c->heap[i] = event;
-    event->place = i + 1;
+    c->heap[i] = *due;
+    due->event->place = i + 1;
 }
 
 static void sift_up(struct smoe_sim_clock *c, size_t i)
 {
-    struct smoe_sim_event *event = c->heap[i];
-    for (; i > 0 && before(event, c->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        put(c, i, c->heap[(i - 1) / 2]);
-    put(c, i, event);
+    struct smoe_sim_due due = c->heap[i];
+    for (; i > 0 && before(&due, &c->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        put(c, i, &c->heap[(i - 1) / 2]);
+    put(c, i, &due);
 }
 
 static void sift_down(struct smoe_sim_clock *c, size_t i)
 {
-    struct smoe_sim_event *event = c->heap[i];
+    struct smoe_sim_due due = c->heap[i];
     for (;;) {
         size_t child = 2 * i + 1;
         if (child >= c->len)
             break;
-        child += child + 1 < c->len && before(c->heap[child + 1], c->heap[child]);
-        if (!before(c->heap[child], event))
+        child += child + 1 < c->len && before(&c->heap[child + 1], &c->heap[child]);
+        if (!before(&c->heap[child], &due))
             break;
-        put(c, i, c->heap[child]);
+        put(c, i, &c->heap[child]);
         i = child;
     }
-    put(c, i, event);
+    put(c, i, &due);
 }
 
 void smoe_sim_cancel(struct smoe_sim_clock *c, struct smoe_sim_event *event)
@@ -58,54 +58,52 @@ void smoe_sim_cancel(struct smoe_sim_clock *c, struct smoe_sim_event *event)
     if (!event->place)
         return;
     size_t i = event->place - 1;
-    struct smoe_sim_event *last = c->heap[--c->len];
+    struct smoe_sim_due last = c->heap[--c->len];
     event->place = 0;
-    if (last == event)
+    if (last.event == event)
         return;
-    put(c, i, last);
+    put(c, i, &last);
     sift_up(c, i);
-    sift_down(c, last->place - 1);
+    sift_down(c, last.event->place - 1);
 }
 
 void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64_t at_ns)
 {
     if (at_ns < c->now_ns)
         at_ns = c->now_ns;
-    if (event->place && event->at_ns == at_ns)
+    if (event->place && c->heap[event->place - 1].at_ns == at_ns)
         return;
     if (at_ns == SMOE_SIM_NEVER) {
         smoe_sim_cancel(c, event);
         return;
     }
+    struct smoe_sim_due due = {at_ns, c->orders++, event};
     if (event->place) {
-        event->at_ns = at_ns;
-        event->order = c->orders++;
+        c->heap[event->place - 1] = due;
         sift_up(c, event->place - 1);
         sift_down(c, event->place - 1);
         return;
     }
     if (c->len == c->cap) {
         size_t cap = c->cap ? 2 * c->cap : 64;
-        c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof(struct smoe_sim_event *));
+        c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof *c->heap);
         c->cap = cap;
     }
-    event->at_ns = at_ns;
-    event->order = c->orders++;
-    put(c, c->len++, event);
+    put(c, c->len++, &due);
     sift_up(c, c->len - 1);
 }
 
 uint64_t smoe_sim_next_ns(const struct smoe_sim_clock *c)
 {
-    return c->len ? c->heap[0]->at_ns : SMOE_SIM_NEVER;
+    return c->len ? c->heap[0].at_ns : SMOE_SIM_NEVER;
 }
 
 bool smoe_sim_fire(struct smoe_sim_clock *c)
 {
     if (!c->len)
         return false;
-    struct smoe_sim_event *event = c->heap[0];
-    c->now_ns = event->at_ns;
+    struct smoe_sim_event *event = c->heap[0].event;
+    c->now_ns = c->heap[0].at_ns;
     c->fired++;
     smoe_sim_cancel(c, event);
     event->fire(event);

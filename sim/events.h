@@ -28,16 +28,20 @@
 /* All zero but `fire` is an event that is not set. */
 struct smoe_sim_event {
     void (*fire)(struct smoe_sim_event *event);
-    uint64_t at_ns;
-    uint64_t order; /* when it was set, counted in settings: breaks ties */
-    size_t place;   /* 1 + its index in the heap; 0: not set */
+    size_t place; /* 1 + its index in the heap; 0: not set */
+};
+
+/* When an event is due, beside it in the heap: to compare two the events need not be looked at. */
+struct smoe_sim_due {
+    uint64_t at_ns, order;
+    struct smoe_sim_event *event;
 };
 
 struct smoe_sim_clock {
     uint64_t now_ns;
     uint64_t fired; /* events so far */
     uint64_t orders;
-    struct smoe_sim_event **heap; /* owned; [len] of [cap], smallest first */
+    struct smoe_sim_due *heap; /* owned; [len] of [cap], smallest first */
     size_t len, cap;
 };
 
@@ -56,8 +60,9 @@ uint64_t smoe_sim_next_ns(const struct smoe_sim_clock *clock);
 /* Moves time to the next event and fires it; false if there is none. */
 bool smoe_sim_fire(struct smoe_sim_clock *clock);
 
-/* Memory of the simulator: zeroed, never NULL. `realloc` with the new part zeroed. */
+/* Memory of the simulator: zeroed, never NULL; not zeroed; `realloc` with the new part zeroed. */
 void *smoe_sim_alloc(size_t count, size_t bytes);
+void *smoe_sim_room(size_t bytes);
 void *smoe_sim_grow(void *array, size_t old_count, size_t new_count, size_t bytes);
 
 #endif

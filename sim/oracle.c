@@ -8,11 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/assert.h"
 #include "common/base/rng.h"
 #include "sim/events.h"
 
 static void serve(struct smoe_oracle *o)
 {
+    memcpy(o->before, o->served, o->experts * o->n_params * sizeof *o->served);
     memcpy(o->served, o->params, o->experts * o->n_params * sizeof *o->served);
     if (o->wire == SMOE_WIRE_BF16)
         smoe_bf16_through(o->experts * o->n_params, o->served);
@@ -35,7 +37,8 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
         .wire = shape->wire,
         .moments = smoe_optimizer_moments((enum smoe_optimizer_kind)shape->optimizer)};
     o->n_params = smoe_ffn_layout(&o->shape).n_params;
-    smoe_real **vectors[] = {&o->params, &o->grads, &o->moments_m, &o->moments_v, &o->served};
+    smoe_real **vectors[] = {&o->params,    &o->grads,  &o->moments_m,
+                             &o->moments_v, &o->served, &o->before};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = smoe_sim_alloc(o->experts * o->n_params, sizeof(smoe_real));
     size_t visits = (size_t)tokens_max * top_k;
@@ -48,7 +51,8 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
 
 void smoe_oracle_release(struct smoe_oracle *o)
 {
-    smoe_real *arrays[] = {o->params, o->grads, o->moments_m, o->moments_v, o->served, o->y, o->dx};
+    smoe_real *arrays[] = {o->params, o->grads,  o->moments_m, o->moments_v,
+                           o->served, o->before, o->y,         o->dx};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *o = (struct smoe_oracle){0};
@@ -77,11 +81,19 @@ static smoe_real *of_expert(const struct smoe_oracle *o, smoe_real *vectors, uin
     return vectors + expert * o->n_params;
 }
 
+/* What served it. A batch that is further behind than a step is nobody's. */
+static smoe_real *weights_of(const struct smoe_oracle *o, const struct smoe_oracle_batch *b)
+{
+    smoe_assert(!b->ahead || b->base == o->steps || b->base + 1 == o->steps);
+    return b->ahead && b->base < o->steps ? o->before : o->served;
+}
+
 static void forward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 {
     size_t d = o->shape.d_model;
+    smoe_real *weights = weights_of(o, b);
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
-        const smoe_real *w = of_expert(o, o->served, b->experts[v]), *x = b->x + v / b->top_k * d;
+        const smoe_real *w = of_expert(o, weights, b->experts[v]), *x = b->x + v / b->top_k * d;
         if (o->arithmetic == SMOE_SIM_EXACT)
             smoe_sim_exact_forward(d, o->n_params, w, 1, x, o->y + v * d);
         else
@@ -92,8 +104,9 @@ static void forward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 static void backward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 {
     size_t d = o->shape.d_model;
+    smoe_real *weights = weights_of(o, b);
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
-        const smoe_real *w = of_expert(o, o->served, b->experts[v]), *x = b->x + v / b->top_k * d;
+        const smoe_real *w = of_expert(o, weights, b->experts[v]), *x = b->x + v / b->top_k * d;
         smoe_real *gradient = of_expert(o, o->grads, b->experts[v]);
         if (o->arithmetic == SMOE_SIM_EXACT)
             smoe_sim_exact_backward(d, o->n_params, w, 1, x, b->dy + v * d, gradient,
@@ -150,6 +163,7 @@ void smoe_oracle_step(struct smoe_oracle *o, const struct smoe_optimizer *optimi
 {
     for (uint32_t e = 0; e < o->experts; e++)
         step_expert(o, e, optimizer);
+    o->steps++;
     serve(o);
 }
 

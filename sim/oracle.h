@@ -32,6 +32,8 @@ struct smoe_oracle {
     smoe_real *params, *grads, *moments_m,
         *moments_v;    /* [experts, n_params], owned, as all below */
     smoe_real *served; /* what slots have of params: these, rounded as the wire does */
+    smoe_real *before; /* what they had before the last step */
+    uint64_t steps;    /* made */
     smoe_real *y;      /* [visits_max, d] */
     smoe_real *dx;
 };
@@ -41,6 +43,8 @@ struct smoe_oracle_batch {
     uint32_t n, top_k;
     const smoe_real *x, *dy;
     const uint16_t *experts;
+    bool ahead;    /* by the parameters of step `base`, which may be those before the last one; */
+    uint64_t base; /* else by the present ones */
 };
 
 void smoe_oracle_init(struct smoe_oracle *oracle, enum smoe_sim_arithmetic arithmetic,
@@ -50,7 +54,7 @@ void smoe_oracle_release(struct smoe_oracle *oracle);
 /* 0 in a world that computes exactly. */
 double smoe_oracle_tolerance(const struct smoe_oracle *oracle);
 
-/* How far the results y are from those of the present parameters. */
+/* How far the results y are from those of the parameters that the batch belongs to. */
 double smoe_oracle_forward_error(struct smoe_oracle *oracle, const struct smoe_oracle_batch *batch,
                                  const smoe_real *y);
 /* Adds the batch's gradients; how far `dx` is from them (0 if it is NULL). */

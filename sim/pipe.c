@@ -107,7 +107,7 @@ size_t smoe_sim_pipe_write(struct smoe_sim_pipe *p, const struct iovec *iovecs, 
     size_t written = 0;
     smoe_assert(!p->end);
     if (!p->ring)
-        p->ring = smoe_sim_alloc(p->profile.buffer_bytes, 1);
+        p->ring = smoe_sim_room(p->profile.buffer_bytes);
     for (size_t i = 0; i < n && p->used < p->profile.buffer_bytes; i++) {
         size_t room = p->profile.buffer_bytes - p->used;
         size_t bytes = iovecs[i].iov_len < room ? iovecs[i].iov_len : room;

@@ -144,14 +144,8 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     smoe_json_add_number(o, "topk_agreement", r->agreement);
     smoe_json_add_number(o, "gate_mass", r->gate_mass);
     smoe_json_add_number(o, "gate_consistency", consistency(r));
-    if (r->load > 0)
-        smoe_json_add_number(o, "load", r->load);
-    else
-        cJSON_AddNullToObject(o, "load");
-    if (r->gap_max >= 0)
-        smoe_json_add_number(o, "optimality_gap_max", r->gap_max);
-    else
-        cJSON_AddNullToObject(o, "optimality_gap_max");
+    smoe_json_add_known(o, "load", r->load > 0, r->load);
+    smoe_json_add_known(o, "optimality_gap_max", r->gap_max >= 0, r->gap_max);
     if (r->gap_max >= 0)
         smoe_json_add_u64(o, "slots_exact", r->slots_exact);
     cJSON *shares = cJSON_AddArrayToObject(o, "shares");

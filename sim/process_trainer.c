@@ -244,6 +244,7 @@ static void fill_options(struct smoe_sim_trainer_options *o, uint64_t seed)
 {
     smoe_sim_default_path(&o->path, SMOE_SIM_MS);
     fill_shape(&o->shape, seed);
+    o->shape.staleness = o->staleness;
     fill_optimizer(&o->optimizer, o->shape.optimizer);
     o->layer_name = o->layer_name ? o->layer_name : "moe";
     o->n_layers = o->n_layers ? o->n_layers : 1;

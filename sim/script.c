@@ -75,7 +75,9 @@ static struct smoe_oracle_batch recorded(const struct smoe_script *s,
                                       .top_k = s->options->top_k,
                                       .x = b->x,
                                       .dy = b->dy,
-                                      .experts = b->ticket->experts};
+                                      .experts = b->ticket->experts,
+                                      .ahead = b->ticket->ahead,
+                                      .base = b->ticket->base};
 }
 
 /* ---- beginning and end ---- */
@@ -262,23 +264,6 @@ static uint32_t without_gradient(const struct smoe_script *s)
     return n;
 }
 
-/* Once for each layer: the uplink sees to it that every gateway has it from then on. */
-static void freeze(struct smoe_script *s, uint32_t l)
-{
-    uint32_t experts = s->options->shape.experts;
-    const struct smoe_frozen_head head = {
-        .version = 1, .kind = SMOE_FROZEN_TABLE, .inputs = SMOE_SCRIPT_CODES};
-    float *values = smoe_sim_alloc(SMOE_SCRIPT_CODES * experts, sizeof *values);
-    struct smoe_why why = {""};
-    for (uint32_t i = 0; i < SMOE_SCRIPT_CODES * experts; i++)
-        values[i] = smoe_script_table(s, l, i / experts, i % experts);
-    int rc = smoe_uplink_freeze(s->uplink, s->layers[l], &head, values, &why);
-    free(values);
-    s->frozen[l] = rc == 0;
-    if (rc)
-        smoe_script_give_up(s, rc, why.text);
-}
-
 static bool submit(struct smoe_script *s)
 {
     const struct smoe_sim_trainer_options *o = s->options;
@@ -295,7 +280,7 @@ static bool submit(struct smoe_script *s)
                                    .x = b->x,
                                    .evaluate = o->evaluate};
     if (b->by_codes && !s->frozen[b->layer])
-        freeze(s, b->layer);
+        smoe_script_freeze(s, b->layer);
     int rc = smoe_uplink_submit(s->uplink, &m, &b->ticket, &why);
     if (rc && o->evaluate) { /* a new gateway does not know its layer yet: declare it again */
         free_batch(b);

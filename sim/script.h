@@ -77,6 +77,8 @@ void smoe_script_draw(const struct smoe_script *script, struct smoe_script_batch
 enum { SMOE_SCRIPT_CODES = 24 };
 float smoe_script_table(const struct smoe_script *script, uint32_t layer, uint32_t code,
                         uint32_t expert);
+/* Freezes it, once for each layer: the uplink sees to it that every gateway has it from then on. */
+void smoe_script_freeze(struct smoe_script *script, uint32_t layer);
 /* Whether the results of a batch that came by codes are of the experts and scores that the table says; the
  * gateway's policy must be `topk`, or its consistency strict. */
 bool smoe_script_as_frozen(const struct smoe_script *script, const struct smoe_script_batch *batch);

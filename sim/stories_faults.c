@@ -248,28 +248,6 @@ void smoe_story_gateway_restart(struct smoe_world *w)
     smoe_story_expect_trainer(w, c.trainer, 0);
 }
 
-/* Are both copies of all experts with workers that are there? */
-static bool has_both_copies(const struct smoe_world *w, uint32_t gateway)
-{
-    const struct smoe_core *core = smoe_gateway_core(smoe_world_gateway(w, gateway));
-    const struct smoe_fleet *fleet = smoe_core_fleet(core);
-    struct smoe_layer_view layer = smoe_core_layer(core, 0);
-    for (uint32_t e = 0; e < layer.shape.experts; e++) {
-        const struct smoe_expert_view *x = &layer.experts[e];
-        if (x->worker == SMOE_NO_WORKER || x->follower == SMOE_NO_WORKER ||
-            !smoe_worker_live(&fleet->workers[x->worker]) ||
-            !smoe_worker_live(&fleet->workers[x->follower]))
-            return false;
-    }
-    return layer.state == SMOE_LAYER_READY;
-}
-
-static void run_to_both_copies(struct smoe_world *w, uint32_t gateway)
-{
-    while (!has_both_copies(w, gateway) && smoe_world_step(w))
-        ;
-}
-
 void smoe_story_worker_dies_expected(struct smoe_world *w)
 {
     struct smoe_cast c =
@@ -281,11 +259,11 @@ void smoe_story_worker_dies_expected(struct smoe_world *w)
     for (uint64_t round = 0; round < 9; round++) {
         uint32_t victim = workers[round % 3];
         smoe_story_run_to_step(w, c.trainer, 5 * round + 1, 100 * SEC);
-        run_to_both_copies(w, c.gateway);
+        smoe_story_run_to_both_copies(w, c.gateway);
         smoe_world_act(w, SMOE_SIM_CRASH, c.gateway);
         smoe_world_run(w, smoe_world_now(w) + 50 * MS);
         smoe_world_start(w, c.gateway);
-        run_to_both_copies(w, c.gateway);
+        smoe_story_run_to_both_copies(w, c.gateway);
         smoe_world_run(w, smoe_world_now(w) + round * 3 * MS);
         smoe_world_act(w, SMOE_SIM_CRASH, victim);
         smoe_world_plan(w, smoe_world_now(w) + 70 * MS, SMOE_SIM_START, victim);
@@ -308,7 +286,7 @@ void smoe_story_storm(struct smoe_world *w)
     smoe_story_run_to_step(w, c.trainer, 1, 10 * SEC);
     for (int round = 0; round < 40 && !smoe_world_trainer(w, c.trainer).done; round++) {
         uint32_t victim = victims[smoe_rng_below(&rng, 4)];
-        run_to_both_copies(w, c.gateway);
+        smoe_story_run_to_both_copies(w, c.gateway);
         smoe_world_run(w, smoe_world_now(w) + smoe_rng_below(&rng, 50 * MS));
         smoe_world_act(w, SMOE_SIM_CRASH, victim);
         smoe_world_run(w, smoe_world_now(w) + smoe_rng_below(&rng, 100 * MS));

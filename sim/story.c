@@ -145,3 +145,25 @@ struct smoe_cast smoe_story_cast(struct smoe_world *w,
     smoe_world_start(w, cast.trainer);
     return cast;
 }
+
+/* Are both copies of all experts with workers that are there? */
+static bool has_both_copies(const struct smoe_world *w, uint32_t gateway)
+{
+    const struct smoe_core *core = smoe_gateway_core(smoe_world_gateway(w, gateway));
+    const struct smoe_fleet *fleet = smoe_core_fleet(core);
+    struct smoe_layer_view layer = smoe_core_layer(core, 0);
+    for (uint32_t e = 0; e < layer.shape.experts; e++) {
+        const struct smoe_expert_view *x = &layer.experts[e];
+        if (x->worker == SMOE_NO_WORKER || x->follower == SMOE_NO_WORKER ||
+            !smoe_worker_live(&fleet->workers[x->worker]) ||
+            !smoe_worker_live(&fleet->workers[x->follower]))
+            return false;
+    }
+    return layer.state == SMOE_LAYER_READY;
+}
+
+void smoe_story_run_to_both_copies(struct smoe_world *w, uint32_t gateway)
+{
+    while (!has_both_copies(w, gateway) && smoe_world_step(w))
+        ;
+}

@@ -61,6 +61,9 @@ void smoe_story_run_into_forward(struct smoe_world *world, uint32_t gateway, uin
 void smoe_story_run_to_step(struct smoe_world *world, uint32_t trainer, uint64_t steps,
                             uint64_t until_ns);
 
+/* Runs until every expert of the first layer stands on two workers that are there. */
+void smoe_story_run_to_both_copies(struct smoe_world *world, uint32_t gateway);
+
 /* The gateway's books of the worker of that process; all zero if it does not know it. */
 struct smoe_worker smoe_story_worker(const struct smoe_world *world, uint32_t gateway,
                                      uint32_t worker);
@@ -115,6 +118,12 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(split, EXACT, "of two gateways a worker serves the newer one only, whoever calls it back")   \
     X(seed_again, EXACT,                                                                           \
       "a new gateway takes experts of step 0 from anybody, not from who had them")                 \
+    X(stale, FLOAT, "with staleness 1 a step's gradients are those of the parameters before it")   \
+    X(stale_layers, EXACT, "layers with and without staleness step together")                      \
+    X(stale_storm, EXACT, "whoever dies, what was computed a step ahead counts once, as it was")   \
+    X(stale_restart, EXACT, "a gateway may die with a step ahead of its commit")                   \
+    X(stale_drain, EXACT, "a worker is drained though the next step's batches are always out")     \
+    X(stale_poison, FLOAT, "a step that fails takes the one ahead of it along, and both count")    \
     X(poison, FLOAT, "a gradient that is not finite fails its step, and the next attempt counts")  \
     X(sharded, FLOAT,                                                                              \
       "slots and shards make AdamW steps as one process does, wherever experts stand")             \
@@ -137,6 +146,7 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
     X(random_frozen, EXACT, "the same with routers that are frozen on the way")                    \
+    X(random_stale, EXACT, "the same with layers whose batches are a step ahead")                  \
     X(torture_whole, EXACT,                                                                        \
       "the same with lost packets, disks that fail, and workers that slow down or lie")            \
     X(torture, EXACT,                                                                              \

@@ -28,7 +28,7 @@ struct made_up {
     uint32_t gateway, workers[WORKERS_MAX], trainers[TRAINERS_MAX];
     uint32_t n_workers, n_trainers;
     bool workers_die; /* experts may be lost */
-    bool sharded, frozen;
+    bool sharded, frozen, stale;
     uint32_t n_kinds; /* the first of `faults` */
 };
 
@@ -109,6 +109,8 @@ static void add_trainers(struct made_up *m)
             .patience_ns = UNTIL_NS,
         };
         o.in_flight = 1 + below(m, o.batches);
+        o.staleness = m->stale && !evaluate && (i == 0 || o.pipelined);
+        o.pipelined |= o.staleness;
         if (m->frozen && !evaluate) /* the owner's part: others come with scores, stage 2 or not */
             o.freeze_step = 1 + below(m, o.steps);
         snprintf(o.name, sizeof o.name, "trainer-%u", i);
@@ -266,6 +268,11 @@ void smoe_story_random_frozen(struct smoe_world *w)
     play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .frozen = true});
 }
 
+void smoe_story_random_stale(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .stale = true});
+}
+
 void smoe_story_torture_whole(struct smoe_world *w)
 {
     play(w, (struct made_up){.n_kinds = TORTURE_KINDS});
@@ -279,5 +286,6 @@ void smoe_story_torture(struct smoe_world *w)
     smoe_rng_init(&rng, w->options.seed, UINT64_C(0x70a7));
     m.sharded = smoe_rng_below(&rng, 2);
     m.frozen = smoe_rng_below(&rng, 2);
+    m.stale = !m.sharded && smoe_rng_below(&rng, 2);
     play(w, m);
 }

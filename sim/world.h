@@ -113,6 +113,7 @@ struct smoe_sim_trainer_options {
     double skew;        /* of the gate scores: larger makes a few experts popular */
     uint64_t think_ns;  /* between results and gradient */
     bool pipelined;     /* the next step's batches are submitted before StepDone */
+    uint32_t staleness; /* of its layers: then those are computed before the commit */
     bool hasty;         /* it steps without waiting for input gradients */
     struct smoe_step_optimizer optimizer; /* of shape.optimizer's kind; SGD at 0.05 */
     double clip_norm;

@@ -160,7 +160,8 @@ static void fill(struct row *row, const cJSON *worker, double all_visits)
 {
     double percent = all_visits > 0 ? 100 / all_visits : 0;
     snprintf(row->cells[ID], CELL_BYTES, "%s", text(worker, "id"));
-    snprintf(row->cells[STATE], CELL_BYTES, "%s", text(worker, "state"));
+    bool drained = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(worker, "drained"));
+    snprintf(row->cells[STATE], CELL_BYTES, "%s", drained ? "drained" : text(worker, "state"));
     put(row->cells[SPEED], worker, "visits_per_second", 0, 1, "");
     put(row->cells[SHARE], worker, "visits_done", 1, percent, "%");
     put(row->cells[BACKLOG], worker, "backlog_visits", 1, 1, "");

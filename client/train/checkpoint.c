@@ -14,6 +14,7 @@
 
 #define FILE_BYTES_MAX ((size_t)16 << 30)
 #define NAME_BYTES     48
+#define POSITION_MAX   (UINT64_C(1) << 53) /* of steps and epochs: no run goes there */
 
 static const enum smoe_tensor_dtype REAL =
     sizeof(smoe_real) == 8 ? SMOE_TENSOR_F64 : SMOE_TENSOR_F32;
@@ -121,9 +122,19 @@ static int add_placement(struct writer *w, struct smoe_train_run *run, struct sm
     return 0;
 }
 
-enum { META_DATASET, META_STEP, META_EPOCH, META_BATCH, META_SEED, META_SHAPE, META_CODES, METAS };
-static const char *const meta_keys[METAS] = {"dataset", "step",  "epoch", "batch",
-                                             "seed",    "shape", "codes"};
+enum {
+    META_DATASET,
+    META_STEP,
+    META_EPOCH,
+    META_BATCH,
+    META_BATCHES,
+    META_SEED,
+    META_SHAPE,
+    META_CODES,
+    METAS
+};
+static const char *const meta_keys[METAS] = {"dataset", "step", "epoch", "batch",
+                                             "batches", "seed", "shape", "codes"};
 
 /* What a resumed run must agree with, in words. */
 static void describe_shape(const struct smoe_train_run *run, char *to, size_t cap)
@@ -145,6 +156,8 @@ static void fill_metadata(const struct smoe_train_run *run, char values[METAS][9
     snprintf(values[META_STEP], 96, "%" PRIu64, run->step);
     snprintf(values[META_EPOCH], 96, "%" PRIu64, run->epoch);
     snprintf(values[META_BATCH], 96, "%" PRIu64, run->next);
+    snprintf(values[META_BATCHES], 96, "%" PRIu64 " of %zu samples", run->options->batch,
+             run->feed.train.n);
     snprintf(values[META_SEED], 96, "%" PRIu64, run->options->seed);
     describe_shape(run, values[META_SHAPE], 96);
     snprintf(values[META_CODES], 96, "%016" PRIx64, run->feed.meaning);
@@ -319,13 +332,38 @@ static int read_experts(struct smoe_train_run *run, const struct smoe_safetensor
     return rc;
 }
 
-static int read_number(const struct smoe_safetensors *file, int key, uint64_t *ret,
+static int read_number(const struct smoe_safetensors *file, int key, uint64_t most, uint64_t *ret,
                        struct smoe_why *why)
 {
     const char *text = smoe_safetensors_metadata(file, meta_keys[key]);
-    if (!text || !smoe_parse_u64(text, ret))
-        return smoe_fail(why, SMOE_EDATA, "metadata %s: missing or not a number", meta_keys[key]);
+    uint64_t number;
+    if (!text || !smoe_parse_u64(text, &number) || number > most)
+        return smoe_fail(why, SMOE_EDATA, "metadata %s: missing, or not a number in 0..%" PRIu64,
+                         meta_keys[key], most);
+    *ret = number;
     return 0;
+}
+
+/* In the middle of an epoch its batches must be cut as they were: else some samples would be trained on twice,
+ * and others not at all. Files from before that was said do not have the key. */
+static int read_position(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                         struct smoe_why *why)
+{
+    char values[METAS][96];
+    struct smoe_metadata expected[METAS];
+    const char *cut = smoe_safetensors_metadata(file, meta_keys[META_BATCHES]);
+    int rc;
+    if ((rc = read_number(file, META_STEP, POSITION_MAX, &run->step, why)) ||
+        (rc = read_number(file, META_EPOCH, POSITION_MAX, &run->epoch, why)) ||
+        (rc = read_number(file, META_BATCH, POSITION_MAX, &run->next, why)))
+        return rc;
+    fill_metadata(run, values, expected);
+    if (run->next && cut && strcmp(cut, values[META_BATCHES]) != 0)
+        return smoe_fail(why, SMOE_EDATA,
+                         "it is of the middle of an epoch, in batches of \"%.60s\", this run's are "
+                         "\"%s\"",
+                         cut, values[META_BATCHES]);
+    return read_number(file, META_BATCH, smoe_train_batches(run) - 1, &run->next, why);
 }
 
 static int check_same(const struct smoe_train_run *run, const struct smoe_safetensors *file,
@@ -351,9 +389,7 @@ static int take_up(struct smoe_train_run *run, const struct smoe_safetensors *fi
                    struct smoe_why *why)
 {
     int rc;
-    if ((rc = check_same(run, file, why)) || (rc = read_number(file, META_STEP, &run->step, why)) ||
-        (rc = read_number(file, META_EPOCH, &run->epoch, why)) ||
-        (rc = read_number(file, META_BATCH, &run->next, why)) ||
+    if ((rc = check_same(run, file, why)) || (rc = read_position(run, file, why)) ||
         (rc = read_dense(run, file, why)) || (rc = read_router(run, file, why)))
         return rc;
     return read_experts(run, file, why);

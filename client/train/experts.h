@@ -39,8 +39,10 @@ struct smoe_experts_ops {
     int (*wait_backward)(struct smoe_experts *, size_t part, const smoe_real **ret_dx,
                          struct smoe_why *why);
     void (*done)(struct smoe_experts *, size_t part);
-    int (*step)(struct smoe_experts *, const struct smoe_step_options *options,
-                struct smoe_step_result *ret, struct smoe_why *why);
+    /* A step in two halves. With staleness batches may come in between: they are computed by the weights before it. */
+    int (*step_begin)(struct smoe_experts *, const struct smoe_step_options *options,
+                      struct smoe_why *why);
+    int (*step_wait)(struct smoe_experts *, struct smoe_step_result *ret, struct smoe_why *why);
     /* Weights, then moments of one expert. */
     int (*fetch)(struct smoe_experts *, uint32_t expert, smoe_real *ret_state,
                  struct smoe_why *why);

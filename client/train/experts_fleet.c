@@ -76,11 +76,17 @@ static void done(struct smoe_experts *e, size_t part)
     f->tickets[part] = NULL;
 }
 
-static int step(struct smoe_experts *e, const struct smoe_step_options *options,
-                struct smoe_step_result *ret, struct smoe_why *why)
+static int step_begin(struct smoe_experts *e, const struct smoe_step_options *options,
+                      struct smoe_why *why)
 {
     struct fleet *f = self_of(e);
-    return say(f, smoe_step(f->client, options, ret), why);
+    return say(f, smoe_step_begin(f->client, options), why);
+}
+
+static int step_wait(struct smoe_experts *e, struct smoe_step_result *ret, struct smoe_why *why)
+{
+    struct fleet *f = self_of(e);
+    return say(f, smoe_step_wait(f->client, ret), why);
 }
 
 static int fetch(struct smoe_experts *e, uint32_t expert, smoe_real *ret_state,
@@ -180,6 +186,7 @@ static int join(struct fleet *f, const struct smoe_train_options *o, struct smoe
         .seed = o->seed,
         .zero_output = true,
         .wire = (enum smoe_layer_wire)o->wire,
+        .staleness = (uint32_t)o->staleness,
     };
     int rc = smoe_client_open(&client, &f->client);
     if (rc == 0)
@@ -195,7 +202,8 @@ int smoe_experts_open_fleet(const struct smoe_train_options *o, struct smoe_expe
                                                 .backward = backward,
                                                 .wait_backward = wait_backward,
                                                 .done = done,
-                                                .step = step,
+                                                .step_begin = step_begin,
+                                                .step_wait = step_wait,
                                                 .fetch = fetch,
                                                 .restore = restore,
                                                 .store = store,

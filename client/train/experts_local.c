@@ -4,6 +4,7 @@
  * the work is done when it is waited for, so that forward and backward of a part follow each other, as
  * local_moe wants them.
  */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,8 @@ struct local {
     struct smoe_local_moe moe;
     unsigned moments; /* of the optimizer: 1 or 2 */
     uint64_t step;
+    struct smoe_step_options stepping; /* of the step that was begun */
+    smoe_real *grads; /* [E, n_params] its gradients, or zeros; NULL without staleness */
     size_t n_parts;
     struct local_part *parts; /* [n_parts] */
 };
@@ -81,14 +84,40 @@ static void done(struct smoe_experts *e, size_t part)
     self_of(e)->parts[part].batch = (struct smoe_experts_batch){.n = 0};
 }
 
-/* One clip scale for everything, as the gateway answers it. */
-static int step(struct smoe_experts *e, const struct smoe_step_options *o,
-                struct smoe_step_result *ret, struct smoe_why *why)
+/* Gradients of the step wait, others gather. */
+static void swap_gradients(struct local *l)
+{
+    smoe_real *gathered = l->moe.grads;
+    if (!l->grads)
+        return;
+    l->moe.grads = l->grads;
+    l->grads = gathered;
+}
+
+static int step_begin(struct smoe_experts *e, const struct smoe_step_options *o,
+                      struct smoe_why *why)
 {
     struct local *l = self_of(e);
+    (void)why;
+    l->stepping = *o;
+    swap_gradients(l);
+    return 0;
+}
+
+#define SQUARE_NORM_MAX 1e36 /* beyond it a gateway refuses the step, too */
+
+/* One clip scale for everything, as the gateway answers it; of gradients that are not finite there is no step. */
+static int step_wait(struct smoe_experts *e, struct smoe_step_result *ret, struct smoe_why *why)
+{
+    struct local *l = self_of(e);
+    const struct smoe_step_options *o = &l->stepping;
+    swap_gradients(l);
     double divisor = o->gradient_divisor;
     double square =
         o->dense_square_norm + smoe_local_moe_square_norm(&l->moe) / (divisor * divisor);
+    if (!(square <= SQUARE_NORM_MAX)) /* NaN too */
+        return smoe_fail(why, SMOE_ENOTFINITE, "STEP %" PRIu64 ": a gradient is not finite",
+                         l->step + 1);
     double norm = sqrt(square);
     double scale = o->clip_norm > 0 && norm > o->clip_norm ? o->clip_norm / norm : 1;
     struct smoe_optimizer optimizer = {
@@ -102,8 +131,8 @@ static int step(struct smoe_experts *e, const struct smoe_step_options *o,
         .gradient_scale = scale / divisor,
         .t = ++l->step,
     };
-    (void)why;
     smoe_local_moe_step(&l->moe, &optimizer);
+    swap_gradients(l);
     *ret = (struct smoe_step_result){l->step, scale, square};
     return 0;
 }
@@ -158,6 +187,7 @@ static void close_local(struct smoe_experts *e)
         free(l->parts[i].dx);
     }
     smoe_local_moe_release(&l->moe);
+    free(l->grads);
     free(l->parts);
     free(l);
 }
@@ -179,8 +209,12 @@ static int start(struct local *l, const struct smoe_train_options *o, size_t row
         if (!p->experts || !p->y || !p->dx)
             return SMOE_ENOMEMORY;
     }
-    return smoe_local_moe_init(&l->moe, &shape, (uint32_t)o->experts, (uint32_t)o->top_k, rows_max,
-                               o->seed, true);
+    int rc = smoe_local_moe_init(&l->moe, &shape, (uint32_t)o->experts, (uint32_t)o->top_k,
+                                 rows_max, o->seed, true);
+    if (rc || !o->staleness)
+        return rc;
+    l->grads = calloc(l->moe.experts * l->moe.n_params, sizeof *l->grads);
+    return l->grads ? 0 : SMOE_ENOMEMORY;
 }
 
 int smoe_experts_open_local(const struct smoe_train_options *o, size_t rows_max,
@@ -191,7 +225,8 @@ int smoe_experts_open_local(const struct smoe_train_options *o, size_t rows_max,
                                                 .backward = backward,
                                                 .wait_backward = wait_backward,
                                                 .done = done,
-                                                .step = step,
+                                                .step_begin = step_begin,
+                                                .step_wait = step_wait,
                                                 .fetch = fetch,
                                                 .restore = restore,
                                                 .store = store,

@@ -10,15 +10,16 @@
 #include <string.h>
 
 #include "client/train/run.h"
+#include "common/io/reticence.h"
 #include "common/json/json.h"
 
 /* null where there is nothing to say. */
-static void add_share(cJSON *to, const char *key, double share)
+static void add_known(cJSON *to, const char *key, double value)
 {
-    if (isnan(share))
+    if (isnan(value))
         cJSON_AddNullToObject(to, key);
     else
-        cJSON_AddNumberToObject(to, key, share);
+        cJSON_AddNumberToObject(to, key, value);
 }
 
 static void add_routing(cJSON *root, const struct smoe_train_options *o,
@@ -31,13 +32,13 @@ static void add_routing(cJSON *root, const struct smoe_train_options *o,
     cJSON *fluctuation = cJSON_AddObjectToObject(routing, "fluctuation");
     for (size_t i = 0; i < SMOE_WATCH_MARKS; i++) {
         snprintf(text, sizeof text, "%u", smoe_watch_percent[i]);
-        add_share(fluctuation, text, w->fluctuation[i]);
+        add_known(fluctuation, text, w->fluctuation[i]);
     }
     if (!w->digest)
         return;
     snprintf(text, sizeof text, "%016" PRIx64, w->digest);
     smoe_json_add_u64(routing, "frozen_at_step", w->freeze_step);
-    add_share(routing, "frozen_agreement", w->agreement);
+    add_known(routing, "frozen_agreement", w->agreement);
     cJSON_AddStringToObject(routing, "frozen_digest", text);
 }
 
@@ -48,7 +49,7 @@ static void print_json(const struct smoe_train_run *run)
     cJSON *root = cJSON_CreateObject();
     cJSON_AddNumberToObject(root, "test_accuracy", r->test_accuracy);
     cJSON_AddNumberToObject(root, "test_loss", r->test_loss);
-    cJSON_AddNumberToObject(root, "train_loss", r->train_loss);
+    add_known(root, "train_loss", r->train_loss);
     if (run->feed.vocabulary)
         cJSON_AddNumberToObject(root, "test_perplexity", exp(r->test_loss));
     cJSON_AddNumberToObject(root, "samples_per_second",
@@ -116,6 +117,8 @@ int main(int argc, char **argv)
     if (done >= 0)
         return done;
     watch_signals();
+    if (*options.key)
+        smoe_keep_to_itself();
     int rc = smoe_train_options_check(&options, &why);
     if (rc == 0)
         rc = smoe_train_start(&run, &options, &why);
@@ -125,6 +128,8 @@ int main(int argc, char **argv)
         print_json(&run);
     else if (rc == 0)
         print_text(&run.result);
+    if (rc == 0 && (fflush(stdout) || ferror(stdout)))
+        rc = smoe_fail(&why, SMOE_ECLOSED, "standard output: cannot be written");
     smoe_train_release(&run);
     return rc ? smoe_cli_fail(smoe_train_cli.program, exit_code_of(rc), &why, stderr)
               : SMOE_EXIT_OK;

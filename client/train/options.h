@@ -17,6 +17,7 @@ struct smoe_train_options {
     char layer[SMOE_NAME_MAX + 1]; /* of its layer at the gateway */
     char checkpoint[256], resume[256];
     uint64_t epochs, seed, batch, parts, limit, patience_ns;
+    uint64_t staleness; /* 0 or 1: steps that the parameters of a batch lack */
     uint64_t experts, top_k, d_model, d_ff;
     unsigned activation; /* index: relu, gelu, swiglu */
     unsigned optimizer;  /* index: adamw, sgd */

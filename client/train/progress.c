@@ -45,7 +45,8 @@ void smoe_progress_step(struct smoe_progress *p, const struct smoe_train_run *ru
         return;
     p->shown_ns = now;
     double done = (double)(run->step - p->first_step);
-    double left = (double)(smoe_train_steps_in_all(run) - run->step) * seconds / done;
+    uint64_t all = smoe_train_steps_in_all(run); /* resumed with fewer, it may be past them */
+    double left = all > run->step ? (double)(all - run->step) * seconds / done : 0;
     clear_line(p);
     fprintf(stderr, "epoch %llu/%llu  step %llu/%llu  loss %.3f  %.0f samples/s  %.0f s left%s",
             (unsigned long long)run->epoch + 1, (unsigned long long)run->options->epochs,

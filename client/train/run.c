@@ -12,6 +12,9 @@
  * Then it is frozen, and the balance loss has no more to say. A gateway is given the frozen router and scores the
  * tokens itself from then on; `--local` scores them here, by the same functions.
  *
+ * With staleness 1 the step is only begun at the end of its batch, and waited for at the end of the next one
+ * (stepping.c).
+ *
  * With two parts the workers compute one while the trainer computes the other. The gradients of the
  * parts are means over equally many samples, so both sides divide their sum by the number of parts.
  */
@@ -27,8 +30,6 @@
 #include "client/train/progress.h"
 #include "common/io/clock.h"
 #include "common/kernels/gemm.h"
-
-#define PI 3.14159265358979323846
 
 /* ---- how long ---- */
 
@@ -122,81 +123,9 @@ static int train_part(struct smoe_train_run *run, size_t part, double *ret_loss,
     return run->experts->ops->backward(run->experts, part, p->dy, why);
 }
 
-/* ---- a step ---- */
+/* ---- batches ---- */
 
-/* Linear warm-up, then a cosine to zero. */
-static double learning_rate(const struct smoe_train_run *run)
-{
-    const struct smoe_train_options *o = run->options;
-    double all = (double)smoe_train_steps_in_all(run), warmup = (double)o->warmup;
-    double at = (double)run->step;
-    if (at < warmup)
-        return o->learning_rate * (at + 1) / warmup;
-    double share = all > warmup ? (at - warmup) / (all - warmup) : 1;
-    return o->learning_rate * 0.5 * (1 + cos(PI * share));
-}
-
-static struct smoe_optimizer dense_optimizer(const struct smoe_train_run *run, double scale)
-{
-    const struct smoe_train_options *o = run->options;
-    return (struct smoe_optimizer){
-        .kind = o->optimizer == 0 ? SMOE_ADAMW : SMOE_SGD,
-        .learning_rate = learning_rate(run),
-        .momentum = o->momentum,
-        .beta1 = 0.9,
-        .beta2 = 0.999,
-        .epsilon = 1e-8,
-        .weight_decay = o->weight_decay,
-        .gradient_scale = scale,
-        .t = run->step + 1,
-    };
-}
-
-/* The distilled router's own step, clipped by its own norm. */
-static void router_step(struct smoe_train_run *run, const struct smoe_optimizer *dense,
-                        double divisor)
-{
-    if (smoe_router_stage(&run->router) != 1)
-        return;
-    const struct smoe_distilled *d = &run->router.distilled;
-    double clip = run->options->clip_norm;
-    double norm = sqrt(smoe_square_norm(d->n_params, d->grads)) / divisor;
-    struct smoe_optimizer own = *dense;
-    own.gradient_scale = (clip > 0 && norm > clip ? clip / norm : 1) / divisor;
-    smoe_router_step(&run->router, &own);
-}
-
-static int optimizer_step(struct smoe_train_run *run, size_t parts, struct smoe_why *why)
-{
-    struct smoe_optimizer dense = dense_optimizer(run, 1);
-    double divisor = (double)parts;
-    struct smoe_step_options o = {
-        .kind = (enum smoe_layer_optimizer)dense.kind,
-        .learning_rate = dense.learning_rate,
-        .momentum = dense.momentum,
-        .beta1 = dense.beta1,
-        .beta2 = dense.beta2,
-        .epsilon = dense.epsilon,
-        .weight_decay = dense.weight_decay,
-        .gradient_divisor = divisor,
-        .clip_norm = run->options->clip_norm,
-        .dense_square_norm =
-            smoe_square_norm(run->model.n_params, run->model.grads) / (divisor * divisor),
-    };
-    struct smoe_step_result done;
-    int rc = run->experts->ops->step(run->experts, &o, &done, why);
-    if (rc)
-        return rc;
-    router_step(run, &dense, divisor);
-    dense.gradient_scale = done.clip_scale / divisor;
-    smoe_model_step(&run->model, &dense);
-    run->step++;
-    run->result.steps++;
-    return 0;
-}
-
-/* Splits n filled samples into equal parts, or leaves them whole. A whole one fits: either it is not more
- * than an evaluation, or it is the last batch of an epoch and smaller than the parts of the others. */
+/* Splits n filled samples into equal parts, or leaves them whole: there is room for either (start.c). */
 static size_t split(struct smoe_train_run *run, size_t n)
 {
     size_t parts = n % run->n_parts == 0 ? run->n_parts : 1;
@@ -230,7 +159,7 @@ static int train_batch(struct smoe_train_run *run, size_t first, size_t n, doubl
     for (size_t i = 0; i < parts && !rc; i++)
         rc = finish_backward(run, i, why);
     if (rc == 0)
-        rc = optimizer_step(run, parts, why);
+        rc = smoe_train_step(run, parts, why);
     run->result.samples += n;
     return rc;
 }
@@ -270,11 +199,14 @@ void smoe_train_interrupt(int signal)
     interrupted = 1;
 }
 
-/* Ends the run where it is: what is committed by now goes into the checkpoint. */
+/* Ends the run where it is: what is committed by now goes into the checkpoint. Before the first step there is
+ * nothing to keep, and what an earlier run has left under that name stays. */
 static int give_up(struct smoe_train_run *run, struct smoe_why *why)
 {
-    const char *file = run->options->checkpoint;
-    int rc = *file ? smoe_checkpoint_write(run, file, why) : 0;
+    int rc = smoe_train_settle(run, why);
+    const char *file = run->result.steps ? run->options->checkpoint : "";
+    if (rc == 0 && *file)
+        rc = smoe_checkpoint_write(run, file, why);
     if (rc)
         return smoe_fail_at(why, rc, "interrupted");
     return smoe_fail(why, SMOE_ECANCELED, "interrupted after step %llu%s%s",
@@ -284,7 +216,10 @@ static int give_up(struct smoe_train_run *run, struct smoe_why *why)
 /* The step to come is the first of stage 2. */
 static int freeze(struct smoe_train_run *run, struct smoe_why *why)
 {
-    int rc = smoe_watch_freeze(&run->watch, run);
+    int rc = smoe_train_settle(run, why);
+    if (rc)
+        return rc;
+    rc = smoe_watch_freeze(&run->watch, run);
     if (rc)
         return smoe_fail(why, rc, "freeze: %s", smoe_strerror(rc));
     return smoe_train_begin_stage_2(run, why);
@@ -301,13 +236,14 @@ int smoe_train_begin_stage_2(struct smoe_train_run *run, struct smoe_why *why)
 static int train_next(struct smoe_train_run *run, double *ret_loss, struct smoe_why *why)
 {
     size_t first = run->next * run->options->batch, left = run->feed.train.n - first;
+    uint64_t begun = run->step + (run->stepping.under_way ? 1 : 0);
     int rc = 0;
-    if (smoe_router_stage(&run->router) == 1 && run->step >= smoe_train_freeze_step(run))
+    if (smoe_router_stage(&run->router) == 1 && begun >= smoe_train_freeze_step(run))
         rc = freeze(run, why);
     if (rc == 0)
         rc = train_batch(run, first, left < run->options->batch ? left : run->options->batch,
                          ret_loss, why);
-    return rc ? rc : smoe_watch_step(&run->watch, run, why);
+    return rc;
 }
 
 static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progress,
@@ -322,12 +258,14 @@ static int train_epoch(struct smoe_train_run *run, struct smoe_progress *progres
         sum += loss;
         done++;
         double seconds = run->result.seconds + (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
-        smoe_progress_step(progress, run, loss, seconds);
+        if (rc == 0)
+            smoe_progress_step(progress, run, loss, seconds);
         if (rc == 0 && interrupted && run->next + 1 < batches) {
             run->next++;
             return give_up(run, why);
         }
     }
+    rc = rc ? rc : smoe_train_settle(run, why);
     run->result.seconds += (double)(smoe_clock_monotonic_ns() - began) * 1e-9;
     run->result.train_loss = done ? sum / (double)done : 0;
     run->next = 0;
@@ -353,6 +291,10 @@ int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why)
             smoe_progress_epoch(&progress, run);
         if (rc == 0 && *run->options->checkpoint)
             rc = smoe_checkpoint_write(run, run->options->checkpoint, why);
+    }
+    if (rc == 0 && !run->result.epochs) { /* all were made before it was resumed */
+        run->result.train_loss = (double)NAN;
+        rc = evaluate(run, why);
     }
     if (rc == 0)
         rc = smoe_watch_finish(&run->watch, run, why);

@@ -15,7 +15,7 @@
 /* What the run came to; filled as it goes. */
 struct smoe_train_result {
     char policy[64];
-    double test_accuracy, test_loss, train_loss; /* last epoch's */
+    double test_accuracy, test_loss, train_loss; /* last epoch's; NAN: there was none */
     double seconds;                              /* of training, evaluation not counted */
     uint64_t samples;                            /* trained on, in those seconds */
     uint64_t steps, epochs;                      /* made by this process */
@@ -31,6 +31,15 @@ struct smoe_train_part {
     smoe_real *dy;             /* [tokens, K, d] */
 };
 
+/* A step that was begun. */
+struct smoe_train_stepping {
+    bool under_way;
+    double divisor;              /* of its gradients */
+    struct smoe_optimizer dense; /* of the trainer's own parameters, but for the scale */
+    smoe_real *
+        grads; /* [model.n_params], owned; NULL without staleness: gradients of the step, or zeros */
+};
+
 struct smoe_train_run {
     const struct smoe_train_options *options;
     struct smoe_feed feed;
@@ -38,6 +47,7 @@ struct smoe_train_run {
     struct smoe_router router;
     struct smoe_experts *experts;
     struct smoe_watch watch;
+    struct smoe_train_stepping stepping;
     struct smoe_train_part *parts; /* [n_parts], rows_max samples each */
     size_t n_parts, rows_max;
     struct smoe_feed_batch batch; /* one whole batch, as filled */
@@ -52,6 +62,11 @@ int smoe_train_start(struct smoe_train_run *run, const struct smoe_train_options
 /* Trains all epochs; the result is in run->result. SMOE_ECANCELED if it was interrupted: the checkpoint, if
  * there is to be one, is then of the last step. */
 int smoe_train_all(struct smoe_train_run *run, struct smoe_why *why);
+/* Makes a step of the batch that was computed, in so many parts, once the one before it is made; with staleness it is
+ * only begun. */
+int smoe_train_step(struct smoe_train_run *run, size_t parts, struct smoe_why *why);
+/* Waits for the step that was begun, if one was: then `step` counts all there were. */
+int smoe_train_settle(struct smoe_train_run *run, struct smoe_why *why);
 /* Asks the run to end after the present step. May be called by a signal handler. */
 void smoe_train_interrupt(int signal);
 void smoe_train_release(struct smoe_train_run *run);

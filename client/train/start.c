@@ -87,7 +87,8 @@ static int load(struct smoe_train_run *run, struct smoe_why *why)
 
 static int start_batch(struct smoe_train_run *run)
 {
-    size_t samples = run->rows_max * run->n_parts, tokens = samples * run->feed.tokens;
+    size_t samples = run->options->batch > run->rows_max ? run->options->batch : run->rows_max;
+    size_t tokens = samples * run->feed.tokens;
     run->batch = (struct smoe_feed_batch){
         .x = malloc((tokens * run->feed.values + 1) * sizeof *run->batch.x),
         .words = malloc((samples * run->feed.context + 1) * sizeof *run->batch.words),
@@ -132,17 +133,40 @@ static int start_router(struct smoe_train_run *run)
     return smoe_router_init(&run->router, &router);
 }
 
+/* Samples of the largest part that n are cut into; what cannot be cut into equal ones stays whole. */
+static size_t largest_part(size_t n, size_t parts)
+{
+    return n % parts ? n : n / parts;
+}
+
+/* ... of any batch of an epoch, the last and shortest one included; and of an evaluation. */
+static size_t rows_of(const struct smoe_train_run *run)
+{
+    const struct smoe_train_options *o = run->options;
+    size_t n = run->feed.train.n, full = n < o->batch ? 0 : largest_part(o->batch, o->parts);
+    size_t last = largest_part(n % o->batch, o->parts),
+           least = EVALUATION_TOKENS / run->feed.tokens;
+    size_t rows = full > last ? full : last;
+    rows = rows > least ? rows : least;
+    return rows ? rows : 1;
+}
+
+static int start_stepping(struct smoe_train_run *run)
+{
+    if (!run->options->staleness)
+        return 0;
+    run->stepping.grads = calloc(run->model.n_params, sizeof *run->stepping.grads);
+    return run->stepping.grads ? 0 : SMOE_ENOMEMORY;
+}
+
 static int start_model(struct smoe_train_run *run, struct smoe_why *why)
 {
     const struct smoe_train_options *o = run->options;
     struct smoe_model_shape shape = model_shape(run);
-    size_t least = EVALUATION_TOKENS / run->feed.tokens;
     run->n_parts = o->parts;
-    run->rows_max = (o->batch + o->parts - 1) / o->parts;
-    if (run->rows_max < least)
-        run->rows_max = least;
+    run->rows_max = rows_of(run);
     if (smoe_model_init(&run->model, &shape, o->seed) || start_parts(run) || start_router(run) ||
-        smoe_watch_init(&run->watch, run))
+        smoe_watch_init(&run->watch, run) || start_stepping(run))
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
     return 0;
 }
@@ -172,6 +196,7 @@ void smoe_train_release(struct smoe_train_run *run)
         free(run->parts[i].dy);
     }
     free(run->parts);
+    free(run->stepping.grads);
     free(run->batch.x);
     free(run->batch.words);
     free(run->batch.codes);

@@ -193,16 +193,12 @@ static bool read_record(struct smoe_tls *tls)
     return false;
 }
 
-static void tls_received(void *context, const uint8_t *data, size_t n)
+void smoe_tls_take(struct smoe_tls *tls, const uint8_t *data, size_t n)
 {
-    struct smoe_tls *tls = context;
     tls->in = data;
     tls->n_in = n;
-    if (tls->state == SMOE_TLS_SHAKING &&
-        (!smoe_tls_is_server(tls) || smoe_tls_begins_well(tls, data, n))) {
-        tls->received += n;
+    if (tls->state == SMOE_TLS_SHAKING)
         smoe_tls_shake(tls);
-    }
     /* asked only where there may be something, for asking in vain costs OpenSSL a buffer */
     while (tls->state == SMOE_TLS_OPEN && !over(tls) && (tls->n_in || SSL_has_pending(tls->ssl)) &&
            read_record(tls))
@@ -215,6 +211,18 @@ static void tls_received(void *context, const uint8_t *data, size_t n)
         smoe_conn_close_flushed(tls->conn);
     else
         smoe_conn_flush(tls->conn);
+}
+
+static void tls_received(void *context, const uint8_t *data, size_t n)
+{
+    struct smoe_tls *tls = context;
+    if (tls->state == SMOE_TLS_SHAKING &&
+        (!smoe_tls_is_server(tls) || smoe_tls_begins_well(tls, data, n))) {
+        tls->received += n;
+        if (smoe_tls_waits(tls, data, n))
+            return;
+    }
+    smoe_tls_take(tls, data, n);
 }
 
 /* Ciphertext has no place of its own. */
@@ -314,6 +322,7 @@ void smoe_tls_connected(void *context, int status)
 void smoe_tls_release(struct smoe_tls *tls)
 {
     tls->state = SMOE_TLS_OVER;
+    smoe_tls_wait_no_more(tls);
     SSL_free(tls->ssl);
     tls->ssl = NULL;
     tls->out_begin = tls->out_end = 0;

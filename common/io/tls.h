@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/list.h"
 #include "common/io/certificate.h"
 #include "common/io/conn.h"
 #include "common/io/keyring.h"
@@ -48,6 +49,10 @@ struct smoe_tls_options {
     /* The handshake is done and the peer is who its key says. Gets the owner's context; may be NULL. */
     void (*established)(void *context, const struct smoe_key *peer);
     uint64_t records_max; /* for tests; 0: SMOE_TLS_RECORDS_MAX */
+    /* A gateway's: steps of handshakes in one turn of its event loop, at most; 0: any number. */
+    unsigned shakes_a_turn;
+    void (*shaking)(void *loop); /* a turn has one in it: say smoe_tls_context_turn in the next */
+    void *loop;                  /* for that; borrowed */
 };
 
 int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls_context **ret,
@@ -68,6 +73,10 @@ int smoe_tls_context_of(const struct smoe_tls_node *node, struct smoe_tls_contex
 /* Frees it, after all its connections are closed. NULL is fine. */
 void smoe_tls_context_free(struct smoe_tls_context *context);
 
+/* In a turn of the loop after one with `shaking`: makes the steps that waited, as many as one turn may have. False: there
+ * were none, and this need not be said again until `shaking` is. */
+bool smoe_tls_context_turn(struct smoe_tls_context *context);
+
 /* A gateway's other certificate, with others to trust; open connections stay. SMOE_ENOMEMORY changes nothing. */
 int smoe_tls_context_renew(struct smoe_tls_context *context,
                            const struct smoe_certificate *certificate);
@@ -84,6 +93,9 @@ struct smoe_tls {
     size_t n_in;
     uint8_t *out; /* owned; ciphertext that waits for the kernel, [out_begin, out_end) of cap_out */
     size_t out_begin, out_end, cap_out;
+    struct smoe_list turn; /* linked: its handshake waits for another turn of the loop, with */
+    uint8_t *held;         /* owned; the ciphertext that it is to go on with, [n_held] */
+    size_t n_held;
     uint64_t received;                 /* bytes, before the handshake was done, */
     uint8_t head[SMOE_TLS_HEAD_BYTES]; /* of which these were the first */
     uint64_t records;                  /* written under the present key */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of tls.h: bytes (tls.c), and who is who (tls_shake.c).
+ * Inside of tls.h: bytes (tls.c), who is who (tls_shake.c), and whose turn it is to say so (tls_turn.c).
  */
 #ifndef SMOE_IO_TLS_INTERNAL_H
 #define SMOE_IO_TLS_INTERNAL_H
@@ -18,7 +18,9 @@ struct smoe_tls_context {
     struct smoe_key key;                 /* a client's */
     struct smoe_certificate certificate; /* shared; zeroed: keys */
     char identity[SMOE_KEY_IDENTITY_MAX];
-    uint8_t *spare; /* owned; a buffer for `out` of some connection, or NULL */
+    struct smoe_list waiting; /* of smoe_tls.turn: handshakes, in order of arrival */
+    unsigned shakes;          /* steps of handshakes in this turn of the loop */
+    uint8_t *spare;           /* owned; a buffer for `out` of some connection, or NULL */
     uint8_t scratch[SMOE_TLS_RECORD_BYTES]; /* plaintext on its way, within a call */
 };
 
@@ -31,11 +33,21 @@ static inline bool smoe_tls_is_server(const struct smoe_tls *tls)
 
 BIO_METHOD *smoe_tls_bio_method(void);
 
+/* What has come in goes to whom it concerns: a handshake whose turn it is, or the owner. */
+void smoe_tls_take(struct smoe_tls *tls, const uint8_t *data, size_t n);
+
 /* It is over; an alert stays in `out` for somebody who can read it. */
 void smoe_tls_end(struct smoe_tls *tls);
 void smoe_tls_end_because(struct smoe_tls *tls, const char *sentence);
 /* It is over, because OpenSSL says so. */
 void smoe_tls_fail(struct smoe_tls *tls);
+
+/* ---- tls_turn.c ---- */
+
+/* Whether a handshake's next step must wait for another turn; then its bytes were kept. False: now, or it is over. */
+bool smoe_tls_waits(struct smoe_tls *tls, const uint8_t *data, size_t n);
+/* It has no next step. */
+void smoe_tls_wait_no_more(struct smoe_tls *tls);
 
 /* ---- tls_shake.c ---- */
 

@@ -262,6 +262,15 @@ static bool is_as_agreed(struct smoe_tls *tls)
     return true;
 }
 
+/* OpenSSL keeps the key as long as the session, and has no use for it once there are keys for the records. */
+static void forget_key(SSL *ssl)
+{
+    static const uint8_t nothing[SMOE_KEY_BYTES];
+    SSL_SESSION *session = SSL_get_session(ssl);
+    if (session)
+        (void)SSL_SESSION_set1_master_key(session, nothing, sizeof nothing);
+}
+
 void smoe_tls_shake(struct smoe_tls *tls)
 {
     ERR_clear_error();
@@ -277,6 +286,7 @@ void smoe_tls_shake(struct smoe_tls *tls)
         smoe_tls_end(tls);
         return;
     }
+    forget_key(tls->ssl);
     *tls->why.text = 0; /* of a key that it offered beside the right one */
     /* the small buffer is released by now, else OpenSSL would go on to use it */
     SSL_set_max_send_fragment(tls->ssl, SMOE_TLS_RECORD_BYTES);
@@ -416,6 +426,7 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
     struct smoe_tls_context *c = calloc(1, sizeof *c);
     if (!c)
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: out of memory");
+    smoe_list_init(&c->waiting);
     c->options = *options;
     c->options.key = NULL;
     c->options.certificate = NULL;

@@ -33,6 +33,14 @@ void smoe_json_add_number(cJSON *object, const char *key, double value)
         cJSON_AddNullToObject(object, key);
 }
 
+void smoe_json_add_known(cJSON *object, const char *key, bool known, double value)
+{
+    if (known)
+        smoe_json_add_number(object, key, value);
+    else
+        cJSON_AddNullToObject(object, key);
+}
+
 void smoe_json_append_number(cJSON *array, double value)
 {
     char text[32];

@@ -7,6 +7,7 @@
 #define SMOE_JSON_JSON_H
 
 #include <cjson/cJSON.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A counter or an identifier: all its digits. */
@@ -15,6 +16,8 @@ void smoe_json_add_u64(cJSON *object, const char *key, uint64_t value);
 /* A figure: nine digits, more than any measurement is good for. What is not a finite number has no
  * JSON and is null. */
 void smoe_json_add_number(cJSON *object, const char *key, double value);
+/* The same, and null where it is not known. */
+void smoe_json_add_known(cJSON *object, const char *key, bool known, double value);
 void smoe_json_append_number(cJSON *array, double value);
 
 #endif

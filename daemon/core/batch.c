@@ -76,6 +76,9 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
                        "SUBMIT.needs_gradient: layer %s is attached for evaluation "
                        "only",
                        layer->name);
+    else if (m->ahead && !layer->shape.staleness)
+        rc = smoe_fail(why, SMOE_EFIELD, "SUBMIT.ahead: layer %s was declared with staleness 0",
+                       layer->name);
     else if (smoe_batch_find(c, trainer, m->batch, &other))
         rc = smoe_fail(why, SMOE_EEXIST, "SUBMIT.batch %llu: not committed yet",
                        (unsigned long long)m->batch);
@@ -143,6 +146,13 @@ static uint64_t gradient_bytes_of(const struct smoe_core *c, const struct smoe_b
     return rows * smoe_row_bytes(&c->layers[b->layer]);
 }
 
+/* Need it not wait for the step that is under way? What shall change places when none is makes it wait once: its
+ * weights stay those of its base. */
+static bool goes_ahead(struct smoe_core *c, const struct smoe_msg_submit *m)
+{
+    return m->ahead && !smoe_standing_wants_rest(c, m->layer);
+}
+
 static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
                         const struct smoe_event *event)
 {
@@ -156,8 +166,11 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
         .training = m->needs_gradient,
         .routed = m->routed,
         .frozen = m->router_version > 0,
-        .after_step = t->step.phase != SMOE_STEP_NONE,
+        .after_step = t->step.phase != SMOE_STEP_NONE && !goes_ahead(c, m),
+        .ahead = m->ahead,
         .id = m->batch,
+        .step = (t->step.phase != SMOE_STEP_NONE ? t->step.number : t->step_committed) + 1,
+        .base = m->base,
         .trainer = trainer,
         .layer = m->layer,
         .tokens = m->tokens,

@@ -13,9 +13,14 @@
 #include "daemon/core/state_relay.h"
 
 #define COPY_BYTES_MAX (16u << 20)
-#define COPY_PARTS     (SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS)
 
 /* ---- filling ---- */
+
+uint32_t smoe_copies_parts(const struct smoe_layer *layer)
+{
+    return SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS |
+           (layer->shape.staleness ? SMOE_STATE_OLDER : 0u);
+}
 
 static bool is_copy(const struct smoe_relay *r)
 {
@@ -62,7 +67,7 @@ static bool start(struct smoe_core *c, uint32_t l, uint32_t expert, uint64_t byt
                                .follower = e->filling,
                                .layer = l,
                                .expert = expert,
-                               .parts = COPY_PARTS,
+                               .parts = smoe_copies_parts(&c->layers[l]),
                                .step = c->layers[l].step,
                                .bytes = bytes};
     uint64_t number;
@@ -70,7 +75,7 @@ static bool start(struct smoe_core *c, uint32_t l, uint32_t expert, uint64_t byt
         return false;
     c->n_copying++;
     smoe_core_send(c, c->fleet.workers[e->worker].session, SMOE_MSG_EXPERT_FETCH)->expert_fetch =
-        (struct smoe_msg_expert_fetch){number, l, expert, COPY_PARTS};
+        (struct smoe_msg_expert_fetch){number, l, expert, relay.parts};
     return true;
 }
 
@@ -81,7 +86,7 @@ void smoe_copies_advance(struct smoe_core *c, uint32_t l)
         (layer->owner != SMOE_NONE && (c->trainers[layer->owner].step.phase > SMOE_STEP_SETTLING ||
                                        smoe_step_settled(c, layer->owner))))
         return;
-    uint64_t bytes = smoe_relay_bytes(layer, COPY_PARTS), out = bytes_under_way(c);
+    uint64_t bytes = smoe_relay_bytes(layer, smoe_copies_parts(layer)), out = bytes_under_way(c);
     for (uint32_t e = 0; e < layer->shape.experts && (!out || out + bytes <= COPY_BYTES_MAX); e++) {
         const struct smoe_expert_view *x = &layer->experts[e];
         if (!has_taken_in(c, x->worker, l) || !has_taken_in(c, x->filling, l) ||
@@ -136,8 +141,8 @@ void smoe_copies_state(struct smoe_core *c, struct smoe_relay *r,
     r->store = true;
     struct smoe_message *out =
         smoe_core_send(c, c->fleet.workers[r->follower].session, SMOE_MSG_EXPERT_STORE);
-    out->expert_store = (struct smoe_msg_expert_store){r->number,  l,       r->expert,
-                                                       COPY_PARTS, r->step, c->layers[l].attempt};
+    out->expert_store = (struct smoe_msg_expert_store){r->number, l,       r->expert,
+                                                       r->parts,  r->step, c->layers[l].attempt};
     smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 

@@ -329,6 +329,7 @@ struct smoe_trainer_view {
     uint64_t step;         /* last committed */
     const char *waits_for; /* why it is not being served now, or "" */
     uint64_t batches;      /* uncommitted */
+    uint64_t ahead;        /* of these, computed while the step before theirs is under way */
     struct smoe_account account;
 };
 uint32_t smoe_core_n_trainers(const struct smoe_core *core);

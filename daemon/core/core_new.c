@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The core's memory: everything is allocated here, once, from the limits. Large tables are calloc'ed,
- * so that what is never used is never touched and costs nothing.
+ * so that what is never used is never touched and costs nothing; what a step writes before it reads it is not
+ * even cleared.
  */
 #include <stdlib.h>
 
@@ -116,8 +117,8 @@ static bool allocate(struct smoe_core *c)
                    SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * 32 + (1u << 20) +
                    c->options.trace_bytes_max + (sharded ? most_exchange_lists(l) : 0);
     c->records_max = most_records(l);
-    c->records = calloc(c->records_max, sizeof *c->records);
-    c->standings = calloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX, sizeof *c->standings);
+    c->records = malloc(c->records_max * sizeof *c->records);
+    c->standings = malloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *c->standings);
     c->sessions = calloc(c->n_sessions, sizeof *c->sessions);
     c->trainers = calloc(l->trainers_max, sizeof *c->trainers);
     c->layers = calloc(SMOE_LAYERS_MAX, sizeof *c->layers);
@@ -131,9 +132,9 @@ static bool allocate(struct smoe_core *c)
     c->worker_new = calloc(w, sizeof *c->worker_new);
     c->relays = calloc(SMOE_RELAYS_MAX, sizeof *c->relays);
     c->group_batches = calloc(l->batches_max, sizeof *c->group_batches);
-    c->gather = calloc(c->gather_floats, sizeof *c->gather);
-    c->chosen_expert = calloc(choices, sizeof *c->chosen_expert);
-    c->chosen_node = calloc(choices, sizeof *c->chosen_node);
+    c->gather = malloc(c->gather_floats * sizeof *c->gather);
+    c->chosen_expert = malloc(choices * sizeof *c->chosen_expert);
+    c->chosen_node = malloc(choices * sizeof *c->chosen_node);
     c->arrivals = calloc(w, sizeof *c->arrivals);
     c->served = calloc(w, sizeof *c->served);
     c->followed = calloc(w, sizeof *c->followed);
@@ -143,9 +144,9 @@ static bool allocate(struct smoe_core *c)
     c->debts = calloc(w, sizeof *c->debts);
     c->known = calloc(w, sizeof *c->known);
     c->replica_first = calloc(SMOE_EXPERTS_MAX + 1, sizeof *c->replica_first);
-    c->replica_node = calloc(SMOE_LAYER_REPLICAS_MAX, sizeof *c->replica_node);
-    c->actions = calloc(c->actions_max, sizeof *c->actions);
-    c->lists = calloc(c->lists_cap, 1);
+    c->replica_node = malloc(SMOE_LAYER_REPLICAS_MAX * sizeof *c->replica_node);
+    c->actions = malloc(c->actions_max * sizeof *c->actions);
+    c->lists = malloc(c->lists_cap);
     bool all = c->sessions && c->trainers && c->layers && c->batches && c->batch_free &&
                c->batch_zombie && c->parcel_zombie && c->parcels && c->parcel_free &&
                c->worker_parcels && c->worker_new && c->relays && c->group_batches && c->gather &&

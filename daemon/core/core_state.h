@@ -53,15 +53,17 @@ struct smoe_layer {
 /* One Submit. The visits array lies in the room the shell lent. */
 struct smoe_batch {
     bool used;
-    bool training;              /* needs a gradient */
-    bool routed;                /* replay: experts given */
-    bool frozen;                /* scored by a frozen router */
-    bool after_step;            /* submitted after a pending Step: waits for its commit */
-    bool in_step;               /* named by the pending Step */
+    bool training;   /* needs a gradient */
+    bool routed;     /* replay: experts given */
+    bool frozen;     /* scored by a frozen router */
+    bool after_step; /* submitted after a pending Step: waits for its commit */
+    bool ahead;      /* computed by the weights of step `base`: may go before that commit */
+    bool in_step;    /* named by the pending Step */
     bool has_gradient, tainted; /* with numbers that cannot be: nobody else is to blame for more */
     uint32_t n_backward_due;    /* parcels whose part of it has not been sent */
     bool input_freed, inputs_asked, inputs_back; /* x came once more, for evicted parcels */
     uint64_t id;
+    uint64_t step, base; /* that will commit it; ahead: whose weights it has */
     uint32_t trainer, layer, tokens, top_k;
     uint64_t raw_bytes, credit_bytes; /* as they came; with a router's scores of them */
     const float *scores;              /* [tokens, experts] */
@@ -248,7 +250,7 @@ struct smoe_core {
 
 /* ---- core.c: answering ---- */
 
-/* A zeroed action of the type, to be filled in. */
+/* An action of the type, to be filled in. */
 struct smoe_action *smoe_core_act(struct smoe_core *core, enum smoe_action_type type,
                                   uint32_t session);
 /* The message of a new SEND action. */
@@ -307,6 +309,8 @@ bool smoe_layer_on_worker(const struct smoe_layer *layer, uint32_t worker);
 bool smoe_standing_holds(const struct smoe_layer *layer, uint32_t worker);
 /* Nothing of the layer's training is out: roles may change. */
 bool smoe_standing_between_steps(const struct smoe_core *core, uint32_t layer);
+/* Shall experts change places as soon as nothing of the layer's training is out? */
+bool smoe_standing_wants_rest(struct smoe_core *core, uint32_t layer);
 /* Chooses hosts and followers as far as that can be done now, and tells them. False: the layer is lost. */
 bool smoe_standing_advance(struct smoe_core *core, uint32_t layer);
 /* Every expert has a live host that has taken it in. */
@@ -332,6 +336,8 @@ void smoe_standing_returned(struct smoe_core *core, uint32_t layer, uint32_t wor
 /* ---- copies.c: filling followers, gradients for them ---- */
 /* Starts to fill followers of the layer, as many bytes at a time as COPY_BYTES_MAX. */
 void smoe_copies_advance(struct smoe_core *core, uint32_t layer);
+/* Of an expert's state, what a follower is filled with. */
+uint32_t smoe_copies_parts(const struct smoe_layer *layer);
 /* Is a follower of one of these layers being filled? */
 bool smoe_copies_under_way(const struct smoe_core *core, uint64_t layers);
 /* What is on its way of the layer's expert (SMOE_NONE: of all) is of a state, or for a worker, that is no
@@ -438,6 +444,8 @@ bool smoe_parcel_by_id(const struct smoe_core *core, uint32_t worker, uint64_t i
 void smoe_parcel_output(struct smoe_core *core, uint32_t worker, uint64_t id);
 void smoe_parcel_gradient(struct smoe_core *core, uint32_t worker, uint64_t id);
 uint64_t smoe_parcel_wire_id(const struct smoe_core *core, uint32_t parcel);
+/* As a Decision that is sent now names it. */
+struct smoe_parcel_head smoe_parcel_head_of(const struct smoe_core *core, uint32_t parcel);
 
 /* ---- slot.c, slot_route.c (and slot_state.h) ---- */
 bool smoe_batch_routable(const struct smoe_core *core, const struct smoe_batch *batch);

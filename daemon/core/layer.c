@@ -50,7 +50,7 @@ static uint64_t flops_of(const struct smoe_layer_shape *shape)
 /* A second copy must be able to travel: its whole state is one raw part. */
 static uint32_t copies_of(const struct smoe_core *c, const struct smoe_layer *layer)
 {
-    uint64_t bytes = smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS);
+    uint64_t bytes = smoe_relay_bytes(layer, smoe_copies_parts(layer));
     return bytes <= c->options.tensor_bytes_max ? c->options.settings.copies : 1;
 }
 
@@ -197,6 +197,19 @@ void smoe_layers_advance(struct smoe_core *c)
     }
 }
 
+/* A worker from before staleness carries out a Host without it, and would add up the gradients of two steps. */
+static struct smoe_msg_hosted judged(const struct smoe_layer *layer,
+                                     const struct smoe_msg_hosted *m)
+{
+    struct smoe_msg_hosted judged = *m;
+    if (m->code || m->staleness == layer->shape.staleness)
+        return judged;
+    judged.code = SMOE_EVERSION;
+    snprintf(judged.message, sizeof judged.message, "it knows nothing of staleness %u",
+             layer->shape.staleness);
+    return judged;
+}
+
 void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_msg_hosted *m)
 {
     uint32_t l = m->layer;
@@ -206,10 +219,11 @@ void smoe_layer_hosted(struct smoe_core *c, uint32_t worker, const struct smoe_m
     w->host_number[l] = 0;
     if (c->layers[l].state == SMOE_LAYER_FREE || !smoe_standing_holds(&c->layers[l], worker))
         return; /* dropped in the meantime */
-    if (m->code && c->layers[l].sharded)
-        smoe_sharded_refused(c, l, worker, m);
-    else if (m->code)
-        smoe_standing_refused(c, l, worker, m);
+    struct smoe_msg_hosted answer = judged(&c->layers[l], m);
+    if (answer.code && c->layers[l].sharded)
+        smoe_sharded_refused(c, l, worker, &answer);
+    else if (answer.code)
+        smoe_standing_refused(c, l, worker, &answer);
     else if (!(w->host_due >> l & 1))
         w->hosted_layers |= UINT64_C(1) << l;
     smoe_layers_advance(c);
@@ -302,7 +316,8 @@ static bool same_shape(const struct smoe_layer_shape *a, const struct smoe_layer
 {
     return a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire;
+           a->seed == b->seed && a->zero_output == b->zero_output && a->wire == b->wire &&
+           a->staleness == b->staleness;
 }
 
 /* Name of the trainer that owns the layer, or did when the daemon was stopped and may come back; "". */
@@ -341,6 +356,18 @@ static int check_shape(const struct smoe_core *c, const struct smoe_msg_layer_de
     return 0;
 }
 
+/* What a layer that would begin here may not be. */
+static int check_new(const struct smoe_core *c, const struct smoe_msg_layer_declare *m,
+                     struct smoe_why *why)
+{
+    if (m->shape.staleness && c->options.sharded)
+        return smoe_fail(why, SMOE_ESHAPE,
+                         "layer %s: staleness %u is for layers whose experts stand whole, and this "
+                         "gateway shards them (placement.rule): declare it with staleness 0",
+                         m->name, m->shape.staleness);
+    return 0;
+}
+
 /* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
 static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_layer_declare *m,
                    uint32_t *ret_layer, struct smoe_why *why)
@@ -360,8 +387,10 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
         *ret_layer = l;
         return 0;
     }
+    bool goes_on = same_run && c->layers[l].state != SMOE_LAYER_LOST;
     int rc =
         check_shape(c, m, c->options.sharded || (same_run && c->layers[l].sharded != NULL), why);
+    rc = rc || goes_on ? rc : check_new(c, m, why);
     if (rc)
         return rc;
     if (found) {

@@ -21,6 +21,23 @@ uint64_t smoe_parcel_wire_id(const struct smoe_core *core, uint32_t parcel)
     return (uint64_t)core->parcels[parcel].generation << 32 | (parcel + 1);
 }
 
+struct smoe_parcel_head smoe_parcel_head_of(const struct smoe_core *core, uint32_t parcel)
+{
+    const struct smoe_parcel *p = &core->parcels[parcel];
+    const struct smoe_batch *b = &core->batches[p->batch];
+    const struct smoe_layer *layer = &core->layers[p->layer];
+    bool may_be_ahead = b->training && layer->shape.staleness;
+    return (struct smoe_parcel_head){
+        .id = smoe_parcel_wire_id(core, parcel),
+        .layer = p->layer,
+        .expert = p->expert,
+        .rows = p->rows,
+        .keep = b->training,
+        .older = b->ahead && layer->step == b->base + 1,
+        .step = may_be_ahead ? b->step : 0,
+    };
+}
+
 bool smoe_parcel_by_id(const struct smoe_core *core, uint32_t worker, uint64_t id,
                        uint32_t *ret_parcel)
 {

@@ -34,7 +34,7 @@ int smoe_place_planner_new(const struct smoe_place_rule *rule, uint32_t n_expert
                            struct smoe_place_planner **ret)
 {
     smoe_assert(n_experts >= 1 && rule->average >= 0 && rule->average < 1);
-    struct smoe_place_planner *p = calloc(1, sizeof *p + n_experts * sizeof *p->share);
+    struct smoe_place_planner *p = malloc(sizeof *p + n_experts * sizeof *p->share);
     if (!p)
         return SMOE_ENOMEMORY;
     p->n_experts_max = n_experts;

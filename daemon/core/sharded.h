@@ -67,10 +67,22 @@ struct smoe_sharded {
         part_ns_now[SMOE_PARTS]; /* in all that ended; in this one so far */
 };
 
+/* The memory of their lists, each in one block; layers and the plan that is being made swap their parts. */
+struct smoe_sharding_lists {
+    struct smoe_shard_piece *pieces;
+    uint32_t *slot_first, *replica_first, *replica_worker;
+    uint16_t *expert;
+    bool *stale;
+    uint64_t *popularity;
+    struct smoe_shard_traffic *traffic;
+    struct smoe_lane *lanes;
+};
+
 /* What all of them share; made by smoe_core_new if there is or may be a sharded layer. */
 struct smoe_sharding {
     struct smoe_place_rule rule;
     struct smoe_sharded layers[SMOE_LAYERS_MAX];
+    struct smoe_sharding_lists lists;
     struct smoe_place_scratch *place;
     struct smoe_shard_scratch *cut;
     struct smoe_place_plan next; /* a plan being made, and its hosts */

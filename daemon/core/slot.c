@@ -173,8 +173,7 @@ static uint64_t take_new_parcels(struct smoe_core *c, uint32_t worker, uint32_t 
         struct smoe_parcel *p =
             smoe_container_of(c->worker_new[worker].next, struct smoe_parcel, new_link);
         parcels[i] = (uint32_t)(p - c->parcels);
-        heads[i] = (struct smoe_parcel_head){smoe_parcel_wire_id(c, parcels[i]), p->layer,
-                                             p->expert, p->rows, c->batches[p->batch].training};
+        heads[i] = smoe_parcel_head_of(c, parcels[i]);
         flops += p->rows * c->layers[p->layer].forward_flops;
         smoe_list_remove(&p->new_link);
     }

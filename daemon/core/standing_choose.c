@@ -202,15 +202,28 @@ static void swap_roles(struct smoe_core *c, uint32_t l, struct smoe_expert_view 
 }
 
 /* Hosts that are about to leave, or serve two experts more than the follower, change roles with it. */
+static bool to_be_swapped(const struct smoe_core *c, const struct smoe_expert_view *x)
+{
+    return smoe_standing_usable(c, x->worker) && willing(c, x->follower) &&
+           (!willing(c, x->worker) || c->served[x->worker] >= c->served[x->follower] + 2);
+}
+
 static void balance_hosts(struct smoe_core *c, uint32_t l)
 {
     struct smoe_layer *layer = &c->layers[l];
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        struct smoe_expert_view *x = &layer->experts[e];
-        if (smoe_standing_usable(c, x->worker) && willing(c, x->follower) &&
-            (!willing(c, x->worker) || c->served[x->worker] >= c->served[x->follower] + 2))
-            swap_roles(c, l, x);
-    }
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (to_be_swapped(c, &layer->experts[e]))
+            swap_roles(c, l, &layer->experts[e]);
+}
+
+bool smoe_standing_wants_rest(struct smoe_core *c, uint32_t l)
+{
+    const struct smoe_layer *layer = &c->layers[l];
+    count_loads(c, l);
+    for (uint32_t e = 0; e < layer->shape.experts; e++)
+        if (to_be_swapped(c, &layer->experts[e]))
+            return true;
+    return false;
 }
 
 /* Followers that are about to leave, or follow more for their speed than another would with one more, are

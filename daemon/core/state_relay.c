@@ -21,7 +21,8 @@ uint64_t smoe_relay_bytes(const struct smoe_layer *layer, uint32_t parts)
 {
     uint64_t vectors = (parts & SMOE_STATE_WEIGHTS ? 1 : 0) +
                        (parts & SMOE_STATE_MOMENTS ? smoe_layer_moments(layer) : 0) +
-                       (parts & SMOE_STATE_GRADIENT ? 1 : 0);
+                       (parts & SMOE_STATE_GRADIENT ? 1 : 0) +
+                       (parts & SMOE_STATE_OLDER && layer->shape.staleness ? 1 : 0);
     return vectors * params_of(&layer->shape) * smoe_real_bytes(layer);
 }
 
@@ -35,6 +36,8 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
     if (expert >= layer->shape.experts)
         return smoe_fail(why, SMOE_EFIELD, "expert %u: layer %s has %u", expert, layer->name,
                          layer->shape.experts);
+    if (parts & SMOE_STATE_OLDER)
+        return smoe_fail(why, SMOE_EFIELD, "parts %u: older weights are the workers' own", parts);
     if (layer->state == SMOE_LAYER_LOST)
         return smoe_fail(why, SMOE_ELOST, "layer %s: its experts are lost", layer->name);
     if (layer->sharded && (parts & SMOE_STATE_GRADIENT))

@@ -386,7 +386,8 @@ static void announce(struct smoe_core *c, uint32_t trainer)
     s->phase = SMOE_STEP_NONE;
     end_batches(c, t);
     t->last_done = s->done;
-    if (t->state == SMOE_TRAINER_LIVE && !t->reset_due)
+    if (t->state ==
+        SMOE_TRAINER_LIVE) /* before a Need that waited: what is committed is not asked for */
         smoe_core_send(c, t->session, SMOE_MSG_STEP_DONE)->step_done = t->last_done;
     c->solve_useful = true;
 }

@@ -363,6 +363,17 @@ static const char *waits_for(const struct smoe_core *c, uint32_t trainer)
     return "";
 }
 
+/* Batches of the next step, while one is under way. */
+static uint64_t count_ahead(const struct smoe_trainer *t)
+{
+    uint64_t n = 0;
+    smoe_list_for_each (it, &t->batches) {
+        const struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, trainer_link);
+        n += b->ahead && t->step.phase != SMOE_STEP_NONE && b->step > t->step.number;
+    }
+    return n;
+}
+
 struct smoe_trainer_view smoe_core_trainer(const struct smoe_core *core, uint32_t trainer)
 {
     const struct smoe_trainer *t = &core->trainers[trainer];
@@ -376,6 +387,7 @@ struct smoe_trainer_view smoe_core_trainer(const struct smoe_core *core, uint32_
         .step = t->step_committed,
         .waits_for = waits_for(core, trainer),
         .batches = t->n_batches,
+        .ahead = count_ahead(t),
         .account = t->account,
     };
 }

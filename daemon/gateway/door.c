@@ -105,6 +105,13 @@ void smoe_gate_expire_hellos(struct smoe_gateway *gw, uint64_t now_ns)
     }
 }
 
+uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
+{
+    const struct smoe_gate_session *s = oldest_hello(gw);
+    uint64_t due_ns = s ? s->opened_ns + gw->options.hello_timeout_ns : UINT64_MAX;
+    return due_ns < gw->wake_ns ? due_ns : gw->wake_ns;
+}
+
 /* ---- who it is ---- */
 
 static const char *role_name(enum smoe_role role)
@@ -123,7 +130,8 @@ void smoe_gateway_identify(struct smoe_gateway *gw, uint32_t session, enum smoe_
 int smoe_gateway_administered(struct smoe_gateway *gw, uint32_t session)
 {
     struct smoe_gate_session *s = &gw->sessions[session];
-    smoe_assert(s->state == SMOE_GATE_HELLO);
+    if (s->state != SMOE_GATE_HELLO)
+        return SMOE_ECLOSED; /* its place was needed while it shook hands */
     snprintf(s->peer, sizeof s->peer, "admin %s", s->key_name);
     if (gw->n_admins >= SMOE_GATE_ADMINS_MAX) {
         smoe_gate_doom(gw, s, "there are as many administrators as may be");

@@ -282,8 +282,9 @@ static int expect(void *context, const struct smoe_message *message, size_t tens
                          smoe_message_name((uint16_t)message->type), tensor_bytes,
                          (unsigned long long)v.bytes);
     case SMOE_REFUSE:
-        smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch, v.request);
-        smoe_gate_mark_dirty(d->gw, d->session);
+        queued(d->gw, d->session,
+               smoe_channel_send_error(&d->session->channel, v.code, why->text, false, v.batch,
+                                       v.request));
         break;
     case SMOE_IGNORE:
         break;
@@ -408,11 +409,6 @@ void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
     smoe_gate_expire_hellos(gw, now_ns);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
-}
-
-uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
-{
-    return gw->wake_ns;
 }
 
 bool smoe_gateway_next_dirty(struct smoe_gateway *gw, uint32_t *ret_session)

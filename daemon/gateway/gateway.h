@@ -68,7 +68,8 @@ void smoe_gateway_identify(struct smoe_gateway *gateway, uint32_t session, enum 
 #define SMOE_GATE_ADMINS_MAX 16 /* sessions of administrators at a time */
 
 /* It is an administrator, after smoe_gateway_identify: it has no more to do with the gateway until it is dismissed
- * or closed, and none of its bytes come here. SMOE_ELIMIT, and it is to be closed: there are as many as may be. */
+ * or closed, and none of its bytes come here. SMOE_ELIMIT, and it is to be closed: there are as many as may be.
+ * SMOE_ECLOSED: it is being closed already. */
 int smoe_gateway_administered(struct smoe_gateway *gateway, uint32_t session);
 
 /* Where to read the session's next bytes into to save a copy, or NULL for anywhere. */

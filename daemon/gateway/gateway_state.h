@@ -69,7 +69,7 @@ struct smoe_gateway {
     struct smoe_gate_routers routers;
     struct smoe_link_key link_key;    /* of the link whose first end was told just now */
     uint64_t link_keyed, link_failed; /* that link, 0: none; the last one without a key */
-    uint64_t wake_ns;
+    uint64_t wake_ns;                 /* the core's */
     bool drained;
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
     uint64_t crowded_out, hello_timeouts, slow_peers;

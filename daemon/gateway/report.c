@@ -1,28 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "daemon/gateway/report.h"
+#include "daemon/gateway/report_parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "common/json/json.h"
-
-/* Null where it is not known. */
-static void add_known(cJSON *to, const char *key, bool known, double value)
-{
-    if (known)
-        smoe_json_add_number(to, key, value);
-    else
-        cJSON_AddNullToObject(to, key);
-}
-
-static void add_hex(cJSON *to, const char *key, uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%016" PRIx64, value);
-    cJSON_AddStringToObject(to, key, text);
-}
 
 static void add_account(cJSON *to, const struct smoe_account *a)
 {
@@ -31,279 +13,6 @@ static void add_account(cJSON *to, const struct smoe_account *a)
     smoe_json_add_u64(to, "committed", a->now[SMOE_VISIT_COMMITTED]);
     smoe_json_add_u64(to, "failed", a->failed);
     smoe_json_add_u64(to, "in_flight", a->in_flight);
-}
-
-static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
-{
-    cJSON *list = cJSON_CreateArray();
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer_view layer = smoe_core_layer(core, l);
-        for (uint32_t e = 0; layer.state != SMOE_LAYER_FREE && e < layer.shape.experts; e++) {
-            char name[sizeof(smoe_name) + 16];
-            if (layer.experts[e].worker != worker)
-                continue;
-            snprintf(name, sizeof name, "%s/%u", layer.name, e);
-            cJSON_AddItemToArray(list, cJSON_CreateString(name));
-        }
-    }
-    return list;
-}
-
-/* Visits a second while there was work: what the worker really does, throttle included. */
-static double measured_rate(const struct smoe_worker *w)
-{
-    const struct smoe_msg_report *r = &w->report;
-    double flops = (double)r->forward_flops + (double)r->backward_flops;
-    if (!w->has_report || !r->active_ns || !w->reference_flops)
-        return 0;
-    return flops / (3.0 * (double)w->reference_flops) / ((double)r->active_ns * 1e-9);
-}
-
-/* What its reports taught, each with its standard error; power and its errors are null before joules came. */
-static void add_learned(cJSON *o, const struct smoe_worker *w, uint64_t reference)
-{
-    const struct smoe_estimate *power = &w->learned.power;
-    struct smoe_worker_doubts d = smoe_worker_doubts(w, reference, true);
-    double parcel = smoe_learned_cost(&w->learned, SMOE_FORWARD)->value[1] +
-                    2 * smoe_learned_cost(&w->learned, SMOE_BACKWARD)->value[1];
-    smoe_json_add_number(o, "cycles_per_visit_error", w->reference_flops ? d.cycles_per_visit : 0);
-    smoe_json_add_number(o, "cycles_per_parcel", parcel * (double)w->reference_flops);
-    smoe_json_add_number(o, "efficiency_error", smoe_estimate_error(&w->learned.share, 0));
-    smoe_json_add_number(o, "kappa", smoe_worker_kappa(w));
-    add_known(o, "kappa_error", power->n, d.kappa);
-    add_known(o, "static_w", power->n, smoe_learned_static_w(&w->learned, NULL));
-    add_known(o, "static_w_error", power->n, d.static_w);
-    smoe_json_add_u64(o, "observations_rejected",
-                      w->learned.cost[SMOE_FORWARD].rejected +
-                          w->learned.cost[SMOE_BACKWARD].rejected + w->learned.share.rejected +
-                          power->rejected);
-    smoe_json_add_u64(o, "changes_noticed",
-                      w->learned.cost[SMOE_FORWARD].restarts +
-                          w->learned.cost[SMOE_BACKWARD].restarts + w->learned.share.restarts +
-                          power->restarts);
-}
-
-/* Direct links to other workers, and bytes of sharded layers sent over them and through the gateway. */
-static void add_links(cJSON *o, const struct smoe_core *core, uint32_t index)
-{
-    struct smoe_links_view links = smoe_core_links(core, index);
-    smoe_json_add_u64(o, "links_up", links.up);
-    smoe_json_add_u64(o, "links_relayed", links.relayed);
-    smoe_json_add_u64(o, "direct_bytes", links.direct_bytes);
-    smoe_json_add_u64(o, "relayed_bytes", links.relayed_bytes);
-}
-
-static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t now_ns)
-{
-    const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
-    cJSON *o = cJSON_CreateObject();
-    uint64_t reference = w->reference_flops ? w->reference_flops : 1;
-    double executable;
-    cJSON_AddStringToObject(o, "id", w->id);
-    cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
-    smoe_json_add_number(o, "backlog_visits",
-                         smoe_worker_backlog(w, reference, true, now_ns, &executable));
-    smoe_json_add_number(o, "backlog_executable_visits", executable);
-    smoe_json_add_number(o, "energy_debt_j", w->debt_j);
-    smoe_json_add_number(o, "energy_budget_w", w->budget_w);
-    smoe_json_add_number(o, "energy_budget_set_w", w->set_budget_w);
-    smoe_json_add_number(o, "energy_budget_own_w", w->own_budget_w);
-    smoe_json_add_number(o, "energy_cap_w", w->cap_w);
-    smoe_json_add_number(o, "watts", w->learned.watts);
-    smoe_json_add_number(o, "joules", w->joules);
-    cJSON_AddStringToObject(o, "energy_source", w->has_report ? w->report.energy_source : "none");
-    smoe_json_add_number(o, "freq_max_hz", w->freq_max_hz);
-    smoe_json_add_u64(o, "freq_decided_khz", w->freq_khz_sent);
-    smoe_json_add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
-    smoe_json_add_u64(o, "freq_requested_khz", w->has_report ? w->report.freq_requested_khz : 0);
-    smoe_json_add_u64(o, "freq_achieved_khz", w->has_report ? w->report.freq_achieved_khz : 0);
-    cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
-    cJSON_AddStringToObject(o, "driver_note", w->has_report ? w->report.driver_note : "");
-    smoe_json_add_number(o, "temperature_c", w->has_report ? w->report.temperature_c : 0);
-    smoe_json_add_number(o, "efficiency", smoe_worker_efficiency(w));
-    smoe_json_add_number(o, "cycles_per_visit",
-                         w->reference_flops ? smoe_worker_cycles_per_visit(w, reference, true) : 0);
-    add_learned(o, w, reference);
-    smoe_json_add_number(o, "visits_per_second", measured_rate(w));
-    smoe_json_add_u64(o, "visits_done", w->account.settled);
-    smoe_json_add_u64(o, "visits_routed", w->account.submitted);
-    smoe_json_add_u64(o, "visits_failed", w->account.failed);
-    smoe_json_add_u64(o, "in_flight", w->account.in_flight);
-    smoe_json_add_u64(o, "busy_ns", w->has_report ? w->report.busy_ns : 0);
-    smoe_json_add_u64(o, "active_ns", w->has_report ? w->report.active_ns : 0);
-    smoe_json_add_u64(o, "late_results", w->late_frames);
-    smoe_json_add_u64(o, "drift_flops", w->drift_flops);
-    add_links(o, core, index);
-    cJSON_AddItemToObject(o, "experts", experts_of(core, index));
-    return o;
-}
-
-static cJSON *workers_json(const struct smoe_core *core, uint64_t now_ns)
-{
-    const struct smoe_fleet *fleet = smoe_core_fleet(core);
-    cJSON *list = cJSON_CreateArray();
-    for (uint32_t i = 0; i < fleet->n_used; i++)
-        if (fleet->workers[i].state != SMOE_WORKER_FREE)
-            cJSON_AddItemToArray(list, worker_json(core, i, now_ns));
-    return list;
-}
-
-static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smoe_layer_view *layer,
-                      uint32_t expert)
-{
-    cJSON *list = cJSON_AddArrayToObject(o, "hosts");
-    for (uint32_t r = layer->replica_first[expert]; r < layer->replica_first[expert + 1]; r++)
-        cJSON_AddItemToArray(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
-}
-
-/* What it exchanged in the last iteration, in bytes. */
-static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
-{
-    cJSON *x = cJSON_AddObjectToObject(o, "traffic");
-    smoe_json_add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
-    smoe_json_add_u64(x, "gradient_received", t->exchanged.gradient_received);
-    smoe_json_add_u64(x, "follow_sent", t->exchanged.follow_sent);
-    smoe_json_add_u64(x, "follow_received", t->exchanged.follow_received);
-    smoe_json_add_u64(x, "weight_sent", t->exchanged.weight_sent);
-    smoe_json_add_u64(x, "weight_received", t->exchanged.weight_received);
-    smoe_json_add_u64(x, "state_sent", t->state_sent);
-    smoe_json_add_u64(x, "state_received", t->state_received);
-    smoe_json_add_u64(x, "uploaded", t->uploaded);
-    smoe_json_add_u64(x, "direct", t->direct);
-}
-
-/* How long the parts of its iterations took, in seconds, all together. */
-static void add_parts(cJSON *o, const uint64_t *part_ns)
-{
-    static const char *const names[SMOE_PARTS] = {[SMOE_PART_COMPUTING] = "computing",
-                                                  [SMOE_PART_STEPPING] = "stepping",
-                                                  [SMOE_PART_PLACING] = "placing",
-                                                  [SMOE_PART_WEIGHTS] = "weights"};
-    cJSON *x = cJSON_AddObjectToObject(o, "parts_s");
-    for (int p = 0; p < SMOE_PARTS; p++)
-        smoe_json_add_number(x, names[p], 1e-9 * (double)part_ns[p]);
-}
-
-/* Elements of every expert's optimizer state: who owns and follows how many, and how many have one copy only. */
-static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
-                       const struct smoe_layer_view *layer)
-{
-    cJSON *list = cJSON_AddArrayToObject(o, "shards");
-    uint64_t single = 0;
-    for (uint32_t i = 0; i < layer->map->n_pieces; i++)
-        single +=
-            layer->map->pieces[i].follower == SMOE_SHARD_NONE ? layer->map->pieces[i].length : 0;
-    for (uint32_t w = 0; w < fleet->n_used; w++) {
-        uint64_t owned = 0, followed = 0;
-        for (uint32_t i = 0; i < layer->map->n_pieces; i++) {
-            const struct smoe_shard_piece *p = &layer->map->pieces[i];
-            owned += p->owner == w ? p->length : 0;
-            followed += p->follower == w ? p->length : 0;
-        }
-        if (!owned && !followed)
-            continue;
-        cJSON *x = cJSON_CreateObject();
-        cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
-        smoe_json_add_u64(x, "owned", owned);
-        smoe_json_add_u64(x, "followed", followed);
-        add_traffic(x, &layer->traffic[w]);
-        cJSON_AddItemToArray(list, x);
-    }
-    cJSON_AddStringToObject(o, "wire",
-                            layer->shape.wire == SMOE_WIRE_BF16    ? "bf16"
-                            : layer->shape.dtype == SMOE_DTYPE_F64 ? "fp64"
-                                                                   : "fp32");
-    smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
-    smoe_json_add_u64(o, "iterations", layer->iterations);
-    add_parts(o, layer->part_ns);
-    smoe_json_add_u64(o, "elements_single", layer->map->n_pieces ? single : 0);
-}
-
-/* The frozen router in force, or null. */
-static void add_router(cJSON *o, const struct smoe_frozen_head *router)
-{
-    if (!router->version) {
-        cJSON_AddNullToObject(o, "router");
-        return;
-    }
-    cJSON *r = cJSON_AddObjectToObject(o, "router");
-    smoe_json_add_u64(r, "version", router->version);
-    cJSON_AddStringToObject(r, "kind", router->kind == SMOE_FROZEN_TABLE ? "table" : "linear");
-    smoe_json_add_u64(r, "inputs", router->inputs);
-    add_hex(r, "digest", router->digest);
-}
-
-/* What the layer's owner said last of how its routing changes, or null. Shares that it does not know are null. */
-static void add_routing_report(cJSON *o, const struct smoe_msg_routing_report *r)
-{
-    if (!r->tokens) {
-        cJSON_AddNullToObject(o, "routing");
-        return;
-    }
-    cJSON *x = cJSON_AddObjectToObject(o, "routing");
-    cJSON_AddStringToObject(x, "router", r->router);
-    smoe_json_add_u64(x, "step", r->step);
-    smoe_json_add_u64(x, "tokens_watched", r->tokens);
-    add_known(x, "changed", r->changed >= 0, r->changed);
-    add_known(x, "frozen_agreement", r->agreement >= 0, r->agreement);
-    cJSON *f = cJSON_AddObjectToObject(x, "fluctuation");
-    add_known(f, "20", r->fluctuation_20 >= 0, r->fluctuation_20);
-    add_known(f, "50", r->fluctuation_50 >= 0, r->fluctuation_50);
-    add_known(f, "80", r->fluctuation_80 >= 0, r->fluctuation_80);
-}
-
-static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_view *layer)
-{
-    const struct smoe_fleet *fleet = smoe_core_fleet(core);
-    cJSON *o = cJSON_CreateObject();
-    uint64_t total = 0;
-    cJSON_AddStringToObject(o, "layer", layer->name);
-    add_hex(o, "run", layer->run);
-    cJSON_AddStringToObject(o, "state", smoe_layer_state_name(layer->state));
-    smoe_json_add_u64(o, "step", layer->step);
-    smoe_json_add_u64(o, "d_model", layer->shape.d_model);
-    smoe_json_add_u64(o, "d_ff", layer->shape.d_ff);
-    add_router(o, &layer->router);
-    add_routing_report(o, layer->routing);
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        total += layer->experts[e].account.submitted;
-    cJSON *list = cJSON_AddArrayToObject(o, "experts");
-    for (uint32_t e = 0; e < layer->shape.experts; e++) {
-        const struct smoe_expert_view *expert = &layer->experts[e];
-        cJSON *x = cJSON_CreateObject();
-        smoe_json_add_u64(x, "expert", e);
-        if (expert->worker != SMOE_NO_SESSION)
-            cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
-        else
-            cJSON_AddNullToObject(x, "worker");
-        if (expert->follower != SMOE_NO_WORKER && /* not one that is only expected */
-            smoe_worker_here(&fleet->workers[expert->follower]))
-            cJSON_AddStringToObject(x, "copy", fleet->workers[expert->follower].id);
-        else
-            cJSON_AddNullToObject(x, "copy");
-        cJSON_AddBoolToObject(x, "copying", expert->filling != SMOE_NO_SESSION);
-        smoe_json_add_u64(x, "visits", expert->account.submitted);
-        smoe_json_add_u64(x, "in_flight", expert->account.in_flight);
-        smoe_json_add_number(x, "share",
-                             total ? (double)expert->account.submitted / (double)total : 0);
-        if (layer->sharded)
-            add_hosts(x, fleet, layer, e);
-        cJSON_AddItemToArray(list, x);
-    }
-    if (layer->sharded)
-        add_shards(o, fleet, layer);
-    return o;
-}
-
-static cJSON *layers_json(const struct smoe_core *core)
-{
-    cJSON *list = cJSON_CreateArray();
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer_view layer = smoe_core_layer(core, l);
-        if (layer.state != SMOE_LAYER_FREE)
-            cJSON_AddItemToArray(list, layer_json(core, &layer));
-    }
-    return list;
 }
 
 static cJSON *trainers_json(const struct smoe_core *core)
@@ -319,6 +28,7 @@ static cJSON *trainers_json(const struct smoe_core *core)
         smoe_json_add_u64(o, "step", t.step);
         smoe_json_add_u64(o, "attempt", t.attempt);
         smoe_json_add_u64(o, "batches", t.batches);
+        smoe_json_add_u64(o, "batches_ahead", t.ahead);
         cJSON_AddStringToObject(o, "waits_for", t.waits_for);
         add_account(o, &t.account);
         cJSON_AddItemToArray(list, o);
@@ -443,8 +153,8 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
     if (c->trace)
         cJSON_AddItemToObject(o, "trace", trace_json(c->trace));
-    cJSON_AddItemToObject(o, "workers", workers_json(core, c->now_ns));
-    cJSON_AddItemToObject(o, "layers", layers_json(core));
+    cJSON_AddItemToObject(o, "workers", smoe_report_workers(core, c->now_ns));
+    cJSON_AddItemToObject(o, "layers", smoe_report_layers(core));
     cJSON_AddItemToObject(o, "trainers", trainers_json(core));
     return o;
 }
@@ -460,11 +170,11 @@ char *smoe_report_json(const struct smoe_gateway *gateway, enum smoe_report what
         break;
     case SMOE_REPORT_WORKERS:
         root = cJSON_CreateObject();
-        cJSON_AddItemToObject(root, "workers", workers_json(core, context->now_ns));
+        cJSON_AddItemToObject(root, "workers", smoe_report_workers(core, context->now_ns));
         break;
     case SMOE_REPORT_EXPERTS:
         root = cJSON_CreateObject();
-        cJSON_AddItemToObject(root, "layers", layers_json(core));
+        cJSON_AddItemToObject(root, "layers", smoe_report_layers(core));
         break;
     }
     char *text = cJSON_PrintUnformatted(root);

@@ -9,6 +9,37 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "common/io/reticence.h"
+
+/* ---- handshakes ---- */
+
+static void on_turn(uv_idle_t *idle)
+{
+    struct smoe_guard *guard = idle->data;
+    if (!smoe_tls_context_turn(guard->tls))
+        uv_idle_stop(idle);
+}
+
+/* An idle handle also keeps the loop from sleeping. */
+static void on_shaking(void *context)
+{
+    struct smoe_guard *guard = context;
+    uv_idle_start(&guard->turns, on_turn);
+}
+
+void smoe_guard_start(struct smoe_guard *guard, uv_loop_t *loop)
+{
+    uv_idle_init(loop, &guard->turns);
+    guard->turns.data = guard;
+}
+
+void smoe_guard_close(struct smoe_guard *guard)
+{
+    uv_close((uv_handle_t *)&guard->turns, NULL);
+}
+
+/* ---- who is known ---- */
+
 /* What a restart would not mend is a mistake of configuration. */
 static int as_configuration(int rc)
 {
@@ -57,10 +88,14 @@ int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int d
                     void (*established)(void *context, const struct smoe_key *peer),
                     struct smoe_why *why)
 {
-    *guard = (struct smoe_guard){.tls = NULL};
     if (insecure == SMOE_INSECURE_LOOPBACK)
         return 0;
-    struct smoe_tls_options options = {.keys = &guard->keys, .established = established};
+    smoe_keep_to_itself();
+    struct smoe_tls_options options = {.keys = &guard->keys,
+                                       .established = established,
+                                       .shakes_a_turn = SMOE_GUARD_SHAKES_A_TURN,
+                                       .shaking = on_shaking,
+                                       .loop = guard};
     guard->certificate = *certificate ? certificate : NULL;
     if (guard->certificate)
         return init_certified(guard, &options, why);

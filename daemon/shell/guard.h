@@ -6,7 +6,12 @@
 #ifndef SMOE_DAEMON_GUARD_H
 #define SMOE_DAEMON_GUARD_H
 
+#include <uv.h>
+
 #include "common/io/tls.h"
+
+/* Of handshakes, in one turn of the event loop: some 0.2 ms each, between which slots end. */
+#define SMOE_GUARD_SHAKES_A_TURN 4
 
 /* What plaintext is allowed to. */
 #define SMOE_INSECURE_MAP(X) \
@@ -23,7 +28,12 @@ struct smoe_guard {
     struct smoe_keyring keys;
     const char *certificate;      /* borrowed; the file, or NULL: keys */
     struct smoe_tls_context *tls; /* NULL: plaintext, on loopback only */
+    uv_idle_t turns;              /* runs while handshakes wait for the next turn */
 };
+
+/* Once the loop is there, and before smoe_guard_init; the handle is closed by smoe_guard_close. */
+void smoe_guard_start(struct smoe_guard *guard, uv_loop_t *loop);
+void smoe_guard_close(struct smoe_guard *guard);
 
 /* Reads the keys of the directory `dir`, or, if `certificate` is not "", that file instead; both are borrowed. SMOE_ECONFIG where there are none, or not as they should be: nobody is
  * let in then, and the sentence says what to do. */

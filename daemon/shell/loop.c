@@ -37,6 +37,7 @@ static void on_store_closed(void *context)
     uv_close((uv_handle_t *)&d->checks, NULL);
     uv_close((uv_handle_t *)&d->drain, NULL);
     uv_close((uv_handle_t *)&d->watchdog, NULL);
+    smoe_guard_close(&d->guard);
     /* libuv gives them back the default action, and nobody should die of a signal said twice */
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);
@@ -124,6 +125,8 @@ static void on_signal(uv_signal_t *handle, int signum)
         stop(d);
         return;
     }
+    if (!d->peers)
+        return; /* closed: what is read anew would change nobody any more */
     (void)smoe_notify_reloading(&d->notify, smoe_clock_monotonic_ns());
     if (smoe_daemon_reload(d, &why))
         smoe_log(&d->log, SMOE_LOG_ERROR, smoe_msg("configuration not reloaded"),
@@ -162,7 +165,6 @@ static void start_timers(struct smoe_daemon *d)
         uv_timer_init(&d->loop, timers[i]);
         timers[i]->data = d;
     }
-    uv_timer_start(&d->checks, on_check, CHECK_MS, CHECK_MS);
     if (smoe_notify_watchdog(getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"), &interval_ns))
         uv_timer_start(&d->watchdog, on_watchdog, 0, interval_ns / 2000000);
 }
@@ -374,6 +376,13 @@ static int bring_up(struct smoe_daemon *d, struct smoe_why *why)
     return rc;
 }
 
+/* Everything is there. */
+static void begin(struct smoe_daemon *d)
+{
+    uv_timer_start(&d->checks, on_check, CHECK_MS, CHECK_MS);
+    say_ready(d);
+}
+
 /* After a failed start: the same chain as at the end, over what there is. */
 static void close_partly(struct smoe_daemon *d)
 {
@@ -402,11 +411,12 @@ int smoe_daemon_run(const struct smoe_daemon_start *start, struct smoe_why *why)
             : smoe_evloop_init(&d->loop, "stablemoed", smoe_daemon_descriptors(&d->settings), why);
     if (rc == 0) {
         start_timers(d);
+        smoe_guard_start(&d->guard, &d->loop);
         rc = bring_up(d, why);
-        if (rc == 0)
-            say_ready(d);
-        else
+        if (rc)
             close_partly(d);
+        else
+            begin(d);
         uv_run(&d->loop, UV_RUN_DEFAULT);
         uv_loop_close(&d->loop);
         if (rc == 0)

@@ -18,6 +18,25 @@ static void apply_settings(struct smoe_daemon *d)
     smoe_peers_flush(d->peers);
 }
 
+/* What was read is judged twice: as a whole, for the next start, and with what stays as it is until then. */
+static int take_over(struct smoe_daemon *d, const struct smoe_config *fresh,
+                     const struct smoe_daemon_settings *fresh_settings,
+                     struct smoe_config_changes *ret, struct smoe_why *why)
+{
+    struct smoe_daemon_settings settings = d->settings;
+    struct smoe_config config = d->config;
+    config.values = &settings;
+    int rc = smoe_daemon_settings_check(fresh_settings, why);
+    if (rc)
+        return rc;
+    smoe_config_apply(&config, fresh, ret);
+    rc = smoe_daemon_settings_check(&settings, why);
+    if (rc)
+        return smoe_fail_at(why, rc, "with what needs a restart (%s) as it is", ret->names);
+    d->settings = settings;
+    return 0;
+}
+
 static int reload_configuration(struct smoe_daemon *d, struct smoe_why *why)
 {
     struct smoe_daemon_settings fresh_settings;
@@ -28,9 +47,8 @@ static int reload_configuration(struct smoe_daemon *d, struct smoe_why *why)
                               &d->start->sources, why);
     if (rc)
         return rc;
-    rc = smoe_daemon_settings_check(&fresh_settings, why);
+    rc = take_over(d, &fresh, &fresh_settings, &changes, why);
     if (rc == 0) {
-        smoe_config_apply(&d->config, &fresh, &changes);
         apply_settings(d);
         smoe_log(&d->log, SMOE_LOG_NOTICE, smoe_msg("configuration reloaded"),
                  smoe_u64_field("changed", changes.applied),

@@ -336,6 +336,7 @@ static int on_connection(void *context, uv_stream_t *server)
     peer->cut.data = peer;
     if (smoe_conn_accept(&peer->conn, server, &owner, p->scratch, p->ring) == 0)
         check_origin(peer);
+    smoe_peers_flush(p); /* of whoever made room after all */
     return 0;
 }
 

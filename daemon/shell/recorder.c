@@ -270,6 +270,10 @@ void smoe_recorder_append(struct smoe_recorder *r, const struct smoe_trace_entry
         r->lost += entry->lost;
         return;
     }
+    if (r->closing) { /* nothing comes behind an End, and nobody starts a job any more */
+        r->lost++;
+        return;
+    }
     bool in = !r->full && tell_lost(r, END_BYTES) && encode(r, entry, END_BYTES);
     r->filling.records += in;
     r->lost += !in;

@@ -171,7 +171,8 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "raw parts held at a time, of all connections, and frozen routers"},
     {"limits", "outbox", SMOE_BYTES, .standard = "1GiB", .min = 1048576, .max = 0x1p50,
      AT(outbox_bytes_max),
-     .help = "bytes waiting for one peer to read them; one that lets more pile up is disconnected"},
+     .help = "bytes waiting for one peer to read them, a message counting for at least 256; one "
+             "that lets more pile up is disconnected"},
 
     {"trace", "file", SMOE_STRING, .standard = "", AT(trace_file),
      .help = "record decisions, and what they were made from, to this file (an older one becomes "

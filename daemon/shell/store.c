@@ -1,15 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tables:
- *
- *     meta    one row: schema version, epoch
- *     layer   one row a layer; unsigned 64-bit numbers are kept as their signed twins
- *     expert  one row an expert: host and follower by name
- *     cut, piece  of layers that are sharded (store_sql_pieces.h)
- *     frozen  one row a layer whose router is frozen, with its values and the layer's run: it is no router of
- *             another layer that has the name later. A daemon from before there were any leaves the table
- *             alone, and refuses tokens that come without scores
- *
  * Records wait in a queue (store_queue.h). A batch is taken off it as a whole, written by a pool thread in
  * one transaction, and freed when that succeeded; on failure it stays and is tried again, since the
  * core has not announced what it holds. Only one pool job is under way at a time, and the database
@@ -24,10 +14,10 @@
 #include "common/base/assert.h"
 #include "daemon/shell/store_queue.h"
 #include "daemon/shell/store_sql.h"
+#include "daemon/shell/store_sql_meta.h"
 #include "daemon/shell/store_sql_pieces.h"
 
-#define SCHEMA_VERSION 1
-#define RETRY_MS       1000
+#define RETRY_MS 1000
 
 struct smoe_store {
     sqlite3 *db;
@@ -45,29 +35,6 @@ struct smoe_store {
     void (*closed)(void *context);
     void *closed_context;
 };
-
-static const char schema[] =
-    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-    "CREATE TABLE IF NOT EXISTS meta(id INTEGER PRIMARY KEY CHECK(id = 1), version INTEGER, epoch "
-    "INTEGER);"
-    "CREATE TABLE IF NOT EXISTS layer(name TEXT PRIMARY KEY, run INTEGER, experts INTEGER,"
-    " d_model INTEGER, d_ff INTEGER, activation INTEGER, dtype INTEGER, optimizer INTEGER, seed "
-    "INTEGER,"
-    " zero_output INTEGER, owner TEXT, learned INTEGER, copies INTEGER, step INTEGER,"
-    " attempt INTEGER, done_step INTEGER, done_epoch INTEGER, clip_scale REAL, square_norm REAL)"
-    " WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS expert(layer TEXT, expert INTEGER, host TEXT, follower TEXT,"
-    " PRIMARY KEY(layer, expert)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS frozen(layer TEXT PRIMARY KEY, run INTEGER, version INTEGER,"
-    " kind INTEGER, inputs INTEGER, digest INTEGER, data BLOB);"
-    "CREATE TABLE IF NOT EXISTS router(layer TEXT PRIMARY KEY, version INTEGER, kind INTEGER,"
-    " inputs INTEGER, digest INTEGER, data BLOB);" /* as it was once, without the run */
-    "INSERT OR REPLACE INTO frozen SELECT router.layer, layer.run, version, kind, inputs, digest,"
-    " data FROM router JOIN layer ON layer.name = router.layer;"
-    "DROP TABLE router;"
-    "DELETE FROM frozen WHERE NOT EXISTS"
-    " (SELECT 1 FROM layer WHERE layer.name = frozen.layer AND layer.run = "
-    "frozen.run);" SMOE_PIECES_SCHEMA;
 
 /* ---- records ---- */
 
@@ -150,6 +117,7 @@ static int write_layer(sqlite3 *db, const struct smoe_record *r, struct smoe_why
     sqlite3_bind_double(s, 18, l->done.clip_scale);
     sqlite3_bind_double(s, 19, l->done.square_norm);
     rc = smoe_sql_finish(db, s, why);
+    rc = rc ? rc : smoe_ahead_write(db, l, why);
     if (l->sharded && !rc)
         return smoe_pieces_write(db, r, why);
     for (uint32_t e = 0; e < l->shape.experts && !rc; e++)
@@ -190,13 +158,6 @@ static int write_record(sqlite3 *db, const struct smoe_record *r, struct smoe_wh
     return SMOE_EUNKNOWN;
 }
 
-static int write_epoch(sqlite3 *db, uint64_t epoch, struct smoe_why *why)
-{
-    sqlite3_stmt *s = smoe_sql_prepare(db, "UPDATE meta SET epoch = max(epoch, ?)");
-    smoe_sql_bind_numbers(s, 1, &epoch, 1);
-    return smoe_sql_finish(db, s, why);
-}
-
 /* The list as one transaction: all of it, or nothing. */
 static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why *why)
 {
@@ -209,7 +170,7 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
         epoch = q->epoch > epoch ? q->epoch : epoch;
         rc = rc ? rc : write_record(db, &q->record, why);
     }
-    if (rc == 0 && (rc = write_epoch(db, epoch, why)) == 0)
+    if (rc == 0 && (rc = smoe_meta_raise(db, epoch, why)) == 0)
         rc = smoe_sql_exec(db, "COMMIT", why);
     if (rc)
         (void)sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
@@ -217,30 +178,6 @@ static int write_list(sqlite3 *db, const struct smoe_list *list, struct smoe_why
 }
 
 /* ---- opening and loading ---- */
-
-static int read_meta(struct smoe_store *store, uint64_t *ret_epoch, struct smoe_why *why)
-{
-    uint64_t version = SCHEMA_VERSION, epoch = 0;
-    sqlite3_stmt *s = smoe_sql_prepare(store->db, "SELECT version, epoch FROM meta WHERE id = 1");
-    bool row;
-    int rc = smoe_sql_next(store->db, s, &row, why);
-    if (rc == 0 && row) {
-        version = smoe_sql_u64(s, 0);
-        epoch = smoe_sql_u64(s, 1);
-    }
-    sqlite3_finalize(s);
-    if (rc)
-        return rc;
-    if (version != SCHEMA_VERSION)
-        return smoe_fail(why, SMOE_EVERSION,
-                         "journal: written by another version (schema %llu, this is "
-                         "%d): start with that version, or with an empty state directory",
-                         (unsigned long long)version, SCHEMA_VERSION);
-    *ret_epoch = epoch + 1;
-    s = smoe_sql_prepare(store->db, "INSERT OR REPLACE INTO meta VALUES(1, ?, ?)");
-    smoe_sql_bind_numbers(s, 1, (const uint64_t[]){SCHEMA_VERSION, *ret_epoch}, 2);
-    return smoe_sql_finish(store->db, s, why);
-}
 
 int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoch,
                     struct smoe_why *why)
@@ -259,9 +196,7 @@ int smoe_store_open(const char *dir, struct smoe_store **ret, uint64_t *ret_epoc
         rc = smoe_fail(why, SMOE_EDATA, "journal %s: %s", path,
                        store->db ? sqlite3_errmsg(store->db) : "out of memory");
     if (rc == 0)
-        rc = smoe_sql_exec(store->db, schema, why);
-    if (rc == 0)
-        rc = read_meta(store, ret_epoch, why);
+        rc = smoe_meta_begin(store->db, SMOE_PIECES_SCHEMA, ret_epoch, why);
     if (rc) {
         smoe_store_close(store);
         return smoe_fail_at(why, rc, "state directory %s", dir);

@@ -22,6 +22,16 @@ static int write_wire(sqlite3 *db, const struct smoe_journal_layer *l, struct sm
     return smoe_sql_finish(db, s, why);
 }
 
+int smoe_ahead_write(sqlite3 *db, const struct smoe_journal_layer *l, struct smoe_why *why)
+{
+    if (!l->shape.staleness)
+        return 0;
+    sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT INTO ahead VALUES(?,?)");
+    smoe_sql_bind_text(s, 1, l->name);
+    smoe_sql_bind_numbers(s, 2, (const uint64_t[]){l->shape.staleness}, 1);
+    return smoe_sql_finish(db, s, why);
+}
+
 int smoe_pieces_write(sqlite3 *db, const struct smoe_record *r, struct smoe_why *why)
 {
     sqlite3_stmt *s = smoe_sql_prepare(db, "INSERT INTO cut VALUES(?,?,?)");
@@ -35,9 +45,9 @@ int smoe_pieces_write(sqlite3 *db, const struct smoe_record *r, struct smoe_why 
 
 int smoe_pieces_drop(sqlite3 *db, const char *layer, struct smoe_why *why)
 {
-    static const char *const deletes[] = {"DELETE FROM cut WHERE layer = ?",
-                                          "DELETE FROM piece WHERE layer = ?",
-                                          "DELETE FROM wire WHERE layer = ?"};
+    static const char *const deletes[] = {
+        "DELETE FROM cut WHERE layer = ?", "DELETE FROM piece WHERE layer = ?",
+        "DELETE FROM wire WHERE layer = ?", "DELETE FROM ahead WHERE layer = ?"};
     int rc = 0;
     for (size_t i = 0; i < sizeof deletes / sizeof *deletes && !rc; i++) {
         sqlite3_stmt *s = smoe_sql_prepare(db, deletes[i]);
@@ -84,13 +94,28 @@ static int load_wire(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe
     return rc;
 }
 
+static int load_ahead(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why)
+{
+    bool row = false;
+    sqlite3_stmt *s = smoe_sql_prepare(db, "SELECT staleness FROM ahead WHERE layer = ?");
+    smoe_sql_bind_text(s, 1, layer->layer.name);
+    int rc = smoe_sql_next(db, s, &row, why);
+    uint64_t staleness = rc == 0 && row ? smoe_sql_u64(s, 0) : 0;
+    sqlite3_finalize(s);
+    if (staleness > SMOE_STALENESS_MAX)
+        return smoe_fail(why, SMOE_EDATA, "journal: the staleness of layer %s is damaged",
+                         layer->layer.name);
+    layer->layer.shape.staleness = (uint32_t)staleness;
+    return rc;
+}
+
 int smoe_pieces_load(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why)
 {
     uint32_t n = 0;
     bool row = true;
     int rc = load_cut(db, layer, why);
-    if (rc == 0 && layer->layer.sharded)
-        rc = load_wire(db, layer, why);
+    if (rc == 0)
+        rc = layer->layer.sharded ? load_wire(db, layer, why) : load_ahead(db, layer, why);
     if (rc || !layer->layer.n_pieces)
         return rc;
     layer->pieces = calloc(layer->layer.n_pieces, sizeof *layer->pieces);

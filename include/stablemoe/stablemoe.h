@@ -102,6 +102,12 @@ struct smoe_layer_options {
         wire; /* how gradients and weights travel between workers, where the gateway shards
                                   layers (a layer that it does not is refused unless REAL): bf16 is half
                                   of the traffic; masters and optimizer state stay as they are */
+    uint32_t
+        staleness; /* 0: training batches submitted between smoe_step_begin and smoe_step_wait are
+                           computed when that step is committed, by its weights. 1: at once, by the weights
+                           before it, forward and backward; so workers compute the next batch while a step
+                           is made, and keep two versions of the weights. Not where the gateway shards
+                           layers: there it is refused (SMOE_ESHAPE) */
 };
 
 /* Declares the layer and waits until every expert has a worker. The layer belongs to the client. */
@@ -218,7 +224,8 @@ struct smoe_step_result {
 SMOE_API int smoe_step(struct smoe_client *client, const struct smoe_step_options *options,
                        struct smoe_step_result *ret_result);
 
-/* The same in two halves: batches submitted in between are served with the new weights. */
+/* The same in two halves: batches submitted in between are of the next step, and are served with the new weights, or
+ * with those before the step by a layer with staleness 1. The next step begins when this one has been waited for. */
 SMOE_API int smoe_step_begin(struct smoe_client *client, const struct smoe_step_options *options);
 SMOE_API int smoe_step_wait(struct smoe_client *client, struct smoe_step_result *ret_result);
 

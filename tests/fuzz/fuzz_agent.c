@@ -207,6 +207,7 @@ static void say_host(struct scene *s)
                                   .activation = 1 + shape / 16 % 3,
                                   .dtype = sizeof(smoe_real) == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32,
                                   .optimizer = 1 + shape / 64 % 2,
+                                  .staleness = shape % 16 > 12,
                                   .seed = shape};
     if (shape == 255)
         at->d_ff = 60000;
@@ -249,8 +250,13 @@ static void say_decision(struct scene *s)
         *p = (struct parcel){
             .id = what == 255 ? 1 : s->n_parcels, .rows = 1 + what % 9, .layer = where % LAYERS};
         p->rows *= what & 16 ? 30 : 1;
-        heads[i] =
-            (struct smoe_parcel_head){p->id, p->layer, where / 4 % EXPERTS, p->rows, what & 32};
+        heads[i] = (struct smoe_parcel_head){.id = p->id,
+                                             .layer = p->layer,
+                                             .expert = where / 4 % EXPERTS,
+                                             .rows = p->rows,
+                                             .keep = what & 32,
+                                             .older = where & 1,
+                                             .step = where & 3};
         bytes += p->rows * row_bytes(s, p->layer);
     }
     m.decision = (struct smoe_msg_decision){++s->sequence, how >> 4 & 3, how, heads, n};
@@ -361,7 +367,8 @@ static void say_stage_or_commit(struct scene *s, bool commit)
 static uint64_t state_bytes(const struct smoe_layer_shape *shape, uint32_t parts)
 {
     uint64_t matrices = shape->activation == 3 ? 3 : 2, d = shape->d_model, h = shape->d_ff;
-    uint64_t vectors = (parts & 1) + (parts & 2 ? shape->optimizer : 0) + (parts >> 2 & 1);
+    uint64_t vectors = (parts & 1) + (parts & 2 ? shape->optimizer : 0) + (parts >> 2 & 1) +
+                       (parts >> 3 & shape->staleness);
     return vectors * (matrices * d * h + d + h) * sizeof(smoe_real);
 }
 
@@ -379,12 +386,13 @@ static void say_fetch_or_store(struct scene *s)
 {
     uint8_t which = fuzz_u8(s->in), how = fuzz_u8(s->in);
     uint32_t layer = which % LAYERS, expert = which / 4 % EXPERTS;
+    uint32_t parts = how & 2 ? 11 : 3;
     struct smoe_message m = {.type = how & 8 ? SMOE_MSG_EXPERT_STORE : SMOE_MSG_EXPERT_FETCH};
     if (how & 8)
-        m.expert_store = (struct smoe_msg_expert_store){which, layer, expert, 3, how, how & 4};
+        m.expert_store = (struct smoe_msg_expert_store){which, layer, expert, parts, how, how & 4};
     else
-        m.expert_fetch = (struct smoe_msg_expert_fetch){which, layer, expert, 1 + how % 7};
-    say(s, &m, how & 8 ? state_bytes(&s->shapes[layer], 3) : 0);
+        m.expert_fetch = (struct smoe_msg_expert_fetch){which, layer, expert, 1 + how % 15};
+    say(s, &m, how & 8 ? state_bytes(&s->shapes[layer], parts) : 0);
 }
 
 /* ---- tasks ---- */

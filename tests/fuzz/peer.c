@@ -22,7 +22,8 @@ static size_t state_bytes(const struct smoe_layer_shape *s, uint32_t parts)
 {
     size_t matrices = s->activation == 3 ? 3 : 2;
     size_t n = matrices * s->d_model * s->d_ff + s->d_model + s->d_ff;
-    size_t vectors = (parts & 1) + (parts & 2 ? s->optimizer : 0) + (parts >> 2 & 1);
+    size_t vectors = (parts & 1) + (parts & 2 ? s->optimizer : 0) + (parts >> 2 & 1) +
+                     (parts >> 3 & s->staleness);
     return vectors * n * real_bytes(s);
 }
 
@@ -458,6 +459,7 @@ static void say_hosted(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     m.hosted.layer = p->n_hosts ? p->hosts[how % p->n_hosts] : how % FUZZ_LAYERS;
     m.hosted.code = how == 255 ? SMOE_ENOMEMORY : 0;
+    m.hosted.staleness = p->shapes[m.hosted.layer % FUZZ_LAYERS].staleness;
     say(p, &m, 0, out);
 }
 
@@ -473,6 +475,7 @@ static struct smoe_layer_shape shape_from_tape(struct fuzz_input *in)
         .optimizer = 1 + b / 32 % 2,
         .zero_output = b & 64,
         .wire = a == 254 ? SMOE_WIRE_BF16 : SMOE_WIRE_REAL,
+        .staleness = b % 16 > 12,
     };
 }
 
@@ -690,6 +693,7 @@ static void worker_answers(struct fuzz_peer *p, struct fuzz_stream *out)
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     for (; p->n_hosts; p->n_hosts--) {
         m.hosted.layer = p->hosts[p->n_hosts - 1];
+        m.hosted.staleness = p->shapes[m.hosted.layer % FUZZ_LAYERS].staleness;
         say(p, &m, 0, out);
     }
     uint32_t n = p->n_jobs < FUZZ_JOBS ? p->n_jobs : FUZZ_JOBS;
@@ -805,7 +809,9 @@ static void say_submit(struct fuzz_peer *p, struct fuzz_input *in, struct fuzz_s
                                         .tokens = 1 + b % 64,
                                         .top_k = 1 + c % 4,
                                         .needs_gradient = !(c & 16),
-                                        .routed = c & 32};
+                                        .routed = c & 32,
+                                        .ahead = (c & 20) == 4,
+                                        .base = a / 32};
     if (b == 255)
         m.submit.tokens = 3000;
     const struct smoe_layer_shape *shape = &p->shapes[m.submit.layer];

@@ -9,11 +9,14 @@
  *     alloc_nth      the nth allocation from now fails; 0: none
  *     alloc_every    every nth allocation fails; 0: none
  *     wall_shift_s   the wall clock is that much ahead; the monotonic clock is left alone
+ *     disk_delay_ms  writes and syncs of files take so much longer
+ *     bind_signal    whoever binds a socket gets this signal, and the address is in use
  *
  * tests/integration/faults.py is the other side; the order of the words is theirs alone.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -30,6 +33,8 @@ struct faults {
     _Atomic int64_t disk_errno, disk_failed;
     _Atomic int64_t alloc_nth, alloc_every, allocations, alloc_failed;
     _Atomic int64_t wall_shift_s;
+    _Atomic int64_t disk_delay_ms;
+    _Atomic int64_t bind_signal;
 };
 
 static struct faults *faults;
@@ -112,13 +117,29 @@ int accept(int fd, struct sockaddr *address, socklen_t *length)
     return accept4(fd, address, length, 0);
 }
 
+int bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+    int64_t number = faults ? atomic_load(&faults->bind_signal) : 0;
+    if (!number)
+        return (int)syscall(SYS_bind, fd, address, length);
+    (void)kill(getpid(), (int)number);
+    errno = EADDRINUSE;
+    return -1;
+}
+
 /* ---- disks ---- */
 
 static int disk_fails(int fd)
 {
     struct stat st;
     int64_t error = faults && fd > 2 ? atomic_load(&faults->disk_errno) : 0;
-    if (!error || fstat(fd, &st) || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+    int64_t delay_ms = faults && fd > 2 ? atomic_load(&faults->disk_delay_ms) : 0;
+    if ((!error && !delay_ms) || fstat(fd, &st) || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+        return 0;
+    struct timespec delay = {.tv_sec = delay_ms / 1000, .tv_nsec = delay_ms % 1000 * 1000000};
+    while (delay_ms && nanosleep(&delay, &delay) && errno == EINTR)
+        ;
+    if (!error)
         return 0;
     atomic_fetch_add(&faults->disk_failed, 1);
     errno = (int)error;

@@ -13,7 +13,7 @@ import struct
 import harness
 
 WORDS = ("accept_errno", "accept_failed", "disk_errno", "disk_failed", "alloc_nth", "alloc_every",
-         "allocations", "alloc_failed", "wall_shift_s")
+         "allocations", "alloc_failed", "wall_shift_s", "disk_delay_ms", "bind_signal")
 LIBRARY = os.path.join(harness.HELPERS, "libintegration_faults.so")
 
 

@@ -123,6 +123,27 @@ class Configuration(Wrong):
         self.fleet.env["STABLEMOE_ROUTING_SLOT"] = "5min"
         self.refused("stablemoed", says=["STABLEMOE_ROUTING_SLOT", "lies outside"])
 
+    def test_a_reload_is_refused_where_it_does_not_go_with_what_needs_a_restart(self):
+        config = self.fleet.path("stablemoed.conf")
+
+        def write(text):
+            with open(config, "w", encoding="utf-8") as f:
+                f.write(text)
+
+        write("[fleet]\nworkers_max = 4\n[limits]\ntensors = 512MiB\n")
+        daemon = self.fleet.start_daemon("--config", config)
+        for section, stays, wrong in (("fleet", "workers_max = 100", "workers_min = 5"),
+                                      ("limits", "tensors = 8GiB", "[trainers]\nwindow = 1GiB")):
+            write(f"[routing]\nv = 7\n[{section}]\n{stays}\n{wrong}\n")
+            code, _, err = self.fleet.ctl("reload")
+            self.assertEqual(code, 1, "a restart would take it, this daemon cannot")
+            self.assertOneLine(err, "restart", f"{section}.{stays.split()[0]}", "larger than")
+            self.assertEqual(self.fleet.status()["v"], 20, "nothing changed")
+        write("[routing]\nv = 7\n[fleet]\nworkers_max = 100\nworkers_min = 4\n")
+        self.assertEqual(self.fleet.ctl("reload"), (0, "", ""))
+        self.assertEqual(self.fleet.status()["v"], 7)
+        daemon.wait_for_line("needs_restart=.*fleet.workers_max")
+
     def test_plaintext_leaves_the_machine_only_when_told_to(self):
         self.refused("stablemoed", "--set", "security.insecure=loopback-only", "--listen", "0.0.0.0:0",
                      says="not a loopback address")
@@ -162,6 +183,9 @@ class Absent(Wrong):
         self.refused("stablemoectl", "--state-dir", self.fleet.dir, "status", code=1,
                      says="is stablemoed running?")
         self.refused("stablemoectl", "bogus", says="bogus: unknown command")
+        for words in (("watch",), ("key", "list"), ("key", "add", "worker", "w")):
+            self.refused("stablemoectl", "--state-dir", self.fleet.dir, "--json", *words,
+                         says=f"--json: {words[0]} does not answer in JSON")
 
     def test_ctl_says_what_the_daemon_refused(self):
         self.fleet.start_daemon()

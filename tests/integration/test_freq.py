@@ -528,6 +528,23 @@ class Meters(Machine):
         self.assertLessEqual(report["joules"], 2.0)
         trainer.kill()
 
+    def test_while_one_counter_cannot_be_read_the_joules_of_another_are_not_lost(self):
+        counter, broken = self.package(0, 1_000_000), self.package(1, 5_000_000, name="package-1")
+        sensor = self.device("hwmon/hwmon0", name="coretemp", temp1_input=40_000)
+        worker = self.start_ordinary_worker()
+        worker.wait_for_line("energy_source=rapl")
+        trainer = self.load()
+        self.wait_report("work", lambda r: r["busy_ns"] > 1e8)
+        write(broken, "")
+        write(counter, "3000000\n")
+        write(os.path.join(sensor, "temp1_input"), "41000\n")
+        self.wait_report("a look at the sensors", lambda r: r["temperature_c"] == 41)
+        self.assertEqual(self.report()["joules"], 0)
+        write(broken, "5000000\n")
+        report = self.wait_report("joules", lambda r: r["joules"] > 0)
+        self.assertLessEqual(report["joules"], 2.0)
+        trainer.kill()
+
     def test_a_power_sensor_is_integrated(self):
         self.device("hwmon/hwmon0", name="ina226", power1_input=7_000_000)
         self.device("hwmon/hwmon1", name="part", power1_input=1_000_000)

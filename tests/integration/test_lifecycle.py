@@ -229,9 +229,14 @@ class Lifecycle(harness.FleetTest):
         self.fleet.wait_steps(steps + 5)
         after = self.fleet.workers()["w2"]
         self.assertEqual((after["state"], after["visits_routed"]), ("draining", routed))
+        harness.wait_for("nothing to be lost with w2", lambda: self.fleet.workers()["w2"]["drained"])
+        self.assertRegex(self.fleet.ctl("workers")[1], r"(?m)^w2 +drained ")
+        keeps = [e for e in self.fleet.status("experts")["layers"][0]["experts"] if "w2" in (e["worker"], e["copy"])]
+        self.assertEqual(keeps, [])
         self.assertEqual(self.fleet.ctl("undrain", "w2"), (0, "", ""))
         harness.wait_for("w2 to work again", lambda:
                          self.fleet.workers()["w2"]["visits_routed"] > routed)
+        self.assertFalse(self.fleet.workers()["w2"]["drained"])
         trainer.kill()
 
     def test_a_budget_set_for_one_worker_outlives_worker_and_gateway(self):

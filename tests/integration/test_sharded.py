@@ -49,6 +49,9 @@ class Sharded(harness.FleetTest):
             self.assertLess(abs(ours - theirs), test_equality.STEP_BOUND)
         layer = self.fleet.status("experts")["layers"][0]
         self.assertTrue(any(len(e["hosts"]) > 1 for e in layer["experts"]), layer)
+        for worker in self.fleet.status("workers")["workers"]:  # names all it has a slot of, not only what it hosts first
+            served = [f'{layer["layer"]}/{e["expert"]}' for e in layer["experts"] if worker["id"] in e["hosts"]]
+            self.assertEqual(worker["experts"], served, worker["id"])
 
     def train_on_the_wire(self, wire):
         """Result of a run, and what each worker exchanged in an iteration of it."""

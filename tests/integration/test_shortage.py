@@ -8,6 +8,7 @@ The machine fails when and as often as a test says: faults.c beneath a program, 
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -120,6 +121,21 @@ class Memory(Shortage):
         self.assertWhole()
 
 
+class Library(harness.FleetTest):
+    """A trainer's allocations one after another, in every call of the library: see starved.c."""
+
+    def test_a_call_that_finds_no_memory_says_so_and_can_be_made_again(self):
+        self.fleet.start_daemon("--set", "fleet.workers_min=2")
+        self.fleet.start_workers(2)
+        self.fleet.wait_ready(2)
+        code, out, err = self.fleet.run([os.path.join(harness.HELPERS, "integration_starved"), self.fleet.gateway])
+        self.assertEqual(code, 0, err)
+        told = json.loads(out)
+        self.assertGreater(told["allocations"], 50)
+        self.assertGreater(told["refusals"], 20)
+        self.assertLawful()
+
+
 def bounded(descriptors):
     """What becomes a program that may have so many descriptors."""
     return ["prlimit", f"--nofile={descriptors}:{descriptors}"]
@@ -214,6 +230,42 @@ class Disk(Shortage):
                                                   beneath=faults.beneath, listen=port)
             self.survivor.wait_for_steps(2)
         self.assertWhole()
+
+
+class SlowDisk(harness.FleetTest):
+    """What is awaited while there is nobody left, or nobody yet, to be told."""
+
+    def setUp(self):
+        super().setUp()
+        self.faults = Faults(self.fleet, "gateway")
+        self.faults.disk_delay_ms = 0
+
+    def test_a_reload_that_comes_while_the_last_is_written_changes_nothing(self):
+        daemon = self.fleet.start_daemon("--set", f"trace.file={self.fleet.path('trace')}",
+                                         beneath=self.faults.beneath)
+        self.faults.disk_delay_ms = 300
+        daemon.signal(signal.SIGTERM)
+
+        def gone():
+            try:
+                self.fleet.status("ping")
+            except (OSError, ValueError):
+                return True
+
+        harness.wait_for("the status port to be closed", gone)
+        daemon.signal(signal.SIGHUP)
+        self.assertEqual(daemon.wait(), 0, daemon.err())
+        self.assertNotIn("reloaded", daemon.err())
+
+    def test_a_start_that_fails_late_says_why(self):
+        self.faults.disk_delay_ms = 30  # of each of the journal's writes: more than a second in all
+        process = self.fleet.start("stablemoed", [
+            os.path.join(harness.BIN, "stablemoed"), "--listen", "127.0.0.1:0", "--status",
+            "127.0.0.1:0", "--state-dir", self.fleet.state_dir, "--set",
+            f"trace.file={self.fleet.path('nowhere/trace')}"], self.faults.beneath)
+        process.expected = {1}
+        self.assertEqual(process.wait(), 1, process.err())
+        self.assertOneLine(process.err(), "trace", "No such file")
 
 
 class Pauses(Shortage):

@@ -22,7 +22,7 @@ STATUS = {"version": TEXT, "uptime_s": NUMBER, "slot": INT, "policy": TEXT, "v":
           "tokens_routed": INT, "gate_mass": NUMBER, "topk_agreement": NUMBER, "ledger": dict,
           "io": dict, "workers": LIST, "layers": LIST, "trainers": LIST}
 ACCOUNT = {"submitted": INT, "settled": INT, "committed": INT, "failed": INT, "in_flight": INT}
-WORKER = {"id": TEXT, "state": TEXT, "backlog_visits": NUMBER, "energy_debt_j": NUMBER,
+WORKER = {"id": TEXT, "state": TEXT, "drained": SWITCH, "backlog_visits": NUMBER, "energy_debt_j": NUMBER,
           "freq_max_hz": NUMBER, "freq_khz": INT, "cycles_per_visit": NUMBER,
           "cycles_per_visit_error": NUMBER, "cycles_per_parcel": NUMBER, "efficiency": NUMBER, "efficiency_error": NUMBER, "kappa": NUMBER,
           "watts": NUMBER, "observations_rejected": INT, "changes_noticed": INT, "visits_done": INT,

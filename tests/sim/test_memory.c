@@ -10,7 +10,6 @@
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "client/libstablemoe/core/uplink.h"
@@ -18,6 +17,7 @@
 #include "daemon/gateway/gateway.h"
 #include "sim/story.h"
 #include "sim/world_state.h"
+#include "tests/unit/io/alloc_fault.h"
 
 /* Worlds a seed: every allocation of a small one, some of a large one. */
 #define WORLDS      300
@@ -25,35 +25,7 @@
 
 /* ---- the nth allocation ---- */
 
-static unsigned sheltered; /* depth of calls whose memory is not counted */
-static uint64_t allocations, fails_at, excused;
-
-static bool fails_now(void)
-{
-    return !sheltered && ++allocations == fails_at;
-}
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-void *__wrap_malloc(size_t size)
-{
-    return fails_now() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails_now() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *old, size_t size)
-{
-    return fails_now() ? NULL : __real_realloc(old, size);
-}
+static uint64_t excused;
 
 /* A function whose memory is not counted. */
 #define SHELTER(type, name, parameters, arguments) \
@@ -61,13 +33,14 @@ void *__wrap_realloc(void *old, size_t size)
     type __wrap_##name parameters;                 \
     type __wrap_##name parameters                  \
     {                                              \
-        sheltered++;                               \
+        smoe_alloc_shelter();                      \
         type result = __real_##name arguments;     \
-        sheltered--;                               \
+        smoe_alloc_expose();                       \
         return result;                             \
     }
 
 SHELTER(void *, smoe_sim_alloc, (size_t n, size_t bytes), (n, bytes))
+SHELTER(void *, smoe_sim_room, (size_t bytes), (bytes))
 SHELTER(void *, smoe_sim_grow, (void *array, size_t was, size_t n, size_t bytes),
         (array, was, n, bytes))
 SHELTER(int, smoe_gateway_new,
@@ -90,8 +63,7 @@ SHELTER(int, smoe_uplink_new, (const struct smoe_uplink_options *options, struct
 static void tell(const struct smoe_story *story, uint64_t seed, uint64_t nth)
 {
     struct smoe_story_end end;
-    allocations = 0;
-    fails_at = nth;
+    smoe_alloc_fail_at(nth);
     smoe_story_tell(story, seed, false, &end);
     /* A worker without room for an expert says so, and its trainer hears of it; so it does of a router that the
      * gateway has no room for. */
@@ -116,7 +88,7 @@ static void tell_with_some(const char *name, uint64_t seed, uint64_t first, uint
 static void tell_with_each(const char *name, uint64_t seed)
 {
     tell(smoe_story_find(name), seed, 0);
-    uint64_t all = allocations, stride = all / WORLDS + 1;
+    uint64_t all = smoe_alloc_count(), stride = all / WORLDS + 1;
     cr_assert_gt(all, 100, "%s, seed %" PRIu64 " allocates %" PRIu64 " times", name, seed, all);
     tell_with_some(name, seed, 1 + seed % stride, all, stride);
 }

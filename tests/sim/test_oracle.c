@@ -24,7 +24,7 @@ static struct smoe_oracle_batch some_batch(uint64_t seed)
         x[i] = (smoe_real)smoe_rng_below(&rng, SMOE_SIM_PRIME);
     for (int i = 0; i < VISITS * D; i++)
         dy[i] = (smoe_real)smoe_rng_below(&rng, SMOE_SIM_PRIME);
-    return (struct smoe_oracle_batch){TOKENS, TOP_K, x, dy, EXPERTS_OF};
+    return (struct smoe_oracle_batch){TOKENS, TOP_K, x, dy, EXPERTS_OF, false, 0};
 }
 
 static void prepare(struct smoe_oracle *o)

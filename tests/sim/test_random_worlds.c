@@ -46,6 +46,14 @@ Test(random_worlds, a_hundred_worlds_of_sharded_layers_finish)
     cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
 }
 
+Test(random_worlds, a_hundred_worlds_a_step_ahead_finish)
+{
+    uint32_t losses = 0;
+    for (uint64_t seed = 1; seed <= WORLDS / 2; seed++)
+        losses += tell("random_stale", seed);
+    cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
+}
+
 Test(random_worlds, two_hundred_tortured_worlds_finish_too)
 {
     for (uint64_t seed = 1; seed <= WORLDS; seed++) {

@@ -65,6 +65,12 @@ STORY(workers_that_missed_a_commit_learn_of_it_from_a_new_gateway, workers_behin
 STORY(a_first_step_whose_gateway_died_is_not_made_twice, first_step_unheard)
 STORY(of_two_gateways_a_worker_serves_the_newer, split)
 STORY(experts_of_step_0_are_bound_to_nobody, seed_again)
+STORY(gradients_with_staleness_are_those_of_the_parameters_before, stale)
+STORY(layers_with_and_without_staleness_step_together, stale_layers)
+STORY(what_was_computed_a_step_ahead_counts_once_whoever_dies, stale_storm)
+STORY(a_gateway_may_die_with_a_step_ahead, stale_restart)
+STORY(a_worker_is_drained_though_batches_are_always_out, stale_drain)
+STORY(a_step_that_fails_takes_the_one_ahead_along, stale_poison)
 STORY(a_gradient_that_is_not_finite_fails_its_step_only, poison)
 STORY(slots_and_shards_step_as_one_process_does, sharded)
 STORY(every_rule_places_a_layer_anew_and_loses_nothing, sharded_rules)
@@ -85,5 +91,5 @@ STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 56);
+    cr_assert_eq(smoe_stories_len, 63);
 }

@@ -11,10 +11,7 @@
  *    are complete differ by the backlog at its end; a visit a slot is allowed on top.
  *  - The daemon does not know c before the first report. It routes the first slot by the gate alone, at the
  *    caps' frequencies, and nodes begin their cycles of overspending and paying back out of step, where those of
- *    the slotted loop begin together, exactly equal. That is luck worth having: with all nodes in debt or none,
- *    a slot in two has no prices at all. Debts of a thousandth of a joule at the beginning take it from the
- *    slotted loop: `lyapunov` then has an agreement of .740 to .751 over a backlog of 217 to 233 instead of .746
- *    and 223, `lyapunov-greedy`, which lives on ties, .58 instead of .65, over 250 instead of 222.
+ *    the slotted loop begin together, exactly equal.
  *  - Meters lag by a parcel, so that a node which spends exactly its budget is now and then a tenth of a joule in
  *    debt. Of the baselines only `energy` looks at it: in the slotted loop no node ever has a debt and `energy`
  *    is `random`; here it is a policy, and a stable one.

@@ -84,6 +84,14 @@ static bool allocate(struct smoe_uplink_ticket *t, size_t choices)
     return t->submit && t->y && t->experts && t->scores && t->seen;
 }
 
+/* While its caller has not taken the answer of a step, though it may be here: so it does not depend on the network by
+ * which weights a batch is computed. */
+static bool goes_ahead(const struct smoe_uplink *u, const struct smoe_uplink_submit *o)
+{
+    bool between = u->step.pending || (u->step.done && !u->step.code);
+    return between && !o->evaluate && u->layers[o->layer].shape.staleness;
+}
+
 int smoe_uplink_submit(struct smoe_uplink *u, const struct smoe_uplink_submit *o,
                        struct smoe_uplink_ticket **ret, struct smoe_why *why)
 {
@@ -100,6 +108,8 @@ int smoe_uplink_submit(struct smoe_uplink *u, const struct smoe_uplink_submit *o
     t->tokens = o->tokens;
     t->top_k = o->top_k;
     t->evaluate = o->evaluate;
+    t->ahead = goes_ahead(u, o);
+    t->base = t->ahead ? u->step.message.step - 1 : 0;
     t->on_done = o->on_done;
     t->context = o->context;
     smoe_list_push_back(&u->tickets, &t->link);

@@ -124,6 +124,8 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
         .routed = routed,
         .router_version = routed ? 0 : t->router_version,
         .router_digest = routed ? 0 : t->router_digest,
+        .ahead = t->ahead,
+        .base = t->base,
     };
     struct smoe_segment segment = {raw, raw->data, raw->bytes};
     if (smoe_uplink_send(u, &m, &segment, 1))

@@ -104,6 +104,8 @@ struct smoe_uplink_ticket {
     uint32_t layer; /* number of the uplink's layer */
     uint32_t tokens, top_k;
     bool evaluate;
+    bool ahead; /* submitted before its caller had the answer of a step: goes on by the weights */
+    uint64_t base; /* ... of this one, however often it is sent */
     bool released; /* the caller gave it back; kept until committed */
     /* What the caller may read; never changes once set. */
     bool has_results, has_input_gradient;

@@ -249,7 +249,9 @@ SMOE_API int smoe_client_open(const struct smoe_client_options *options,
         rc = make_uplink(c, options->name);
     if (rc)
         return rc;
-    uv_loop_init(&c->loop);
+    rc = uv_loop_init(&c->loop);
+    if (rc)
+        return smoe_fail(&c->why, rc, "event loop: %s", uv_strerror(rc));
     c->loop_open = true;
     uv_timer_init(&c->loop, &c->pause);
     uv_timer_init(&c->loop, &c->waking);

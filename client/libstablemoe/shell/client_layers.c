@@ -26,6 +26,7 @@ SMOE_API int smoe_layer_declare(struct smoe_client *c, const struct smoe_layer_o
         .seed = o->seed,
         .zero_output = o->zero_output,
         .wire = (enum smoe_wire_format)o->wire,
+        .staleness = o->staleness,
     };
     uint32_t number;
     int rc = smoe_uplink_declare(c->uplink, o->name, o->evaluate_only ? NULL : &shape,
@@ -56,6 +57,7 @@ SMOE_API void smoe_layer_shape(const struct smoe_expert_layer *layer,
         .seed = l->shape.seed,
         .zero_output = l->shape.zero_output,
         .wire = (enum smoe_layer_wire)l->shape.wire,
+        .staleness = l->shape.staleness,
         .evaluate_only = l->evaluate_only,
     };
 }

@@ -67,6 +67,7 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
 static void drop_link_state(struct smoe_agent *a)
 {
     a->link = SMOE_LINK_DOWN; /* nothing more can be said */
+    a->freq_wanted_khz = 0;   /* nor is what was decided */
     smoe_agent_forget_peers(a);
     smoe_agent_forget_dues(a);
     smoe_agent_drop_deferred(a);

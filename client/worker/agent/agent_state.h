@@ -36,6 +36,8 @@ struct smoe_agent_parcel {
     uint32_t expert; /* the store's number */
     uint32_t serial; /* and which of that number */
     uint32_t rows;
+    uint64_t step;          /* that will commit it; 0: none, or the gateway did not say */
+    uint64_t base;          /* of which step the weights are that compute it, with a `step` */
     uint64_t forward_flops; /* of all its rows */
     struct smoe_blob *x_blob;
     const smoe_real *x;

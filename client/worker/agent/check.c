@@ -48,42 +48,49 @@ static void check_lanes(const struct smoe_agent *a)
 }
 
 /* A step waits for its tasks, as they are counted at the experts. */
-static void check_steps(const struct smoe_agent *a)
+static void check_steps(const struct smoe_agent *a, const uint32_t tasks[SMOE_AGENT_STEPS_MAX])
 {
-    uint32_t tasks[SMOE_AGENT_STEPS_MAX] = {0};
-    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
-        const struct smoe_held_expert *e = &a->experts.experts[i];
-        if (e->used && (e->step_task || e->step_runs))
-            tasks[e->step]++;
-    }
     for (uint32_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++) {
+        if (a->steps[i].phase == SMOE_AGENT_STEP_NONE) {
+            smoe_assert(!tasks[i]);
+            continue;
+        }
         bool waits = a->steps[i].phase == SMOE_AGENT_STEP_NORM ||
                      a->steps[i].phase == SMOE_AGENT_STEP_STAGING;
         smoe_assert(tasks[i] == (waits ? a->steps[i].n_tasks : 0));
         smoe_assert(!waits || a->steps[i].n_tasks);
-        smoe_assert((a->steps[i].phase == SMOE_AGENT_STEP_SUMS) == (a->steps[i].n_sums > 0) ||
-                    a->steps[i].phase == SMOE_AGENT_STEP_NONE);
+        smoe_assert((a->steps[i].phase == SMOE_AGENT_STEP_SUMS) == (a->steps[i].n_sums > 0));
     }
 }
 
 /* What is to be made is counted, and whoever is owed a Hosted waits for some of it. */
-static void check_making(const struct smoe_agent *a)
+static void check_making(const struct smoe_experts *store, uint32_t to_make)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < a->experts.n_experts; i++)
-        n += a->experts.experts[i].make_due;
-    smoe_assert(n == a->experts.n_to_make);
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        smoe_assert(!a->experts.layers[l].hosted_due ||
-                    smoe_experts_to_make(&a->experts, &a->experts.layers[l]));
+    smoe_assert(to_make == store->n_to_make);
+    for (uint64_t left = store->hosted_due; left; left &= left - 1)
+        smoe_assert(smoe_experts_to_make(store, &store->layers[__builtin_ctzll(left)]));
+}
+
+/* One walk over them for all that is counted at them: they are large, and this comes after every event
+ * of a simulated world. */
+static void check_experts(const struct smoe_agent *a)
+{
+    uint32_t tasks[SMOE_AGENT_STEPS_MAX] = {0}, to_make = 0;
+    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+        const struct smoe_held_expert *e = &a->experts.experts[i];
+        to_make += e->make_due;
+        if (e->used && (e->step_task || e->step_runs))
+            tasks[e->step]++;
+    }
+    check_making(&a->experts, to_make);
+    check_steps(a, tasks);
 }
 
 void smoe_agent_check(const struct smoe_agent *a)
 {
-    check_making(a);
+    check_experts(a);
     check_parcels(a);
     check_lanes(a);
-    check_steps(a);
     smoe_agent_check_peers(a);
     smoe_assert(a->budget.used_bytes <= a->budget.max_bytes);
     smoe_assert(a->experts.bytes <= a->experts.bytes_max);

@@ -12,10 +12,11 @@ static struct smoe_dial *dial_of(struct smoe_dials *d, uint64_t link)
 /* Links that are still told of go on as they are. */
 static void look(struct smoe_dials *d, const struct smoe_agent *agent)
 {
-    struct smoe_dials now = {.version = 1 + smoe_agent_peers_version(agent)};
-    struct smoe_peer_view peer;
-    if (d->version == now.version)
+    uint64_t version = 1 + smoe_agent_peers_version(agent);
+    if (d->version == version)
         return;
+    struct smoe_dials now = {.version = version};
+    struct smoe_peer_view peer;
     for (uint32_t from = 0; smoe_agent_peer_from(agent, from, &peer); from = peer.number + 1) {
         const struct smoe_dial *before = dial_of(d, peer.link);
         if (!peer.dial || now.n == SMOE_WORKER_LINKS_MAX)

@@ -230,7 +230,7 @@ static void answer_ask(struct smoe_agent *a, const struct transfer *t,
     size_t n = (size_t)t->length;
     struct smoe_blob *blob = smoe_blob_new(NULL, bytes_of(layer, t->kind, n));
     const smoe_real *from = t->kind == SMOE_SHARD_GRADIENT
-                                ? a->experts.experts[slot].gradient + t->offset
+                                ? smoe_experts_gradient(&a->experts, slot, t->step) + t->offset
                                 : a->experts.experts[shard].now.weights + place_of(layer, t);
     if (!blob) {
         a->speechless = true;

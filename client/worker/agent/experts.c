@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Each expert's vectors are one block: now, staged, gradient. A commit swaps the pointers of now and
- * staged; nothing is copied.
+ * Each expert's vectors are one block: now, staged, gradient, and with staleness a second gradient and older weights.
+ * A commit swaps the pointers of now and staged; nothing is copied. With staleness the weights that were in force are the
+ * older ones from then on, and the older ones before are what the next step is staged in.
  */
 #include "client/worker/agent/experts_state.h"
 
@@ -27,18 +28,13 @@ unsigned smoe_held_moments(const struct smoe_held_layer *layer, enum smoe_held_k
 
 uint64_t smoe_held_bytes(const struct smoe_held_layer *layer, enum smoe_held_kind kind, size_t n)
 {
-    return (2 * (1 + smoe_held_moments(layer, kind)) + 1) * n * sizeof(smoe_real);
+    unsigned vectors = 2 * (1 + smoe_held_moments(layer, kind)) + 1;
+    return (vectors + (layer->shape.staleness ? 2 : 0)) * n * sizeof(smoe_real);
 }
 
 uint64_t smoe_held_sums_bytes(uint32_t replicas, size_t elements)
 {
     return elements ? replicas * (elements * sizeof(smoe_real) + sizeof(size_t)) : 0;
-}
-
-/* The block's lowest address: now and staged swap places over time. */
-static smoe_real *block_of(const struct smoe_held_expert *e)
-{
-    return e->now.weights < e->staged.weights ? e->now.weights : e->staged.weights;
 }
 
 static void free_expert(struct smoe_experts *store, uint32_t number)
@@ -48,7 +44,7 @@ static void free_expert(struct smoe_experts *store, uint32_t number)
     store->n_used--;
     store->n_to_make -= e->make_due ? 1 : 0;
     smoe_blob_unref(e->reads);
-    free(block_of(e));
+    free(e->block);
     *e = (struct smoe_held_expert){0};
 }
 
@@ -89,7 +85,7 @@ void smoe_held_drop_layer(struct smoe_experts *store, uint32_t number)
         if (layer->expert_at[e] != SMOE_NO_EXPERT)
             smoe_held_drop(store, layer->expert_at[e]);
     layer->wire = SMOE_NO_LAYER;
-    layer->hosted_due = false;
+    smoe_experts_owe(store, layer, false);
     if (smoe_held_in_use(store, number)) {
         layer->run = 0; /* never found again; goes with its last task */
         return;
@@ -104,7 +100,7 @@ void smoe_experts_release(struct smoe_experts *store)
     for (uint32_t i = 0; i < store->n_experts; i++) {
         smoe_blob_unref(store->experts[i].reads);
         if (store->experts[i].used)
-            free(block_of(&store->experts[i]));
+            free(store->experts[i].block);
     }
     for (uint32_t l = 0; store->layers && l < SMOE_LAYERS_MAX; l++)
         free_lists(&store->layers[l]);
@@ -169,10 +165,9 @@ bool smoe_experts_same(const struct smoe_experts *store, uint32_t expert, uint32
 
 void smoe_experts_detach(struct smoe_experts *store)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         store->layers[l].wire = SMOE_NO_LAYER;
-        store->layers[l].hosted_due = false;
-    }
+    store->hosted_due = 0;
     for (uint32_t i = 0; i < store->n_experts; i++) {
         struct smoe_held_expert *e = &store->experts[i];
         if (!e->used)
@@ -186,14 +181,17 @@ void smoe_experts_detach(struct smoe_experts *store)
 
 /* ---- steps ---- */
 
-/* The gradient sum alone; what a step asked for after the clear that waits here is not taken back. */
+/* The gradient sums alone; what a step asked for after the clear that waits here is not taken back. */
 static void clear_gradient(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     e->summed = false;
     e->clear_wanted = e->busy && !e->make_due; /* making does not touch it */
-    if (!e->clear_wanted)
-        memset(e->gradient, 0, e->n_params * sizeof *e->gradient);
+    if (e->clear_wanted)
+        return;
+    memset(e->gradients[0], 0, e->n_params * sizeof(smoe_real));
+    if (e->gradients[1] != e->gradients[0])
+        memset(e->gradients[1], 0, e->n_params * sizeof(smoe_real));
 }
 
 void smoe_experts_clear(struct smoe_experts *store, uint32_t expert)
@@ -220,6 +218,11 @@ static void flip(struct smoe_experts *store, uint32_t expert)
     e->now = e->staged;
     e->staged = now;
     e->has_staged = false;
+    if (!e->older)
+        return;
+    e->staged.weights = e->older;
+    e->older = now.weights;
+    e->has_older = true;
 }
 
 void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *layer, uint64_t step)
@@ -252,6 +255,17 @@ void smoe_experts_made(struct smoe_experts *store, uint32_t expert)
     smoe_assert(store->experts[expert].make_due && store->n_to_make);
     store->experts[expert].make_due = false;
     store->n_to_make--;
+}
+
+bool smoe_experts_owed(const struct smoe_experts *store, const struct smoe_held_layer *layer)
+{
+    return store->hosted_due >> (layer - store->layers) & 1;
+}
+
+void smoe_experts_owe(struct smoe_experts *store, const struct smoe_held_layer *layer, bool owed)
+{
+    uint64_t bit = UINT64_C(1) << (layer - store->layers);
+    store->hosted_due = owed ? store->hosted_due | bit : store->hosted_due & ~bit;
 }
 
 bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_held_layer *layer)
@@ -339,7 +353,8 @@ static unsigned vectors_of(const struct smoe_held_layer *layer, uint32_t parts)
 {
     return (parts & SMOE_STATE_WEIGHTS ? 1 : 0) +
            (parts & SMOE_STATE_MOMENTS ? smoe_held_moments(layer, SMOE_HELD_WHOLE) : 0) +
-           (parts & SMOE_STATE_GRADIENT ? 1 : 0);
+           (parts & SMOE_STATE_GRADIENT ? 1 : 0) +
+           (parts & SMOE_STATE_OLDER && layer->shape.staleness ? 1 : 0);
 }
 
 size_t smoe_experts_state_bytes(const struct smoe_held_layer *layer, uint32_t parts)
@@ -347,9 +362,10 @@ size_t smoe_experts_state_bytes(const struct smoe_held_layer *layer, uint32_t pa
     return vectors_of(layer, parts) * layer->n_params * sizeof(smoe_real);
 }
 
-/* The vectors that `parts` names, in their order on the wire; returns how many. */
+/* The vectors that `parts` names, in their order on the wire; returns how many. The gradient is that of the next
+ * step to be committed. */
 static unsigned list_vectors(const struct smoe_held_layer *layer, const struct smoe_held_expert *e,
-                             uint32_t parts, smoe_real *ret[4])
+                             uint32_t parts, smoe_real *ret[5])
 {
     unsigned n = 0;
     if (parts & SMOE_STATE_WEIGHTS)
@@ -357,7 +373,9 @@ static unsigned list_vectors(const struct smoe_held_layer *layer, const struct s
     for (unsigned m = 0; (parts & SMOE_STATE_MOMENTS) && m < smoe_held_moments(layer, e->kind); m++)
         ret[n++] = e->now.moments[m];
     if (parts & SMOE_STATE_GRADIENT)
-        ret[n++] = e->gradient;
+        ret[n++] = e->gradients[(layer->step + 1) % 2];
+    if (parts & SMOE_STATE_OLDER && layer->shape.staleness)
+        ret[n++] = e->older;
     return n;
 }
 
@@ -366,18 +384,38 @@ void smoe_experts_read(const struct smoe_experts *store, uint32_t expert, uint32
 {
     const struct smoe_held_expert *e = &store->experts[expert];
     const struct smoe_held_layer *layer = &store->layers[e->layer];
-    smoe_real *vectors[4];
+    smoe_real *vectors[5];
     unsigned n = list_vectors(layer, e, parts, vectors);
     for (unsigned i = 0; i < n; i++)
         memcpy(ret_bytes + i * layer->n_params * sizeof(smoe_real), vectors[i],
                layer->n_params * sizeof(smoe_real));
 }
 
-void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes)
+void smoe_experts_read_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                uint8_t *ret_bytes)
+{
+    const struct smoe_held_expert *e = &store->experts[expert];
+    memcpy(ret_bytes, e->gradients[step % 2], e->n_params * sizeof(smoe_real));
+}
+
+void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                const uint8_t *bytes)
 {
     struct smoe_held_expert *e = &store->experts[expert];
-    memcpy(e->gradient, bytes, store->layers[e->layer].n_params * sizeof(smoe_real));
+    memcpy(e->gradients[step % 2], bytes, store->layers[e->layer].n_params * sizeof(smoe_real));
     e->summed = true;
+}
+
+smoe_real *smoe_experts_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step)
+{
+    return store->experts[expert].gradients[step % 2];
+}
+
+smoe_real *smoe_experts_weights(const struct smoe_experts *store, uint32_t expert, uint64_t base)
+{
+    const struct smoe_held_expert *e = &store->experts[expert];
+    bool older = e->has_older && e->state_step != SMOE_STEP_NEVER && base + 1 == e->state_step;
+    return older ? e->older : e->now.weights;
 }
 
 void smoe_experts_write(struct smoe_experts *store, uint32_t expert,
@@ -385,13 +423,14 @@ void smoe_experts_write(struct smoe_experts *store, uint32_t expert,
 {
     struct smoe_held_expert *e = &store->experts[expert];
     struct smoe_held_layer *layer = &store->layers[e->layer];
-    smoe_real *vectors[4];
+    smoe_real *vectors[5];
     smoe_assert(!e->busy);
     unsigned n = list_vectors(layer, e, m->parts & ~(uint32_t)SMOE_STATE_GRADIENT, vectors);
     for (unsigned i = 0; i < n; i++)
         memcpy(vectors[i], bytes + i * layer->n_params * sizeof(smoe_real),
                layer->n_params * sizeof(smoe_real));
     smoe_experts_clear(store, expert);
+    e->has_older = e->older && (m->parts & SMOE_STATE_OLDER);
     e->state_step = layer->step = m->step;
     e->state_attempt = layer->attempt = m->attempt;
 }

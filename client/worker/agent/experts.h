@@ -12,6 +12,11 @@
  * Per expert with P parameters: 4 P reals for SGD with momentum's now and staged vectors, 6 P for
  * AdamW's, and P for the gradient sum.
  *
+ * Of a layer with staleness 1 visits of the next step come while one is being made. They have a gradient sum of their
+ * own, and are computed by the weights that were in force when their trainer submitted them, forward and backward, now
+ * or, once the step is committed, as its `older` ones: 2 P more. So there are two versions for visits at any time; and
+ * because staging writes to neither, whatever is lost with an attempt can be computed again as it was.
+ *
  * Of a sharded layer a worker holds slots and shards instead. A slot serves the visits of one expert: weights, the
  * weights of the next step as they come, and the gradient sum, 3 P. A shard is a part of every expert's
  * optimizer state (shards.h), t elements of each expert: a small expert that serves nothing and takes part in
@@ -41,9 +46,8 @@ struct smoe_held_layer {
         step; /* last committed step heard of: the state of experts that have the same number */
     uint64_t attempt;                     /* in which it was committed or restored */
     uint64_t staged_step, staged_attempt; /* a step that all its experts have staged; 0: none */
-    bool hosted_due;                /* Hosted is owed for when all that is to be made is there */
-    uint32_t host_number;           /* of the Host that it answers */
-    struct smoe_frozen_head router; /* in force, as the gateway said last */
+    uint32_t host_number;                 /* of the Host that is answered next, or was */
+    struct smoe_frozen_head router;       /* in force, as the gateway said last */
     struct smoe_layer_shape shape;
     struct smoe_ffn_shape ffn;
     size_t n_params;
@@ -81,10 +85,14 @@ struct smoe_held_expert {
     size_t n_params;     /* elements of each vector */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
     uint64_t state_attempt;
-    bool copy;   /* serves no visits */
-    bool summed; /* a copy: its gradient is the sum that its host sent for the step at hand */
+    bool copy;        /* serves no visits */
+    bool summed;      /* a copy: its gradient is the sum that its host sent for the step at hand */
+    smoe_real *block; /* owned: all its vectors lie in it */
     struct smoe_expert_vectors now, staged;
-    smoe_real *gradient;
+    smoe_real *gradients[2]; /* sums of steps with an even and an odd number; the same one but for a
+                                layer with staleness, whose next step begins before its last one ends */
+    smoe_real *older;        /* weights before `now`, if has_older; NULL: without staleness */
+    bool has_older;
     bool
         make_due; /* its weights are those of the seed, and a task has not made them yet (making.c) */
     bool busy;    /* a task runs on it */
@@ -109,7 +117,9 @@ struct smoe_experts {
     uint32_t n_experts; /* allocated entries; a number stays while the expert is used */
     uint32_t n_used;    /* of these, at most SMOE_WORKER_EXPERTS_MAX */
     uint32_t n_to_make; /* ... whose weights are still to be made */
-    uint32_t serials;   /* given so far */
+    uint64_t
+        hosted_due;   /* set of layers: Hosted is owed for when all that is to be made is there */
+    uint32_t serials; /* given so far */
     uint64_t bytes, bytes_max;
     bool torn; /* by the last Host: what was held of its layer is lost, and nobody knows */
 };
@@ -131,6 +141,10 @@ struct smoe_held_layer *smoe_experts_layer(struct smoe_experts *store, uint32_t 
 
 /* The store's number of an expert by the daemon's layer number, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_find(struct smoe_experts *store, uint32_t wire, uint32_t index);
+
+/* Is Hosted owed for the layer? */
+bool smoe_experts_owed(const struct smoe_experts *store, const struct smoe_held_layer *layer);
+void smoe_experts_owe(struct smoe_experts *store, const struct smoe_held_layer *layer, bool owed);
 
 /* The store's number of the shard of an expert, or SMOE_NO_EXPERT. */
 uint32_t smoe_experts_shard(struct smoe_experts *store, uint32_t wire, uint32_t index);
@@ -166,8 +180,19 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 /* Gradient sums of slots are in the step that was committed: they begin again. */
 void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer);
 
-/* The gradient sum that a copy's host sent. */
-void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, const uint8_t *bytes);
+/* The sum of gradients that the step will commit, or has. */
+smoe_real *smoe_experts_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step);
+
+/* The weights of a visit that belongs to those of step `base`: of the two versions. Where nobody has those any more it
+ * is `now`. No task runs on the expert. */
+smoe_real *smoe_experts_weights(const struct smoe_experts *store, uint32_t expert, uint64_t base);
+
+/* The gradient sum of the step that a copy's host sent. */
+void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                const uint8_t *bytes);
+/* Copies it. */
+void smoe_experts_read_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step,
+                                uint8_t *ret_bytes);
 
 /* Bytes of so many elements of a gradient or of weights as the layer's wire has them; and there and back. `part` is
  * aligned as its numbers are. */

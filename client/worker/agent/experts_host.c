@@ -18,7 +18,7 @@ static bool same_layer(const struct smoe_held_layer *layer, const struct smoe_ms
     return layer->used && layer->run == host->run && strcmp(layer->name, host->name) == 0 &&
            a->experts == b->experts && a->d_model == b->d_model && a->d_ff == b->d_ff &&
            a->activation == b->activation && a->dtype == b->dtype && a->optimizer == b->optimizer &&
-           a->wire == b->wire;
+           a->wire == b->wire && a->staleness == b->staleness;
 }
 
 uint32_t smoe_experts_wire(const struct smoe_experts *store, const struct smoe_msg_host *host)
@@ -108,6 +108,7 @@ static int start_entry(struct smoe_experts *store, uint32_t l, enum smoe_held_ki
         .n_params = n_params,
         .state_step = SMOE_STEP_NEVER,
         .state_attempt = layer->attempt,
+        .block = block,
     };
     store->n_used++;
     store->bytes += bytes;
@@ -117,7 +118,11 @@ static int start_entry(struct smoe_experts *store, uint32_t l, enum smoe_held_ki
         for (unsigned m = 0; m < smoe_held_moments(layer, kind); m++)
             sets[s]->moments[m] = carve(&block, n_params);
     }
-    e->gradient = carve(&block, n_params);
+    e->gradients[0] = e->gradients[1] = carve(&block, n_params);
+    if (layer->shape.staleness) {
+        e->gradients[1] = carve(&block, n_params);
+        e->older = carve(&block, n_params);
+    }
     *ret_number = number;
     return 0;
 }
@@ -163,6 +168,9 @@ static int check_host(const struct smoe_msg_host *host, struct smoe_why *why)
     enum smoe_dtype ours = sizeof(smoe_real) == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32;
     if (host->shape.dtype != ours)
         return smoe_fail(why, SMOE_ESHAPE, "this worker computes in %s", SMOE_REAL_NAME);
+    if (host->sharded && host->shape.staleness)
+        return smoe_fail(why, SMOE_ESHAPE, "HOST: a sharded layer cannot have staleness %u",
+                         host->shape.staleness);
     return 0;
 }
 

@@ -49,8 +49,10 @@ void smoe_agent_say_hosted(struct smoe_agent *a, struct smoe_held_layer *layer)
     struct smoe_message m = {.type = SMOE_MSG_HOSTED};
     m.hosted.layer = layer->wire;
     m.hosted.number = layer->host_number;
-    layer->hosted_due = smoe_experts_to_make(&a->experts, layer);
-    if (!layer->hosted_due)
+    m.hosted.staleness = layer->shape.staleness;
+    bool later = smoe_experts_to_make(&a->experts, layer);
+    smoe_experts_owe(&a->experts, layer, later);
+    if (!later)
         smoe_agent_send(a, &m, NULL, 0);
 }
 
@@ -58,7 +60,7 @@ void smoe_agent_finish_making(struct smoe_agent *a, const struct smoe_task *task
 {
     struct smoe_held_layer *layer = &a->experts.layers[a->experts.experts[task->expert].layer];
     smoe_experts_made(&a->experts, task->expert);
-    if (layer->hosted_due)
+    if (smoe_experts_owed(&a->experts, layer))
         smoe_agent_say_hosted(a, layer);
 }
 

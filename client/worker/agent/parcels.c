@@ -11,6 +11,10 @@
  * of its parcels needs it. What a forward pass saves for its backward is kept if memory allows; if
  * not, the backward pass computes it again. What is kept gives way when memory is short (memory.c).
  *
+ * Of a layer with staleness a parcel names the step that will commit it, which decides in which sum its gradient is
+ * gathered, and belongs to the weights that were in force when its trainer submitted it, or that replaced them: by
+ * those it is computed forward and backward, though a step be committed in between (experts.h).
+ *
  * A parcel that is forgotten while its task runs is only marked; its result is thrown away when the
  * task ends. What it then added to the gradient sum is thrown away too, since the Reset that makes
  * training parcels forgotten also clears the sums (experts.c).
@@ -94,6 +98,8 @@ static int accept_parcel(struct smoe_agent *a, const struct smoe_parcel_head *he
         .expert = expert,
         .serial = a->experts.experts[expert].serial,
         .rows = head->rows,
+        .step = head->keep ? head->step : 0,
+        .base = layer_of(a, expert)->step - (head->older ? 1 : 0),
         .forward_flops = head->rows * layer_of(a, expert)->forward_flops,
         .x_blob = smoe_blob_ref(blob),
         .x = (const smoe_real *)(const void *)(blob->data + *offset),
@@ -275,8 +281,10 @@ static void fill_task(struct smoe_agent *a, struct smoe_agent_parcel *p, bool fo
     task->dy = p->dy;
     task->out = reals(p->out);
     task->saved = reals(p->saved);
-    task->gradient = e->gradient;
+    task->gradient = smoe_experts_gradient(&a->experts, p->expert, p->step);
     task->now = e->now;
+    if (p->step)
+        task->now.weights = smoe_experts_weights(&a->experts, p->expert, p->base);
 }
 
 static bool start_from(struct smoe_agent *a, struct smoe_list *queue, bool forward,

@@ -115,7 +115,7 @@ void smoe_agent_host(struct smoe_agent *a, const struct smoe_msg_host *host)
         return;
     }
     if (layer)
-        layer->hosted_due = false; /* this is the answer now */
+        smoe_experts_owe(&a->experts, layer, false); /* this is the answer now */
     m.hosted = (struct smoe_msg_hosted){.layer = host->layer, .code = rc, .number = host->number};
     snprintf(m.hosted.message, sizeof m.hosted.message, "%s", why.text);
     smoe_agent_send(a, &m, NULL, 0);
@@ -162,7 +162,7 @@ static void answer_state(struct smoe_agent *a, uint32_t expert, const struct smo
     else if (m->type == SMOE_MSG_SHARD_ASK || m->type == SMOE_MSG_SHARD_PART)
         smoe_agent_shard(a, m, blob);
     else if (smoe_agent_step_wants(a, &m->step_gradient))
-        smoe_experts_take_gradient(&a->experts, expert, blob->data);
+        smoe_experts_take_gradient(&a->experts, expert, m->step_gradient.step, blob->data);
 }
 
 /* The layer and expert that the message is about. */

@@ -50,8 +50,9 @@ static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
 struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *a, uint32_t layer)
 {
     for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
-        for (size_t l = 0; l < a->steps[i].n_layers; l++)
-            if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].layers[l] == layer)
+        for (size_t l = 0; a->steps[i].phase != SMOE_AGENT_STEP_NONE && l < a->steps[i].n_layers;
+             l++)
+            if (a->steps[i].layers[l] == layer)
                 return &a->steps[i];
     return NULL;
 }
@@ -112,7 +113,7 @@ static int send_gradients(struct smoe_agent *a, const struct smoe_msg_step_prepa
         if (e->clear_wanted) /* what is there is of an attempt that was reset */
             memset(blob->data, 0, bytes);
         else
-            smoe_experts_read(&a->experts, number, SMOE_STATE_GRADIENT, blob->data);
+            smoe_experts_read_gradient(&a->experts, number, m->step, blob->data);
         struct smoe_message out = {.type = SMOE_MSG_STEP_GRADIENT};
         out.step_gradient = (struct smoe_msg_step_gradient){m->step, m->attempt, list->layer,
                                                             list->experts[i], m->owner};
@@ -208,7 +209,9 @@ int smoe_agent_step_prepare(struct smoe_agent *a, const struct smoe_msg_step_pre
     int rc = await_sums(a, s, m, why);
     for (size_t i = 0; i < m->n_gradients && !rc; i++)
         rc = send_gradients(a, m, &m->gradients[i], why);
-    if (rc == 0 && s->n_sums == 0)
+    if (rc)
+        s->phase = SMOE_AGENT_STEP_NONE; /* the connection ends, but not at once */
+    else if (s->n_sums == 0)
         begin_norms(a, s);
     return rc;
 }
@@ -316,7 +319,7 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
     task->expert = number;
     task->shape = a->experts.layers[e->layer].ffn;
     task->n_params = task->n_norm = e->n_params;
-    task->gradient = e->gradient;
+    task->gradient = smoe_experts_gradient(&a->experts, number, s->number);
     task->divisor = s->divisor;
     task->now = e->now;
     task->staged = e->staged;

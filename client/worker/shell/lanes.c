@@ -25,6 +25,7 @@
 #define HERE_FLOPS  UINT64_C(10000000) /* work that is done by the loop itself: some 200 us of it */
 #define CREDIT_NS   2000000
 #define WORTH_IT_NS 20000 /* a shorter sleep costs more than it rests */
+#define NAP_NS      20000000
 
 struct lane {
     struct smoe_lanes *lanes;
@@ -63,13 +64,21 @@ static void sleep_ns(int64_t ns)
         ;
 }
 
+/* A rest may be long (a hundred times a slice), and nobody who stops shall wait for it. */
+static void sleep_while_wanted(const struct smoe_lanes *l, int64_t ns)
+{
+    uint64_t now = smoe_clock_monotonic_ns(), end = now + (uint64_t)ns;
+    for (; now < end && !l->stopping; now = smoe_clock_monotonic_ns())
+        sleep_ns(end - now < NAP_NS ? (int64_t)(end - now) : NAP_NS);
+}
+
 static void rest(struct lane *lane, uint64_t cpu_ns, uint64_t wall_ns)
 {
     double duty = atomic_load_explicit(&lane->lanes->duty, memory_order_relaxed);
     lane->owed_ns += (int64_t)((double)cpu_ns / duty) - (int64_t)wall_ns;
     if (duty < 1 && lane->owed_ns > WORTH_IT_NS) {
         uint64_t before = smoe_clock_monotonic_ns();
-        sleep_ns(lane->owed_ns);
+        sleep_while_wanted(lane->lanes, lane->owed_ns);
         lane->owed_ns -= (int64_t)(smoe_clock_monotonic_ns() - before);
     }
     if (lane->owed_ns < -CREDIT_NS)

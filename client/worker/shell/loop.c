@@ -29,6 +29,7 @@
 #include "common/io/file.h"
 #include "common/io/log.h"
 #include "common/io/notify.h"
+#include "common/io/reticence.h"
 #include "common/io/statedir.h"
 #include "common/io/tls.h"
 #include "common/kernels/gemm.h"
@@ -217,6 +218,8 @@ static int take_key(struct worker *w, struct smoe_why *why)
     char *id = w->settings.id;
     struct smoe_tls_node node = {"--key", w->settings.key, SMOE_ROLE_WORKER, id};
     smoe_name name;
+    if (*w->settings.key)
+        smoe_keep_to_itself();
     int rc = *w->settings.key ? smoe_tls_context_of(&node, &w->tls, name, why) : 0;
     if (rc)
         return rc == SMOE_ENOMEMORY ? rc : SMOE_ECONFIG;
@@ -362,6 +365,16 @@ static int bring_up(struct worker *w, struct smoe_why *why)
     return 0;
 }
 
+/* It did not come up. From here on a signal has nothing to end. */
+static void tear_down(struct worker *w)
+{
+    w->stopping = true;
+    if (w->lanes)
+        on_link_closed(w);
+    else
+        on_lanes_closed(w);
+}
+
 static void say_started(struct worker *w, const char *blas)
 {
     const struct smoe_worker_settings *s = &w->settings;
@@ -400,10 +413,8 @@ int smoe_worker_run(const struct smoe_worker_settings *settings, struct smoe_why
         rc = bring_up(w, why);
         if (rc == 0)
             say_started(w, blas);
-        else if (w->lanes)
-            on_link_closed(w);
         else
-            on_lanes_closed(w);
+            tear_down(w);
         uv_run(&w->loop, UV_RUN_DEFAULT);
         uv_loop_close(&w->loop);
     }

@@ -119,18 +119,20 @@ static int rapl_open(struct smoe_meter *m, struct smoe_why *why)
     return smoe_fail(why, rc, "%s", smoe_strerror(rc));
 }
 
+/* All of them or none: where one cannot be read now, the others' joules are still to come. */
 static int rapl_read(struct smoe_meter *m, uint64_t now_ns, double *ret_joules)
 {
     struct rapl *s = m->state;
+    uint64_t now_uj[SMOE_FREQ_ZONE_MAX + 1];
     double uj = 0;
     (void)now_ns; /* energy, not power */
+    for (uint32_t i = 0; i < s->n; i++)
+        if (powercap_zone_get_energy_uj(&s->zones[i].files, &now_uj[i]))
+            return -EIO;
     for (uint32_t i = 0; i < s->n; i++) {
         struct zone *it = &s->zones[i];
-        uint64_t now_uj;
-        if (powercap_zone_get_energy_uj(&it->files, &now_uj))
-            return -EIO;
-        uj += (double)smoe_meter_advance(it->last_uj, now_uj, it->range_uj);
-        it->last_uj = now_uj;
+        uj += (double)smoe_meter_advance(it->last_uj, now_uj[i], it->range_uj);
+        it->last_uj = now_uj[i];
     }
     *ret_joules = uj * 1e-6;
     return 0;

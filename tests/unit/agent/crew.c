@@ -179,14 +179,25 @@ void crew_rows(uint64_t parcel, uint32_t rows, bool dy, smoe_real *ret)
         ret[i] = (smoe_real)sin((double)(parcel * 131 + i * 7) + dy);
 }
 
-int member_decide(struct member *m, uint64_t parcel, uint32_t expert, uint32_t rows, bool keep)
+static int decide(struct member *m, const struct smoe_parcel_head *head)
 {
     static smoe_real x[CREW_ROWS_MAX * CREW_D];
-    struct smoe_parcel_head head = {parcel, CREW_LAYER, expert, rows, keep};
     struct smoe_message message = {.type = SMOE_MSG_DECISION};
-    message.decision = (struct smoe_msg_decision){++m->sequence, EPOCH, 0, &head, 1};
-    crew_rows(parcel, rows, false, x);
-    return member_say(m, &message, x, rows * CREW_D * sizeof *x);
+    message.decision = (struct smoe_msg_decision){++m->sequence, EPOCH, 0, head, 1};
+    crew_rows(head->id, head->rows, false, x);
+    return member_say(m, &message, x, head->rows * CREW_D * sizeof *x);
+}
+
+int member_decide(struct member *m, uint64_t parcel, uint32_t expert, uint32_t rows, bool keep)
+{
+    struct smoe_parcel_head head = {parcel, CREW_LAYER, expert, rows, keep, false, 0};
+    return decide(m, &head);
+}
+
+int member_decide_of(struct member *m, uint64_t parcel, uint32_t rows, uint64_t step, bool older)
+{
+    struct smoe_parcel_head head = {parcel, CREW_LAYER, 0, rows, true, older, step};
+    return decide(m, &head);
 }
 
 int member_backprop(struct member *m, uint64_t parcel, uint32_t rows)

@@ -56,6 +56,8 @@ int member_host(struct member *m, const struct crew_host *host);
 /* x or dy of a parcel: the same for everybody. */
 void crew_rows(uint64_t parcel, uint32_t rows, bool dy, smoe_real *ret);
 int member_decide(struct member *m, uint64_t parcel, uint32_t expert, uint32_t rows, bool keep);
+/* ... at expert 0 of a layer with staleness, of the step that will commit it. */
+int member_decide_of(struct member *m, uint64_t parcel, uint32_t rows, uint64_t step, bool older);
 int member_backprop(struct member *m, uint64_t parcel, uint32_t rows);
 int member_inputs(struct member *m, uint64_t parcel, uint32_t rows);
 

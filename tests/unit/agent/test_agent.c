@@ -162,7 +162,7 @@ static void fill(smoe_real *rows, uint64_t parcel, uint32_t n, int what)
 static int decide(uint64_t parcel, uint32_t expert, uint32_t rows, bool keep)
 {
     static smoe_real x[ROWS_MAX * D];
-    struct smoe_parcel_head head = {parcel, LAYER, expert, rows, keep};
+    struct smoe_parcel_head head = {parcel, LAYER, expert, rows, keep, false, 0};
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     m.decision = (struct smoe_msg_decision){++d.sequence, d.epoch, 0, &head, 1};
     fill(x, parcel, rows, 0);
@@ -789,6 +789,20 @@ Test(agent, reports_when_another_frequency_comes_into_force, .init = begin, .fin
     smoe_agent_tick(d.agent, d.now_ns);
     read_all();
     cr_assert_eq(count(SMOE_MSG_REPORT), before + 1);
+}
+
+Test(agent, wants_the_frequency_that_this_gateway_decided_and_none_before, .init = begin,
+     .fini = end)
+{
+    struct smoe_message m = {.type = SMOE_MSG_DECISION};
+    m.decision = (struct smoe_msg_decision){++d.sequence, d.epoch, 700000, NULL, 0};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(smoe_agent_freq_wanted_khz(d.agent), 700000);
+    smoe_agent_disconnected(d.agent);
+    far_end_close(&d.far);
+    d.epoch++;
+    connect_agent();
+    cr_assert_eq(smoe_agent_freq_wanted_khz(d.agent), 0);
 }
 
 Test(agent, reports_once_a_slot_while_it_works_and_seldom_when_idle, .init = begin, .fini = end)

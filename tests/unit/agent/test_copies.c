@@ -171,6 +171,14 @@ Test(copies, take_no_visits, .init = begin, .fini = end)
     cr_assert_str_eq(follower.why.text, "DECISION: layer 2 expert 0 is not hosted here");
 }
 
+/* The connection ends by it, but not at once: what is walked over until then must be whole. */
+Test(copies, that_are_not_there_are_no_reason_for_half_a_step, .init = begin, .fini = end)
+{
+    static const uint32_t elsewhere[] = {2};
+    cr_assert_eq(member_prepare(&host, 1, 4, elsewhere, 1), SMOE_EUNKNOWN);
+    cr_assert_str_eq(host.why.text, "STEP_PREPARE.gradients: layer 2 expert 2 is not hosted here");
+}
+
 Test(copies, tell_no_norms, .init = begin, .fini = end)
 {
     train(&host, 1, 0, 5);

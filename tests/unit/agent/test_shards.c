@@ -715,7 +715,7 @@ static void add_rounded(const struct placement *p, smoe_real ret[CREW_EXPERTS][C
             smoe_real g[CREW_PARAMS];
             if (!hosts(p, i, e))
                 continue;
-            memcpy(g, has(i, e, false)->gradient, sizeof g);
+            memcpy(g, has(i, e, false)->gradients[0], sizeof g);
             smoe_bf16_through(CREW_PARAMS, g);
             for (size_t j = 0; j < CREW_PARAMS; j++)
                 ret[e][j] = any ? ret[e][j] + g[j] : g[j];
@@ -732,7 +732,7 @@ static void compare_sums(smoe_real want[CREW_EXPERTS][CREW_PARAMS])
             size_t bytes = (size_t)(cuts[piece + 1] - cuts[piece]) * sizeof(smoe_real);
             for (int h = 0; h < 2; h++)
                 cr_assert_eq(
-                    memcmp(has(holders[h], e, true)->gradient + place_of(holders[h], piece),
+                    memcmp(has(holders[h], e, true)->gradients[0] + place_of(holders[h], piece),
                            want[e] + cuts[piece], bytes),
                     0, "piece %u of expert %u on %u", piece, e, holders[h]);
         }

@@ -410,7 +410,9 @@ struct smoe_verdict scene_submit(struct scene *s, uint32_t trainer, const struct
                                  .tokens = b->tokens,
                                  .top_k = b->top_k,
                                  .needs_gradient = !b->evaluate,
-                                 .routed = b->experts != NULL};
+                                 .routed = b->experts != NULL,
+                                 .ahead = b->ahead,
+                                 .base = b->base};
     uint64_t choice = b->experts ? ((uint64_t)b->tokens * b->top_k * 2 + 7) / 8 * 8
                                  : (uint64_t)b->tokens * layer.shape.experts * 4;
     uint64_t bytes = choice + (uint64_t)b->tokens * layer.shape.d_model * 4;
@@ -523,6 +525,7 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
             return false;
         m.type = SMOE_MSG_HOSTED;
         m.hosted.layer = asked.host.layer;
+        m.hosted.staleness = s->old_workers ? 0 : asked.host.shape.staleness;
         scene_say(s, session, &m);
         return true;
     case SMOE_MSG_DECISION:

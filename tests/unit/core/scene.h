@@ -39,6 +39,7 @@ struct scene {
     uint32_t traced;        /* decisions that were told */
     void (*on_trace)(const struct smoe_trace_entry *entry);
     bool bad_numbers;   /* as the gateway says of the raw parts that come from now on */
+    bool old_workers;   /* that know of no staleness */
     double square_norm; /* every expert's gradient has it, as the workers say */
 };
 
@@ -88,6 +89,8 @@ struct scene_submit {
     bool evaluate;
     const float *scores;     /* [tokens, experts]; NULL: random */
     const uint16_t *experts; /* [tokens, top_k]: a replay */
+    bool ahead;              /* by the weights of step `base` */
+    uint64_t base;
 };
 struct smoe_verdict scene_submit(struct scene *s, uint32_t trainer, const struct scene_submit *b);
 struct smoe_verdict scene_gradient(struct scene *s, uint32_t trainer, uint64_t batch);

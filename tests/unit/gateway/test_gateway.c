@@ -591,6 +591,22 @@ Test(gateway, cuts_off_a_peer_that_does_not_read_and_holds_no_more_than_the_boun
     cr_assert(h.open[W0] && h.open[W1]);
 }
 
+/* Refusals are answers, too. */
+Test(gateway, cuts_off_a_peer_that_is_refused_and_does_not_read, .init = begin, .fini = end)
+{
+    struct smoe_message freeze = {.type = SMOE_MSG_FREEZE};
+    freeze.freeze =
+        (struct smoe_msg_freeze){.request = 1, .layer = 5, .router = {1, SMOE_FROZEN_TABLE, 1, 1}};
+    uint8_t raw[4] = {0};
+    declare();
+    h.deaf[T] = true;
+    for (int i = 0; i < 20000 && h.open[T]; i++)
+        say(T, &freeze, raw, sizeof raw);
+    cr_assert_not(h.open[T], "20000 refusals and nobody reads");
+    cr_assert_str_eq(h.reason[T], "does not read what it is sent");
+    cr_assert(h.open[W0] && h.open[W1]);
+}
+
 Test(gateway, gives_no_new_credit_to_a_trainer_that_does_not_read_until_it_does, .fini = end)
 {
     struct smoe_gateway_options o = options();
@@ -629,6 +645,21 @@ Test(gateway, closes_who_says_no_hello_in_time_and_not_earlier, .init = begin, .
     cr_assert_str_eq(h.reason[0], "said no hello in time");
     smoe_gateway_stats(h.gw, &stats);
     cr_assert_eq(stats.hello_timeouts, 1);
+}
+
+/* The clock is asked for nothing else meanwhile. */
+Test(gateway, wakes_for_a_stranger_s_time_however_long_its_slots_are, .fini = end)
+{
+    struct smoe_gateway_options o = options();
+    o.core.settings.slot_ns = 60000 * MS;
+    begin_with(&o);
+    h.now_ns += 5 * MS;
+    open_stranger(0);
+    uint64_t due_ns = h.now_ns + 2000 * MS;
+    cr_assert_eq(smoe_gateway_wake_ns(h.gw), due_ns);
+    tick(due_ns - h.now_ns);
+    cr_assert_not(h.open[0]);
+    cr_assert_eq(smoe_gateway_wake_ns(h.gw), 60000 * MS + 1, "the slot's end");
 }
 
 Test(gateway, lets_the_stranger_that_waited_longest_make_room_and_nobody_else, .init = begin,
@@ -810,5 +841,21 @@ Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = beg
     smoe_gateway_received(h.gw, session[SMOE_GATE_ADMINS_MAX], bytes, sizeof bytes, h.now_ns);
     smoe_gateway_goodbye(h.gw, "over");
     cr_assert(smoe_gateway_closing(h.gw, session[2]));
+    smoe_gateway_check(h.gw);
+}
+
+/* Its place is needed while it still shakes hands: the transport notices later than the gateway. */
+Test(gateway, takes_no_administrator_whose_place_was_given_away, .init = begin, .fini = end)
+{
+    uint32_t session[SMOE_GATE_STRANGERS_OF_ONE + 1];
+    for (unsigned i = 0; i <= SMOE_GATE_STRANGERS_OF_ONE; i++) {
+        cr_assert_eq(smoe_gateway_opened(h.gw, h.now_ns, &session[i]), 0);
+        smoe_gateway_came_from(h.gw, session[i], 7, h.now_ns);
+    }
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]));
+    smoe_gateway_identify(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE], SMOE_ROLE_ADMIN, "root");
+    cr_assert_eq(smoe_gateway_administered(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]),
+                 SMOE_ECLOSED);
+    cr_assert(smoe_gateway_closing(h.gw, session[SMOE_GATE_STRANGERS_OF_ONE]));
     smoe_gateway_check(h.gw);
 }

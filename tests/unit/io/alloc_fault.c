@@ -12,27 +12,40 @@ void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *old, size_t size);
 char *__wrap_strdup(const char *text);
 
-static unsigned countdown; /* 0: off */
-static bool failed;
+static uint64_t made, fails_at;
+static unsigned sheltered; /* depth */
 
-void smoe_alloc_fail_at(unsigned n)
+void smoe_alloc_fail_at(uint64_t n)
 {
-    countdown = n;
-    failed = false;
+    made = 0;
+    fails_at = n;
 }
 
 bool smoe_alloc_failed(void)
 {
-    countdown = 0;
+    bool failed = fails_at && made >= fails_at;
+    fails_at = 0;
     return failed;
+}
+
+uint64_t smoe_alloc_count(void)
+{
+    return made;
+}
+
+void smoe_alloc_shelter(void)
+{
+    sheltered++;
+}
+
+void smoe_alloc_expose(void)
+{
+    sheltered--;
 }
 
 static bool fails_now(void)
 {
-    if (countdown == 0 || --countdown > 0)
-        return false;
-    failed = true;
-    return true;
+    return !sheltered && ++made == fails_at;
 }
 
 void *__wrap_malloc(size_t size)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/err.h"
 #include "common/base/limits.h"
 #include "proto/flat.h"
 #include "proto/stablemoe.pb-c.h"
@@ -31,13 +32,32 @@ static size_t pack(ProtobufCMessage *message, uint8_t *to, size_t room)
     return protobuf_c_message_pack(message, to);
 }
 
-static const char *compare(ProtobufCMessage *theirs, ProtobufCMessage *ours)
+/* What we pack is what protobuf-c packs, where there is just room for it; and nothing where there is less. */
+static const char *compare_packed(const struct smoe_flat *flat, const ProtobufCMessage *message,
+                                  const uint8_t *packed, size_t n)
+{
+    size_t bytes = n + 1;
+    uint8_t *exact = malloc(n + (n == 0));
+    smoe_assert(exact);
+    const char *difference = NULL;
+    if (smoe_flat_pack(flat, message, exact, n, &bytes) || bytes != n)
+        difference = "packed length";
+    else if (n && memcmp(exact, packed, n))
+        difference = "packed content";
+    else if (n && smoe_flat_pack(flat, message, exact, n - 1, &bytes) != SMOE_ETOOBIG)
+        difference = "packed into less room";
+    free(exact);
+    return difference;
+}
+
+static const char *compare(const struct smoe_flat *flat, ProtobufCMessage *theirs,
+                           ProtobufCMessage *ours)
 {
     static uint8_t packed[2][2 * SMOE_CONTROL_BYTES_MAX];
     size_t n = pack(theirs, packed[0], sizeof packed[0]);
     if (pack(ours, packed[1], sizeof packed[1]) != n)
         return "length";
-    return memcmp(packed[0], packed[1], n) ? "content" : NULL;
+    return memcmp(packed[0], packed[1], n) ? "content" : compare_packed(flat, ours, packed[0], n);
 }
 
 /* From memory of exactly that size, so that a read beyond it is found. */
@@ -58,7 +78,7 @@ const char *flat_twin_difference(const ProtobufCMessageDescriptor *descriptor, c
         difference = ours ? "only protobuf-c refuses" : "only protobuf-c accepts";
     else if (ours) {
         ProtobufCMessage known = *theirs;
-        difference = compare(theirs, ours);
+        difference = compare(&flat, theirs, ours);
         theirs->n_unknown_fields = known.n_unknown_fields; /* they are freed with it */
         theirs->unknown_fields = known.unknown_fields;
     }

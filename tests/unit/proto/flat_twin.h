@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * protobuf-c's unpack and ours, side by side on the same bytes.
+ * protobuf-c's unpack and ours, side by side on the same bytes, and what both pack of the message again.
  */
 #ifndef SMOE_TEST_FLAT_TWIN_H
 #define SMOE_TEST_FLAT_TWIN_H

@@ -32,7 +32,7 @@
         U32(TYPE, path.d_ff, 1, 65536), U32(TYPE, path.activation, 1, 3), \
         ENUM(TYPE, path.dtype, 1, 2), U32(TYPE, path.optimizer, 1, 2),    \
         U64(TYPE, path.seed, 0, U64_MAX), BOOL(TYPE, path.zero_output),   \
-        ENUM(TYPE, path.wire, 0, 1)
+        ENUM(TYPE, path.wire, 0, 1), U32(TYPE, path.staleness, 0, 1)
 
 #define OPTIMIZER(TYPE, path)                                                                  \
     U32(TYPE, path.kind, 1, 2), F64(TYPE, path.learning_rate, 0, 1e6),                         \
@@ -129,6 +129,8 @@ const struct messages_field messages_fields[] = {
     BOOL(SUBMIT, submit.routed),
     U64(SUBMIT, submit.router_version, 0, U64_MAX),
     U64(SUBMIT, submit.router_digest, 0, U64_MAX),
+    BOOL(SUBMIT, submit.ahead),
+    U64(SUBMIT, submit.base, 0, U64_MAX),
 
     VISITS(RESULT, result),
     VISITS(INPUT_GRADIENT, input_gradient),
@@ -187,9 +189,9 @@ const struct messages_field messages_fields[] = {
     F64(PLACEMENT, placement.placement.variance, 0, 1e4),
 
     STATE(EXPERT_FETCH, expert_fetch),
-    U32(EXPERT_FETCH, expert_fetch.parts, 1, 7),
+    U32(EXPERT_FETCH, expert_fetch.parts, 1, 15),
     STATE(EXPERT_STATE, expert_state),
-    U32(EXPERT_STATE, expert_state.parts, 1, 7),
+    U32(EXPERT_STATE, expert_state.parts, 1, 15),
     U64(EXPERT_STATE, expert_state.step, 0, U64_MAX),
     U64(EXPERT_STATE, expert_state.offset, 0, PARAMETERS_MAX - 1),
     U64(EXPERT_STATE, expert_state.length, 0, PARAMETERS_MAX),
@@ -213,6 +215,7 @@ const struct messages_field messages_fields[] = {
     FIELD(HOSTED, hosted.code, I32, .from = 0, .to = 1),
     TEXT(HOSTED, hosted.message, SENTENCE_MAX),
     U32(HOSTED, hosted.number, 0, U32_MAX),
+    U32(HOSTED, hosted.staleness, 0, 1),
 
     U64(DECISION, decision.sequence, 1, U64_MAX),
     U64(DECISION, decision.epoch, 0, U64_MAX),
@@ -560,6 +563,8 @@ static void random_decision(struct smoe_rng *rng, struct messages_room *room,
             .expert = (uint32_t)random_u64(rng, 0, EXPERT_MAX),
             .rows = (uint32_t)random_u64(rng, 1, SMOE_PARCEL_ROWS_MAX),
             .keep = one_in(rng, 2),
+            .older = one_in(rng, 2),
+            .step = random_u64(rng, 0, U64_MAX),
         };
 }
 
@@ -663,6 +668,8 @@ void messages_random(struct smoe_rng *rng, uint16_t type, struct messages_room *
         ret->hello.protocol_max = ret->hello.protocol_min;
     if (type == SMOE_MSG_SUBMIT && ret->submit.routed)
         ret->submit.router_version = 0; /* experts are given, or a router chooses them */
+    if (type == SMOE_MSG_SUBMIT)
+        ret->submit.ahead = ret->submit.ahead && ret->submit.needs_gradient;
     random_arrays(rng, room, ret);
 }
 
@@ -785,7 +792,7 @@ static bool same_parcels(const struct smoe_msg_decision *a, const struct smoe_ms
     for (size_t i = 0; i < a->n_parcels && a->n_parcels == b->n_parcels; i++) {
         const struct smoe_parcel_head *x = &a->parcels[i], *y = &b->parcels[i];
         if (x->id != y->id || x->layer != y->layer || x->expert != y->expert ||
-            x->rows != y->rows || x->keep != y->keep)
+            x->rows != y->rows || x->keep != y->keep || x->older != y->older || x->step != y->step)
             return false;
     }
     return a->n_parcels == b->n_parcels;

@@ -105,7 +105,7 @@ static struct smoe_message decision(struct smoe_parcel_head *parcels, size_t n, 
 {
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     for (size_t i = 0; i < n; i++)
-        parcels[i] = (struct smoe_parcel_head){first + i, 0, 0, 1, false};
+        parcels[i] = (struct smoe_parcel_head){.id = first + i, .rows = 1};
     m.decision = (struct smoe_msg_decision){1, 1, 0, parcels, n};
     return m;
 }

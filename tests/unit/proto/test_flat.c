@@ -68,8 +68,9 @@ static void put_field(struct body *b, struct smoe_rng *rng, const ProtobufCMessa
         bytes = smoe_rng_below(rng, 20);
         put_varint(b, rng, smoe_rng_below(rng, 30) ? bytes : any_number(rng));
     }
+    bool minus_zero = smoe_rng_below(rng, 8) == 0;
     while (bytes--)
-        put(b, (uint8_t)smoe_rng_u64(rng));
+        put(b, minus_zero ? (uint8_t)(bytes ? 0 : 0x80) : (uint8_t)smoe_rng_u64(rng));
 }
 
 static void damage(struct body *b, struct smoe_rng *rng)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "common/base/rng.h"
 #include "proto/frame.h"
@@ -31,6 +32,21 @@ Test(frame, what_was_encoded_is_decoded)
         cr_assert_eq(smoe_frame_decode(bytes, &out, &why), 0);
         cr_assert(in.type == out.type && in.body_bytes == out.body_bytes &&
                   in.tensor_bytes == out.tensor_bytes);
+    }
+}
+
+/* It is affine, so that with every bit alone all headers are right. */
+Test(frame, every_bit_takes_part_in_the_checksum_as_by_zlib)
+{
+    for (int bit = -1; bit < 80; bit++) { /* of type and lengths; -1: of none */
+        uint64_t lengths = bit >= 16 ? UINT64_C(1) << (bit - 16) : 0;
+        struct smoe_frame_header header = {(uint16_t)(bit >= 0 && bit < 16 ? 1 << bit : 0),
+                                           (uint32_t)lengths, (uint32_t)(lengths >> 32)};
+        uint8_t bytes[SMOE_FRAME_HEADER_BYTES];
+        smoe_frame_encode(&header, bytes);
+        uint32_t sum = (uint32_t)bytes[16] | (uint32_t)bytes[17] << 8 | (uint32_t)bytes[18] << 16 |
+                       (uint32_t)bytes[19] << 24;
+        cr_assert_eq(sum, crc32(0, bytes, 16), "bit %d", bit);
     }
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 
@@ -148,6 +149,26 @@ Test(outbox, control_frames_have_64_kib_beyond_the_limit)
     smoe_outbox_init(&out, HEADER - 1);
     cr_assert_eq(smoe_outbox_put(&out, 3, body, SMOE_CONTROL_BYTES_MAX, NULL, 0), SMOE_ELIMIT);
     cr_assert_eq(smoe_outbox_put(&out, 3, body, SMOE_CONTROL_BYTES_MAX - 1, NULL, 0), 0);
+    smoe_outbox_release(&out);
+}
+
+/* What counts is what it costs: an answer of a few bytes is a block of two hundred. */
+Test(outbox, the_smallest_frames_take_no_more_memory_than_the_limit_by_much)
+{
+    struct smoe_outbox out;
+    uint8_t bytes[HEADER];
+    size_t before = mallinfo2().uordblks, n = 0, limit = (1 << 20) + SMOE_CONTROL_BYTES_MAX;
+    smoe_outbox_init(&out, 1 << 20);
+    while (smoe_outbox_put(&out, 4, NULL, 0, NULL, 0) == 0)
+        n++;
+    cr_assert_geq(n, 1 << 10);
+    cr_assert_lt(mallinfo2().uordblks - before, limit + limit / 4, "%zu frames", n);
+    for (size_t i = 0; i < n; i++)
+        take(&out, 1, HEADER, bytes);
+    cr_assert_eq(smoe_outbox_put(&out, 4, NULL, 0, NULL, 0), 0, "there is room again");
+    while (smoe_outbox_put(&out, 4, NULL, 0, NULL, 0) == 0)
+        n--;
+    cr_assert_eq(n, 1, "as much as before");
     smoe_outbox_release(&out);
 }
 

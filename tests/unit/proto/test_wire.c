@@ -135,8 +135,11 @@ Test(wire, without_memory_there_is_no_wire)
 
 static void fill_shape(struct smoe_layer_shape *shape)
 {
-    *shape = (struct smoe_layer_shape){1024,       65536, 65536,         3, SMOE_DTYPE_F64, 2,
-                                       UINT64_MAX, true,  SMOE_WIRE_BF16};
+    *shape = (struct smoe_layer_shape){1024,           65536,
+                                       65536,          3,
+                                       SMOE_DTYPE_F64, 2,
+                                       UINT64_MAX,     true,
+                                       SMOE_WIRE_BF16, SMOE_STALENESS_MAX};
 }
 
 static void fill_name(char *name)
@@ -249,8 +252,8 @@ static void largest_decision(struct smoe_msg_decision *m)
     *m = (struct smoe_msg_decision){UINT64_MAX, UINT64_MAX, 1000000000, room.parcels,
                                     SMOE_DECISION_PARCELS_MAX};
     for (uint32_t i = 0; i < SMOE_DECISION_PARCELS_MAX; i++)
-        room.parcels[i] =
-            (struct smoe_parcel_head){UINT64_MAX, 63, 1023, SMOE_PARCEL_ROWS_MAX, true};
+        room.parcels[i] = (struct smoe_parcel_head){
+            UINT64_MAX, 63, 1023, SMOE_PARCEL_ROWS_MAX, true, true, UINT64_MAX};
 }
 
 static void largest_step(struct smoe_msg_step *m)

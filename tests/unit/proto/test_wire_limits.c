@@ -254,7 +254,7 @@ Test(wire_limits, a_decision_has_at_most_1024_parcels_each_within_its_limits)
     static struct smoe_parcel_head parcels[1025];
     struct smoe_message m;
     for (int i = 0; i < 1025; i++)
-        parcels[i] = (struct smoe_parcel_head){1, 0, 0, 1, false};
+        parcels[i] = (struct smoe_parcel_head){1, 0, 0, 1, false, false, 0};
     base_message(SMOE_MSG_DECISION, &m);
     m.decision.parcels = parcels;
     m.decision.n_parcels = 1024;
@@ -262,17 +262,17 @@ Test(wire_limits, a_decision_has_at_most_1024_parcels_each_within_its_limits)
     m.decision.n_parcels = 1025;
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels 1025: not in 0..1024");
     m.decision.n_parcels = 2;
-    parcels[1] = (struct smoe_parcel_head){UINT64_MAX, 63, 1023, 4096, true};
+    parcels[1] = (struct smoe_parcel_head){UINT64_MAX, 63, 1023, 4096, true, false, 0};
     expect_code(&m, 0, "");
-    parcels[1] = (struct smoe_parcel_head){0, 0, 0, 1, false};
+    parcels[1] = (struct smoe_parcel_head){0, 0, 0, 1, false, false, 0};
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels.id 0: not in 1..18446744073709551615");
-    parcels[1] = (struct smoe_parcel_head){1, 64, 0, 1, false};
+    parcels[1] = (struct smoe_parcel_head){1, 64, 0, 1, false, false, 0};
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels.layer 64: not in 0..63");
-    parcels[1] = (struct smoe_parcel_head){1, 0, 1024, 1, false};
+    parcels[1] = (struct smoe_parcel_head){1, 0, 1024, 1, false, false, 0};
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels.expert 1024: not in 0..1023");
-    parcels[1] = (struct smoe_parcel_head){1, 0, 0, 0, false};
+    parcels[1] = (struct smoe_parcel_head){1, 0, 0, 0, false, false, 0};
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels.rows 0: not in 1..4096");
-    parcels[1] = (struct smoe_parcel_head){1, 0, 0, 4097, false};
+    parcels[1] = (struct smoe_parcel_head){1, 0, 0, 4097, false, false, 0};
     expect_code(&m, SMOE_EFIELD, "DECISION.parcels.rows 4097: not in 1..4096");
 }
 
@@ -321,6 +321,7 @@ Test(wire_limits, a_hosts_copies_rise_stay_below_the_layers_and_are_no_experts_o
     uint32_t experts[3] = {1, 3, 6}, copies[4] = {0, 2, 4, 7};
     struct smoe_message m;
     base_message(SMOE_MSG_HOST, &m);
+    m.host.sharded = false;
     m.host.shape.experts = 8;
     m.host.experts = experts;
     m.host.n_experts = 3;

@@ -308,6 +308,25 @@ Test(recorder, a_file_has_exactly_what_it_may)
     }
 }
 
+/* The journal's last commit may make the core decide once more, when the trace has had its End. */
+Test(recorder, what_is_decided_after_the_end_is_lost_and_the_end_stays_the_last)
+{
+    start(1 << 22);
+    append(0);
+    smoe_recorder_stop(d.recorder, 99, on_closed, NULL);
+    for (uint64_t i = 1; i <= 20; i++)
+        append(i);
+    cr_assert_eq(uv_run(&d.loop, UV_RUN_DEFAULT), 0);
+    cr_assert(d.closed);
+    append(21);
+    smoe_recorder_tell(d.recorder, &d.now);
+    cr_assert_eq(d.now.lost, 21);
+    read_back(d.file);
+    cr_assert(in_file.ended);
+    cr_assert_eq(in_file.routes, 1);
+    finish();
+}
+
 Test(recorder, keeps_one_earlier_file)
 {
     for (int i = 0; i < 3; i++) {

@@ -694,10 +694,15 @@ Test(store, of_another_schema_says_which_version_to_use_and_is_left_alone, .init
      .fini = end)
 {
     make_full();
-    sql("UPDATE meta SET version = 2, epoch = 77");
+    sql("UPDATE meta SET version = 2, epoch = 77;"
+        "CREATE TABLE router(of TEXT, what ANY); INSERT INTO router VALUES('layer1', 'anything');"
+        "INSERT INTO frozen(layer) VALUES('of no layer that this version knows')");
     cr_assert_eq(try_open(), SMOE_EVERSION);
     cr_assert(strstr(d.why.text, "schema 2, this is 1"), "%s", d.why.text);
     cr_assert(strstr(d.why.text, "start with that version, or with an empty state directory"));
+    sql("CREATE TABLE left_alone(rows INTEGER CHECK(rows = 1));"
+        "INSERT INTO left_alone SELECT count(*) FROM router;"
+        "INSERT INTO left_alone SELECT count(*) FROM frozen; DROP TABLE router");
     sql("UPDATE meta SET version = 1");
     cr_assert_eq(try_open(), 0);
     cr_assert_eq(d.epoch, 78, "its epoch was not touched");

@@ -25,6 +25,7 @@ static struct bench {
     size_t expected; /* letters of `expected_type` that end the run */
     enum smoe_message_type expected_type;
     bool stop_early;
+    double duty; /* 0: now one, now another */
 } b;
 
 static smoe_real rows[ROWS * D], y[ROWS * D];
@@ -66,7 +67,8 @@ static void on_pulse(uv_timer_t *timer)
     struct smoe_msg_report report;
     (void)timer;
     smoe_agent_counters(b.agent, &report);
-    smoe_lanes_set_duty(b.lanes, b.pulses++ % 2 ? 1 : 0.5);
+    smoe_lanes_set_duty(b.lanes, b.duty > 0 ? b.duty : b.pulses % 2 ? 1 : 0.5);
+    b.pulses++;
     if (b.stop_early && b.pulses == 2)
         uv_stop(&b.loop);
 }
@@ -116,7 +118,8 @@ static void connect_agent(void)
 
 static void decide(uint64_t parcel)
 {
-    struct smoe_parcel_head head = {parcel, LAYER, (uint32_t)(parcel % EXPERTS), ROWS, true};
+    struct smoe_parcel_head head = {parcel, LAYER, (uint32_t)(parcel % EXPERTS), ROWS, true,
+                                    false,  0};
     struct smoe_message m = {.type = SMOE_MSG_DECISION};
     m.decision = (struct smoe_msg_decision){++b.sequence, 1, 0, &head, 1};
     say(&m, rows, sizeof rows);
@@ -213,11 +216,25 @@ static void lanes_close_in_the_middle_of_their_work(void)
     end();
 }
 
+/* After its first slice each lane rests for days. */
+static void lanes_close_in_the_middle_of_their_rest(void)
+{
+    begin();
+    b.stop_early = true;
+    b.duty = 1e-11;
+    smoe_lanes_set_duty(b.lanes, b.duty);
+    for (uint64_t p = 1; p <= PARCELS; p++)
+        decide(p);
+    run_until(SMOE_MSG_OUTPUT, PARCELS);
+    end();
+}
+
 int main(void)
 {
     for (size_t i = 0; i < ROWS * D; i++)
         rows[i] = (smoe_real)sin((double)i);
     everything_comes_back_right();
     lanes_close_in_the_middle_of_their_work();
+    lanes_close_in_the_middle_of_their_rest();
     return 0;
 }

@@ -17,6 +17,7 @@ static struct line {
     uint64_t attempt;
     uint32_t layer;
     struct smoe_why why;
+    uint32_t staleness; /* of its layer */
 } l;
 
 static float scores[TOKENS * EXPERTS], x[TOKENS * D], dy[VISITS * D];
@@ -28,7 +29,8 @@ static struct smoe_layer_shape shape(void)
                                      .d_ff = 2,
                                      .activation = 1,
                                      .dtype = SMOE_DTYPE_F32,
-                                     .optimizer = 1};
+                                     .optimizer = 1,
+                                     .staleness = l.staleness};
 }
 
 /* ---- transport ---- */
@@ -104,8 +106,10 @@ static void begin_with(uint64_t window_batches)
 {
     struct smoe_uplink_options o = {
         .name = "t", .software = "line", .incarnation = 5, .run = 42, .real_bytes = 4};
-    struct smoe_layer_shape s = shape();
+    uint32_t staleness = l.staleness;
     memset(&l, 0, sizeof l);
+    l.staleness = staleness;
+    struct smoe_layer_shape s = shape();
     cr_assert_eq(smoe_uplink_new(&o, &l.up), 0);
     cr_assert_eq(smoe_uplink_declare(l.up, "moe", &s, false, &l.layer, &l.why), 0);
     connect_line(window_batches);
@@ -123,10 +127,17 @@ static void begin(void)
     begin_with(10);
 }
 
+static void begin_stale(void)
+{
+    l.staleness = 1;
+    begin_with(10);
+}
+
 static void end(void)
 {
     smoe_uplink_free(l.up);
     far_end_close(&l.far);
+    l.staleness = 0;
 }
 
 static void reconnect(uint64_t step)
@@ -333,6 +344,78 @@ Test(uplink, refuses_at_once_what_no_credit_could_ever_cover, .fini = end)
               t->why.text);
     submit(true);
     cr_assert_eq(count(SMOE_MSG_SUBMIT), 1, "others go on");
+}
+
+/* ---- a step ahead ---- */
+
+/* Whether the answer has come does not matter, only whether the caller has asked for it. */
+Test(ahead, are_batches_submitted_between_a_step_and_its_answer, .init = begin_stale, .fini = end)
+{
+    struct smoe_uplink_ticket *t = submit(false);
+    cr_assert_not(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+    give_results(t->batch, 0);
+    gradient(t);
+    cr_assert_eq(step(), 0);
+    submit(false);
+    cr_assert(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.base, 0);
+    submit(true);
+    cr_assert_not(last(SMOE_MSG_SUBMIT)->m.submit.ahead, "an evaluation waits");
+    give_input_gradients(t->batch);
+    step_done(1);
+    submit(false);
+    cr_assert(last(SMOE_MSG_SUBMIT)->m.submit.ahead, "its caller may not know yet");
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.base, 0);
+    smoe_uplink_step_taken(l.up);
+    submit(false);
+    cr_assert_not(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+}
+
+Test(ahead, is_nothing_of_a_layer_without_staleness, .init = begin, .fini = end)
+{
+    struct smoe_uplink_ticket *t = submit(false);
+    give_results(t->batch, 0);
+    gradient(t);
+    cr_assert_eq(step(), 0);
+    submit(false);
+    cr_assert_not(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+}
+
+Test(ahead, batches_are_sent_again_behind_the_step_by_the_weights_they_had, .init = begin_stale,
+     .fini = end)
+{
+    struct smoe_uplink_ticket *t = submit(false);
+    give_results(t->batch, 0);
+    gradient(t);
+    step();
+    struct smoe_uplink_ticket *next = submit(false);
+    give_results(next->batch, 0);
+    gradient(next);
+    reconnect(0);
+    cr_assert_eq(count(SMOE_MSG_SUBMIT), 1, "the other one waits for the step");
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.batch, t->batch);
+    cr_assert_not(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+    give_results(t->batch, 0);
+    cr_assert_eq(count(SMOE_MSG_STEP), 1);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.batch, next->batch);
+    cr_assert(last(SMOE_MSG_SUBMIT)->m.submit.ahead);
+    cr_assert(last(SMOE_MSG_SUBMIT)->m.submit.routed);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.base, 0);
+    reconnect(1); /* it was committed: what is ahead of it has a base before that */
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.batch, next->batch);
+    cr_assert_eq(last(SMOE_MSG_SUBMIT)->m.submit.base, 0);
+}
+
+Test(ahead, of_a_step_that_failed_is_part_of_the_one_in_its_place, .init = begin_stale, .fini = end)
+{
+    struct smoe_uplink_ticket *t = submit(false);
+    give_results(t->batch, 0);
+    gradient(t);
+    step();
+    struct smoe_uplink_ticket *next = submit(false);
+    error(SMOE_ENOTFINITE, "not finite", false, 0, 1);
+    cr_assert_eq(next->step, 1);
+    cr_assert_eq(next->base, 0, "whose weights it has all the same");
 }
 
 /* ---- starting over ---- */
