@@ -8,7 +8,7 @@
 
 #include "tests/unit/core/scene.h"
 
-enum { LINKED_MAX = 16 };
+enum { LINKED_MAX = 17 };
 
 struct linked {
     struct scene scene;
