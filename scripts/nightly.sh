@@ -57,7 +57,7 @@ run_preset() {
             --label-exclude '^lint$'
 }
 
-# Everybody dies 3,000 times on real machines, and in 120,000 made-up worlds.
+# Everybody dies 3,000 times on real machines, and in 125,000 made-up worlds.
 run_storm() {
     configure_and_build release || return 1
     phase "storm: kill -9" env SMOE_KILLS=3000 SMOE_BIN=build/release/bin \
