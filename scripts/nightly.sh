@@ -57,12 +57,13 @@ run_preset() {
             --label-exclude '^lint$'
 }
 
-# Everybody dies 3,000 times on real machines, and in 120,000 made-up worlds.
+# Everybody dies 3,000 times on real machines, and in 125,000 made-up worlds.
 run_storm() {
     configure_and_build release || return 1
     phase "storm: kill -9" env SMOE_KILLS=3000 SMOE_BIN=build/release/bin \
         SMOE_HELPERS=build/release/tests python3 -B tests/integration/test_survival.py
     phase "storm: random worlds" build/release/bin/stablemoe-sim story random --seeds 1..20000
+    phase "storm: worlds a step ahead" build/release/bin/stablemoe-sim story random_stale --seeds 1..5000
     phase "storm: torture" build/release/bin/stablemoe-sim torture --seeds 1..100000 --timings
 }
 

@@ -382,6 +382,33 @@ Test(store, gives_back_the_pieces_of_a_sharded_layer, .init = begin, .fini = end
     smoe_restored_release(&all);
 }
 
+Test(store, gives_back_the_staleness_of_a_layer_and_forgets_that_of_the_one_before, .init = begin,
+     .fini = end)
+{
+    static const uint32_t staleness[] = {1, 0, 1};
+    struct smoe_record r;
+    struct smoe_restored all;
+    for (uint64_t i = 0; i < sizeof staleness / sizeof *staleness; i++) {
+        open_store();
+        r = layer_record(2 * i + 1, "moe");
+        r.layer.shape.staleness = staleness[i];
+        append_layer(&r, "w", 1);
+        r = layer_record(2 * i + 2, "other");
+        append_layer(&r, "w", 1);
+        wait_for(2 * i + 2);
+        close_store();
+        all = load();
+        cr_assert_eq(find(&all, "moe")->layer.shape.staleness, staleness[i]);
+        cr_assert_eq(find(&all, "other")->layer.shape.staleness, 0);
+        smoe_restored_release(&all);
+    }
+    sql("UPDATE ahead SET staleness = 2");
+    cr_assert_eq(try_open(), 0);
+    cr_assert_eq(smoe_store_load(d.store, &all, &d.why), SMOE_EDATA);
+    cr_assert_str_eq(d.why.text, "journal: the staleness of layer moe is damaged");
+    smoe_store_close(d.store);
+}
+
 Test(store, replaces_pieces_and_forgets_those_of_what_is_dropped, .init = begin, .fini = end)
 {
     open_store();
