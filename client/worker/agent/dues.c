@@ -73,8 +73,9 @@ static int take(struct smoe_agent *a, struct smoe_due *d, struct smoe_blob *blob
         return smoe_fail(why, SMOE_ENOTFINITE, "LINK_PART: numbers that cannot be");
     struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
     m.shard_part = d->part;
-    d->done = true;
-    return smoe_agent_state(a, &m, blob, why);
+    int rc = smoe_agent_state(a, &m, blob, why);
+    d->done = rc == 0; /* else it is still due, by another way */
+    return rc;
 }
 
 /* ---- coming over a link ---- */
