@@ -28,6 +28,8 @@ static void lay_out_auction(struct smoe_route_scratch *s, struct smoe_cutter *cu
     CUT(bid, visits);
     CUT(given_up, visits);
     CUT(lowest, e);
+    CUT(visit_margin, visits);
+    CUT(sight, e);
     CUT(slack_row, e * e);
     CUT(first_price, e);
     CUT(lifted, e);

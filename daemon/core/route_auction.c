@@ -33,7 +33,7 @@ static const double START_BELOW =
 
 enum {
     PASS_VISITS = 24, /* a node: up to here prices are not worth a sweep */
-    MOST_VISITS = 50, /* a node: from here on sweeps alone do better */
+    MOST_VISITS = 50, /* a node: from here on sweeps do better */
     SWEEPS = 3,       /* in between */
     BIDS_MOST = 8     /* a visit, in the mean */
 };
@@ -52,8 +52,7 @@ bool smoe_route_paired(const struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
     const uint32_t *first = problem->replica_first, *node_first = run->scratch->node_first;
-    if (run->n_offered <= problem->top_k || run->n_visits > MOST_VISITS * run->n_offered ||
-        run->n_tokens < problem->n_tokens)
+    if (run->n_offered <= problem->top_k || run->n_tokens < problem->n_tokens)
         return false;
     for (uint32_t e = 0; e < problem->n_experts; e++)
         if (first[e + 1] - first[e] != 1)
@@ -63,6 +62,11 @@ bool smoe_route_paired(const struct smoe_route_run *run)
             (problem->nodes[j].arrivals_max > 0 && problem->nodes[j].arrivals_max < run->n_tokens))
             return false;
     return true;
+}
+
+bool smoe_route_bids_pay(const struct smoe_route_run *run)
+{
+    return run->n_visits <= MOST_VISITS * run->n_offered;
 }
 
 /* ---- places ---- */
@@ -248,6 +252,7 @@ static void close(struct auction *a)
     for (uint32_t v = 0; v < a->run->n_visits; v++) {
         double margin = s->bid[v] - s->expert_price[a->run->answer->expert[v]];
         uint32_t token = v / problem->top_k;
+        s->visit_margin[v] = (float)margin;
         s->margin[token] = margin < s->margin[token] ? margin : s->margin[token];
     }
     memcpy(s->pass_price, s->expert_price, problem->n_experts * sizeof *s->pass_price);

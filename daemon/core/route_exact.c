@@ -18,11 +18,32 @@
 /* Part of a gap that is allowed; the rest is for rounding, of the sums of the proof too. */
 static const double KEPT = 1 - 0x1p-10;
 
+/* One visit in so many may be misplaced after the sweeps: more of them are equal tokens, which go by load. */
+enum { CROWD = 16 };
+
 static void hand_out_prices(const struct smoe_route_run *run, double *prices)
 {
     for (uint32_t j = 0; j < run->problem->n_nodes; j++)
         prices[j] = run->problem->nodes[j].arrivals_max > 0 ? run->scratch->node_price[j]
                                                             : (double)INFINITY;
+}
+
+/* Prices and flow. True if that is as near to an optimum as was asked for. */
+static bool near_enough(struct smoe_route_run *run, const struct smoe_route_options *options)
+{
+    bool paired = smoe_route_paired(run);
+    if (paired && smoe_route_bids_pay(run)) {
+        smoe_route_auction(run, options);
+        return smoe_route_tide(run, true, run->scratch->dirty);
+    }
+    run->tidal = paired && run->enough > 0 && smoe_route_tide_pays(run);
+    smoe_route_settle_prices(run, options);
+    if (run->tidal && (run->over + run->under) * CROWD <= run->n_visits) {
+        smoe_route_keep_chosen(run);
+        return smoe_route_tide(run, false, run->scratch->dirty);
+    }
+    smoe_route_assign(run, run->scratch->dirty);
+    return false;
 }
 
 void smoe_route_exact(const struct smoe_route_problem *problem,
@@ -37,18 +58,14 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     smoe_route_begin(&run, problem, scratch, answer);
     if (options->work_max)
         run.work_max = options->work_max;
+    bool near = false;
     if (run.n_tokens > 0) {
         run.enough = options->gap_max * KEPT;
-        if (smoe_route_paired(&run)) {
-            smoe_route_auction(&run, options);
-            smoe_route_tide(&run, scratch->dirty);
-        } else {
-            smoe_route_settle_prices(&run, options);
-            smoe_route_assign(&run, scratch->dirty);
-        }
+        near = near_enough(&run, options);
     }
     if (run.n_tokens > 0) {
-        answer->exact = smoe_route_cancel(&run, scratch->dirty);
+        if (!near)
+            answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)
             hand_out_prices(&run, options->prices);

@@ -347,8 +347,7 @@ static void mark_if_dearer(struct smoe_route_run *run, uint32_t token, uint8_t *
         dirty[held[k]] = 1;
 }
 
-/* Lists the visits of the tokens that cancelling looks at first. */
-static void list_in_sight(struct smoe_route_run *run)
+void smoe_route_list_in_sight(struct smoe_route_run *run)
 {
     uint32_t top_k = run->problem->top_k;
     clear_lists(run);
@@ -373,7 +372,7 @@ static bool keep_decided(struct smoe_route_run *run)
         }
     if (!smoe_route_split(run))
         return false;
-    list_in_sight(run);
+    smoe_route_list_in_sight(run);
     for (uint32_t j = 0; j < run->problem->n_nodes; j++)
         load_changed(run, j);
     return true;
@@ -407,8 +406,19 @@ void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty)
         memset(ret_dirty, 1, run->problem->n_experts);
         memset(run->scratch->margin, 0, run->n_tokens * sizeof *run->scratch->margin);
         run->horizon = (double)INFINITY;
-        list_in_sight(run);
+        smoe_route_list_in_sight(run);
     }
+}
+
+void smoe_route_keep_chosen(struct smoe_route_run *run)
+{
+    struct smoe_route_scratch *s = run->scratch;
+    memset(s->dirty, 0, run->problem->n_experts);
+    for (uint32_t e = 0; e < run->problem->n_experts; e++) {
+        s->flow[run->problem->replica_first[e]] = s->expert_load[e];
+        run->answer->arrivals[smoe_route_node_of(run, e)] = s->expert_load[e];
+    }
+    clear_lists(run);
 }
 
 void smoe_route_deal(struct smoe_route_run *run)

@@ -123,6 +123,10 @@ struct smoe_route_scratch {
     uint32_t *lowest;   /* [E] the visit of the lowest bid there, NO_VISIT: none */
 
     /* The tide (route_tide.c), by expert. */
+    float *
+        visit_margin; /* [N, K] no expert that its token lacks is nearer to the visit, at the prices it
+                            began with; -inf: the token has moved. Where the token's margin is in sight */
+    float *sight;     /* [E] its row has the visits of no greater margin */
     float *slack_row;   /* [E, E] the least slack of each arc at the prices it began with */
     float *first_price; /* [E] these, less the lowest */
     double *lifted;     /* [E] by how much the label has risen since */
@@ -156,6 +160,7 @@ struct smoe_route_run {
         under;   /* visits on markets with more, with fewer than they supply, as of the last pass */
     bool looked; /* a pass has been made over all tokens */
     bool mixed;  /* some nodes are in several markets */
+    bool tidal;  /* what sweeps leave is left to the tide */
     uint32_t level; /* of the last pass: which tokens it looked at (route_near.c) */
     uint32_t level_tokens[SMOE_ROUTE_LEVELS + 1]; /* [0] is not used */
     double level_reach[SMOE_ROUTE_LEVELS + 1];
@@ -289,17 +294,27 @@ bool smoe_route_holds(const struct smoe_route_run *run, uint32_t token, uint32_t
 /* From the pass in answer->expert to a feasible flow; lowers n_tokens to those that fit. `ret_dirty`
  * [E] marks experts held by a token that did not get its K cheapest. */
 void smoe_route_assign(struct smoe_route_run *run, uint8_t *ret_dirty);
+/* The same without looking at ties or caps, where experts and nodes are paired: tokens hold what the pass chose, and
+ * no visit is listed. */
+void smoe_route_keep_chosen(struct smoe_route_run *run);
+/* Lists the visits of the tokens within the horizon: cancelling looks at them first. */
+void smoe_route_list_in_sight(struct smoe_route_run *run);
 /* Gives every visit its node, from the flow. */
 void smoe_route_deal(struct smoe_route_run *run);
 
-/* route_auction.c: in the place of smoe_route_settle_prices and smoe_route_assign, where experts and nodes are paired.
- * Every token holds its K cheapest at node_price, all visits are listed, no expert is dirty. */
+/* route_auction.c: in the place of smoe_route_settle_prices and smoe_route_assign, where experts and nodes are paired
+ * and it pays. Every token holds its K cheapest at node_price, all visits are listed, no expert is dirty. */
 bool smoe_route_paired(const struct smoe_route_run *run);
+/* Few visits a node. */
+bool smoe_route_bids_pay(const struct smoe_route_run *run);
 void smoe_route_auction(struct smoe_route_run *run, const struct smoe_route_options *options);
 
-/* route_tide.c: after the auction, many units at a time towards an optimal flow, in single precision; `dirty`
- * marks where that shows. */
-void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty);
+/* route_tide.c: where experts and nodes are paired, many units at a time towards an optimal flow, in single precision;
+ * `dirty` marks where that shows. After the auction (`listed`), or after smoe_route_keep_chosen. True: as near to
+ * an optimum as was asked for. */
+bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty);
+/* After sweeps: many nodes, not too many tokens. */
+bool smoe_route_tide_pays(const struct smoe_route_run *run);
 
 /* route_cancel.c: from a feasible flow and prices towards an optimal flow and its prices (node_price).
  * `dirty` as from smoe_route_assign. False: out of work, or near enough; the flow is feasible all the same. */

@@ -280,12 +280,24 @@ double smoe_route_change_of(struct smoe_route_run *run, const struct smoe_route_
     return dearer > 1 ? change_by_pick(run, token, sum) : change;
 }
 
+enum { CHUNK = 8 }; /* tokens whose scores are fetched together: they lie anywhere */
+
 double smoe_route_reduced_change(struct smoe_route_run *run, const double *before)
 {
     const struct smoe_route_arcs *arcs = smoe_route_arcs();
     double reach = spread_since(run, before), change = 0;
-    for (uint32_t i = 0; i < run->n_tokens; i++)
-        if (!(run->scratch->margin[i] > reach)) /* nor where the spread is not known */
-            change += smoe_route_change_of(run, arcs, i);
+    uint32_t near[CHUNK], count = 0, n_experts = run->problem->n_experts;
+    for (uint32_t i = 0; i < run->n_tokens; i++) {
+        if (!(run->scratch->margin[i] > reach)) { /* nor where the spread is not known */
+            near[count++] = i;
+            for (uint32_t e = 0; e < n_experts; e += 16)
+                __builtin_prefetch(run->problem->scores + (size_t)i * n_experts + e);
+        }
+        if (count < CHUNK && i + 1 < run->n_tokens)
+            continue;
+        for (uint32_t n = 0; n < count; n++)
+            change += smoe_route_change_of(run, arcs, near[n]);
+        count = 0;
+    }
     return change;
 }

@@ -10,7 +10,7 @@
  * What sweeps cannot see is the common level: as every token goes somewhere, moving all prices together
  * changes no demand. So before each sweep all prices are shifted (route_level.c).
  *
- * Sweeps end when repairing what is left, unit by unit (route_cancel.c), costs less than another sweep or
+ * Sweeps end when repairing what is left (route_cancel.c, route_tide.c) costs less than another sweep or
  * than the last one saved, or when they stop gaining: equal tokens make demand jump, and no price fits.
  * The best prices seen win; as many tokens as are misplaced at them, those nearest to a tie, are then
  * set aside by `window` for route_flow.c to place by load.
@@ -26,9 +26,10 @@ static const double DAMPING_REGAIN = 1.5; /* per sweep that gained */
 static const double LAST_STEP =
     1.01; /* when few visits are misplaced: just past the token's margin */
 
-/* Times in units of the hot pass, a score: of repairing one unit, in all and for each expert and visit; of clearing
- * the market of one node. */
-static const double REPAIR_UNIT = 2500, REPAIR_EXPERT = 300, REPAIR_VISIT = 0.7, CLEAR_UNIT = 800;
+/* Times in units of the hot pass, a score: of repairing one unit, in all and for each expert and visit, and what part
+ * of that the tide takes; of clearing the market of one node. */
+static const double REPAIR_UNIT = 2500, REPAIR_EXPERT = 300, REPAIR_VISIT = 0.7, TIDE_PART = 0.3,
+                    CLEAR_UNIT = 800;
 
 enum {
     IN_SIGHT = 64,   /* one in so many tokens is looked at first when cycles are sought */
@@ -39,8 +40,9 @@ enum {
  * moves changes rows, which are made of visits. */
 static double repair_work(const struct smoe_route_run *run, uint64_t visits)
 {
-    return (double)visits *
-           (REPAIR_UNIT + REPAIR_EXPERT * run->problem->n_experts + REPAIR_VISIT * run->n_visits);
+    double unit =
+        REPAIR_UNIT + REPAIR_EXPERT * run->problem->n_experts + REPAIR_VISIT * run->n_visits;
+    return (double)visits * (run->tidal ? TIDE_PART * unit : unit);
 }
 
 /* Last slot's prices, or none: the shift then is the water-fill. A node that was dead comes in at the

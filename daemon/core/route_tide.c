@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From an assignment in which every token holds its K cheapest to one that nodes agree with: the same shortest
- * paths as route_cancel.c's, for the crowd that the auction leaves (MODEL.md section 4, step 4).
+ * paths as route_cancel.c's, for the crowd that the auction leaves, or sweeps (MODEL.md section 4, step 2).
  *
  * A node at its price accepts what its marginals say; it may carry more than that (excess) or less (deficit). The
  * sink is out of balance by what is accepted in all, more or less than there are visits. One search starts from
@@ -17,8 +17,11 @@
  *
  * Rows are in single precision, so that slacks err by 1e-7 of the prices' spread; answers are proven in double
  * precision, and where exactness is asked for and this is not enough, experts are marked for route_cancel.c.
- * With many visits a node most of them have margins that labels will not rise by against each other. Their arcs are
- * beyond the horizon, and not in the rows; should a search come that far, all rows are made anew with all visits.
+ * With many visits a node most of them have margins that labels will not rise by against each other, and a row has the
+ * visits of no greater margin than its sight. After bids that is at first the same for all rows, and should a search
+ * come farther it sees all. After sweeps a search goes no farther than a radius, which widens when nothing is found
+ * within it, and a row sees as far as this needs: the way that is left, and the lift of its own label against the
+ * least. Lists have the visits within the horizon; no row sees farther.
  * When a token has moved, entries that were its own stay as they are in a long row: they are too low, which no label
  * minds. A path that needs one fails, and the entry is looked up.
  *
@@ -31,11 +34,20 @@
 #include "daemon/core/route_tide.h"
 
 enum {
-    VAIN_MOST = 4, /* searches in succession that carry nothing */
-    MANY_VISITS = 24,
+    VAIN_MOST = 4,     /* searches in succession that carry nothing */
+    MANY_VISITS = 24,  /* a node: from here on rows begin with some */
+    LEAST_NODES = 128, /* after sweeps: below, repairing them one by one costs no more */
+    TOKENS_PART = 4,   /* nor with more tokens than such a part of the arcs */
 };
 
-static const double SIGHT = 0.5; /* of the mean margin */
+static const double SIGHT = 0.5, RADIUS = 0.05; /* at first, of the mean margin */
+static const float WIDEN = 2;
+
+bool smoe_route_tide_pays(const struct smoe_route_run *run)
+{
+    uint64_t arcs = (uint64_t)run->n_offered * run->n_offered;
+    return run->n_offered >= LEAST_NODES && run->n_tokens <= arcs / TOKENS_PART;
+}
 
 static int64_t excess_of(const struct smoe_tide *t, uint32_t v)
 {
@@ -97,16 +109,24 @@ static void begin(struct smoe_tide *t)
     }
 }
 
-/* Where there are few visits searches go as far as margins do. */
-static double horizon_of(const struct smoe_tide *t)
+static double mean_margin(const struct smoe_route_run *run)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        sum += run->scratch->margin[i];
+    return sum / run->n_tokens;
+}
+
+/* How far to look. After bids searches go as far as they must; rows have all visits, or those near a tie until a
+ * search comes farther. After sweeps, which leave little that is far, searches have a radius. */
+static void set_sight(struct smoe_tide *t, bool listed)
 {
     const struct smoe_route_run *run = t->run;
-    double sum = 0;
-    if (run->n_visits < MANY_VISITS * run->n_offered)
-        return (double)INFINITY;
-    for (uint32_t i = 0; i < run->n_tokens; i++)
-        sum += t->s->margin[i];
-    return SIGHT * sum / run->n_tokens;
+    bool many = run->n_visits >= MANY_VISITS * run->n_offered;
+    double mean = mean_margin(run), radius = RADIUS * mean;
+    t->radius = !listed && radius > t->blur ? (float)radius : INFINITY; /* else tokens are equal */
+    t->sight = listed && many ? (float)(SIGHT * mean) : INFINITY;
+    t->horizon = listed ? INFINITY : -INFINITY;
 }
 
 /* What the answer may lose against the bound of these prices. */
@@ -170,39 +190,28 @@ static uint32_t go_on(struct smoe_tide *t, uint32_t v, float distance)
     if (v == t->sink)
         return t->arcs->spread(&front, s->down, v, distance, distance - (float)t->sink_lifted);
     reach_sink(t, v, distance);
-    return t->arcs->spread(&front, smoe_tide_need_row(t, v), v, distance, distance - s->lift[v]);
+    const float *row = smoe_tide_need_row(t, v, t->radius - distance);
+    return t->arcs->spread(&front, row, v, distance, distance - s->lift[v]);
 }
 
-/* From all excess to as many deficits as it could fill, or all there are. Returns how far it went. */
-static float search(struct smoe_tide *t)
+/* Settles the nearest vertex that is not settled, if it is within the radius. Returns its distance, +inf: there is none. */
+static float settle(struct smoe_tide *t, uint32_t nearest, float radius, uint32_t *ret_vertex)
 {
     struct smoe_route_scratch *s = t->s;
-    uint64_t left, found = 0;
-    uint32_t nearest = start(t, &left);
-    float distance = 0;
-    for (;;) {
-        float key = nearest < t->n_experts ? s->key[nearest] : INFINITY;
-        uint32_t v = t->sink_key <= key ? t->sink : nearest;
-        key = v == t->sink ? t->sink_key : key;
-        if (isinf(key))
-            return distance;
-        distance = key;
-        if (v == t->sink) {
-            t->sink_far = distance;
-            t->sink_key = INFINITY;
-        } else {
-            s->far[v] = distance;
-            s->key[v] = s->open_lift[v] = INFINITY;
-        }
-        int64_t excess = excess_of(t, v);
-        if (excess < 0) {
-            s->touched[t->n_targets++] = v;
-            found += (uint64_t)-excess;
-            if (found >= left)
-                return distance;
-        }
-        nearest = go_on(t, v, distance);
+    float key = nearest < t->n_experts ? s->key[nearest] : INFINITY;
+    uint32_t v = t->sink_key <= key ? t->sink : nearest;
+    key = v == t->sink ? t->sink_key : key;
+    if (!(key < radius))
+        return INFINITY;
+    if (v == t->sink) {
+        t->sink_far = key;
+        t->sink_key = INFINITY;
+    } else {
+        s->far[v] = key;
+        s->key[v] = s->open_lift[v] = INFINITY;
     }
+    *ret_vertex = v;
+    return key;
 }
 
 /* By how much labels have risen against each other, at most. */
@@ -220,16 +229,48 @@ static double spread_of(const struct smoe_tide *t, double *ret_least)
     return most - least;
 }
 
-/* A search, again with all visits if it came to where there may be some that rows do not have. */
-static float search_in_sight(struct smoe_tide *t)
+/* From all excess to as many deficits as it could fill, or all there are within the radius. Returns how far it
+ * went. */
+static float search(struct smoe_tide *t)
 {
+    const float radius = t->radius;
     double least;
-    float distance = search(t);
-    if (!(spread_of(t, &least) + (double)distance + t->blur > t->horizon))
-        return distance;
-    t->horizon = (double)INFINITY;
-    memset(t->s->row_made, 0, t->n_experts);
-    return search(t);
+    spread_of(t, &least);
+    t->least_lift = (float)least;
+    uint64_t left, found = 0;
+    uint32_t nearest = start(t, &left), v = t->sink;
+    float distance = 0;
+    for (float key; (key = settle(t, nearest, radius, &v)) < radius;) {
+        int64_t excess = excess_of(t, v);
+        distance = key;
+        if (excess < 0) {
+            t->s->touched[t->n_targets++] = v;
+            found += (uint64_t)-excess;
+            if (found >= left)
+                return distance;
+        }
+        nearest = go_on(t, v, distance);
+    }
+    return isinf(radius) ? distance : radius;
+}
+
+/* A search as far as need be: with a wider radius if it found nothing, again with all visits if without one it came
+ * to where there may be some that rows do not have. */
+static float search_on(struct smoe_tide *t)
+{
+    for (;;) {
+        double least;
+        float distance = search(t);
+        if (!isinf(t->radius)) {
+            if (t->n_targets > 0 || t->run->answer->work > t->run->work_max)
+                return distance;
+            t->radius *= WIDEN;
+        } else if (spread_of(t, &least) + (double)distance + t->blur > (double)t->sight) {
+            t->sight = INFINITY;
+        } else {
+            return distance;
+        }
+    }
 }
 
 /* Lifts the labels of what is nearer, each by what it is nearer. */
@@ -267,7 +308,7 @@ static bool step_holds(struct smoe_tide *t, uint32_t from, uint32_t to, uint32_t
         return tight(t, from, to, s->up[from]);
     if (from == t->sink)
         return tight(t, from, to, s->down[to]);
-    float slack = smoe_tide_need_row(t, from)[to];
+    float slack = smoe_tide_need_row(t, from, 0)[to];
     if (!tight(t, from, to, slack))
         return false;
     uint32_t visit = smoe_tide_find_mover(t, from, to, slack);
@@ -279,27 +320,42 @@ static bool step_holds(struct smoe_tide *t, uint32_t from, uint32_t to, uint32_t
     return true;
 }
 
+/* Another visit of a token that has moved: it lacks `from` now, and holds `to`. */
+static void tell_other(struct smoe_tide *t, uint32_t visit, uint32_t from, uint32_t to)
+{
+    struct smoe_route_scratch *s = t->s;
+    uint32_t e = t->run->answer->expert[visit];
+    float margin = s->visit_margin[visit];
+    s->visit_margin[visit] = -INFINITY;
+    if (margin > t->horizon)
+        smoe_route_list(t->run, visit);
+    if (!s->row_made[e])
+        return;
+    if (margin > s->sight[e]) { /* comes into sight */
+        smoe_tide_enter(t, e, visit);
+        return;
+    }
+    float *row = smoe_tide_row(t, e), offer = smoe_tide_offer(t, visit, e, from);
+    row[to] = smoe_tide_least_offer(t, e, to);
+    row[from] = offer < row[from] ? offer : row[from];
+}
+
 static void hand_on(struct smoe_tide *t, uint32_t visit, uint32_t to)
 {
     struct smoe_route_scratch *s = t->s;
     uint32_t from = t->run->answer->expert[visit], token = visit / t->top_k;
-    const uint16_t *held = t->run->answer->expert + (size_t)token * t->top_k;
     smoe_route_move(t->run, visit, (uint16_t)to);
     s->margin[token] = -(double)INFINITY; /* at the first prices it may have preferred others */
+    s->visit_margin[visit] = -INFINITY;
     if (smoe_tide_row_is_short(t, from))
         s->row_made[from] = 0;
     else if (s->row_made[from])
         smoe_tide_row(t, from)[to] = smoe_tide_least_offer(t, from, to);
     if (s->row_made[to])
-        smoe_tide_enter(t, to, visit, true);
-    for (uint32_t k = 0; k < t->top_k; k++) { /* its other visits lack `from` now, and hold `to` */
-        uint32_t e = held[k];
-        if (e == to || !s->row_made[e])
-            continue;
-        float *row = smoe_tide_row(t, e), offer = smoe_tide_offer(t, visit, e, from);
-        row[to] = smoe_tide_least_offer(t, e, to);
-        row[from] = offer < row[from] ? offer : row[from];
-    }
+        smoe_tide_enter(t, to, visit);
+    for (uint32_t v = token * t->top_k; v < (token + 1) * t->top_k; v++)
+        if (v != visit)
+            tell_other(t, v, from, to);
     t->run->answer->arrivals[smoe_route_node_of(t->run, from)]--;
     t->run->answer->arrivals[smoe_route_node_of(t->run, to)]++;
     s->flow[t->run->problem->replica_first[from]]--;
@@ -367,7 +423,7 @@ static void mark(struct smoe_tide *t, uint8_t *dirty)
                 dirty[run->answer->expert[(size_t)i * t->top_k + k]] = 1;
 }
 
-void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty)
+bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty)
 {
     struct smoe_tide t = {.run = run,
                           .s = run->scratch,
@@ -377,11 +433,13 @@ void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty)
                           .top_k = run->problem->top_k,
                           .weight = (float)run->problem->score_weight};
     begin(&t);
-    t.horizon = horizon_of(&t);
+    set_sight(&t, listed);
+    bool done = false;
     for (uint32_t vain = 0; vain < VAIN_MOST && run->answer->work <= run->work_max; vain++) {
-        if (gap_of(&t) <= run->enough / 2)
+        done = gap_of(&t) <= run->enough / 2;
+        if (done)
             break;
-        lift_labels(&t, search_in_sight(&t));
+        lift_labels(&t, search_on(&t));
         for (uint32_t k = 0; k < t.n_targets; k++)
             if (carry(&t, run->scratch->touched[k]))
                 vain = 0;
@@ -389,4 +447,9 @@ void smoe_route_tide(struct smoe_route_run *run, uint8_t *dirty)
     end(&t);
     if (!(run->enough > 0))
         mark(&t, dirty);
+    else if (done)
+        return true;
+    if (!listed)
+        smoe_route_list_in_sight(run);
+    return false;
 }

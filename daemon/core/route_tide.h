@@ -15,21 +15,25 @@ struct smoe_tide {
     uint32_t n_experts, sink, top_k;
     uint32_t n_targets; /* deficits met by the last search, in s->touched */
     float weight;
-    double blur;    /* amply what single precision can do to a slack */
-    double horizon; /* rows have the visits of no greater margin */
+    double blur; /* amply what single precision can do to a slack */
 
+    float radius;        /* of the next search; +inf: as far as it must */
+    float sight;         /* of all rows, if searches have none */
+    float horizon;       /* lists have the visits of no greater margin */
+    float least_lift;    /* of all experts */
     int64_t sink_excess; /* accepted more than there are visits */
     int32_t sink_came;
     float sink_key, sink_far;
     double sink_lifted;
 };
 
-/* The row of an expert as it is, [n_experts]; the same, made where it is not. */
+/* The row of an expert as it is, [n_experts]; the same with all that a search on its way through here may need, when
+ * so much of its radius is left. */
 float *smoe_tide_row(const struct smoe_tide *t, uint32_t e);
-const float *smoe_tide_need_row(struct smoe_tide *t, uint32_t e);
+const float *smoe_tide_need_row(struct smoe_tide *t, uint32_t e, float way);
 
-/* Enters a visit into the row of e; `more`: there are others in it. What its token holds is left out. */
-void smoe_tide_enter(struct smoe_tide *t, uint32_t e, uint32_t visit, bool more);
+/* Enters one more visit into the row of e, which is made. What its token holds is left out. */
+void smoe_tide_enter(struct smoe_tide *t, uint32_t e, uint32_t visit);
 
 /* The slack of a visit on e to another expert, and the least of all visits. */
 float smoe_tide_offer(const struct smoe_tide *t, uint32_t visit, uint32_t e, uint32_t to);

@@ -100,11 +100,11 @@ void instance_draw(struct instance *instance, const struct instance_kind *kind,
 {
     *instance = (struct instance){0};
     struct smoe_route_problem *p = &instance->problem;
-    p->n_experts = between(rng, 1, kind->experts_max);
+    p->n_experts = between(rng, kind->experts_min ? kind->experts_min : 1, kind->experts_max);
     p->n_nodes = kind->one_to_one ? p->n_experts : between(rng, 1, kind->nodes_max);
     uint32_t k_max = kind->top_k_max < p->n_experts ? kind->top_k_max : p->n_experts;
     p->top_k = between(rng, 1, k_max);
-    p->n_tokens = between(rng, 1, kind->tokens_max);
+    p->n_tokens = between(rng, kind->tokens_min ? kind->tokens_min : 1, kind->tokens_max);
     p->score_weight = chance(rng, 0.1) ? 0 : log_uniform(rng, 0.1, 100);
     p->mode = chance(rng, 0.75) ? SMOE_COST_EXACT : SMOE_COST_LINEAR;
 

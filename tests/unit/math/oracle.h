@@ -13,9 +13,10 @@
 /* What kind of problem to draw. */
 struct instance_kind {
     uint32_t tokens_max, experts_max, nodes_max, top_k_max;
-    bool one_to_one; /* expert j on node j alone, as in the paper */
-    bool caps;       /* some nodes capped, some dead, perhaps experts without a live replica */
-    bool alike;      /* few distinct rows of scores, coarse values: ties everywhere */
+    uint32_t tokens_min, experts_min; /* 0: 1 */
+    bool one_to_one;                  /* expert j on node j alone, as in the paper */
+    bool caps;  /* some nodes capped, some dead, perhaps experts without a live replica */
+    bool alike; /* few distinct rows of scores, coarse values: ties everywhere */
 };
 
 /* One problem with its arrays; `problem` points into them. */

@@ -115,6 +115,24 @@ static const struct instance_kind LARGE[] = {
 };
 enum { N_LARGE = sizeof LARGE / sizeof *LARGE };
 
+/* So many nodes and visits that what sweeps leave is left to the tide, if a gap is allowed. */
+static const struct instance_kind WIDE[] = {
+    {.tokens_min = 3400,
+     .tokens_max = 4096,
+     .experts_min = 128,
+     .experts_max = 140,
+     .top_k_max = 4,
+     .one_to_one = true},
+    {.tokens_min = 3400,
+     .tokens_max = 4096,
+     .experts_min = 128,
+     .experts_max = 140,
+     .top_k_max = 4,
+     .one_to_one = true,
+     .alike = true},
+};
+enum { N_WIDE = sizeof WIDE / sizeof *WIDE, NODES_MOST = 140 };
+
 Test(route, large_problems_come_with_their_proof_and_beat_the_greedy)
 {
     struct smoe_route_scratch *scratch = scratch_for(2000, 64, 48);
@@ -196,7 +214,7 @@ static void check_slots(const struct instance_kind *kind, struct smoe_route_scra
                         struct smoe_rng *rng, double gap_max)
 {
     struct instance it;
-    double prices[64];
+    double prices[NODES_MOST];
     instance_draw(&it, kind, rng);
     size_t scores = (size_t)it.problem.n_tokens * it.problem.n_experts;
     float *changed = malloc(scores * sizeof *changed);
@@ -237,6 +255,42 @@ Test(route, a_gap_that_is_good_enough_is_proven)
     smoe_rng_init(&rng, 41, 0);
     for (int round = 0; round < 40; round++)
         check_slots(&LARGE[round % N_LARGE], scratch, &rng, round % 2 ? 1e-6 : 1e-4);
+    smoe_route_scratch_free(scratch);
+}
+
+Test(route, what_sweeps_over_many_nodes_leave_is_repaired_to_the_gap)
+{
+    struct smoe_route_scratch *scratch = scratch_for(4096, NODES_MOST, NODES_MOST);
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 42, 0);
+    for (int round = 0; round < 8; round++)
+        check_slots(&WIDE[round % N_WIDE], scratch, &rng, round % 4 < 2 ? 1e-6 : 1e-9);
+    smoe_route_scratch_free(scratch);
+}
+
+Test(route, out_of_work_after_sweeps_over_many_nodes_the_answer_is_feasible)
+{
+    struct smoe_route_scratch *scratch = scratch_for(4096, NODES_MOST, NODES_MOST);
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 43, 0);
+    int cut_short = 0;
+    for (int round = 0; round < 4; round++) {
+        struct instance it;
+        instance_draw(&it, &WIDE[round % N_WIDE], &rng);
+        smoe_route_exact(&it.problem, NULL, scratch, &it.answer);
+        double best = it.answer.primal, slack = 1e-9 * instance_scale(&it) + 1e-12 * fabs(best);
+        for (uint64_t passes = 1; passes < 16; passes++) {
+            uint64_t work_max = passes * it.problem.n_tokens * it.problem.n_experts / 2;
+            struct smoe_route_options options = {.work_max = work_max, .gap_max = slack};
+            smoe_route_exact(&it.problem, &options, scratch, &it.answer);
+            instance_check(&it, "limited");
+            cr_assert_leq(it.answer.bound, best + slack, "round %d", round);
+            cr_assert_geq(it.answer.primal, best - slack, "round %d", round);
+            cut_short += it.answer.primal - it.answer.bound > 2 * slack;
+        }
+        instance_release(&it);
+    }
+    cr_assert_gt(cut_short, 10);
     smoe_route_scratch_free(scratch);
 }
 
