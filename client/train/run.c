@@ -199,12 +199,12 @@ void smoe_train_interrupt(int signal)
     interrupted = 1;
 }
 
-/* Ends the run where it is: what is committed by now goes into the checkpoint. Before the first step there is
- * nothing to keep, and what an earlier run has left under that name stays. */
+/* Ends the run where it is: what is committed by now goes into the checkpoint, and what a run took up that was
+ * resumed. Before a first step there is nothing to keep, and what an earlier run has left under that name stays. */
 static int give_up(struct smoe_train_run *run, struct smoe_why *why)
 {
     int rc = smoe_train_settle(run, why);
-    const char *file = run->result.steps ? run->options->checkpoint : "";
+    const char *file = run->step ? run->options->checkpoint : "";
     if (rc == 0 && *file)
         rc = smoe_checkpoint_write(run, file, why);
     if (rc)
