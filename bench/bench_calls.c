@@ -9,10 +9,11 @@
  * Turns are short and many because what is to be seen, some microseconds, is less than what the machine's mood changes
  * within a second. Both sides have a core of their own.
  *
- * All of it is done twice. `awake`: a process that does nothing and gives way to everybody keeps either core from falling
- * asleep, as work does that a node has; what is seen is what TLS costs. `asleep`: between two messages both cores have
- * nothing to do. How long one takes to wake up then depends on how long it has slept, and it wakes up with cold
- * caches, so that a microsecond of anything, even of plain waiting, costs the round trip more than two.
+ * All of it is done twice. `awake`: a process that does nothing and gives way to everybody keeps either core
+ * from falling asleep, as work does that a node has; what is seen is what TLS costs. `asleep`: between two
+ * messages both cores have nothing to do. How long one takes to wake up then depends on how long it has
+ * slept, and it wakes up with cold caches, so that a microsecond of anything, even of plain waiting, costs
+ * the round trip more than two.
  */
 #include "bench/bench_calls.h"
 

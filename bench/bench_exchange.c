@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How long workers of a sharded layer exchange in an iteration, in virtual time: 8 equal workers with 2 slots each, 8
- * experts of 256 x 1024, every connection of 100 MB/s and 0.2 ms; gradients and then weights, over direct links and, the same
- * run again, through the gateway. `ideal` is what the busiest pair of workers sends, at that speed. Only network
- * and time are not real; what a network of one's own card does to connections that share it is not in it.
+ * How long workers of a sharded layer exchange in an iteration, in virtual time: 8 equal workers with 2 slots
+ * each, 8 experts of 256 x 1024, every connection of 100 MB/s and 0.2 ms; gradients and then weights, over
+ * direct links and, the same run again, through the gateway. `ideal` is what the busiest pair of workers
+ * sends, at that speed. Only network and time are not real; what a network of one's own card does to
+ * connections that share it is not in it.
  */
 #include <stdio.h>
 #include <string.h>
@@ -91,8 +92,8 @@ static int exchange(uint32_t d_model, uint32_t d_ff, bool links, struct exchange
     return 0;
 }
 
-/* Each of the S hosts of experts sends an N-th of its local sums to each of the others, twice: to owner and follower; and
- * each owner its weights to each slot, once. [s] */
+/* Each of the S hosts of experts sends an N-th of its local sums to each of the others, twice: to owner and
+ * follower; and each owner its weights to each slot, once. [s] */
 static double ideal(uint64_t d_model, uint64_t d_ff, uint64_t copies)
 {
     double bytes = 4.0 * (double)(2 * d_model * d_ff + d_model + d_ff);

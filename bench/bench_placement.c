@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What placing experts costs: the planner's time, the bytes of an iteration by formula (the same whatever the plan), and
- * the memory of optimizer shards. `plan` is one plan from nothing; `next` what an iteration costs: popularity is seen, trust
- * measured, and a plan made that keeps what may stay where it is. Popularity is log-normal with sd 1.25, new in every call; `unlike` workers each
- * have a speed of their own between 1/4 and 1.
+ * What placing experts costs: the planner's time, the bytes of an iteration by formula (the same whatever the
+ * plan), and the memory of optimizer shards. `plan` is one plan from nothing; `next` what an iteration costs:
+ * popularity is seen, trust measured, and a plan made that keeps what may stay where it is. Popularity is
+ * log-normal with sd 1.25, new in every call; `unlike` workers each have a speed of their own between 1/4 and
+ * 1.
  */
 #include <stdlib.h>
 #include <string.h>

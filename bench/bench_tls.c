@@ -2,13 +2,13 @@
  *
  * Two processes with one connection of common/io between them over loopback, in turn plain and through TLS.
  *
- * Bulk: a child writes a tensor over and over, this process reads it into its place. Each byte passes the cipher
- * once on each side, and each side is kept on a core of its own: left alone, the kernel at times puts both on one, and
- * then there are two passes on it. So what could be hoped for is 1/(1/plain + n/AES), with n the passes on the
- * busiest core (1; on a machine with one core 2) and AES measured between the rounds; `to_model` is what of that is
- * reached. Either side at times waits for the other, and its core falls asleep, or is kept awake: both are measured
- * (bench_calls.c says how). And once more in bulk over a cable of 1 Gbit/s (veth.h), where TLS should be noticed by nobody. Round trips
- * are in bench_calls.c.
+ * Bulk: a child writes a tensor over and over, this process reads it into its place. Each byte passes the
+ * cipher once on each side, and each side is kept on a core of its own: left alone, the kernel at times puts
+ * both on one, and then there are two passes on it. So what could be hoped for is 1/(1/plain + n/AES), with n
+ * the passes on the busiest core (1; on a machine with one core 2) and AES measured between the rounds;
+ * `to_model` is what of that is reached. Either side at times waits for the other, and its core falls asleep,
+ * or is kept awake: both are measured (bench_calls.c says how). And once more in bulk over a cable of 1
+ * Gbit/s (veth.h), where TLS should be noticed by nobody. Round trips are in bench_calls.c.
  */
 #include "bench/bench_tls.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What workers really send of a sharded layer and hold of it, by the gateway's counters in a simulated run, beside the
- * formulas of MODEL.md sections 8 and 9: 8 experts of 32 x 64 in 4 slots on each of 4 unlike workers, AdamW, popularity that moves
- * experts. The gateway, the agents and the library are the real ones; only network and time are not.
+ * What workers really send of a sharded layer and hold of it, by the gateway's counters in a simulated run,
+ * beside the formulas of MODEL.md sections 8 and 9: 8 experts of 32 x 64 in 4 slots on each of 4 unlike
+ * workers, AdamW, popularity that moves experts. The gateway, the agents and the library are the real ones;
+ * only network and time are not.
  */
 #include <stdio.h>
 

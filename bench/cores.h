@@ -20,8 +20,8 @@ int smoe_cores_find(struct smoe_cores *ret, struct smoe_why *why);
 /* Keeps this process, and what it will start, on the nth of them, counted round from 0. */
 void smoe_cores_take(const struct smoe_cores *cores, unsigned nth);
 
-/* Starts a process that gives way to everybody else, does nothing, and keeps the nth of them from falling asleep; end it
- * with smoe_child_stop. 0: it cannot be. */
+/* Starts a process that gives way to everybody else, does nothing, and keeps the nth of them from falling
+ * asleep; end it with smoe_child_stop. 0: it cannot be. */
 pid_t smoe_cores_keep_awake(const struct smoe_cores *cores, unsigned nth);
 
 /* Lets it use all of them again. */

@@ -26,8 +26,8 @@ struct smoe_counted {
     uint16_t expert[SMOE_COUNTED_REPLICAS];
 };
 
-/* Runs to the end of the next iteration of the gateway's first layer. False: it did not come before `until_ns`. Of the first
- * one only the end is seen, and the next is reported. */
+/* Runs to the end of the next iteration of the gateway's first layer. False: it did not come before
+ * `until_ns`. Of the first one only the end is seen, and the next is reported. */
 bool smoe_counted_next(struct smoe_world *world, uint32_t gateway, uint64_t until_ns,
                        struct smoe_counted *counted);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A binary heap of moments and pointers; ties are broken by `order`, which counts settings. Each event knows its place, so that moving and cancelling cost O(log n)
- * and nothing stale is ever in the heap.
+ * A binary heap of moments and pointers; ties are broken by `order`, which counts settings. Each event knows
+ * its place, so that moving and cancelling cost O(log n) and nothing stale is ever in the heap.
  */
 #include "sim/events.h"
 

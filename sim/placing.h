@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How long iterations take under a rule of placement (daemon/core/place.h) while popularity drifts. Many worlds, each an
- * AR(1) of log-popularity:
+ * How long iterations take under a rule of placement (daemon/core/place.h) while popularity drifts. Many
+ * worlds, each an AR(1) of log-popularity:
  *
  *     x_e(t+1) = a x_e(t) + sqrt(1 - a^2) sd normal,   popularity = softmax(x);   a = 1: it stands still, 0: no memory
  *

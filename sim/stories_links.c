@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Direct links between workers break, fall silent, or never come about: what they were to carry goes through the gateway.
+ * Direct links between workers break, fall silent, or never come about: what they were to carry goes through
+ * the gateway.
  */
 #include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"

@@ -142,8 +142,9 @@ void smoe_story_sharded_reset(struct smoe_world *w)
     strike(w, SMOE_SIM_RESET, 0);
 }
 
-/* The gateway dies in each phase in turn, now as a process, now with its machine; what its disk had not written is gone.
- * In every third round a worker dies with it, with all it held: what counts is with the others. */
+/* The gateway dies in each phase in turn, now as a process, now with its machine; what its disk had not
+ * written is gone. In every third round a worker dies with it, with all it held: what counts is with the
+ * others. */
 void smoe_story_sharded_restart(struct smoe_world *w)
 {
     struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
@@ -207,8 +208,9 @@ static struct smoe_frozen_head router_of(const struct smoe_world *w, const struc
     return smoe_core_layer(smoe_world_gateway(w, c->gateway)->core, 0).router;
 }
 
-/* A router is frozen, its experts have replicas and the solve chooses among those: what the script compares with the
- * table is the same whoever dies. The gateway does, in each phase; its journal has the router and where the pieces are. */
+/* A router is frozen, its experts have replicas and the solve chooses among those: what the script compares
+ * with the table is the same whoever dies. The gateway does, in each phase; its journal has the router and
+ * where the pieces are. */
 void smoe_story_sharded_frozen_restart(struct smoe_world *w)
 {
     struct smoe_sim_trainer_options t = smoe_crew_trainer(5 + 3 * SMOE_CREW_PHASES);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * read, change, write, tell the daemon: under a lock on the directory, so that two who do so at once do
- * not undo each other (the daemon's own lock is on a file in it). Whoever may do this is decided by the state directory: root, and its owner.
+ * read, change, write, tell the daemon: under a lock on the directory, so that two who do so at once do not
+ * undo each other (the daemon's own lock is on a file in it). Whoever may do this is decided by the state
+ * directory: root, and its owner.
  *
  * The last key is not revoked: the file would be empty, and an empty file is one that somebody broke.
  */

@@ -10,9 +10,10 @@
 
 #include "common/base/err.h"
 
-/* Raises the limit of descriptors as far as is allowed. Makes the loop, its table for descriptors below `descriptors`, and the threads of libuv's pool. Before
- * anything else of libuv. On failure there is no loop; where even libuv's own memory cannot be had the
- * process ends with EXIT_FAILURE and a line that begins with `program`. */
+/* Raises the limit of descriptors as far as is allowed. Makes the loop, its table for descriptors below
+ * `descriptors`, and the threads of libuv's pool. Before anything else of libuv. On failure there is no loop;
+ * where even libuv's own memory cannot be had the process ends with EXIT_FAILURE and a line that begins with
+ * `program`. */
 int smoe_evloop_init(uv_loop_t *loop, const char *program, unsigned descriptors,
                      struct smoe_why *why);
 

@@ -73,8 +73,8 @@ int smoe_tls_context_of(const struct smoe_tls_node *node, struct smoe_tls_contex
 /* Frees it, after all its connections are closed. NULL is fine. */
 void smoe_tls_context_free(struct smoe_tls_context *context);
 
-/* In a turn of the loop after one with `shaking`: makes the steps that waited, as many as one turn may have. False: there
- * were none, and this need not be said again until `shaking` is. */
+/* In a turn of the loop after one with `shaking`: makes the steps that waited, as many as one turn may have.
+ * False: there were none, and this need not be said again until `shaking` is. */
 bool smoe_tls_context_turn(struct smoe_tls_context *context);
 
 /* A gateway's other certificate, with others to trust; open connections stay. SMOE_ENOMEMORY changes nothing. */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A gateway's handshakes take their turns. A step of one, which is what the bytes of one `received` bring about, costs a
- * hundred microseconds and more; 96 of them in one turn of the event loop, and the slot is late. So at most
- * `shakes_a_turn` are made in a turn. The others' bytes are copied (they lie in a buffer that all connections share) and
- * wait in order of arrival, and who is still waiting waits behind nobody who came later.
+ * A gateway's handshakes take their turns. A step of one, which is what the bytes of one `received` bring
+ * about, costs a hundred microseconds and more; 96 of them in one turn of the event loop, and the slot is
+ * late. So at most `shakes_a_turn` are made in a turn. The others' bytes are copied (they lie in a buffer
+ * that all connections share) and wait in order of arrival, and who is still waiting waits behind nobody who
+ * came later.
  *
- * What waits is at most a handshake's worth of bytes, SMOE_TLS_HANDSHAKE_BYTES_MAX, for the time of a turn or a few, and
- * before OpenSSL has taken memory for them. Bytes that cannot begin a handshake do not wait, they end it.
+ * What waits is at most a handshake's worth of bytes, SMOE_TLS_HANDSHAKE_BYTES_MAX, for the time of a turn or
+ * a few, and before OpenSSL has taken memory for them. Bytes that cannot begin a handshake do not wait, they
+ * end it.
  *
  * Where a turn begins only the owner of the loop knows: he is told by `shaking` that one has work in it, and says
  * smoe_tls_context_turn in the next one.

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events
- * in, actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who
- * follows their experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their
- * batches; parcel.c moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
- * commits, and record.c says what must survive the daemon; state_relay.c (and .h) passes expert states on, freezing.c
- * knows routers. Layers that are sharded: sharded.h.
+ * Inside of the core: its memory, and what its files offer each other. core.c owns the door (events in,
+ * actions out); session.c joins and parts; layer.c knows layers, standing.c who hosts and who follows their
+ * experts, copies.c fills followers; trainer.c and batch.c know trainers, credit and their batches; parcel.c
+ * moves visits along, backward.c on their way back; slot.c and slot_route.c make the slot's decision; step.c
+ * commits, and record.c says what must survive the daemon; state_relay.c (and .h) passes expert states on,
+ * freezing.c knows routers. Layers that are sharded: sharded.h.
  */
 #ifndef SMOE_CORE_CORE_STATE_H
 #define SMOE_CORE_CORE_STATE_H

@@ -4,9 +4,10 @@
  *
  *     y = u_0 x_0 + u_1 x_1 + noise        all of it >= 0; the noise relative to y
  *
- * from observations (u, y), by recursive least squares with forgetting (MODEL.md section 7). An observation far from what is expected is put aside. A single one is a measurement gone
- * wrong; several in a row mean that the machine has changed, and the estimate begins anew where they are.
- * Pure; the same bits on every machine.
+ * from observations (u, y), by recursive least squares with forgetting (MODEL.md section 7). An observation
+ * far from what is expected is put aside. A single one is a measurement gone wrong; several in a row mean
+ * that the machine has changed, and the estimate begins anew where they are. Pure; the same bits on every
+ * machine.
  */
 #ifndef SMOE_CORE_ESTIMATE_H
 #define SMOE_CORE_ESTIMATE_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Everybody who gives something in an exchange has a lane: the chunks that it will be asked for, in an order of its
- * own. A lane goes in rounds through the experts and pieces that its worker has something of, a chunk of each in a round.
- * Lanes take turns, a chunk at a time, so that all links are in use from the beginning to the end:
+ * Everybody who gives something in an exchange has a lane: the chunks that it will be asked for, in an order
+ * of its own. A lane goes in rounds through the experts and pieces that its worker has something of, a chunk
+ * of each in a round. Lanes take turns, a chunk at a time, so that all links are in use from the beginning to
+ * the end:
  *
  *     gradients   of the experts that the worker hosts, all pieces, in lane k of n from the k/n-th on, around: at any
  *                 time lanes are at pieces of different workers, and each gives to several

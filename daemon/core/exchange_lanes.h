@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * In which order the workers of a sharded layer give each other what an exchange needs, and how much of it may be on its
- * way (exchange.c).
+ * In which order the workers of a sharded layer give each other what an exchange needs, and how much of it
+ * may be on its way (exchange.c).
  */
 #ifndef SMOE_CORE_EXCHANGE_LANES_H
 #define SMOE_CORE_EXCHANGE_LANES_H

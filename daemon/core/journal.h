@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What outlives the daemon: where every expert stands, or every piece of its state, and which step is committed. The core says what
- * is to be written (SMOE_ACT_JOURNAL), in order; a commit is announced to nobody before the store has
- * said that it is durable (SMOE_EVENT_JOURNALLED). After a restart the core is given what the store
- * holds and expects the workers it names to come back.
+ * What outlives the daemon: where every expert stands, or every piece of its state, and which step is
+ * committed. The core says what is to be written (SMOE_ACT_JOURNAL), in order; a commit is announced to
+ * nobody before the store has said that it is durable (SMOE_EVENT_JOURNALLED). After a restart the core is
+ * given what the store holds and expects the workers it names to come back.
  */
 #ifndef SMOE_CORE_JOURNAL_H
 #define SMOE_CORE_JOURNAL_H

@@ -8,8 +8,8 @@
  *
  *     none --wanted--> told to both --no longer wanted, or one has left--> taken back from both --> none
  *
- * A link is used once both ends have said that it is up, and until one of them has said that it is not: an end that sees
- * no more of the other need not wait until that notices, too.
+ * A link is used once both ends have said that it is up, and until one of them has said that it is not: an
+ * end that sees no more of the other need not wait until that notices, too.
  *
  * Nothing happens while nobody comes, goes, or takes part in another layer: links are of membership, not of
  * iterations. A large change is told in parts, so that an update is bounded; nobody waits for it, for what

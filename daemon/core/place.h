@@ -54,8 +54,8 @@ bool smoe_place_parse(const char *text, struct smoe_place_rule *ret);
 /* ---- one plan ---- */
 
 /* How routing will share an expert's visits among its replicas. By price it moves visits from full workers to
- * others over any chain of experts that they have in common, so plans should tie all workers together; shared equally, a
- * busy expert makes all its workers busy, and plans should keep it to few. */
+ * others over any chain of experts that they have in common, so plans should tie all workers together; shared
+ * equally, a busy expert makes all its workers busy, and plans should keep it to few. */
 enum smoe_place_sharing { SMOE_PLACE_BY_PRICE, SMOE_PLACE_EQUALLY };
 
 /* Inputs, borrowed for the call. */
@@ -110,7 +110,8 @@ struct smoe_place_worth smoe_place_worth(const struct smoe_place_problem *proble
                                          const struct smoe_place_plan *plan,
                                          struct smoe_place_scratch *scratch);
 
-/* What the busiest worker takes where routing shares visits as well as can be, which prices do: exactly, and about twenty times as long to find out as smoe_place_worth, whose time_s it never exceeds. [s] */
+/* What the busiest worker takes where routing shares visits as well as can be, which prices do: exactly, and
+ * about twenty times as long to find out as smoe_place_worth, whose time_s it never exceeds. [s] */
 double smoe_place_priced_time(const struct smoe_place_problem *problem,
                               const struct smoe_place_plan *plan,
                               struct smoe_place_scratch *scratch);

@@ -25,8 +25,8 @@ struct smoe_place_bytes {
     uint64_t follow_sent, follow_received; /* local sums again, to the followers */
 };
 
-/* Gradients come from where experts stand (`before`), weights go to where they stand next (`after`); a worker that holds
- * an expert twice sends and receives it once. Into ret [N]. Both plans have the wire's workers. */
+/* Gradients come from where experts stand (`before`), weights go to where they stand next (`after`); a worker
+ * that holds an expert twice sends and receives it once. Into ret [N]. Both plans have the wire's workers. */
 void smoe_place_bytes(const struct smoe_place_plan *before, const struct smoe_place_plan *after,
                       const struct smoe_place_wire *wire, struct smoe_place_bytes *ret);
 

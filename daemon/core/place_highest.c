@@ -7,10 +7,10 @@
  *     bag    slots of all workers, fastest first; workers with the same slots are a group
  *            [ group 0 | group 1 | ... ]
  *
- * 1. `allot` fills the bag, highest average first. An expert without a slot counts as if it had one of the E slowest, and once as
- *    many slots are left as experts wait, only those are served. An expert that all workers of a group hold is set
- *    aside until the next group: the distinct-worker rule. It is lifted only where a group has more slots than
- *    experts x workers.
+ * 1. `allot` fills the bag, highest average first. An expert without a slot counts as if it had one of the E
+ *    slowest, and once as many slots are left as experts wait, only those are served. An expert that all
+ *    workers of a group hold is set aside until the next group: the distinct-worker rule. It is lifted only
+ *    where a group has more slots than experts x workers.
  * 2. `mend` exchanges slots of unlike speed, for the busiest expert.
  * 3. `deal`: workers of a group are alike, so which of them gets which of the group's replicas is free. They are
  *    dealt in rounds, one slot of each worker, the busiest replicas first, never to one that holds the expert. An
@@ -292,9 +292,9 @@ static uint32_t gcd(uint32_t a, uint32_t b)
     return a;
 }
 
-/* All workers of the group, idlest first. Of those that are equally idle, each round and group begins elsewhere and
- * takes another stride where prices share visits, so that any two workers have few experts in common; else always the same, so that
- * as few workers as possible share an expert's fate. */
+/* All workers of the group, idlest first. Of those that are equally idle, each round and group begins
+ * elsewhere and takes another stride where prices share visits, so that any two workers have few experts in
+ * common; else always the same, so that as few workers as possible share an expert's fate. */
 static void line_up(const struct making *m, const struct smoe_place_group *g, uint32_t round)
 {
     struct smoe_place_scratch *s = m->scratch;

@@ -3,11 +3,12 @@
  * Sorting, and who is greatest while keys change, with one order everywhere: the greater key first, the lower index
  * among equals. Indices are distinct, so the order is total and what comes out does not depend on how it was found.
  *
- * Popularity is random to the branch predictor, and a plan is a few thousand comparisons: a heap spent half of the
- * planner's time on guessing wrong. So nothing here branches on the outcome of a comparison. The contest is a knock-out: contenders
- * are leaves in the order of their indices, each node has the winner of its two, and who changes plays its way up again,
- * always as many matches as the tree has levels, against opponents that are known beforehand. Sorting ranks blocks of
- * eight by counting who comes before whom, and merges them.
+ * Popularity is random to the branch predictor, and a plan is a few thousand comparisons: a heap spent half
+ * of the planner's time on guessing wrong. So nothing here branches on the outcome of a comparison. The
+ * contest is a knock-out: contenders are leaves in the order of their indices, each node has the winner of
+ * its two, and who changes plays its way up again, always as many matches as the tree has levels, against
+ * opponents that are known beforehand. Sorting ranks blocks of eight by counting who comes before whom, and
+ * merges them.
  */
 #include <math.h>
 #include <string.h>

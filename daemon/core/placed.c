@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A trainer asks for the placement when it writes a checkpoint, and brings it back between Restore and the experts'
- * states. Popularity is of the gate, which comes out of the same checkpoint: it holds on any fleet. The plan is taken up if
- * the rule is the same and each worker, known by its name, gives as many slots as it did; else it is made anew, from
- * that popularity. Either way nothing needs to be learned again.
+ * A trainer asks for the placement when it writes a checkpoint, and brings it back between Restore and the
+ * experts' states. Popularity is of the gate, which comes out of the same checkpoint: it holds on any fleet.
+ * The plan is taken up if the rule is the same and each worker, known by its name, gives as many slots as it
+ * did; else it is made anew, from that popularity. Either way nothing needs to be learned again.
  *
  * What is told is what the plan in force was made from: both change together, when a step has been committed.
  */

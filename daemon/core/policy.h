@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Routing policies by name. `lyapunov` is the product: the exact solve of route.h. `lyapunov-strict` is the
- * same for tokens that keep their experts, the other `lyapunov-*` are its own references, weaker on purpose. The others are the baselines it is compared with (MODEL.md section
- * 5): they see Q and Z at slot start (`queue-jsq` counts on), break ties at random per token from a
- * seeded stream, and send each visit to the expert's replica on the shortest queue at slot start
- * (`energy`: on the smallest debt). Caps bind every policy, and a token is routed whole or not at all.
+ * same for tokens that keep their experts, the other `lyapunov-*` are its own references, weaker on purpose.
+ * The others are the baselines it is compared with (MODEL.md section 5): they see Q and Z at slot start
+ * (`queue-jsq` counts on), break ties at random per token from a seeded stream, and send each visit to the
+ * expert's replica on the shortest queue at slot start (`energy`: on the smallest debt). Caps bind every
+ * policy, and a token is routed whole or not at all.
  */
 #ifndef SMOE_CORE_POLICY_H
 #define SMOE_CORE_POLICY_H

@@ -81,9 +81,9 @@ bool smoe_plan_energy_is_free(const struct smoe_plan_worker *worker, double tau_
 uint64_t smoe_plan_frequency(const struct smoe_plan_law *law, double tau_s,
                              const struct smoe_plan_worker *worker, double *ret_wanted_hz);
 
-/* Visits whose experts are given, experts[n, top_k]: each goes to the replica with room that is done with
- * it soonest, tokens in order up to the first that finds no room. Books the visits with the nodes, writes ret_nodes[.., top_k] and
- * returns how many tokens have a place. */
+/* Visits whose experts are given, experts[n, top_k]: each goes to the replica with room that is done with it
+ * soonest, tokens in order up to the first that finds no room. Books the visits with the nodes, writes
+ * ret_nodes[.., top_k] and returns how many tokens have a place. */
 uint32_t smoe_plan_given(struct smoe_node *nodes, const uint32_t *replica_first,
                          const uint32_t *replica_node, uint32_t n, uint32_t top_k,
                          const uint16_t *experts, uint32_t *ret_nodes);

@@ -10,13 +10,13 @@
  *     2  the flow of e's replicas sums to expert_load[e]
  *     3  the flow into node j sums to arrivals[j] <= arrivals_max
  *
- * Placing tokens (smoe_route_assign). Usually the K cheapest experts of each token fit, and only tokens
- * whose choice is a tie are looked at singly: they go where the load is lightest, so
- * that equal tokens spread instead of herding. Where a cap is in the way, so do those within `window` of a
- * tie; where it still is, all tokens are placed in order, among experts with room. A token left with fewer than K is completed along an augmenting path
- * (somebody on a full expert moves over, and so on until a node with room): by flow theory there is one
- * unless no assignment holds all tokens so far, and then none holds any later token either. So the
- * first token without a path ends the slot's admission.
+ * Placing tokens (smoe_route_assign). Usually the K cheapest experts of each token fit, and only tokens whose
+ * choice is a tie are looked at singly: they go where the load is lightest, so that equal tokens spread
+ * instead of herding. Where a cap is in the way, so do those within `window` of a tie; where it still is, all
+ * tokens are placed in order, among experts with room. A token left with fewer than K is completed along an
+ * augmenting path (somebody on a full expert moves over, and so on until a node with room): by flow theory
+ * there is one unless no assignment holds all tokens so far, and then none holds any later token either. So
+ * the first token without a path ends the slot's admission.
  */
 #include <math.h>
 #include <string.h>

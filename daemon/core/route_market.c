@@ -7,14 +7,14 @@
  *     price of a node    the highest of the markets on it: the dual (18) wants it as low as it may be
  *     price of an expert the lowest of its nodes
  *
- * A market clears where the visits that tokens bring are those that its nodes supply. Supply is known, by
- * the marginals of its nodes. At the optimum a node that several markets share serves the dearest of them only:
- * a cheaper one has cheaper nodes, or it would not be cheaper. So its whole supply is the dearest's, of equals
- * each one's, and a market that outbids the others on a node gets all of it at once. Demand is estimated from the last pass:
- * every token's last choice and its runner-up differ by a margin, so it is known how many tokens would
- * leave or join if the price moved by so much. Margins are counted in half octaves, fine near zero where a
- * converging sweep looks. Where a price clears a market for a range of loads (a plateau: a node that
- * finishes visits for nothing) the market goes all the way to it, since it will stay.
+ * A market clears where the visits that tokens bring are those that its nodes supply. Supply is known, by the
+ * marginals of its nodes. At the optimum a node that several markets share serves the dearest of them only: a
+ * cheaper one has cheaper nodes, or it would not be cheaper. So its whole supply is the dearest's, of equals
+ * each one's, and a market that outbids the others on a node gets all of it at once. Demand is estimated from
+ * the last pass: every token's last choice and its runner-up differ by a margin, so it is known how many
+ * tokens would leave or join if the price moved by so much. Margins are counted in half octaves, fine near
+ * zero where a converging sweep looks. Where a price clears a market for a range of loads (a plateau: a node
+ * that finishes visits for nothing) the market goes all the way to it, since it will stay.
  */
 #include <math.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The scalar pass, which defines the result: the vector kernels (route_pick_tile.c) fall back on it and
- * are tested against it. Two loops a token: the costs of a row, which the compiler turns into vector code, and a scan that
- * keeps the K+1 smallest in order. Nearly every candidate loses against the (K+1)-th, so the scan first
- * asks a block of eight whether any of them is below it and skips the block otherwise.
+ * The scalar pass, which defines the result: the vector kernels (route_pick_tile.c) fall back on it and are
+ * tested against it. Two loops a token: the costs of a row, which the compiler turns into vector code, and a
+ * scan that keeps the K+1 smallest in order. Nearly every candidate loses against the (K+1)-th, so the scan
+ * first asks a block of eight whether any of them is below it and skips the block otherwise.
  */
 #include "daemon/core/route_pick.h"
 

@@ -194,7 +194,8 @@ static uint32_t go_on(struct smoe_tide *t, uint32_t v, float distance)
     return t->arcs->spread(&front, row, v, distance, distance - s->lift[v]);
 }
 
-/* Settles the nearest vertex that is not settled, if it is within the radius. Returns its distance, +inf: there is none. */
+/* Settles the nearest vertex that is not settled, if it is within the radius. Returns its distance, +inf:
+ * there is none. */
 static float settle(struct smoe_tide *t, uint32_t nearest, float radius, uint32_t *ret_vertex)
 {
     struct smoe_route_scratch *s = t->s;

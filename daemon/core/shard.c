@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A first cut is a change from nothing: workers get intervals in proportion to memory, and the second copy of each is an
- * orphan that somebody else must take. Who owns and who follows is dealt at the very end.
+ * A first cut is a change from nothing: workers get intervals in proportion to memory, and the second copy of
+ * each is an orphan that somebody else must take. Who owns and who follows is dealt at the very end.
  *
- * **Giving orphans away** (smoe_shard_assign). Orphans are grouped by who holds the other copy, since that worker may not
- * have this one too. With o_j the orphans of group j, d_j what worker j lacks, D what all lack, a way exists as long as
+ * **Giving orphans away** (smoe_shard_assign). Orphans are grouped by who holds the other copy, since that
+ * worker may not have this one too. With o_j the orphans of group j, d_j what worker j lacks, D what all
+ * lack, a way exists as long as
  *
  *     o_j + d_j <= D   for every j with orphans                                                   MODEL.md (30)
  *
- * (D - d_j is what the others can take). Each step gives from the group with the greatest o_j + d_j, to the worker with the
- * greatest that lacks anything, and stops short of breaking the law for any other group; so it holds to the end, and
- * each step but two empties a group or fills a worker. Pieces that have lost both copies come first: whoever takes one
- * copy changes an o_j and a d_j by as much, and the law does not notice.
+ * (D - d_j is what the others can take). Each step gives from the group with the greatest o_j + d_j, to the
+ * worker with the greatest that lacks anything, and stops short of breaking the law for any other group; so
+ * it holds to the end, and each step but two empties a group or fills a worker. Pieces that have lost both
+ * copies come first: whoever takes one copy changes an o_j and a d_j by as much, and the law does not notice.
  */
 #include "daemon/core/shard.h"
 
@@ -72,8 +73,8 @@ static unsigned shift_for(uint32_t n_workers, const uint64_t *memory)
     return shift;
 }
 
-/* Shares of `elements` in proportion to memory but for worker `except`: differences of rounded sums, so that they sum to
- * `elements` and each is within one of its due. */
+/* Shares of `elements` in proportion to memory but for worker `except`: differences of rounded sums, so that
+ * they sum to `elements` and each is within one of its due. */
 static void share(uint64_t elements, uint32_t n_workers, const uint64_t *memory, uint32_t except,
                   uint64_t *ret)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where optimizer state lives: fp32 master weights and Adam's moments of every expert of a layer, cut into pieces at
- * places that do not depend on the placement (MODEL.md section 9; SYMI, section 3). A piece has an owner and a follower on
- * another worker, both of which take every step, so either of them can be lost. All experts of a layer are cut alike: the
- * map is of one expert's elements. Pure; no allocation but the scratch block.
+ * Where optimizer state lives: fp32 master weights and Adam's moments of every expert of a layer, cut into
+ * pieces at places that do not depend on the placement (MODEL.md section 9; SYMI, section 3). A piece has an
+ * owner and a follower on another worker, both of which take every step, so either of them can be lost. All
+ * experts of a layer are cut alike: the map is of one expert's elements. Pure; no allocation but the scratch
+ * block.
  */
 #ifndef SMOE_CORE_SHARD_H
 #define SMOE_CORE_SHARD_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A change of the fleet. Copies of workers that leave become orphans; so do copies that a worker has beyond its new
- * target, where others are below theirs. Orphans are then given away (shard.c). So what moves is what is lost and what a
- * newcomer's share is, and no element that could have stayed.
+ * A change of the fleet. Copies of workers that leave become orphans; so do copies that a worker has beyond
+ * its new target, where others are below theirs. Orphans are then given away (shard.c). So what moves is what
+ * is lost and what a newcomer's share is, and no element that could have stayed.
  *
  * Of two holders who both have too much, the one with less choice left gives its copy up; and copies whose other
  * holder lacks nothing go before others, because that other holder could not take them.

@@ -7,8 +7,8 @@
 
 #include "daemon/core/shard.h"
 
-/* A piece whose holders are being decided; all lengths and offsets in here are grains. A role that is SMOE_SHARD_NONE and has somebody to copy from, or is
- * wanted at all, is an orphan. */
+/* A piece whose holders are being decided; all lengths and offsets in here are grains. A role that is
+ * SMOE_SHARD_NONE and has somebody to copy from, or is wanted at all, is an orphan. */
 struct smoe_shard_work {
     uint64_t offset, length;
     uint32_t owner, follower;

@@ -3,13 +3,14 @@
  * Workers that come back with what they held of a sharded layer: to the daemon that knew them, or to one that has
  * started since and knows of them by its journal.
  *
- * The journal has the layer's committed step and who held which piece then, or a little later. It may be behind by moves
- * that were made since it was written, and workers may be behind it by a step. So it is a hint about whom to wait for;
- * what decides is which ranges a worker names in its Inventory, and of which step and attempt they are. Whoever was
- * to have a piece and comes without it has it no more; whoever has one that lacks a holder holds it from then on. Of what is
- * current somebody has kept a copy: a worker is told to drop its own only when two others have it. A worker that was given
- * its copy and did not hear that it counts, before the connection broke, does not name it: so what nobody who has come
- * has is not lost while another is away that left after the last commit.
+ * The journal has the layer's committed step and who held which piece then, or a little later. It may be
+ * behind by moves that were made since it was written, and workers may be behind it by a step. So it is a
+ * hint about whom to wait for; what decides is which ranges a worker names in its Inventory, and of which
+ * step and attempt they are. Whoever was to have a piece and comes without it has it no more; whoever has one
+ * that lacks a holder holds it from then on. Of what is current somebody has kept a copy: a worker is told to
+ * drop its own only when two others have it. A worker that was given its copy and did not hear that it
+ * counts, before the connection broke, does not name it: so what nobody who has come has is not lost while
+ * another is away that left after the last commit.
  *
  * Nothing is planned and nobody told before all that the journal names have come, or had their time (settle_ns).
  * Which slot held which expert is not journalled: slots are planned anew, and their weights sent again from pieces, as

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What an iteration of a sharded layer sends, counted where parts are passed on, or said to be sent directly: MODEL.md (29) says what it should come
- * to. An iteration begins with the gradients of a step and ends when all slots have the weights that came of it. What
- * an attempt sent that failed was sent, and counts with the iteration that it was of. And how long its parts took, by
- * the clock of events: a step that is tried again is in STEPPING until it is committed.
+ * What an iteration of a sharded layer sends, counted where parts are passed on, or said to be sent directly:
+ * MODEL.md (29) says what it should come to. An iteration begins with the gradients of a step and ends when
+ * all slots have the weights that came of it. What an attempt sent that failed was sent, and counts with the
+ * iteration that it was of. And how long its parts took, by the clock of events: a step that is tried again
+ * is in STEPPING until it is committed.
  */
 #include <string.h>
 

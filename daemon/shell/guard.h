@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who is let in: the gateway's keys, or whom it trusts to certify others, and TLS that asks for them; or, where that was said in so many words,
- * plaintext between processes of this machine.
+ * Who is let in: the gateway's keys, or whom it trusts to certify others, and TLS that asks for them; or,
+ * where that was said in so many words, plaintext between processes of this machine.
  */
 #ifndef SMOE_DAEMON_GUARD_H
 #define SMOE_DAEMON_GUARD_H
@@ -35,8 +35,9 @@ struct smoe_guard {
 void smoe_guard_start(struct smoe_guard *guard, uv_loop_t *loop);
 void smoe_guard_close(struct smoe_guard *guard);
 
-/* Reads the keys of the directory `dir`, or, if `certificate` is not "", that file instead; both are borrowed. SMOE_ECONFIG where there are none, or not as they should be: nobody is
- * let in then, and the sentence says what to do. */
+/* Reads the keys of the directory `dir`, or, if `certificate` is not "", that file instead; both are
+ * borrowed. SMOE_ECONFIG where there are none, or not as they should be: nobody is let in then, and the
+ * sentence says what to do. */
 int smoe_guard_init(struct smoe_guard *guard, enum smoe_insecure insecure, int dir,
                     const char *certificate,
                     void (*established)(void *context, const struct smoe_key *peer),

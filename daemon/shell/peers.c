@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Bytes go from a connection into the gateway and out of it into connections. After each batch of
- * input everything the gateway marked dirty is flushed once: a slot's decisions leave as one write per
- * worker, and with io_uring as one system call for many of them. The gateway's clock is one alarm on absolute deadlines: it is set again from
- * smoe_gateway_wake_ns after every call, so it cannot drift.
+ * Bytes go from a connection into the gateway and out of it into connections. After each batch of input
+ * everything the gateway marked dirty is flushed once: a slot's decisions leave as one write per worker, and
+ * with io_uring as one system call for many of them. The gateway's clock is one alarm on absolute deadlines:
+ * it is set again from smoe_gateway_wake_ns after every call, so it cannot drift.
  *
  * A session that the gateway wants closed is flushed first; a peer that does not read is cut off after
  * CLOSE_MS. When descriptors or memory run out, new connections wait in the kernel's backlog

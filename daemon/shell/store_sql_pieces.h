@@ -33,7 +33,8 @@ int smoe_ahead_write(sqlite3 *db, const struct smoe_journal_layer *layer, struct
 /* No layer of that name has any of it. */
 int smoe_pieces_drop(sqlite3 *db, const char *layer, struct smoe_why *why);
 
-/* Whether the layer of that name is sharded, its pieces, how it travels, and its staleness. SMOE_EDATA if there are not as many as there should be. */
+/* Whether the layer of that name is sharded, its pieces, how it travels, and its staleness. SMOE_EDATA if
+ * there are not as many as there should be. */
 int smoe_pieces_load(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe_why *why);
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A gateway's end of TLS and a node's. The tape lets them talk and interferes: pieces of any length, bytes
- * changed, left out, said twice, or of the tape's own; a handshake makes one step in a turn of the loop. Whatever it does, plaintext arrives as it was
- * sent, or not at all; nothing arrives from a peer that is not established; and whoever has shown no TLS gets
- * no answer.
+ * changed, left out, said twice, or of the tape's own; a handshake makes one step in a turn of the loop.
+ * Whatever it does, plaintext arrives as it was sent, or not at all; nothing arrives from a peer that is not
+ * established; and whoever has shown no TLS gets no answer.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -2,11 +2,11 @@
  *
  * integration_equality [--few] GATEWAY STEP...
  *
- * For every activation, optimizer and top-k (`--few`: every optimizer): trains a small model through the fleet, and at each STEP
- * (rising) makes the local half equal to it bit for bit, lets both take the step on the same batch and
- * routes, and prints how far each kind of tensor is apart, as one JSON object a line. Whoever started
- * it judges. The last line is a control: there one weight of the local half was changed before the
- * step, and the distances must say so.
+ * For every activation, optimizer and top-k (`--few`: every optimizer): trains a small model through the
+ * fleet, and at each STEP (rising) makes the local half equal to it bit for bit, lets both take the step on
+ * the same batch and routes, and prints how far each kind of tensor is apart, as one JSON object a line.
+ * Whoever started it judges. The last line is a control: there one weight of the local half was changed
+ * before the step, and the distances must say so.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -62,6 +62,7 @@ CASES = [
     ("style", "common/base/x.c", "int x; \n", "blanks at the end"),
     ("style", "common/base/x.c", "int x;", "ends without one newline"),
     ("style", "common/base/x.c", "int x;\n" * 500, "more than 500"),
+    ("style", "common/base/x.c", "/* " + 120 * "x" + " */\n", "126 columns"),
 ]
 
 

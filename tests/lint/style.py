@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Small rules that need no parser: the licence line, no tabs, functions and files of bearable size.
+"""Small rules that need no parser: the licence line, no tabs, lines, functions and files of bearable size.
 
 --report prints the sizes instead: the median function and the longest ones.
 """
@@ -12,6 +12,7 @@ import statistics
 import tree
 
 FUNCTION_MAX = 70  # lines between the braces
+LINE_MAX = 120     # columns, of C: clang-format keeps code to fewer, and leaves comments alone
 FILE_MAX = 500     # lines, aim at 400; tests may be longer, a list of cases is not hard to read
 
 # What is longer, and why it is better so: {(file, function or None): reason}
@@ -64,6 +65,9 @@ def check_text(path, text):
 
 def check_sizes(path, text):
     lines = text.count("\n")
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LINE_MAX:
+            yield f"{path}:{number}: {len(line)} columns, more than {LINE_MAX}"
     if lines > FILE_MAX and not path.startswith("tests/") and (path, None) not in LONG:
         yield f"{path}: {lines} lines, more than {FILE_MAX}"
     for name, start, length in functions(text):

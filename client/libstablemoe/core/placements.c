@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Placements on the trainer's side: asked for when a checkpoint is written, brought back after a Restore. What was asked
- * is asked again of every gateway until one has answered. An answer's arrays are the message's; they are copied into
- * one block, which is what callers are given.
+ * Placements on the trainer's side: asked for when a checkpoint is written, brought back after a Restore.
+ * What was asked is asked again of every gateway until one has answered. An answer's arrays are the
+ * message's; they are copied into one block, which is what callers are given.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -2,8 +2,9 @@
  *
  * Layers, the optimizer step, and requests for expert state.
  *
- * Request numbers carry their kind in the top byte, so that an Error can be told to its owner: 1 a
- * layer declaration, 2 an expert-state request, 3 a Freeze, 4 a RouterQuery; a refused Step answers with the plain step number.
+ * Request numbers carry their kind in the top byte, so that an Error can be told to its owner: 1 a layer
+ * declaration, 2 an expert-state request, 3 a Freeze, 4 a RouterQuery; a refused Step answers with the plain
+ * step number.
  *
  * A step that was sent may be committed although its answer was lost with the connection: the gateway
  * then tells a committed step in LayerReady, nothing of that step is sent again, and a bare Step asks

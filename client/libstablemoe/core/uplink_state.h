@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of the uplink: uplink.c is link and messages, tickets.c the batches, submits.c new ones, requests.c layers, steps
- * and expert state, routers.c frozen routers.
+ * Inside of the uplink: uplink.c is link and messages, tickets.c the batches, submits.c new ones, requests.c
+ * layers, steps and expert state, routers.c frozen routers.
  */
 #ifndef SMOE_UPLINK_STATE_H
 #define SMOE_UPLINK_STATE_H

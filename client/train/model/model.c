@@ -2,10 +2,11 @@
  *
  * Parameters: where they lie, how they start, how they step.
  *
- * The encoder and the head start with the usual spread (He: sqrt(2/P) before a ReLU; sqrt(1/d)). The
- * gate starts a tenth as wide as would make its logits of order one: nearly uniform gates give every
- * expert tokens in the first steps, and the balance loss keeps it so. Embeddings are of order one, as
- * normalised pixels are; the vectors of places start at zero. Each tensor draws from a stream of its own, so that another number of experts leaves the encoder and the head as they are.
+ * The encoder and the head start with the usual spread (He: sqrt(2/P) before a ReLU; sqrt(1/d)). The gate
+ * starts a tenth as wide as would make its logits of order one: nearly uniform gates give every expert tokens
+ * in the first steps, and the balance loss keeps it so. Embeddings are of order one, as normalised pixels
+ * are; the vectors of places start at zero. Each tensor draws from a stream of its own, so that another
+ * number of experts leaves the encoder and the head as they are.
  */
 #include "client/train/model/model.h"
 

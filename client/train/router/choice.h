@@ -19,9 +19,9 @@ struct smoe_balancer;
 void smoe_hash_scores(uint64_t seed, uint32_t experts, uint32_t k, size_t n, const uint16_t *codes,
                       float *ret_scores);
 
-/* The assignment of greatest total affinity (the logarithm of the score) that gives every expert equally many of the n K visits, rounded
- * up; exact (daemon/core/route.h solves it). Each balancer holds the prices of its last batch, where the
- * next one starts. */
+/* The assignment of greatest total affinity (the logarithm of the score) that gives every expert equally many
+ * of the n K visits, rounded up; exact (daemon/core/route.h solves it). Each balancer holds the prices of its
+ * last batch, where the next one starts. */
 int smoe_balancer_new(uint32_t experts, uint32_t k, size_t rows_max, struct smoe_balancer **ret);
 void smoe_balancer_free(struct smoe_balancer *balancer);
 /* scores [n, E], softmax rows, are raised by 1 for the experts that a token is assigned to. */

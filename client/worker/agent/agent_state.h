@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the
- * visits and the tasks they become; making.c the experts that begin; routers.c which of them are frozen; memory.c what gives way when memory is short; steps.c the optimizer step; exchange.c what
- * workers that share layers send each other; peers.c and links.c direct links, and dues.c what comes over them
- * (peers_state.h); check.c the invariants.
+ * Inside of the agent: agent.c is the link and the messages; state.c what is hosted; parcels.c the visits and
+ * the tasks they become; making.c the experts that begin; routers.c which of them are frozen; memory.c what
+ * gives way when memory is short; steps.c the optimizer step; exchange.c what workers that share layers send
+ * each other; peers.c and links.c direct links, and dues.c what comes over them (peers_state.h); check.c the
+ * invariants.
  */
 #ifndef SMOE_AGENT_AGENT_STATE_H
 #define SMOE_AGENT_AGENT_STATE_H

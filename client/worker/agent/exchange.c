@@ -176,8 +176,8 @@ static void take_part(struct smoe_agent *a, const struct transfer *t, const stru
 
 /* ---- giving ---- */
 
-/* Puts the range, as it is sent, where it belongs here, if anywhere. The slot may be busy with visits of others: its weights are
- * not in use before all of them have come. */
+/* Puts the range, as it is sent, where it belongs here, if anywhere. The slot may be busy with visits of
+ * others: its weights are not in use before all of them have come. */
 static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
                      const void *part)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Each expert's vectors are one block: now, staged, gradient, and with staleness a second gradient and older weights.
- * A commit swaps the pointers of now and staged; nothing is copied. With staleness the weights that were in force are the
- * older ones from then on, and the older ones before are what the next step is staged in.
+ * Each expert's vectors are one block: now, staged, gradient, and with staleness a second gradient and older
+ * weights. A commit swaps the pointers of now and staged; nothing is copied. With staleness the weights that
+ * were in force are the older ones from then on, and the older ones before are what the next step is staged
+ * in.
  */
 #include "client/worker/agent/experts_state.h"
 

@@ -127,9 +127,10 @@ struct smoe_experts {
 int smoe_experts_init(struct smoe_experts *store, uint64_t bytes_max);
 void smoe_experts_release(struct smoe_experts *store);
 
-/* Carries out Host, but for weights of the seed, which are still to be made: holds exactly these experts and copies, or slots and shards, of the layer.
- * If there is no room for new ones nothing changes; if memory is out while shards are being cut anew, `torn`.
- * Experts that go are gone at once, or when their task is done: see smoe_experts_same. */
+/* Carries out Host, but for weights of the seed, which are still to be made: holds exactly these experts and
+ * copies, or slots and shards, of the layer. If there is no room for new ones nothing changes; if memory is
+ * out while shards are being cut anew, `torn`. Experts that go are gone at once, or when their task is done:
+ * see smoe_experts_same. */
 int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *host,
                       struct smoe_why *why);
 
@@ -202,8 +203,8 @@ void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe
 void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
                          smoe_real *ret_values);
 
-/* Weights [n] of a slot at `offset`, as the layer's wire has them, under this number. When all have come the slot has the state of the layer's
- * step; now, or when the running task is done. */
+/* Weights [n] of a slot at `offset`, as the layer's wire has them, under this number. When all have come the
+ * slot has the state of the layer's step; now, or when the running task is done. */
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
                             size_t offset, size_t n, const void *part);
 

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Making: weights of the seed, an expert at a time, by tasks like all other work. A layer's experts may take minutes to
- * make, and who makes them in the loop is silent for as long and declared lost; a lane has the time, and the loop goes on
- * to answer and to report.
+ * Making: weights of the seed, an expert at a time, by tasks like all other work. A layer's experts may take
+ * minutes to make, and who makes them in the loop is silent for as long and declared lost; a lane has the
+ * time, and the loop goes on to answer and to report.
  *
  *     Host --room taken--> [make_due] --a task for each--> all there: Hosted
  *
- * The gateway sends visits and asks for parts after Hosted. What meets an expert that is still to be made (another
- * Host; a step, in which a new copy takes part at once) finds it as if a task ran on it, and waits, but for the gradient
- * sum, which making does not touch. Making comes before visits and steps: a layer waits for all of it.
+ * The gateway sends visits and asks for parts after Hosted. What meets an expert that is still to be made
+ * (another Host; a step, in which a new copy takes part at once) finds it as if a task ran on it, and waits,
+ * but for the gradient sum, which making does not touch. Making comes before visits and steps: a layer waits
+ * for all of it.
  *
  * It outlives the connection, as what it makes does; Hosted does not: the next Host asks again. Of several Hosts the
  * last is answered.

@@ -3,9 +3,10 @@
  * Direct links to other workers, as the shell drives them. The gateway says which there are to be (a peer: where it is,
  * whether to connect to it, the key); the shell makes and keeps the connections; here is what is said on them.
  *
- * A link is one end of one connection: made when the connection stands (and, with TLS, its handshake is done), fed with
- * what comes, asked for what to write, and freed when the connection is gone. It is up when both ends have said
- * LinkHello. What was given to it and not acknowledged when it breaks goes on over the next one, or through the gateway.
+ * A link is one end of one connection: made when the connection stands (and, with TLS, its handshake is
+ * done), fed with what comes, asked for what to write, and freed when the connection is gone. It is up when
+ * both ends have said LinkHello. What was given to it and not acknowledged when it breaks goes on over the
+ * next one, or through the gateway.
  */
 #ifndef SMOE_AGENT_PEERS_H
 #define SMOE_AGENT_PEERS_H

@@ -177,8 +177,8 @@ static uint32_t subject(struct smoe_agent *a, const struct smoe_message *m)
     return smoe_experts_find(&a->experts, m->step_gradient.layer, m->step_gradient.expert);
 }
 
-/* Does it need what a task has, or is still to make? A gradient sum is not touched by making, and must be there when the
- * step goes on: a new copy takes part in it before Hosted. */
+/* Does it need what a task has, or is still to make? A gradient sum is not touched by making, and must be
+ * there when the step goes on: a new copy takes part in it before Hosted. */
 static bool must_wait(const struct smoe_held_expert *e, const struct smoe_message *m)
 {
     return e->make_due ? m->type != SMOE_MSG_STEP_GRADIENT : e->busy;

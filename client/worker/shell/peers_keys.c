@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A key is that of its link and named after the worker that dials. The ring is made anew when a peer comes or goes: of a
- * connection whose key is no longer in it the link is over anyway.
+ * A key is that of its link and named after the worker that dials. The ring is made anew when a peer comes or
+ * goes: of a connection whose key is no longer in it the link is over anyway.
  */
 #include "client/worker/shell/peers_keys.h"
 

@@ -35,7 +35,8 @@ void linked_step(struct linked *l, uint64_t step);
 
 /* One worker's number by its session; it must be one. */
 uint32_t linked_number(const struct linked *l, uint32_t session);
-/* The core's transfer that `ask` began is sent by its worker: to the peers over links, to the others through the core. */
+/* The core's transfer that `ask` began is sent by its worker: to the peers over links, to the others through
+ * the core. */
 void linked_send(struct linked *l, uint32_t from, const struct smoe_msg_shard_ask *ask);
 void linked_taken(struct linked *l, uint32_t worker, uint64_t number);
 

@@ -90,8 +90,8 @@ Test(shard_edit, the_last_holder_stays_and_is_counted, .init = begin, .fini = en
     cr_assert_eq(alone, owned[N - 1]);
 }
 
-/* Loss and repair by the moves of a change, range by range at bounds of grains, on random fleets: the map holds at every
- * moment, and ends as the change said. */
+/* Loss and repair by the moves of a change, range by range at bounds of grains, on random fleets: the map
+ * holds at every moment, and ends as the change said. */
 Test(shard_edit, ranges_given_one_by_one_end_where_the_change_wanted, .init = begin, .fini = end)
 {
     static struct smoe_shard_piece target_pieces[GRAINS];
