@@ -41,6 +41,7 @@ void smoe_story_tell(const struct smoe_story *story, uint64_t seed, bool keep_tr
                                    .losses = w->losses,
                                    .sharded = w->sharded,
                                    .frozen = w->frozen,
+                                   .stale = w->stale,
                                    .events = smoe_world_events(w),
                                    .messages = trace->messages,
                                    .digest = trace->digest};

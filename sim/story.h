@@ -30,7 +30,8 @@ struct smoe_story_end {
     struct smoe_why why;
     uint32_t
         losses; /* trainers and layers that ended without their experts; 0 but in random worlds */
-    bool sharded, frozen;         /* random worlds: layers are, and routers are on the way */
+    bool sharded, frozen,
+        stale; /* random worlds: layers are, routers are on the way, batches are a step ahead */
     uint64_t acts[SMOE_SIM_ACTS]; /* smoe_world_acts */
     uint64_t virtual_ns, events, messages;
     uint64_t digest; /* of everything that happened */

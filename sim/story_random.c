@@ -230,6 +230,7 @@ static void play(struct smoe_world *w, struct made_up m)
     m.world = w;
     w->sharded = m.sharded;
     w->frozen = m.frozen;
+    w->stale = m.stale;
     smoe_rng_init(&m.rng, w->options.seed, UINT64_C(0x5707));
     add_gateway(&m);
     add_workers(&m);

@@ -52,7 +52,8 @@ struct smoe_world {
     int verdict;
     struct smoe_why why;
     uint64_t acts[SMOE_SIM_ACTS];
-    bool sharded, frozen; /* random worlds: layers are, and routers are on the way */
+    bool sharded, frozen,
+        stale; /* random worlds: layers are, routers are on the way, batches are a step ahead */
     uint32_t losses; /* trainers whose experts are lost, where the story takes that (sim/story.h) */
 };
 

@@ -18,8 +18,9 @@
 #define PROGRESS_NS   UINT64_C(1000000000)
 
 /* What they are made of. */
-enum { SHARDED, FROZEN, BOTH, KINDS };
-static const char *const kinds[KINDS] = {"sharded", "frozen", "sharded_and_frozen"};
+enum { SHARDED, FROZEN, SHARDED_FROZEN, STALE, STALE_FROZEN, KINDS };
+static const char *const kinds[KINDS] = {"sharded", "frozen", "sharded_and_frozen", "stale",
+                                         "stale_and_frozen"};
 
 /* What is done to mend things is no fault. */
 static const enum smoe_sim_act faults[] = {
@@ -63,7 +64,9 @@ static void tell(const struct smoe_story *story, uint64_t seed, struct sum *s)
     s->virtual_ns += end.virtual_ns;
     s->kinds[SHARDED] += end.sharded;
     s->kinds[FROZEN] += end.frozen;
-    s->kinds[BOTH] += end.sharded && end.frozen;
+    s->kinds[SHARDED_FROZEN] += end.sharded && end.frozen;
+    s->kinds[STALE] += end.stale;
+    s->kinds[STALE_FROZEN] += end.stale && end.frozen;
     for (int act = 0; act < SMOE_SIM_ACTS; act++)
         s->acts[act] += end.acts[act];
     if (end.code)
