@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/compute.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/rng.h"
+#include "sim/events.h"
 
 #define P SMOE_SIM_PRIME
 
@@ -31,62 +33,86 @@ static size_t next_of(size_t k, size_t n_params)
     return k + 1 == n_params ? 0 : k + 1;
 }
 
-void smoe_sim_exact_forward(size_t d, size_t n_params, const smoe_real *w, size_t n,
-                            const smoe_real *x, smoe_real *ret_y)
-{
-    for (size_t i = 0; i < d; i++) {
-        uint64_t bias = 0;
-        for (size_t m = i; m < n_params; m += d)
-            bias += smoe_sim_residue(w[m]);
-        for (size_t row = 0; row < n; row++) {
-            uint64_t sum = bias;
-            size_t k = i * d % n_params;
-            for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
-                sum += smoe_sim_residue(w[k]) * smoe_sim_residue(x[row * d + j]);
-            ret_y[row * d + i] = (smoe_real)(sum % P);
-        }
-    }
-}
-
 static void add(smoe_real *to, uint64_t value)
 {
     *to = (smoe_real)((smoe_sim_residue(*to) + value) % P);
 }
 
-static void exact_input_gradient(size_t d, size_t n_params, const smoe_real *w, size_t n,
-                                 const smoe_real *dy, smoe_real *ret_dx)
+static void residues(size_t n, const smoe_real *of, uint32_t *ret)
 {
-    for (size_t row = 0; row < n; row++, dy += d, ret_dx += d) {
+    for (size_t i = 0; i < n; i++)
+        ret[i] = smoe_sim_residue(of[i]);
+}
+
+void smoe_sim_exact_forward(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                            const smoe_real *x, smoe_real *ret_y)
+{
+    uint32_t *ws = smoe_sim_alloc(n_params + n * d, sizeof *ws), *xs = ws + n_params;
+    residues(n_params, w, ws);
+    residues(n * d, x, xs);
+    for (size_t i = 0; i < d; i++) {
+        uint64_t bias = 0;
+        for (size_t m = i; m < n_params; m += d)
+            bias += ws[m];
+        for (size_t row = 0; row < n; row++) {
+            uint64_t sum = bias;
+            size_t k = i * d % n_params;
+            for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
+                sum += (uint64_t)ws[k] * xs[row * d + j];
+            ret_y[row * d + i] = (smoe_real)(sum % P);
+        }
+    }
+    free(ws);
+}
+
+static void exact_input_gradient(size_t d, size_t n_params, const uint32_t *ws, size_t n,
+                                 const uint32_t *dys, smoe_real *ret_dx)
+{
+    for (size_t row = 0; row < n; row++, dys += d, ret_dx += d) {
         for (size_t j = 0; j < d; j++) {
             uint64_t sum = 0;
             size_t k = j;
             for (size_t i = 0; i < d; i++, k = k + d < n_params ? k + d : k + d - n_params)
-                sum += smoe_sim_residue(w[k]) * smoe_sim_residue(dy[i]);
+                sum += (uint64_t)ws[k] * dys[i];
             ret_dx[j] = (smoe_real)(sum % P);
         }
     }
 }
 
-/* All rows are added up before the parameter is touched. */
-void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size_t n,
-                             const smoe_real *x, const smoe_real *dy, smoe_real *gradient,
-                             smoe_real *ret_dx)
+/* Adds the gradient to sums [n_params]. */
+static void exact_gradient(size_t d, size_t n_params, size_t n, const uint32_t *xs,
+                           const uint32_t *dys, uint64_t *sums)
 {
-    exact_input_gradient(d, n_params, w, n, dy, ret_dx);
     for (size_t i = 0; i < d; i++) {
         uint64_t bias = 0;
         size_t k = i * d % n_params;
         for (size_t row = 0; row < n; row++)
-            bias += smoe_sim_residue(dy[row * d + i]);
-        for (size_t j = 0; j < d; j++, k = next_of(k, n_params)) {
-            uint64_t sum = 0;
+            bias += dys[row * d + i];
+        for (size_t j = 0; j < d; j++, k = next_of(k, n_params))
             for (size_t row = 0; row < n; row++)
-                sum += smoe_sim_residue(dy[row * d + i]) * smoe_sim_residue(x[row * d + j]);
-            add(&gradient[k], sum);
-        }
+                sums[k] += (uint64_t)dys[row * d + i] * xs[row * d + j];
         for (size_t m = i; m < n_params; m += d)
-            add(&gradient[m], bias);
+            sums[m] += bias;
     }
+}
+
+/* All rows are added up before a parameter is touched, each once. */
+void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size_t n,
+                             const smoe_real *x, const smoe_real *dy, smoe_real *gradient,
+                             smoe_real *ret_dx)
+{
+    uint64_t *sums = smoe_sim_alloc(n_params, sizeof *sums);
+    uint32_t *ws = smoe_sim_alloc(n_params + 2 * n * d, sizeof *ws);
+    uint32_t *xs = ws + n_params, *dys = xs + n * d;
+    residues(n_params, w, ws);
+    residues(n * d, x, xs);
+    residues(n * d, dy, dys);
+    exact_input_gradient(d, n_params, ws, n, dys, ret_dx);
+    exact_gradient(d, n_params, n, xs, dys, sums);
+    for (size_t i = 0; i < n_params; i++)
+        add(&gradient[i], sums[i]);
+    free(ws);
+    free(sums);
 }
 
 /* A moment of which there is none is 0 and stays so. */

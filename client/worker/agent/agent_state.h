@@ -107,6 +107,7 @@ struct smoe_agent {
     struct smoe_due *dues; /* [SMOE_TRANSFERS_MAX] by number */
 
     struct smoe_agent_step steps[SMOE_AGENT_STEPS_MAX];
+    uint32_t n_steps;        /* of these have ever been in use: nobody looks at the others */
     struct smoe_task *tasks; /* [SMOE_LANES_MAX]; task i runs while lane_used[i] */
     bool *lane_used;
 

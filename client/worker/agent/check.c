@@ -3,6 +3,8 @@
  * The walk over the agent's invariants: parcels and their lists, lanes and what they run, steps and the
  * tasks they wait for, memory within its bounds. What it finds broken ends the process.
  */
+#include <string.h>
+
 #include "client/worker/agent/agent_state.h"
 #include "common/base/assert.h"
 
@@ -50,7 +52,7 @@ static void check_lanes(const struct smoe_agent *a)
 /* A step waits for its tasks, as they are counted at the experts. */
 static void check_steps(const struct smoe_agent *a, const uint32_t tasks[SMOE_AGENT_STEPS_MAX])
 {
-    for (uint32_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++) {
+    for (uint32_t i = 0; i < a->n_steps; i++) {
         if (a->steps[i].phase == SMOE_AGENT_STEP_NONE) {
             smoe_assert(!tasks[i]);
             continue;
@@ -75,12 +77,15 @@ static void check_making(const struct smoe_experts *store, uint32_t to_make)
  * of a simulated world. */
 static void check_experts(const struct smoe_agent *a)
 {
-    uint32_t tasks[SMOE_AGENT_STEPS_MAX] = {0}, to_make = 0;
+    uint32_t tasks[SMOE_AGENT_STEPS_MAX], to_make = 0;
+    memset(tasks, 0, a->n_steps * sizeof *tasks);
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         const struct smoe_held_expert *e = &a->experts.experts[i];
         to_make += e->make_due;
-        if (e->used && (e->step_task || e->step_runs))
-            tasks[e->step]++;
+        if (!e->used || !(e->step_task || e->step_runs))
+            continue;
+        smoe_assert(e->step < a->n_steps);
+        tasks[e->step]++;
     }
     check_making(&a->experts, to_make);
     check_steps(a, tasks);

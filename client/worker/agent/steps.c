@@ -20,7 +20,7 @@
 
 static struct smoe_agent_step *step_of(struct smoe_agent *a, uint32_t owner)
 {
-    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+    for (size_t i = 0; i < a->n_steps; i++)
         if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].owner == owner)
             return &a->steps[i];
     return NULL;
@@ -28,10 +28,10 @@ static struct smoe_agent_step *step_of(struct smoe_agent *a, uint32_t owner)
 
 static struct smoe_agent_step *free_step(struct smoe_agent *a)
 {
-    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+    for (size_t i = 0; i < a->n_steps; i++)
         if (a->steps[i].phase == SMOE_AGENT_STEP_NONE)
             return &a->steps[i];
-    return NULL;
+    return a->n_steps < SMOE_AGENT_STEPS_MAX ? &a->steps[a->n_steps++] : NULL;
 }
 
 /* The step is of no interest any more, whatever it asked for. */
@@ -49,7 +49,7 @@ static void cancel(struct smoe_agent *a, struct smoe_agent_step *s)
 
 struct smoe_agent_step *smoe_agent_step_with_layer(struct smoe_agent *a, uint32_t layer)
 {
-    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+    for (size_t i = 0; i < a->n_steps; i++)
         for (size_t l = 0; a->steps[i].phase != SMOE_AGENT_STEP_NONE && l < a->steps[i].n_layers;
              l++)
             if (a->steps[i].layers[l] == layer)
@@ -359,7 +359,7 @@ bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
 
 bool smoe_agent_steps_compute(const struct smoe_agent *a)
 {
-    for (size_t i = 0; i < SMOE_AGENT_STEPS_MAX; i++)
+    for (size_t i = 0; i < a->n_steps; i++)
         if (a->steps[i].phase != SMOE_AGENT_STEP_NONE && a->steps[i].n_tasks)
             return true;
     return false;
