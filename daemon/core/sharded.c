@@ -413,11 +413,14 @@ void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
 void smoe_sharding_check(const struct smoe_core *c)
 {
     const struct smoe_sharding *all = c->sharding;
-    uint32_t n_out[SMOE_LAYERS_MAX] = {0}, found = 0;
-    uint64_t bytes = 0, exchanging = 0;
+    uint32_t n_out[SMOE_LAYERS_MAX], found = 0;
+    uint64_t bytes = 0, exchanging = 0, meant = c->layers_used | all->exchanging;
+    for (uint64_t left = meant; left; left &= left - 1)
+        n_out[__builtin_ctzll(left)] = 0;
     for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && found < all->n_transfers; i++) {
         if (!all->transfers[i].used)
             continue;
+        smoe_assert(meant >> all->transfers[i].ask.layer & 1);
         n_out[all->transfers[i].ask.layer]++;
         bytes += all->transfers[i].bytes;
         found++;
@@ -426,7 +429,8 @@ void smoe_sharding_check(const struct smoe_core *c)
     smoe_flow_check(c);
     if (!all->exchanging && !found)
         return;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint64_t left = meant; left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctzll(left);
         const struct smoe_sharded *s = &all->layers[l];
         smoe_assert(n_out[l] == s->exchange.n_out);
         exchanging |= (uint64_t)(s->exchange.kind != SMOE_EXCHANGE_NONE) << l;
