@@ -50,6 +50,21 @@ struct smoe_msg_shard_part {
     struct smoe_peer_list direct; /* to the daemon: to whom it goes over direct links */
     uint32_t again; /* to the daemon: 1 + whom alone it is for, whose link broke; 0: all others */
 };
+/* What is asked for, as it is sent; to whom it goes is still to be said. */
+static inline struct smoe_msg_shard_part smoe_msg_shard_part_of(
+    const struct smoe_msg_shard_ask *ask)
+{
+    return (struct smoe_msg_shard_part){.number = ask->number,
+                                        .kind = ask->kind,
+                                        .layer = ask->layer,
+                                        .expert = ask->expert,
+                                        .offset = ask->offset,
+                                        .length = ask->length,
+                                        .rank = ask->rank,
+                                        .step = ask->step,
+                                        .attempt = ask->attempt,
+                                        .fill = ask->fill};
+}
 struct smoe_msg_shard_taken {
     uint64_t number;
 };

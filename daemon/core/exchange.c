@@ -60,20 +60,6 @@ static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
 
 /* ---- asking ---- */
 
-static struct smoe_msg_shard_part part_of(const struct smoe_msg_shard_ask *ask)
-{
-    return (struct smoe_msg_shard_part){.number = ask->number,
-                                        .kind = ask->kind,
-                                        .layer = ask->layer,
-                                        .expert = ask->expert,
-                                        .offset = ask->offset,
-                                        .length = ask->length,
-                                        .rank = ask->rank,
-                                        .step = ask->step,
-                                        .attempt = ask->attempt,
-                                        .fill = ask->fill};
-}
-
 /* There is one: smoe_flow_open. */
 static uint32_t free_transfer(const struct smoe_core *c)
 {
@@ -91,7 +77,7 @@ static void announce(struct smoe_core *c, const struct smoe_transfer *t)
         uint32_t session = c->fleet.workers[t->ask.peers.peers[i]].session;
         struct smoe_msg_shard_due *m = &smoe_core_send(c, session, SMOE_MSG_SHARD_DUE)->shard_due;
         m->from = t->from;
-        m->part = part_of(&t->ask);
+        m->part = smoe_msg_shard_part_of(&t->ask);
     }
 }
 
@@ -286,7 +272,7 @@ struct smoe_verdict smoe_exchange_expect(const struct smoe_core *c, uint32_t wor
 static void pass_to(struct smoe_core *c, const struct smoe_transfer *t, uint32_t taker)
 {
     smoe_core_send(c, c->fleet.workers[taker].session, SMOE_MSG_SHARD_PART)->shard_part =
-        part_of(&t->ask);
+        smoe_msg_shard_part_of(&t->ask);
     smoe_core_attach(c, SMOE_TENSOR_PASS, SMOE_NONE, NULL, 0);
 }
 

@@ -22,35 +22,20 @@
 
 /* ---- what is meant ---- */
 
-/* What ShardAsk and ShardPart have in common. */
-struct transfer {
-    uint64_t number;
-    enum smoe_shard_kind kind;
-    uint32_t layer, expert;
-    uint64_t offset, length;
-    uint32_t rank;
-    uint64_t step, attempt, fill;
-};
-
-static struct transfer transfer_of(const struct smoe_message *m)
+/* What comes, or what is asked for. */
+static struct smoe_msg_shard_part part_of(const struct smoe_message *m)
 {
-    const struct smoe_msg_shard_ask *a = &m->shard_ask;
-    const struct smoe_msg_shard_part *p = &m->shard_part;
-    if (m->type == SMOE_MSG_SHARD_ASK)
-        return (struct transfer){a->number, a->kind, a->layer, a->expert,  a->offset,
-                                 a->length, a->rank, a->step,  a->attempt, a->fill};
-    return (struct transfer){p->number, p->kind, p->layer, p->expert,  p->offset,
-                             p->length, p->rank, p->step,  p->attempt, p->fill};
+    return m->type == SMOE_MSG_SHARD_ASK ? smoe_msg_shard_part_of(&m->shard_ask) : m->shard_part;
 }
 
 /* The step that awaits this gradient, or whose hosts are asked for it; NULL: none does any more. */
-static struct smoe_agent_step *step_for(struct smoe_agent *a, const struct transfer *t)
+static struct smoe_agent_step *step_for(struct smoe_agent *a, const struct smoe_msg_shard_part *t)
 {
     struct smoe_agent_step *s = smoe_agent_step_with_layer(a, t->layer);
     return s && s->number == t->step && s->attempt == t->attempt ? s : NULL;
 }
 
-static bool is_late(struct smoe_agent *a, const struct transfer *t)
+static bool is_late(struct smoe_agent *a, const struct smoe_msg_shard_part *t)
 {
     const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
     if (t->kind == SMOE_SHARD_GRADIENT)
@@ -64,7 +49,7 @@ static bool is_late(struct smoe_agent *a, const struct transfer *t)
 
 bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m)
 {
-    struct transfer t = transfer_of(m);
+    struct smoe_msg_shard_part t = part_of(m);
     return is_late(a, &t);
 }
 
@@ -78,12 +63,12 @@ static size_t bytes_of(const struct smoe_held_layer *layer, enum smoe_shard_kind
 }
 
 /* Where the range is in the shards here, or SMOE_SHARD_NOWHERE. */
-static size_t place_of(const struct smoe_held_layer *layer, const struct transfer *t)
+static size_t place_of(const struct smoe_held_layer *layer, const struct smoe_msg_shard_part *t)
 {
     return smoe_shard_find(&layer->layout, t->offset, t->length);
 }
 
-static bool fits(const struct smoe_held_layer *layer, const struct transfer *t)
+static bool fits(const struct smoe_held_layer *layer, const struct smoe_msg_shard_part *t)
 {
     return layer && layer->sharded && t->expert < layer->shape.experts &&
            t->offset < layer->n_params && t->length <= layer->n_params - t->offset;
@@ -91,7 +76,7 @@ static bool fits(const struct smoe_held_layer *layer, const struct transfer *t)
 
 uint32_t smoe_agent_shard_subject(struct smoe_agent *a, const struct smoe_message *m)
 {
-    struct transfer t = transfer_of(m);
+    struct smoe_msg_shard_part t = part_of(m);
     const struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t.layer);
     /* Gradients are read from slots and written to shards, weights the other way round. */
     bool slot = (t.kind == SMOE_SHARD_GRADIENT) == (m->type == SMOE_MSG_SHARD_ASK) &&
@@ -106,7 +91,7 @@ int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_par
 {
     struct smoe_message message = {.type = SMOE_MSG_SHARD_PART};
     message.shard_part = *m;
-    struct transfer t = transfer_of(&message);
+    struct smoe_msg_shard_part t = part_of(&message);
     if (is_late(a, &t))
         return SMOE_CHANNEL_SKIP;
     if (smoe_agent_shard_subject(a, &message) == SMOE_NO_EXPERT)
@@ -121,8 +106,8 @@ int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_par
 /* ---- taking ---- */
 
 /* A local sum, or a range of it. One that came already, or of a host that there is not, is not taken. */
-static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
-                     size_t at, const void *part)
+static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer,
+                     const struct smoe_msg_shard_part *t, size_t at, const void *part)
 {
     struct smoe_agent_step *s = step_for(a, t);
     size_t elements = layer->layout.elements;
@@ -152,14 +137,15 @@ static void read_state(const struct smoe_held_expert *e, size_t at, size_t n, sm
         memcpy(to + (m + 1) * n, e->now.moments[m] + at, n * sizeof *to);
 }
 
-static void say_taken(struct smoe_agent *a, const struct transfer *t)
+static void say_taken(struct smoe_agent *a, const struct smoe_msg_shard_part *t)
 {
     struct smoe_message m = {.type = SMOE_MSG_SHARD_TAKEN};
     m.shard_taken.number = t->number;
     smoe_agent_send(a, &m, NULL, 0);
 }
 
-static void take_part(struct smoe_agent *a, const struct transfer *t, const struct smoe_blob *blob)
+static void take_part(struct smoe_agent *a, const struct smoe_msg_shard_part *t,
+                      const struct smoe_blob *blob)
 {
     struct smoe_held_layer *layer = smoe_experts_layer(&a->experts, t->layer);
     uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
@@ -178,8 +164,8 @@ static void take_part(struct smoe_agent *a, const struct transfer *t, const stru
 
 /* Puts the range, as it is sent, where it belongs here, if anywhere. The slot may be busy with visits of
  * others: its weights are not in use before all of them have come. */
-static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const struct transfer *t,
-                     const void *part)
+static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer,
+                     const struct smoe_msg_shard_part *t, const void *part)
 {
     size_t at = place_of(layer, t);
     uint32_t slot = layer->expert_at[t->expert];
@@ -191,21 +177,12 @@ static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer, const 
 }
 
 /* Over links to whom these reach, and to the gateway for the others. */
-static void send_part(struct smoe_agent *a, const struct transfer *t,
+static void send_part(struct smoe_agent *a, const struct smoe_msg_shard_part *t,
                       const struct smoe_msg_shard_ask *ask, struct smoe_blob *blob)
 {
     struct smoe_peer_list direct = {0};
     struct smoe_message m = {.type = SMOE_MSG_SHARD_PART};
-    m.shard_part = (struct smoe_msg_shard_part){.number = t->number,
-                                                .kind = t->kind,
-                                                .layer = t->layer,
-                                                .expert = t->expert,
-                                                .offset = t->offset,
-                                                .length = t->length,
-                                                .rank = t->rank,
-                                                .step = t->step,
-                                                .attempt = t->attempt,
-                                                .fill = t->fill};
+    m.shard_part = *t;
     for (uint32_t i = 0; i < ask->peers.n; i++)
         if (smoe_agent_give(a, ask->peers.peers[i], &m.shard_part, blob))
             direct.peers[direct.n++] = ask->peers.peers[i];
@@ -220,7 +197,7 @@ static void send_part(struct smoe_agent *a, const struct transfer *t,
     smoe_agent_send(a, &m, NULL, 0);
 }
 
-static void answer_ask(struct smoe_agent *a, const struct transfer *t,
+static void answer_ask(struct smoe_agent *a, const struct smoe_msg_shard_part *t,
                        const struct smoe_msg_shard_ask *ask)
 {
     bool send = ask->send;
@@ -253,7 +230,7 @@ static void answer_ask(struct smoe_agent *a, const struct transfer *t,
 void smoe_agent_shard(struct smoe_agent *a, const struct smoe_message *m,
                       const struct smoe_blob *blob)
 {
-    struct transfer t = transfer_of(m);
+    struct smoe_msg_shard_part t = part_of(m);
     if (is_late(a, &t))
         return; /* the step ended, or the layer changed, while it waited for a task */
     if (m->type == SMOE_MSG_SHARD_ASK)

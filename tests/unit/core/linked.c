@@ -101,17 +101,8 @@ void linked_send(struct linked *l, uint32_t from, const struct smoe_msg_shard_as
     m.shard_sent = (struct smoe_msg_shard_sent){ask->number, ask->peers};
     if (ask->others) {
         m.type = SMOE_MSG_SHARD_PART;
-        m.shard_part = (struct smoe_msg_shard_part){.number = ask->number,
-                                                    .kind = ask->kind,
-                                                    .layer = ask->layer,
-                                                    .expert = ask->expert,
-                                                    .offset = ask->offset,
-                                                    .length = ask->length,
-                                                    .rank = ask->rank,
-                                                    .step = ask->step,
-                                                    .attempt = ask->attempt,
-                                                    .fill = ask->fill,
-                                                    .direct = ask->peers};
+        m.shard_part = smoe_msg_shard_part_of(ask);
+        m.shard_part.direct = ask->peers;
     }
     scene_say(&l->scene, l->sessions[from], &m);
 }
