@@ -213,10 +213,10 @@ static int check_target(const struct arguments *a, const char *command, struct s
 {
     if (!*a->gateway != !*a->key)
         return smoe_fail(why, SMOE_ECONFIG, "--gateway and --key go together");
-    bool drawn = strcmp(command, "watch") == 0 || strcmp(command, "key") == 0;
-    if (a->json && drawn)
+    bool keys = strcmp(command, "key") == 0;
+    if (a->json && (keys || strcmp(command, "watch") == 0))
         return smoe_fail(why, SMOE_ECONFIG, "--json: %s does not answer in JSON", command);
-    if (*a->gateway && strcmp(command, "key") == 0)
+    if (*a->gateway && keys)
         return smoe_fail(why, SMOE_ECONFIG, "key: on the gateway's own machine only");
     return 0;
 }

@@ -317,6 +317,8 @@ struct smoe_layer_view {
 const char *smoe_layer_state_name(enum smoe_layer_state state);
 /* Layer 0..SMOE_LAYERS_MAX-1; state FREE where there is none. */
 struct smoe_layer_view smoe_core_layer(const struct smoe_core *core, uint32_t layer);
+/* Does the worker drain, and can be switched off: nothing is under way there, and nothing is lost with it? */
+bool smoe_core_drained(const struct smoe_core *core, uint32_t worker);
 
 const struct smoe_fleet *smoe_core_fleet(const struct smoe_core *core);
 const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core);

@@ -38,6 +38,17 @@ bool smoe_standing_holds(const struct smoe_layer *layer, uint32_t worker)
     return false;
 }
 
+bool smoe_core_drained(const struct smoe_core *core, uint32_t worker)
+{
+    const struct smoe_worker *w = &core->fleet.workers[worker];
+    if (w->state != SMOE_WORKER_DRAINING || w->account.in_flight)
+        return false;
+    for (uint64_t left = core->layers_used; left; left &= left - 1)
+        if (smoe_standing_holds(&core->layers[__builtin_ctzll(left)], worker))
+            return false;
+    return true;
+}
+
 size_t smoe_layers_on_worker(struct smoe_core *c, uint64_t layers, uint32_t worker,
                              const uint32_t **ret_layers)
 {

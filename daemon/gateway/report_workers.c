@@ -14,37 +14,6 @@ static bool serves(const struct smoe_layer_view *layer, uint32_t expert, uint32_
     return false;
 }
 
-/* Has it a copy that nobody is served from, or a piece of the layer's state, or is it about to? */
-static bool keeps(const struct smoe_layer_view *layer, uint32_t worker)
-{
-    for (uint32_t e = 0; !layer->sharded && e < layer->shape.experts; e++)
-        if (layer->experts[e].follower == worker || layer->experts[e].filling == worker)
-            return true;
-    for (uint32_t i = 0; layer->sharded && i < layer->map->n_pieces; i++)
-        if (layer->map->pieces[i].owner == worker || layer->map->pieces[i].follower == worker)
-            return true;
-    return false;
-}
-
-/* Does it drain, and can be switched off: nothing is under way there, and nothing is lost with it? */
-static bool is_drained(const struct smoe_core *core, uint32_t index)
-{
-    const struct smoe_worker *w = &smoe_core_fleet(core)->workers[index];
-    if (w->state != SMOE_WORKER_DRAINING || w->account.in_flight)
-        return false;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
-        struct smoe_layer_view layer = smoe_core_layer(core, l);
-        if (layer.state == SMOE_LAYER_FREE)
-            continue;
-        for (uint32_t e = 0; e < layer.shape.experts; e++)
-            if (serves(&layer, e, index))
-                return false;
-        if (keeps(&layer, index))
-            return false;
-    }
-    return true;
-}
-
 static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
 {
     cJSON *list = cJSON_CreateArray();
@@ -113,7 +82,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     double executable;
     cJSON_AddStringToObject(o, "id", w->id);
     cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
-    cJSON_AddBoolToObject(o, "drained", is_drained(core, index));
+    cJSON_AddBoolToObject(o, "drained", smoe_core_drained(core, index));
     smoe_json_add_number(o, "backlog_visits",
                          smoe_worker_backlog(w, reference, true, now_ns, &executable));
     smoe_json_add_number(o, "backlog_executable_visits", executable);
