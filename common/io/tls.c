@@ -6,12 +6,11 @@
  * OpenSSL moves its bytes through a BIO of ours. What it reads is the ciphertext that the connection has just
  * received, where that lies; it takes all of it, and keeps what is left of a record by itself. What it
  * writes is appended to `out`, which the connection offers to the kernel and which is filled again, by up to
- * OUT_BYTES, only when the kernel has taken it: so a peer that does not read is still the
+ * SMOE_TLS_OUT_BYTES, only when the kernel has taken it: so a peer that does not read is still the
  * owner's business, whose queue is bounded. Plaintext is decrypted straight into its place where the
  * owner names one, and encrypted from where it lies; only pieces smaller than a record are gathered first.
  *
- * An idle session keeps no buffers: OpenSSL's are released (SSL_MODE_RELEASE_BUFFERS), and so is `out`
- * beyond a message's size.
+ * An idle session keeps no buffers (tls_buffers.c).
  *
  * The end of the stream needs no goodbye of TLS (close_notify): the protocol's frames have lengths and its
  * sessions end with Bye, so a stream that was cut off is a loss like any other.
@@ -32,10 +31,6 @@
 #include "common/base/assert.h"
 #include "common/io/tls_internal.h"
 
-/* Plaintext that is encrypted ahead of the kernel: so much that whoever reads it is woken seldom. */
-#define OUT_BYTES  (16 * SMOE_TLS_RECORD_BYTES)
-#define OUT_CAP    (OUT_BYTES + 4096) /* of `out`, for these and what records add */
-#define OUT_KEPT   ((size_t)2048)     /* of `out`, while it is empty */
 #define IOVECS_MAX 64
 
 /* ---- bytes: the BIO ---- */
@@ -56,50 +51,14 @@ static int bio_read(BIO *bio, char *to, size_t room, size_t *ret)
     return 1;
 }
 
-/* More than a message needs all that will be needed: one buffer that is passed on from whoever is
- * done with it, so that bulk costs neither allocations nor fresh pages. */
-static uint8_t *big_buffer(struct smoe_tls_context *c)
-{
-    uint8_t *spare = c->spare;
-    c->spare = NULL;
-    return spare ? spare : malloc(OUT_CAP);
-}
-
-static void drop_buffer(struct smoe_tls *tls)
-{
-    if (tls->cap_out == OUT_CAP && !tls->context->spare)
-        tls->context->spare = tls->out;
-    else
-        free(tls->out);
-    tls->out = NULL;
-    tls->cap_out = 0;
-}
-
-static bool make_room(struct smoe_tls *tls, size_t bytes)
-{
-    size_t wanted = tls->out_end + bytes;
-    if (wanted <= tls->cap_out)
-        return true;
-    size_t cap = wanted <= OUT_KEPT ? OUT_KEPT : wanted <= OUT_CAP ? OUT_CAP : 2 * wanted;
-    uint8_t *more = cap == OUT_CAP ? big_buffer(tls->context) : malloc(cap);
-    if (!more)
-        return false;
-    if (tls->out_end)
-        memcpy(more, tls->out, tls->out_end);
-    drop_buffer(tls);
-    tls->out = more;
-    tls->cap_out = cap;
-    return true;
-}
-
 static int bio_write(BIO *bio, const char *from, size_t n, size_t *ret)
 {
     struct smoe_tls *tls = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
     /* More than we ever gather: answers that the peer makes OpenSSL give, and does not read. */
-    if (tls->out_end + n > 2 * OUT_CAP)
+    if (tls->out_end + n > 2 * SMOE_TLS_OUT_CAP)
         return 0;
-    if (!make_room(tls, n))
+    if (!smoe_tls_make_room(tls, n))
         return 0;
     memcpy(tls->out + tls->out_end, from, n);
     tls->out_end += n;
@@ -160,14 +119,6 @@ void smoe_tls_fail(struct smoe_tls *tls)
     smoe_tls_end(tls);
 }
 
-/* What others left in OpenSSL's queue would be taken for ours. Emptying it in vain costs as much as a tenth of a
- * small record. */
-static void forget_errors(void)
-{
-    if (ERR_peek_error())
-        ERR_clear_error();
-}
-
 /* ---- reading ---- */
 
 /* False when there is nothing more to be read now. */
@@ -179,16 +130,17 @@ static bool read_record(struct smoe_tls *tls)
         to = tls->context->scratch;
         room = sizeof tls->context->scratch;
     }
-    forget_errors();
-    int rc = SSL_read_ex(tls->ssl, to, room, &n);
-    if (rc == 1) {
+    if (SSL_read_ex(tls->ssl, to, room, &n) == 1) {
         tls->owner.received(tls->owner.context, to, n);
         return true;
     }
-    int error = SSL_get_error(tls->ssl, rc);
-    if (error == SSL_ERROR_ZERO_RETURN)
+    /* Asked first, so that what somebody else left in OpenSSL's queue does not end it: emptying that before each
+     * record, mostly in vain, costs as much as a tenth of a small one. */
+    if (SSL_want_read(tls->ssl))
+        return false;
+    if (SSL_get_error(tls->ssl, 0) == SSL_ERROR_ZERO_RETURN)
         smoe_tls_end(tls);
-    else if (error != SSL_ERROR_WANT_READ)
+    else
         smoe_tls_fail(tls);
     return false;
 }
@@ -199,6 +151,8 @@ void smoe_tls_take(struct smoe_tls *tls, const uint8_t *data, size_t n)
     tls->n_in = n;
     if (tls->state == SMOE_TLS_SHAKING)
         smoe_tls_shake(tls);
+    else if (tls->state == SMOE_TLS_OPEN)
+        smoe_tls_keep_buffers(tls);
     /* asked only where there may be something, for asking in vain costs OpenSSL a buffer */
     while (tls->state == SMOE_TLS_OPEN && !over(tls) && (tls->n_in || SSL_has_pending(tls->ssl)) &&
            read_record(tls))
@@ -241,7 +195,7 @@ static const uint8_t *gather(struct smoe_tls *tls, const struct iovec *iovecs, s
     uint8_t *scratch = tls->context->scratch;
     size_t bytes = 0;
     if (n == 1 || iovecs->iov_len >= SMOE_TLS_RECORD_BYTES) {
-        size_t room = OUT_BYTES - tls->out_end;
+        size_t room = SMOE_TLS_OUT_BYTES - tls->out_end;
         room = room > SMOE_TLS_RECORD_BYTES ? room - room % SMOE_TLS_RECORD_BYTES : room;
         *ret_bytes = iovecs->iov_len < room ? iovecs->iov_len : room;
         return iovecs->iov_base;
@@ -274,7 +228,6 @@ static bool seal(struct smoe_tls *tls)
         return false;
     const uint8_t *piece = gather(tls, iovecs, n, &bytes);
     refresh_key(tls);
-    forget_errors();
     if (SSL_write_ex(tls->ssl, piece, bytes, &written) != 1) {
         smoe_tls_fail(tls);
         if (tls->conn)
@@ -292,7 +245,7 @@ static size_t tls_peek(void *context, struct iovec *iovecs, size_t max)
     if (tls->out_begin == tls->out_end) {
         if (tls->state == SMOE_TLS_SHAKING && !smoe_tls_is_server(tls))
             smoe_tls_shake(tls); /* its first words; nothing, once they have been said */
-        while (tls->state == SMOE_TLS_OPEN && tls->out_end < OUT_BYTES && seal(tls))
+        while (tls->state == SMOE_TLS_OPEN && tls->out_end < SMOE_TLS_OUT_BYTES && seal(tls))
             ;
     }
     if (tls->out_begin == tls->out_end)
@@ -309,8 +262,8 @@ static void tls_consume(void *context, size_t bytes)
     if (tls->out_begin < tls->out_end)
         return;
     tls->out_begin = tls->out_end = 0;
-    if (tls->cap_out > OUT_KEPT)
-        drop_buffer(tls);
+    if (tls->cap_out > SMOE_TLS_OUT_KEPT)
+        smoe_tls_drop_out(tls);
 }
 
 void smoe_tls_connected(void *context, int status)
@@ -323,11 +276,9 @@ void smoe_tls_release(struct smoe_tls *tls)
 {
     tls->state = SMOE_TLS_OVER;
     smoe_tls_wait_no_more(tls);
+    smoe_tls_drop_buffers(tls);
     SSL_free(tls->ssl);
     tls->ssl = NULL;
-    tls->out_begin = tls->out_end = 0;
-    if (tls->out)
-        drop_buffer(tls);
 }
 
 static void tls_closed(void *context, int status)

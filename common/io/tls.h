@@ -48,7 +48,8 @@ struct smoe_tls_options {
     const struct smoe_certificate *certificate;
     /* The handshake is done and the peer is who its key says. Gets the owner's context; may be NULL. */
     void (*established)(void *context, const struct smoe_key *peer);
-    uint64_t records_max; /* for tests; 0: SMOE_TLS_RECORDS_MAX */
+    uint64_t records_max;     /* for tests; 0: SMOE_TLS_RECORDS_MAX */
+    uint64_t (*now_ns)(void); /* for tests; NULL: smoe_clock_monotonic_ns */
     /* A gateway's: steps of handshakes in one turn of its event loop, at most; 0: any number. */
     unsigned shakes_a_turn;
     void (*shaking)(void *loop); /* a turn has one in it: say smoe_tls_context_turn in the next */
@@ -93,6 +94,10 @@ struct smoe_tls {
     size_t n_in;
     uint8_t *out; /* owned; ciphertext that waits for the kernel, [out_begin, out_end) of cap_out */
     size_t out_begin, out_end, cap_out;
+    struct smoe_list keeper; /* linked iff `keeps`: OpenSSL's buffers stay, for it hears much. */
+    bool keeps;
+    unsigned heard_soon;   /* messages, each soon after another */
+    uint64_t heard_ns;     /* when it last heard something; 0: never */
     struct smoe_list turn; /* linked: its handshake waits for another turn of the loop, with */
     uint8_t *held;         /* owned; the ciphertext that it is to go on with, [n_held] */
     size_t n_held;

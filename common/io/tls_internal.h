@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside of tls.h: bytes (tls.c), who is who (tls_shake.c), and whose turn it is to say so (tls_turn.c).
+ * Inside of tls.h: bytes (tls.c) and where they lie (tls_buffers.c), who is who (tls_shake.c), and whose turn it is
+ * to say so (tls_turn.c).
  */
 #ifndef SMOE_IO_TLS_INTERNAL_H
 #define SMOE_IO_TLS_INTERNAL_H
@@ -10,6 +11,10 @@
 #include "common/io/tls.h"
 
 #define SMOE_TLS_RECORD_BYTES ((size_t)SSL3_RT_MAX_PLAIN_LENGTH)
+/* Plaintext that is encrypted ahead of the kernel: so much that whoever reads it is woken seldom. */
+#define SMOE_TLS_OUT_BYTES (16 * SMOE_TLS_RECORD_BYTES)
+#define SMOE_TLS_OUT_CAP   (SMOE_TLS_OUT_BYTES + 4096) /* of `out`, for these and what records add */
+#define SMOE_TLS_OUT_KEPT  ((size_t)2048)              /* of `out`, while it is empty */
 
 struct smoe_tls_context {
     SSL_CTX *ssl;
@@ -20,7 +25,10 @@ struct smoe_tls_context {
     char identity[SMOE_KEY_IDENTITY_MAX];
     struct smoe_list waiting; /* of smoe_tls.turn: handshakes, in order of arrival */
     unsigned shakes;          /* steps of handshakes in this turn of the loop */
-    uint8_t *spare;           /* owned; a buffer for `out` of some connection, or NULL */
+    struct smoe_list
+        keepers; /* of smoe_tls.keeper: who keeps OpenSSL's buffers, longest unheard first */
+    unsigned n_keepers;
+    uint8_t *spare; /* owned; a buffer for `out` of some connection, or NULL */
     uint8_t scratch[SMOE_TLS_RECORD_BYTES]; /* plaintext on its way, within a call */
 };
 
@@ -41,6 +49,18 @@ void smoe_tls_end(struct smoe_tls *tls);
 void smoe_tls_end_because(struct smoe_tls *tls, const char *sentence);
 /* It is over, because OpenSSL says so. */
 void smoe_tls_fail(struct smoe_tls *tls);
+
+/* ---- tls_buffers.c ---- */
+
+/* It has heard something: whether OpenSSL's buffers of it stay. */
+void smoe_tls_keep_buffers(struct smoe_tls *tls);
+/* It is over: they, and `out`, go. */
+void smoe_tls_drop_buffers(struct smoe_tls *tls);
+
+/* Room in `out` for so many more bytes; false: no memory. */
+bool smoe_tls_make_room(struct smoe_tls *tls, size_t bytes);
+/* Gives `out` up, which is empty, or has been copied. */
+void smoe_tls_drop_out(struct smoe_tls *tls);
 
 /* ---- tls_turn.c ---- */
 

@@ -18,6 +18,7 @@
 #endif
 
 #include "common/base/wipe.h"
+#include "common/io/clock.h"
 #include "common/io/tls_internal.h"
 
 #define SHAKING_BYTES 2048 /* of OpenSSL's buffer for writing, until the handshake is done */
@@ -427,6 +428,7 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
     if (!c)
         return smoe_fail(why, SMOE_ENOMEMORY, "TLS: out of memory");
     smoe_list_init(&c->waiting);
+    smoe_list_init(&c->keepers);
     c->options = *options;
     c->options.key = NULL;
     c->options.certificate = NULL;
@@ -434,6 +436,8 @@ int smoe_tls_context_new(const struct smoe_tls_options *options, struct smoe_tls
         share(&c->certificate, options->certificate);
     if (!c->options.records_max)
         c->options.records_max = SMOE_TLS_RECORDS_MAX;
+    if (!c->options.now_ns)
+        c->options.now_ns = smoe_clock_monotonic_ns;
     if (!server) {
         c->key = *options->key;
         smoe_key_identity(&c->key, c->identity);

@@ -3,6 +3,7 @@
  * A gateway's end and a node's, and where somebody else must be played, OpenSSL itself.
  */
 #include <criterion/criterion.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <stdlib.h>
@@ -470,4 +471,16 @@ Test(tls, a_goodbye_ends_it_without_a_complaint, .init = begin_shaken, .fini = e
     tls_pump(&s.client, &s.server, 0);
     cr_assert_eq(s.server.tls.state, SMOE_TLS_OVER);
     cr_assert_str_eq(s.server.tls.why.text, "");
+}
+
+/* A host of libstablemoe uses OpenSSL, too, and does not read its errors. */
+Test(tls, what_others_left_in_the_queue_of_errors_is_not_ours, .init = begin_shaken, .fini = end)
+{
+    ERR_raise(ERR_LIB_USER, ERR_R_INTERNAL_ERROR);
+    send_bytes(&s.client, 40000);
+    tls_pump(&s.client, &s.server, 1000);
+    cr_assert_eq(s.server.n_in, 40000);
+    cr_assert_eq(s.server.tls.state, SMOE_TLS_OPEN);
+    cr_assert_eq(s.client.tls.state, SMOE_TLS_OPEN);
+    ERR_clear_error();
 }
