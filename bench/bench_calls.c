@@ -7,7 +7,8 @@
  *
  * and each of them has both connections open all the time and is asked on one and on the other in turns of 30 ms.
  * Turns are short and many because what is to be seen, some microseconds, is less than what the machine's mood changes
- * within a second. Both sides have a core of their own.
+ * within a second. Both sides have a core of their own. And where a process happens to lie in memory makes a few
+ * hundredths; so all processes are started anew a few times, and the turns of all of them are taken together.
  *
  * All of it is done twice. `awake`: a process that does nothing and gives way to everybody keeps either core
  * from falling asleep, as work does that a node has; what is seen is what TLS costs. `asleep`: between two
@@ -29,7 +30,8 @@
 
 #define BYTES    64
 #define TURN_MS  30
-#define ROUNDS   41
+#define STARTS   7
+#define ROUNDS   13 /* of a start */
 #define WARM_UPS 3
 
 /* ---- a process that sends back what comes ---- */
@@ -172,10 +174,14 @@ static int connect_pair(struct pair *pair, const char *const addresses[2],
     return rc;
 }
 
-static int compare_as(struct smoe_bench *bench, struct pair *pair, const char *name,
-                      const char *how, struct smoe_why *why)
+/* Of one kind of question, in microseconds: [asleep, awake][plain, tls]. */
+struct answers {
+    struct smoe_sample us[2][2];
+};
+
+static int turn_about(struct smoe_bench *bench, struct pair *pair, struct smoe_sample us[2],
+                      struct smoe_why *why)
 {
-    struct smoe_sample us[2] = {{.n = 0}, {.n = 0}};
     int rounds = bench->quick ? 2 : ROUNDS;
     for (int round = -WARM_UPS; round < rounds; round++)
         for (int i = 0; i < 2; i++) {
@@ -186,28 +192,37 @@ static int compare_as(struct smoe_bench *bench, struct pair *pair, const char *n
             if (round >= 0)
                 smoe_sample_add(&us[which], took);
         }
-    struct smoe_sample to_plain = smoe_sample_ratio(&us[1], &us[0]);
-    smoe_report_add(bench->report, "us", &us[0], "net.tls.%s.%s.plain", name, how);
-    smoe_report_add(bench->report, "us", &us[1], "net.tls.%s.%s.tls", name, how);
-    smoe_report_add(bench->report, "x", &to_plain, "net.tls.%s.%s.to_plain", name, how);
     return 0;
 }
 
 static int compare(struct smoe_bench *bench, const struct smoe_cores *cores, struct pair *pair,
-                   const char *name, struct smoe_why *why)
+                   struct answers *answers, struct smoe_why *why)
 {
     pid_t wakers[2];
-    int rc = compare_as(bench, pair, name, "asleep", why);
+    int rc = turn_about(bench, pair, answers->us[0], why);
     for (unsigned i = 0; i < 2; i++)
         wakers[i] = smoe_cores_keep_awake(cores, i);
-    rc = rc ? rc : compare_as(bench, pair, name, "awake", why);
+    rc = rc ? rc : turn_about(bench, pair, answers->us[1], why);
     for (unsigned i = 0; i < 2; i++)
         smoe_child_stop(wakers[i]);
     return rc;
 }
 
+static void report(struct smoe_bench *bench, const char *name, const struct answers *answers)
+{
+    static const char *const how[] = {"asleep", "awake"};
+    for (int i = 0; i < 2; i++) {
+        const struct smoe_sample *us = answers->us[i];
+        struct smoe_sample to_plain = smoe_sample_ratio(&us[1], &us[0]);
+        smoe_report_add(bench->report, "us", &us[0], "net.tls.%s.%s.plain", name, how[i]);
+        smoe_report_add(bench->report, "us", &us[1], "net.tls.%s.%s.tls", name, how[i]);
+        smoe_report_add(bench->report, "x", &to_plain, "net.tls.%s.%s.to_plain", name, how[i]);
+    }
+}
+
 static int call_echo(struct smoe_bench *bench, const struct smoe_cores *cores, struct pair *pair,
-                     struct smoe_tls_context *const contexts[2], struct smoe_why *why)
+                     struct smoe_tls_context *const contexts[2], struct answers *answers,
+                     struct smoe_why *why)
 {
     char addresses[2][SMOE_ADDR_TEXT_MAX];
     pid_t echo = 0;
@@ -217,14 +232,15 @@ static int call_echo(struct smoe_bench *bench, const struct smoe_cores *cores, s
             connect_pair(pair, (const char *const[]){addresses[0], addresses[1]}, contexts[1], why);
     for (int i = 0; i < 2; i++)
         smoe_caller_ask_bytes(&pair->callers[i], BYTES);
-    rc = rc ? rc : compare(bench, cores, pair, "bytes", why);
+    rc = rc ? rc : compare(bench, cores, pair, answers, why);
     smoe_child_stop(echo > 0 ? echo : 0);
     return rc;
 }
 
 static int call_gateways(struct smoe_bench *bench, const struct smoe_cores *cores,
                          struct pair *pair, const struct smoe_keyring *keys,
-                         struct smoe_tls_context *node, struct smoe_why *why)
+                         struct smoe_tls_context *node, struct answers *answers,
+                         struct smoe_why *why)
 {
     struct smoe_bench_fleet plain = {.gateway = 0}, secure = plain;
     struct smoe_wire *wire = NULL;
@@ -237,7 +253,7 @@ static int call_gateways(struct smoe_bench *bench, const struct smoe_cores *core
         rc = connect_pair(pair, (const char *const[]){plain.address, secure.address}, node, why);
     for (int i = 0; i < 2 && !rc; i++)
         rc = smoe_caller_hello(&pair->callers[i], wire, SMOE_ROLE_WORKER, keys->keys->name, why);
-    rc = rc ? rc : compare(bench, cores, pair, "control", why);
+    rc = rc ? rc : compare(bench, cores, pair, answers, why);
     smoe_wire_free(wire);
     smoe_fleet_stop(&plain);
     smoe_fleet_stop(&secure);
@@ -248,14 +264,17 @@ int smoe_bench_calls(struct smoe_bench *bench, const struct smoe_cores *cores,
                      const struct smoe_keyring *keys, struct smoe_tls_context *const contexts[2],
                      struct smoe_why *why)
 {
+    struct answers bytes = {0}, control = {0};
     int rc = 0;
-    for (int i = 0; i < 2 && !rc; i++) {
+    for (int i = 0; i < (bench->quick ? 2 : 2 * STARTS) && !rc; i++) {
         struct pair *pair = new_pair();
         if (!pair)
             return smoe_fail(why, SMOE_ENOMEMORY, "net: out of memory");
-        rc = i ? call_gateways(bench, cores, pair, keys, contexts[1], why)
-               : call_echo(bench, cores, pair, contexts, why);
+        rc = i % 2 ? call_gateways(bench, cores, pair, keys, contexts[1], &control, why)
+                   : call_echo(bench, cores, pair, contexts, &bytes, why);
         free_pair(pair);
     }
+    report(bench, "bytes", &bytes);
+    report(bench, "control", &control);
     return rc;
 }

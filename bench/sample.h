@@ -8,7 +8,7 @@
 #ifndef SMOE_BENCH_SAMPLE_H
 #define SMOE_BENCH_SAMPLE_H
 
-#define SMOE_SAMPLE_MAX 64
+#define SMOE_SAMPLE_MAX 128
 
 struct smoe_sample {
     double values[SMOE_SAMPLE_MAX]; /* in the order of their rounds */
