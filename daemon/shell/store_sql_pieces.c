@@ -114,8 +114,9 @@ int smoe_pieces_load(sqlite3 *db, struct smoe_restored_layer *layer, struct smoe
     uint32_t n = 0;
     bool row = true;
     int rc = load_cut(db, layer, why);
-    if (rc == 0)
-        rc = layer->layer.sharded ? load_wire(db, layer, why) : load_ahead(db, layer, why);
+    rc = rc ? rc : load_ahead(db, layer, why);
+    if (rc == 0 && layer->layer.sharded)
+        rc = load_wire(db, layer, why);
     if (rc || !layer->layer.n_pieces)
         return rc;
     layer->pieces = calloc(layer->layer.n_pieces, sizeof *layer->pieces);

@@ -180,6 +180,7 @@ static void append_sharded(uint64_t sequence, const char *name, uint32_t n)
     memcpy(lent, pieces, sizeof lent);
     r.layer.sharded = true;
     r.layer.shape.wire = n == PIECES ? SMOE_WIRE_BF16 : SMOE_WIRE_REAL;
+    r.layer.shape.staleness = n == PIECES;
     r.layer.grains = n ? 64 : 0;
     r.layer.n_pieces = n;
     r.pieces = lent;
@@ -367,6 +368,8 @@ Test(store, gives_back_the_pieces_of_a_sharded_layer, .init = begin, .fini = end
     cr_assert(cut->layer.sharded && find(&all, "uncut")->layer.sharded);
     cr_assert_eq(cut->layer.shape.wire, SMOE_WIRE_BF16);
     cr_assert_eq(find(&all, "uncut")->layer.shape.wire, SMOE_WIRE_REAL);
+    cr_assert_eq(cut->layer.shape.staleness, 1);
+    cr_assert_eq(find(&all, "uncut")->layer.shape.staleness, 0);
     cr_assert_eq(cut->layer.grains, 64);
     cr_assert_eq(cut->layer.n_pieces, PIECES);
     cr_assert_eq(find(&all, "uncut")->layer.n_pieces, 0);
