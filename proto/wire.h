@@ -265,7 +265,7 @@ struct smoe_msg_host {
     uint64_t step, attempt;
     bool fresh;
     uint32_t number; /* that Hosted names */
-    /* Sharded layers: `experts` are slots, `copies` is empty. */
+    /* Sharded layers: `experts` are slots, `copies` those that stay as they are: none without staleness. */
     bool sharded;
     struct smoe_pieces pieces; /* owned, then followed, then to be filled: each rises */
     uint32_t pieces_owned, pieces_followed;

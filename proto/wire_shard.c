@@ -22,6 +22,7 @@ int smoe_fill_shard_ask(struct smoe_arena *arena, const struct smoe_msg_shard_as
     smoe_fill_peers(&m->peers, &p->n_peers, &p->peers);
     p->others = m->others;
     p->keep = m->keep;
+    p->older = m->older;
     return 0;
 }
 
@@ -53,7 +54,8 @@ int smoe_read_shard_ask(struct smoe_reader *r, const Stablemoe__V1__ShardAsk *p,
                                      .fill = p->fill,
                                      .send = p->send,
                                      .others = p->others,
-                                     .keep = p->keep};
+                                     .keep = p->keep,
+                                     .older = p->older};
     int rc = smoe_read_peers(r, "peers", p->n_peers, p->peers, &m->peers);
     return rc ? rc
               : check_range(r, (int)p->kind, p->layer, p->expert, p->offset, p->length, p->rank);
@@ -75,6 +77,7 @@ int smoe_fill_shard_part(struct smoe_arena *arena, const struct smoe_msg_shard_p
     p->fill = m->fill;
     smoe_fill_peers(&m->direct, &p->n_direct, &p->direct);
     p->again = m->again;
+    p->older = m->older;
     return 0;
 }
 
@@ -92,7 +95,8 @@ int smoe_read_shard_part(struct smoe_reader *r, const Stablemoe__V1__ShardPart *
                                       .step = p->step,
                                       .attempt = p->attempt,
                                       .fill = p->fill,
-                                      .again = p->again};
+                                      .again = p->again,
+                                      .older = p->older};
     if ((rc = smoe_read_peers(r, "direct", p->n_direct, p->direct, &m->direct)) ||
         (rc = smoe_check_range(r, "again", p->again, 0, SMOE_WORKERS_MAX)))
         return rc;

@@ -38,6 +38,7 @@ struct smoe_msg_shard_ask {
     struct smoe_peer_list peers; /* of those who need it, whom a direct link may reach */
     bool others;                 /* need it too */
     bool keep;                   /* WEIGHTS: the slot here has them already */
+    bool older;                  /* WEIGHTS: those before the layer's step; STATE: with them */
 };
 struct smoe_msg_shard_part {
     uint64_t number;
@@ -49,6 +50,7 @@ struct smoe_msg_shard_part {
     uint64_t fill;
     struct smoe_peer_list direct; /* to the daemon: to whom it goes over direct links */
     uint32_t again; /* to the daemon: 1 + whom alone it is for, whose link broke; 0: all others */
+    bool older;     /* as in the ask */
 };
 /* What is asked for, as it is sent; to whom it goes is still to be said. */
 static inline struct smoe_msg_shard_part smoe_msg_shard_part_of(
@@ -63,7 +65,8 @@ static inline struct smoe_msg_shard_part smoe_msg_shard_part_of(
                                         .rank = ask->rank,
                                         .step = ask->step,
                                         .attempt = ask->attempt,
-                                        .fill = ask->fill};
+                                        .fill = ask->fill,
+                                        .older = ask->older};
 }
 struct smoe_msg_shard_taken {
     uint64_t number;

@@ -114,9 +114,10 @@ static int read_sharded(struct smoe_reader *r, const Stablemoe__V1__Host *p,
                         struct smoe_msg_host *m)
 {
     size_t n = p->n_piece_offsets;
+    bool copies = !p->sharded || m->shape.staleness;
     int rc;
-    if ((rc = smoe_check_range(r, "copies: count", p->n_copies, 0,
-                               p->sharded ? 0 : m->shape.experts)) ||
+    if ((rc =
+             smoe_check_range(r, "copies: count", p->n_copies, 0, copies ? m->shape.experts : 0)) ||
         (rc = smoe_check_range(r, "piece_offsets: count", n, 0,
                                p->sharded ? SMOE_WORKER_PIECES_MAX : 0)) ||
         (rc = smoe_check_pieces(r, n, p->piece_offsets, p->n_piece_lengths, p->piece_lengths, n)) ||

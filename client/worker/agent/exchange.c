@@ -44,7 +44,8 @@ static bool is_late(struct smoe_agent *a, const struct smoe_msg_shard_part *t)
         return true;
     uint32_t slot = t->expert < layer->shape.experts ? layer->expert_at[t->expert] : SMOE_NO_EXPERT;
     return t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT &&
-           t->fill < a->experts.experts[slot].fill; /* over a link older ones may come later */
+           t->fill <
+               a->experts.experts[slot].fill[t->older]; /* over a link older ones may come later */
 }
 
 bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m)
@@ -54,11 +55,12 @@ bool smoe_agent_shard_is_late(struct smoe_agent *a, const struct smoe_message *m
 }
 
 /* Of the raw part: a state's vectors in full, all else as the layer's wire has it. */
-static size_t bytes_of(const struct smoe_held_layer *layer, enum smoe_shard_kind kind, size_t n)
+static size_t bytes_of(const struct smoe_held_layer *layer, const struct smoe_msg_shard_part *t)
 {
     enum smoe_optimizer_kind optimizer = (enum smoe_optimizer_kind)layer->shape.optimizer;
-    if (kind == SMOE_SHARD_STATE)
-        return (1 + smoe_optimizer_moments(optimizer)) * n * sizeof(smoe_real);
+    size_t n = (size_t)t->length, vectors = 1 + smoe_optimizer_moments(optimizer) + t->older;
+    if (t->kind == SMOE_SHARD_STATE)
+        return vectors * n * sizeof(smoe_real);
     return smoe_experts_part_bytes(layer, n);
 }
 
@@ -71,7 +73,8 @@ static size_t place_of(const struct smoe_held_layer *layer, const struct smoe_ms
 static bool fits(const struct smoe_held_layer *layer, const struct smoe_msg_shard_part *t)
 {
     return layer && layer->sharded && t->expert < layer->shape.experts &&
-           t->offset < layer->n_params && t->length <= layer->n_params - t->offset;
+           (!t->older || layer->shape.staleness) && t->offset < layer->n_params &&
+           t->length <= layer->n_params - t->offset;
 }
 
 uint32_t smoe_agent_shard_subject(struct smoe_agent *a, const struct smoe_message *m)
@@ -83,6 +86,11 @@ uint32_t smoe_agent_shard_subject(struct smoe_agent *a, const struct smoe_messag
                 t.kind != SMOE_SHARD_STATE;
     if (!fits(layer, &t) || (!slot && place_of(layer, &t) == SMOE_SHARD_NOWHERE))
         return SMOE_NO_EXPERT;
+    /* The slot here gets them too, and a task that runs on it may use the ones it has. */
+    uint32_t here = layer->expert_at[t.expert];
+    if (t.kind == SMOE_SHARD_WEIGHTS && t.older && here != SMOE_NO_EXPERT &&
+        a->experts.experts[here].busy)
+        return here;
     return slot ? layer->expert_at[t.expert] : layer->expert_at[layer->shape.experts + t.expert];
 }
 
@@ -99,7 +107,7 @@ int smoe_agent_shard_bytes(struct smoe_agent *a, const struct smoe_msg_shard_par
                          "SHARD_PART: %llu elements of layer %u expert %u at %llu: not held here",
                          (unsigned long long)m->length, m->layer, m->expert,
                          (unsigned long long)m->offset);
-    *ret_bytes = bytes_of(smoe_experts_layer(&a->experts, m->layer), m->kind, (size_t)m->length);
+    *ret_bytes = bytes_of(smoe_experts_layer(&a->experts, m->layer), m);
     return 0;
 }
 
@@ -122,19 +130,42 @@ static void take_sum(struct smoe_agent *a, struct smoe_held_layer *layer,
         smoe_agent_step_summed(a, s);
 }
 
-/* Weights and moments lie one after another, [length] each. */
-static void write_state(struct smoe_held_expert *e, size_t at, size_t n, const smoe_real *from)
+/* Weights, moments and the weights before lie one after another, [length] each. Without those, it is a trainer's: there
+ * are none any more. */
+static void write_state(struct smoe_held_expert *e, size_t at, const struct smoe_msg_shard_part *t,
+                        const smoe_real *from)
 {
+    size_t n = (size_t)t->length;
     memcpy(e->now.weights + at, from, n * sizeof *from);
     for (unsigned m = 0; m < 2 && e->now.moments[m]; m++)
-        memcpy(e->now.moments[m] + at, from + (m + 1) * n, n * sizeof *from);
+        memcpy(e->now.moments[m] + at, from += n, n * sizeof *from);
+    if (t->older)
+        memcpy(e->older + at, from + n, n * sizeof *from);
+    else
+        e->has_older = false;
 }
 
-static void read_state(const struct smoe_held_expert *e, size_t at, size_t n, smoe_real *to)
+static void read_state(const struct smoe_experts *store, uint32_t shard, size_t at,
+                       const struct smoe_msg_shard_part *t, smoe_real *to)
 {
+    const struct smoe_held_expert *e = &store->experts[shard];
+    size_t n = (size_t)t->length;
     memcpy(to, e->now.weights + at, n * sizeof *to);
     for (unsigned m = 0; m < 2 && e->now.moments[m]; m++)
-        memcpy(to + (m + 1) * n, e->now.moments[m] + at, n * sizeof *to);
+        memcpy(to += n, e->now.moments[m] + at, n * sizeof *to);
+    if (t->older)
+        memcpy(to + n, smoe_experts_before(store, shard) + at, n * sizeof *to);
+}
+
+static void fill_slot(struct smoe_agent *a, uint32_t slot, const struct smoe_msg_shard_part *t,
+                      const void *part)
+{
+    if (t->older)
+        smoe_experts_fill_older(&a->experts, slot, t->fill, (size_t)t->offset, (size_t)t->length,
+                                part);
+    else
+        smoe_experts_fill_slot(&a->experts, slot, t->fill, (size_t)t->offset, (size_t)t->length,
+                               part);
 }
 
 static void say_taken(struct smoe_agent *a, const struct smoe_msg_shard_part *t)
@@ -152,18 +183,17 @@ static void take_part(struct smoe_agent *a, const struct smoe_msg_shard_part *t,
     if (t->kind == SMOE_SHARD_GRADIENT)
         take_sum(a, layer, t, place_of(layer, t), blob->data);
     else if (t->kind == SMOE_SHARD_WEIGHTS)
-        smoe_experts_fill_slot(&a->experts, layer->expert_at[t->expert], t->fill, (size_t)t->offset,
-                               (size_t)t->length, blob->data);
+        fill_slot(a, layer->expert_at[t->expert], t, blob->data);
     else
-        write_state(&a->experts.experts[shard], place_of(layer, t), (size_t)t->length,
+        write_state(&a->experts.experts[shard], place_of(layer, t), t,
                     (const smoe_real *)(const void *)blob->data);
     say_taken(a, t);
 }
 
 /* ---- giving ---- */
 
-/* Puts the range, as it is sent, where it belongs here, if anywhere. The slot may be busy with visits of
- * others: its weights are not in use before all of them have come. */
+/* Puts the range, as it is sent, where it belongs here, if anywhere: not in a slot that was left. It may be busy with
+ * visits of others: its weights are not in use before all of them have come. */
 static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer,
                      const struct smoe_msg_shard_part *t, const void *part)
 {
@@ -171,9 +201,9 @@ static void take_own(struct smoe_agent *a, struct smoe_held_layer *layer,
     uint32_t slot = layer->expert_at[t->expert];
     if (t->kind == SMOE_SHARD_GRADIENT && at != SMOE_SHARD_NOWHERE)
         take_sum(a, layer, t, at, part);
-    else if (t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT)
-        smoe_experts_fill_slot(&a->experts, slot, t->fill, (size_t)t->offset, (size_t)t->length,
-                               part);
+    else if (t->kind == SMOE_SHARD_WEIGHTS && slot != SMOE_NO_EXPERT &&
+             !a->experts.experts[slot].copy)
+        fill_slot(a, slot, t, part);
 }
 
 /* Over links to whom these reach, and to the gateway for the others. */
@@ -205,17 +235,18 @@ static void answer_ask(struct smoe_agent *a, const struct smoe_msg_shard_part *t
     uint32_t slot = layer->expert_at[t->expert];
     uint32_t shard = layer->expert_at[layer->shape.experts + t->expert];
     size_t n = (size_t)t->length;
-    struct smoe_blob *blob = smoe_blob_new(NULL, bytes_of(layer, t->kind, n));
+    struct smoe_blob *blob = smoe_blob_new(NULL, bytes_of(layer, t));
     const smoe_real *from = t->kind == SMOE_SHARD_GRADIENT
                                 ? smoe_experts_gradient(&a->experts, slot, t->step) + t->offset
+                            : t->older
+                                ? smoe_experts_before(&a->experts, shard) + place_of(layer, t)
                                 : a->experts.experts[shard].now.weights + place_of(layer, t);
     if (!blob) {
         a->speechless = true;
         return;
     }
     if (t->kind == SMOE_SHARD_STATE)
-        read_state(&a->experts.experts[shard], place_of(layer, t), n,
-                   (smoe_real *)(void *)blob->data);
+        read_state(&a->experts, shard, place_of(layer, t), t, (smoe_real *)(void *)blob->data);
     else
         smoe_experts_pack(layer, n, from, blob->data);
     if (!ask->keep)

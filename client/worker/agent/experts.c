@@ -30,12 +30,8 @@ unsigned smoe_held_moments(const struct smoe_held_layer *layer, enum smoe_held_k
 uint64_t smoe_held_bytes(const struct smoe_held_layer *layer, enum smoe_held_kind kind, size_t n)
 {
     unsigned vectors = 2 * (1 + smoe_held_moments(layer, kind)) + 1;
-    return (vectors + (layer->shape.staleness ? 2 : 0)) * n * sizeof(smoe_real);
-}
-
-uint64_t smoe_held_sums_bytes(uint32_t replicas, size_t elements)
-{
-    return elements ? replicas * (elements * sizeof(smoe_real) + sizeof(size_t)) : 0;
+    unsigned more = kind == SMOE_HELD_SHARD ? 1 : 2; /* its sum is made while no other is */
+    return (vectors + (layer->shape.staleness ? more : 0)) * n * sizeof(smoe_real);
 }
 
 static void free_expert(struct smoe_experts *store, uint32_t number)
@@ -176,7 +172,7 @@ void smoe_experts_detach(struct smoe_experts *store)
         bool keep = e->has_staged && !e->step_runs && store->layers[e->layer].staged_step;
         smoe_experts_clear(store, i);
         e->has_staged |= keep;
-        e->fill = 0; /* another daemon counts from the beginning */
+        e->fill[0] = e->fill[1] = 0; /* another daemon counts from the beginning */
     }
 }
 
@@ -205,9 +201,8 @@ void smoe_experts_clear(struct smoe_experts *store, uint32_t expert)
     clear_gradient(store, expert);
 }
 
-/* Put the staged state in force; now, or when the running task is done, or the one that makes the weights which it
- * replaces. */
-static void flip(struct smoe_experts *store, uint32_t expert)
+/* A slot may be filled once more with what it has: then the weights before stay. */
+void smoe_held_flip(struct smoe_experts *store, uint32_t expert)
 {
     struct smoe_held_expert *e = &store->experts[expert];
     if (!e->has_staged)
@@ -215,15 +210,22 @@ static void flip(struct smoe_experts *store, uint32_t expert)
     e->flip_wanted = e->busy || e->make_due;
     if (e->flip_wanted)
         return;
+    bool slot = e->kind == SMOE_HELD_SLOT;
+    bool again = slot && smoe_held_is_of(e, e->comes_step, e->comes_attempt);
+    bool next = !slot || smoe_held_follows(e, e->comes_step);
     struct smoe_expert_vectors now = e->now;
     e->now = e->staged;
     e->staged = now;
     e->has_staged = false;
-    if (!e->older)
+    if (slot) {
+        e->state_step = e->comes_step;
+        e->state_attempt = e->comes_attempt;
+    }
+    if (!e->older || again)
         return;
     e->staged.weights = e->older;
     e->older = now.weights;
-    e->has_older = true;
+    e->has_older = next;
 }
 
 void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *layer, uint64_t step)
@@ -238,7 +240,7 @@ void smoe_experts_commit(struct smoe_experts *store, struct smoe_held_layer *lay
             continue;
         store->experts[number].state_step = step;
         store->experts[number].state_attempt = layer->attempt;
-        flip(store, number);
+        smoe_held_flip(store, number);
     }
 }
 
@@ -291,64 +293,28 @@ void smoe_experts_idle(struct smoe_experts *store, uint32_t expert)
         return;
     }
     if (e->flip_wanted)
-        flip(store, expert);
+        smoe_held_flip(store, expert);
     if (e->clear_wanted)
         clear_gradient(store, expert);
 }
 
-void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer)
+/* A task that runs with staleness is of the next step, or of none: it has another sum. */
+void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer,
+                              uint64_t step)
 {
-    for (uint32_t e = 0; layer->sharded && e < layer->shape.experts; e++)
-        if (layer->expert_at[e] != SMOE_NO_EXPERT)
-            clear_gradient(store, layer->expert_at[e]);
+    for (uint32_t i = 0; layer->sharded && i < layer->shape.experts; i++) {
+        uint32_t number = layer->expert_at[i];
+        if (number == SMOE_NO_EXPERT)
+            continue;
+        const struct smoe_held_expert *e = &store->experts[number];
+        if (layer->shape.staleness)
+            memset(e->gradients[step % 2], 0, e->n_params * sizeof(smoe_real));
+        else
+            clear_gradient(store, number);
+    }
 }
 
 /* ---- state in and out ---- */
-
-size_t smoe_experts_part_bytes(const struct smoe_held_layer *layer, size_t n)
-{
-    return n * (layer->shape.wire == SMOE_WIRE_BF16 ? sizeof(uint16_t) : sizeof(smoe_real));
-}
-
-void smoe_experts_pack(const struct smoe_held_layer *layer, size_t n, const smoe_real *values,
-                       void *ret)
-{
-    if (layer->shape.wire == SMOE_WIRE_BF16)
-        smoe_bf16_pack(n, values, ret);
-    else
-        memcpy(ret, values, n * sizeof *values);
-}
-
-void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const void *part,
-                         smoe_real *ret)
-{
-    if (layer->shape.wire == SMOE_WIRE_BF16)
-        smoe_bf16_unpack(n, part, ret);
-    else
-        memcpy(ret, part, n * sizeof *ret);
-}
-
-void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
-                            size_t offset, size_t n, const void *part)
-{
-    struct smoe_held_expert *e = &store->experts[expert];
-    const struct smoe_held_layer *layer = &store->layers[e->layer];
-    smoe_assert(e->kind == SMOE_HELD_SLOT && n <= e->n_params - offset);
-    if (e->fill != fill) {
-        e->fill = fill;
-        e->filled = 0;
-        e->flip_wanted = e->has_staged =
-            false; /* older ones, for which a task is still in the way */
-    }
-    smoe_experts_unpack(layer, n, part, e->staged.weights + offset);
-    e->filled += n;
-    if (e->filled != e->n_params)
-        return;
-    e->state_step = layer->step;
-    e->state_attempt = layer->attempt;
-    e->has_staged = true;
-    flip(store, expert);
-}
 
 static unsigned vectors_of(const struct smoe_held_layer *layer, uint32_t parts)
 {

@@ -23,6 +23,10 @@
  * every step, 7 t with AdamW, and for a while the local sums of all hosts. If the layer's wire is bf16, gradients and
  * weights are rounded once, by whoever gives them, and whoever keeps them itself keeps what others get: so owner and
  * follower add the same numbers, and all slots of an expert have the same weights, bit for bit. Masters stay exact.
+ *
+ * With staleness a slot has both versions and both sums, too, 5 P; and when its expert goes elsewhere at a commit it is
+ * left as it is (`copy`): visits of the next step that belong to the weights before end here, and their sum is taken
+ * from here. A shard keeps the weights before, for slots that lost theirs.
  */
 #ifndef SMOE_AGENT_EXPERTS_H
 #define SMOE_AGENT_EXPERTS_H
@@ -85,14 +89,15 @@ struct smoe_held_expert {
     size_t n_params;     /* elements of each vector */
     uint64_t state_step; /* committed step its state belongs to, or SMOE_STEP_NEVER */
     uint64_t state_attempt;
-    bool copy;        /* serves no visits */
+    bool
+        copy; /* serves no visits; a slot: none but of the weights that it has, and gets no others */
     bool summed;      /* a copy: its gradient is the sum that its host sent for the step at hand */
     smoe_real *block; /* owned: all its vectors lie in it */
     struct smoe_expert_vectors now, staged;
     smoe_real *gradients[2]; /* sums of steps with an even and an odd number; the same one but for a
                                 layer with staleness, whose next step begins before its last one ends */
     smoe_real *older;        /* weights before `now`, if has_older; NULL: without staleness */
-    bool has_older;
+    bool has_older;          /* ... they are those of state_step - 1 */
     bool
         make_due; /* its weights are those of the seed, and a task has not made them yet (making.c) */
     bool busy;    /* a task runs on it */
@@ -107,8 +112,10 @@ struct smoe_held_expert {
         reads; /* what its task reads, or NULL: the local sums, for the layer may have others now; or
                                 the ranges of a shard that is to be made */
     double square_norm; /* of the last NORM */
-    uint64_t fill;      /* a slot: number under which its weights come, */
-    size_t filled;      /* and how many of them have */
+    /* A slot: of its weights, and of those before: */
+    uint64_t fill[2];                   /* number under which they come, */
+    size_t filled[2];                   /* and how many of them have */
+    uint64_t comes_step, comes_attempt; /* with flip_wanted: the state that will be in force */
 };
 
 struct smoe_experts {
@@ -178,8 +185,10 @@ bool smoe_experts_to_make(const struct smoe_experts *store, const struct smoe_he
 /* A task on the expert is done: what waited for it happens now. */
 void smoe_experts_idle(struct smoe_experts *store, uint32_t expert);
 
-/* Gradient sums of slots are in the step that was committed: they begin again. */
-void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer);
+/* Gradient sums of slots are in the step that was committed: they begin again, and with staleness those of that step
+ * alone. */
+void smoe_experts_begin_again(struct smoe_experts *store, const struct smoe_held_layer *layer,
+                              uint64_t step);
 
 /* The sum of gradients that the step will commit, or has. */
 smoe_real *smoe_experts_gradient(const struct smoe_experts *store, uint32_t expert, uint64_t step);
@@ -187,6 +196,12 @@ smoe_real *smoe_experts_gradient(const struct smoe_experts *store, uint32_t expe
 /* The weights of a visit that belongs to those of step `base`: of the two versions. Where nobody has those any more it
  * is `now`. No task runs on the expert. */
 smoe_real *smoe_experts_weights(const struct smoe_experts *store, uint32_t expert, uint64_t base);
+
+/* Has the slot these weights, or will when the running task is done: those of the layer's step, or the ones before? */
+bool smoe_experts_slot_has(const struct smoe_experts *store, uint32_t expert, bool older);
+
+/* The weights before those of a shard, for slots. Where they are not known they are the present ones. */
+const smoe_real *smoe_experts_before(const struct smoe_experts *store, uint32_t expert);
 
 /* The gradient sum of the step that a copy's host sent. */
 void smoe_experts_take_gradient(struct smoe_experts *store, uint32_t expert, uint64_t step,
@@ -207,6 +222,12 @@ void smoe_experts_unpack(const struct smoe_held_layer *layer, size_t n, const vo
  * slot has the state of the layer's step; now, or when the running task is done. */
 void smoe_experts_fill_slot(struct smoe_experts *store, uint32_t expert, uint64_t fill,
                             size_t offset, size_t n, const void *part);
+/* The same of the weights before those, of a slot that has those and on which no task runs. */
+void smoe_experts_fill_older(struct smoe_experts *store, uint32_t expert, uint64_t fill,
+                             size_t offset, size_t n, const void *part);
+/* Room for so many local sums of the layer's hosts. SMOE_ENOMEMORY: it has as much as before. */
+int smoe_experts_sums_for(struct smoe_experts *store, struct smoe_held_layer *layer,
+                          uint32_t replicas, struct smoe_why *why);
 
 /* Copies state out of or into an expert, in the order of StatePart; sizes are the caller's promise. What
  * is written belongs to the message's step, which is the layer's from then on. */

@@ -119,10 +119,10 @@ static int start_entry(struct smoe_experts *store, uint32_t l, enum smoe_held_ki
             sets[s]->moments[m] = carve(&block, n_params);
     }
     e->gradients[0] = e->gradients[1] = carve(&block, n_params);
-    if (layer->shape.staleness) {
-        e->gradients[1] = carve(&block, n_params);
+    if (layer->shape.staleness)
         e->older = carve(&block, n_params);
-    }
+    if (layer->shape.staleness && kind != SMOE_HELD_SHARD)
+        e->gradients[1] = carve(&block, n_params);
     *ret_number = number;
     return 0;
 }
@@ -168,9 +168,6 @@ static int check_host(const struct smoe_msg_host *host, struct smoe_why *why)
     enum smoe_dtype ours = sizeof(smoe_real) == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32;
     if (host->shape.dtype != ours)
         return smoe_fail(why, SMOE_ESHAPE, "this worker computes in %s", SMOE_REAL_NAME);
-    if (host->sharded && host->shape.staleness)
-        return smoe_fail(why, SMOE_ESHAPE, "HOST: a sharded layer cannot have staleness %u",
-                         host->shape.staleness);
     return 0;
 }
 
@@ -194,9 +191,8 @@ static uint64_t count_fresh(const struct smoe_held_layer *layer, const struct sm
     return fresh;
 }
 
-/* Is there room for so many more experts and bytes? What goes is not counted: it may be busy for a while. */
-static int check_room(const struct smoe_experts *store, uint64_t experts, uint64_t bytes,
-                      struct smoe_why *why)
+int smoe_held_check_room(const struct smoe_experts *store, uint64_t experts, uint64_t bytes,
+                         struct smoe_why *why)
 {
     if (store->n_used + experts > SMOE_WORKER_EXPERTS_MAX)
         return smoe_fail(why, SMOE_ELIMIT, "%u experts are held already, at most %d", store->n_used,
@@ -254,6 +250,18 @@ static void assume_roles(struct smoe_experts *store, uint32_t l, const struct sm
 
 /* ---- sharded layers ---- */
 
+/* What both layouts have of the old shard, to the new one. Where the weights before are not known they are the present
+ * ones from now on: what is still to be filled comes with some. */
+static void carry(const struct smoe_held_expert *old, const struct smoe_shard_layout *from,
+                  struct smoe_held_expert *e, const struct smoe_shard_layout *to)
+{
+    smoe_shard_carry(from, old->now.weights, to, e->now.weights);
+    for (unsigned m = 0; m < 2 && e->now.moments[m]; m++)
+        smoe_shard_carry(from, old->now.moments[m], to, e->now.moments[m]);
+    if (e->older)
+        smoe_shard_carry(from, old->has_older ? old->older : old->now.weights, to, e->older);
+}
+
 /* The shard of one expert in the new layout: with what the old one has; or of the seed, if that is all there is, and
  * if the old one was still to be made of it. `ranges` are the layout's. */
 static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
@@ -268,16 +276,15 @@ static int recut(struct smoe_experts *store, uint32_t l, uint32_t index,
     if (rc)
         return rc;
     if (layout->elements) {
-        struct smoe_expert_vectors *now = &store->experts[number].now;
-        const struct smoe_expert_vectors *old =
-            before == SMOE_NO_EXPERT ? NULL : &store->experts[before].now;
-        bool seeded = fresh || (old && store->experts[before].make_due);
+        struct smoe_held_expert *e = &store->experts[number];
+        const struct smoe_held_expert *old =
+            before == SMOE_NO_EXPERT ? NULL : &store->experts[before];
+        bool seeded = fresh || (old && old->make_due);
+        e->has_older = !seeded && e->older;
         if (seeded)
             make_later(store, number, ranges);
         else if (old)
-            smoe_shard_carry(&layer->layout, old->weights, layout, now->weights);
-        for (unsigned m = 0; old && !seeded && m < 2 && now->moments[m]; m++)
-            smoe_shard_carry(&layer->layout, old->moments[m], layout, now->moments[m]);
+            carry(old, &layer->layout, e, layout);
     }
     if (before != SMOE_NO_EXPERT)
         smoe_held_drop(store, before);
@@ -302,48 +309,6 @@ static int recut_all(struct smoe_experts *store, uint32_t l, const struct smoe_m
     return rc;
 }
 
-/* Room for the local sums of a layer's hosts. */
-struct sums {
-    struct smoe_blob *blob; /* [replicas, elements] */
-    size_t *came;           /* [replicas] */
-};
-
-static void release_sums(struct sums *sums)
-{
-    smoe_blob_unref(sums->blob);
-    free(sums->came);
-}
-
-static int make_sums(uint32_t replicas, size_t elements, struct sums *ret, struct smoe_why *why)
-{
-    struct sums sums = {0};
-    *ret = sums;
-    if (!replicas || !elements)
-        return 0;
-    sums.blob = smoe_blob_new(NULL, replicas * elements * sizeof(smoe_real));
-    sums.came = calloc(replicas, sizeof *sums.came);
-    *ret = sums;
-    if (sums.blob && sums.came)
-        return 0;
-    release_sums(ret);
-    return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
-}
-
-/* The layer's are these from now on, for shards of so many elements. */
-static void take_sums(struct smoe_experts *store, struct smoe_held_layer *layer, struct sums *sums,
-                      uint32_t replicas, size_t elements)
-{
-    struct sums before = {layer->sums_blob, layer->sum_elements};
-    store->bytes -= smoe_held_sums_bytes(layer->replicas, layer->layout.elements);
-    store->bytes += smoe_held_sums_bytes(replicas, elements);
-    layer->sums_blob = sums->blob;
-    layer->sums = sums->blob ? (smoe_real *)(void *)sums->blob->data : NULL;
-    layer->sum_elements = sums->came;
-    layer->replicas = replicas;
-    memset(layer->first_sum, 0, (layer->shape.experts + 1) * sizeof *layer->first_sum);
-    release_sums(&before);
-}
-
 /* All that may fail comes first: where memory is out the layer is as it was, unless shards are `torn`. */
 static int cut(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
                struct smoe_shard_layout *layout, struct smoe_why *why)
@@ -352,14 +317,14 @@ static int cut(struct smoe_experts *store, uint32_t l, const struct smoe_msg_hos
     uint32_t replicas = layout->elements ? host->replicas : 0;
     bool same = smoe_shard_layout_same(&layer->layout, layout);
     bool resized = !same || replicas != layer->replicas;
-    struct sums sums = {0};
-    int rc = resized ? make_sums(replicas, layout->elements, &sums, why) : 0;
+    struct smoe_held_sums sums = {0};
+    int rc = resized ? smoe_held_sums_make(replicas, layout->elements, &sums, why) : 0;
     if (rc == 0 && !same && (rc = recut_all(store, l, host, layout, why)))
-        release_sums(&sums);
+        smoe_held_sums_release(&sums);
     if (rc)
         return rc;
     if (resized)
-        take_sums(store, layer, &sums, replicas, layout->elements);
+        smoe_held_sums_take(store, layer, &sums, replicas, layout->elements);
     smoe_shard_layout_release(&layer->layout);
     layer->layout = *layout;
     *layout = (struct smoe_shard_layout){0};
@@ -403,10 +368,26 @@ static int check_sharded(const struct smoe_experts *store, const struct smoe_hel
     if (!host->fresh && !smoe_shard_covers(&layer->layout, layout))
         return smoe_fail(why, SMOE_EUNKNOWN, "HOST: a piece is named that is not held here");
     int rc = check_pieces(store, layer, layout->n, why);
-    return rc ? rc : check_room(store, fresh + (layer->layout.elements ? 0 : experts), bytes, why);
+    return rc ? rc
+              : smoe_held_check_room(store, fresh + (layer->layout.elements ? 0 : experts), bytes,
+                                     why);
 }
 
 /* ---- Host ---- */
+
+/* Slots that were left, and that are not named any more, need not wait for those that come. */
+static void drop_left(struct smoe_experts *store, const struct smoe_held_layer *layer,
+                      const struct smoe_msg_host *host)
+{
+    size_t at = 0, at_copy = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        bool serves = named(host->experts, host->n_experts, &at, e);
+        bool copy = named(host->copies, host->n_copies, &at_copy, e);
+        uint32_t number = layer->expert_at[e];
+        if (!serves && !copy && number != SMOE_NO_EXPERT && store->experts[number].copy)
+            smoe_held_drop(store, number);
+    }
+}
 
 /* Does all of it, or nothing; only shards that are being cut anew can be left `torn`. */
 static int carry_out(struct smoe_experts *store, uint32_t l, const struct smoe_msg_host *host,
@@ -418,8 +399,8 @@ static int carry_out(struct smoe_experts *store, uint32_t l, const struct smoe_m
     int rc;
     if (!host->sharded) {
         uint64_t fresh = count_fresh(layer, host);
-        rc = check_room(store, fresh,
-                        fresh * smoe_held_bytes(layer, SMOE_HELD_WHOLE, layer->n_params), why);
+        rc = smoe_held_check_room(
+            store, fresh, fresh * smoe_held_bytes(layer, SMOE_HELD_WHOLE, layer->n_params), why);
     } else {
         rc = smoe_shard_layout_make(host, layer->n_params, &layout, why);
         rc = rc ? rc : check_sharded(store, layer, host, &layout, why);
@@ -462,6 +443,8 @@ int smoe_experts_host(struct smoe_experts *store, const struct smoe_msg_host *ho
         smoe_experts_unstage(store, layer);
     layer->step = host->step;
     layer->attempt = host->attempt;
+    if (host->sharded)
+        drop_left(store, layer, host);
     rc = carry_out(store, l, host, why);
     if (rc && (store->torn || !smoe_held_in_use(store, l)))
         smoe_held_drop_layer(store, l); /* half of it was cut already, or nothing is held of it */

@@ -53,11 +53,11 @@ static void release(struct smoe_agent *a, struct smoe_agent_parcel *p)
 /* ---- Decision ---- */
 
 /* Not a copy, nor a slot whose weights have not come. */
-static bool serves(const struct smoe_agent *a, uint32_t expert)
+static bool serves(const struct smoe_agent *a, uint32_t expert, bool older)
 {
     const struct smoe_held_expert *e = &a->experts.experts[expert];
     if (e->kind == SMOE_HELD_SLOT)
-        return e->state_step == layer_of(a, expert)->step;
+        return smoe_experts_slot_has(&a->experts, expert, older);
     return !e->copy;
 }
 
@@ -68,7 +68,7 @@ int smoe_agent_decision_bytes(struct smoe_agent *a, const struct smoe_msg_decisi
     for (size_t i = 0; i < m->n_parcels; i++) {
         const struct smoe_parcel_head *head = &m->parcels[i];
         uint32_t expert = smoe_experts_find(&a->experts, head->layer, head->expert);
-        if (expert == SMOE_NO_EXPERT || !serves(a, expert))
+        if (expert == SMOE_NO_EXPERT || !serves(a, expert, head->older))
             return smoe_fail(why, SMOE_EUNKNOWN, "DECISION: layer %u expert %u is not hosted here",
                              head->layer, head->expert);
         bytes += head->rows * smoe_agent_row_bytes(a, expert);

@@ -146,11 +146,15 @@ static int await_sums(struct smoe_agent *a, struct smoe_agent_step *s,
             continue;
         for (size_t e = 0; list && e < list->n; e++)
             n += list->hosts[e];
-        if (!list || list->n != layer->shape.experts || n > layer->replicas)
+        uint32_t most = layer->shape.staleness ? 2 * SMOE_LAYER_REPLICAS_MAX : layer->replicas;
+        if (!list || list->n != layer->shape.experts || n > most)
             return smoe_fail(
                 why, SMOE_EFIELD,
                 "STEP_PREPARE.hosts: of layer %u one number an expert, at most %u together",
-                s->layers[i], layer->replicas);
+                s->layers[i], most);
+        int rc = smoe_experts_sums_for(&a->experts, layer, (uint32_t)n, why);
+        if (rc)
+            return rc;
         for (size_t e = 0; e < list->n; e++)
             layer->first_sum[e + 1] = layer->first_sum[e] + list->hosts[e];
         memset(layer->sum_elements, 0, layer->replicas * sizeof *layer->sum_elements);
@@ -398,7 +402,7 @@ void smoe_agent_step_commit(struct smoe_agent *a, const struct smoe_msg_step_com
         if (!layer)
             continue;
         smoe_experts_commit(&a->experts, layer, m->step);
-        smoe_experts_begin_again(&a->experts, layer);
+        smoe_experts_begin_again(&a->experts, layer, m->step);
     }
     s->phase = SMOE_AGENT_STEP_NONE;
 }

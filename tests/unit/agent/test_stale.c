@@ -249,26 +249,3 @@ Test(stale, takes_the_room_of_two_more_vectors)
     cr_assert_eq(smoe_agent_experts(m.agent)->bytes, 9 * CREW_PARAMS * sizeof(smoe_real));
     member_end(&m);
 }
-
-Test(stale, is_not_for_sharded_layers)
-{
-    static const uint64_t begins[] = {0}, lengths[] = {CREW_PARAMS};
-    struct smoe_agent_options o = crew_options();
-    struct smoe_message message = {.type = SMOE_MSG_HOST};
-    message.host = (struct smoe_msg_host){.layer = CREW_LAYER,
-                                          .name = "moe",
-                                          .run = 9,
-                                          .shape = crew_shape(),
-                                          .experts = zero,
-                                          .n_experts = 1,
-                                          .fresh = true,
-                                          .sharded = true,
-                                          .replicas = 1,
-                                          .pieces = {begins, lengths, 1},
-                                          .pieces_owned = 1};
-    message.host.shape.staleness = 1;
-    member_begin(&m, &o);
-    cr_assert_eq(member_say(&m, &message, NULL, 0), 0);
-    cr_assert_eq(member_last(&m, SMOE_MSG_HOSTED)->m.hosted.code, SMOE_ESHAPE);
-    member_end(&m);
-}

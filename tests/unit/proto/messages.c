@@ -267,8 +267,10 @@ const struct messages_field messages_fields[] = {
     BOOL(SHARD_ASK, shard_ask.send),
     BOOL(SHARD_ASK, shard_ask.others),
     BOOL(SHARD_ASK, shard_ask.keep),
+    BOOL(SHARD_ASK, shard_ask.older),
     SHARD(SHARD_PART, shard_part),
     U32(SHARD_PART, shard_part.again, 0, WORKERS_MAX),
+    BOOL(SHARD_PART, shard_part.older),
     U64(SHARD_TAKEN, shard_taken.number, 0, U64_MAX),
 
     U32(PEER, peer.peer, 0, WORKERS_MAX - 1),
@@ -471,7 +473,7 @@ static void random_sharded(struct smoe_rng *rng, struct messages_room *room,
     size_t used = 0;
     if (!m->sharded)
         return;
-    m->n_copies = 0;
+    m->n_copies = m->shape.staleness ? m->n_copies : 0;
     m->pieces = random_pieces(rng, room, &used);
     m->pieces_owned = (uint32_t)random_u64(rng, 0, m->pieces.n);
     m->pieces_followed = (uint32_t)random_u64(rng, 0, m->pieces.n - m->pieces_owned);

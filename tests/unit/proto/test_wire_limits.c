@@ -316,6 +316,23 @@ Test(wire_limits, a_hosts_experts_rise_and_stay_below_the_layers)
     expect_code(&m, SMOE_EFIELD, "HOST.experts[3] = 6: must rise and stay below 8");
 }
 
+Test(wire_limits, a_sharded_layer_has_slots_that_were_left_with_staleness_only)
+{
+    uint32_t experts[3] = {1, 3, 6}, copies[1] = {0};
+    struct smoe_message m;
+    base_message(SMOE_MSG_HOST, &m);
+    m.host.sharded = true;
+    m.host.shape.experts = 8;
+    m.host.shape.staleness = 1;
+    m.host.experts = experts;
+    m.host.n_experts = 3;
+    m.host.copies = copies;
+    m.host.n_copies = 1;
+    expect_code(&m, 0, "");
+    m.host.shape.staleness = 0;
+    expect_code(&m, SMOE_EFIELD, "HOST.copies: count 1: not in 0..0");
+}
+
 Test(wire_limits, a_hosts_copies_rise_stay_below_the_layers_and_are_no_experts_of_its)
 {
     uint32_t experts[3] = {1, 3, 6}, copies[4] = {0, 2, 4, 7};
