@@ -39,6 +39,20 @@ static struct smoe_place_plan read_plan(struct smoe_counted *c, const struct smo
     return plan_in(c, layer);
 }
 
+/* Slots that the worker has in `before` and not in `after`. */
+static uint64_t count_left(const struct smoe_place_plan *before,
+                           const struct smoe_place_plan *after, uint32_t worker)
+{
+    uint64_t left = 0;
+    for (uint32_t q = before->slot_first[worker]; q < before->slot_first[worker + 1]; q++) {
+        bool stays = false;
+        for (uint32_t r = after->slot_first[worker]; r < after->slot_first[worker + 1]; r++)
+            stays |= after->expert[r] == before->expert[q];
+        left += !stays;
+    }
+    return left;
+}
+
 static uint64_t memory_of(const struct smoe_world *w, const char *name)
 {
     for (uint32_t i = 0; i < w->n_processes; i++)
@@ -76,11 +90,19 @@ static void take_counters(const struct smoe_world *w, uint32_t gateway, struct s
     uint64_t owned[SMOE_COUNTED_WORKERS] = {0}, followed[SMOE_COUNTED_WORKERS] = {0};
     struct smoe_counted old = *c;
     struct smoe_place_plan before = plan_in(&old, &layer), after = read_plan(c, &layer);
+    struct smoe_place_plan gave = before;
+    bool stale = layer.shape.staleness;
+    if (stale) {
+        gave.slot_first = old.slot_first_before;
+        gave.expert = old.expert_before;
+    }
+    memcpy(c->slot_first_before, old.slot_first, sizeof old.slot_first);
+    memcpy(c->expert_before, old.expert, sizeof old.expert);
     smoe_shard_held(layer.map, c->n_workers, owned, followed);
     uint32_t element = layer.shape.wire == SMOE_WIRE_BF16 ? 2 : real;
     struct smoe_place_wire wire = {owned, followed, element, element};
     c->moved = smoe_place_moves(&before, &after, NULL);
-    smoe_place_bytes(&before, &after, &wire, c->formula);
+    smoe_place_bytes(&gave, &after, &wire, c->formula);
     c->error = c->memory_error = 0;
     for (uint32_t j = 0; j < c->n_workers; j++) {
         uint64_t t = owned[j] + followed[j], slots = c->slot_first[c->n_workers];
@@ -88,7 +110,9 @@ static void take_counters(const struct smoe_world *w, uint32_t gateway, struct s
         c->counted[j] = layer.traffic[j];
         c->memory[j] = memory_of(w, fleet->workers[j].id);
         c->memory_formula[j] =
-            real * (7 * t * layer.shape.experts + slots * t + 3 * own * layer.map->elements);
+            real *
+            ((stale ? 8 : 7) * t * layer.shape.experts + slots * t +
+             (stale ? 5 * (own + count_left(&before, &after, j)) : 3 * own) * layer.map->elements);
         double error = largest(&c->counted[j].exchanged, &c->formula[j]);
         double memory = apart(c->memory[j], c->memory_formula[j]);
         c->error = error > c->error ? error : c->error;
@@ -109,6 +133,9 @@ bool smoe_counted_next(struct smoe_world *w, uint32_t gateway, uint64_t until_ns
     if (first) {
         const struct smoe_layer_view layer = layer_of(w, gateway);
         (void)read_plan(c, &layer);
+        /* Whose gradients an iteration sends is known two before its end. */
+        if (layer.shape.staleness && !smoe_counted_next(w, gateway, until_ns, c))
+            return false;
         return smoe_counted_next(w, gateway, until_ns, c);
     }
     take_counters(w, gateway, c);

@@ -24,10 +24,14 @@ struct smoe_counted {
     /* The plan that the next iteration begins with */
     uint32_t slot_first[SMOE_COUNTED_WORKERS + 1];
     uint16_t expert[SMOE_COUNTED_REPLICAS];
+    /* The one before: with staleness, whose gradients it will send */
+    uint32_t slot_first_before[SMOE_COUNTED_WORKERS + 1];
+    uint16_t expert_before[SMOE_COUNTED_REPLICAS];
 };
 
 /* Runs to the end of the next iteration of the gateway's first layer. False: it did not come before
- * `until_ns`. Of the first one only the end is seen, and the next is reported. */
+ * `until_ns`. Of the first one only the end is seen, and the next is reported; of a layer with staleness
+ * the one after that. */
 bool smoe_counted_next(struct smoe_world *world, uint32_t gateway, uint64_t until_ns,
                        struct smoe_counted *counted);
 

@@ -72,6 +72,23 @@ struct smoe_crew smoe_crew_begin(struct smoe_world *w, const struct smoe_place_r
     return smoe_crew_begin_linked(w, rule, trainer, begun, w->options.seed % 4 != 0);
 }
 
+const struct smoe_sharded *smoe_crew_layer(const struct smoe_world *w, const struct smoe_crew *c)
+{
+    return smoe_world_gateway(w, c->gateway)->core->layers[0].sharded;
+}
+
+/* Has it visits of the layer where its expert has gone elsewhere since? */
+static bool has_left(const struct smoe_core *core, uint32_t worker)
+{
+    smoe_list_for_each (it, &core->worker_parcels[worker]) {
+        const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, worker_link);
+        if (p->layer == 0 && core->batches[p->batch].training &&
+            !smoe_sharded_hosts(core->layers[0].sharded, worker, p->expert))
+            return true;
+    }
+    return false;
+}
+
 static bool is_in(const struct smoe_world *w, const struct smoe_crew *c, uint32_t worker,
                   enum smoe_crew_phase phase)
 {
@@ -79,6 +96,7 @@ static bool is_in(const struct smoe_world *w, const struct smoe_crew *c, uint32_
     const struct smoe_sharded *s = core->layers[0].sharded;
     enum smoe_step_phase step = core->trainers[0].step.phase;
     struct smoe_worker books = smoe_story_worker(w, c->gateway, worker);
+    uint32_t number;
     switch (phase) {
     case SMOE_CREW_FORWARD:
         return books.account.now[SMOE_VISIT_ROUTED] > 0;
@@ -94,16 +112,97 @@ static bool is_in(const struct smoe_world *w, const struct smoe_crew *c, uint32_
         return step == SMOE_STEP_COMMITTING;
     case SMOE_CREW_WEIGHTS:
         return s->exchange.kind == SMOE_EXCHANGE_WEIGHTS && s->exchange.n_out > 0;
-    case SMOE_CREW_PHASES:
-        break;
+    case SMOE_CREW_LEFT:
+        return smoe_fleet_find(smoe_core_fleet(core), books.id, &number) && has_left(core, number);
+    case SMOE_CREW_OLDER:
+        return s->exchange.kind == SMOE_EXCHANGE_OLDER && s->exchange.n_out > 0;
     }
     return true;
 }
 
-void smoe_crew_run_into(struct smoe_world *w, const struct smoe_crew *c, uint32_t worker,
-                        enum smoe_crew_phase phase)
+/* The worker, or, if any will do, one that is in the phase. */
+static uint32_t who_is_in(const struct smoe_world *w, const struct smoe_crew *c, uint32_t worker,
+                          enum smoe_crew_phase phase)
 {
-    while (!is_in(w, c, worker, phase) && smoe_world_now(w) < 600 * SEC && smoe_world_step(w))
+    for (uint32_t i = 0; phase == SMOE_CREW_LEFT && i < SMOE_CREW; i++)
+        if (is_in(w, c, c->workers[i], phase))
+            return c->workers[i];
+    return worker;
+}
+
+uint32_t smoe_crew_run_into(struct smoe_world *w, const struct smoe_crew *c, uint32_t worker,
+                            enum smoe_crew_phase phase)
+{
+    while (!is_in(w, c, who_is_in(w, c, worker, phase), phase) && smoe_world_now(w) < 600 * SEC &&
+           smoe_world_step(w))
         ;
-    smoe_story_expect(w, is_in(w, c, worker, phase), "phase %d was never met", (int)phase);
+    uint32_t who = who_is_in(w, c, worker, phase);
+    smoe_story_expect(w, is_in(w, c, who, phase), "phase %d was never met", (int)phase);
+    return who;
+}
+
+/* ---- stories ---- */
+
+bool smoe_crew_all_twice(const struct smoe_world *w, const struct smoe_crew *c)
+{
+    const struct smoe_shard_map *map = &smoe_crew_layer(w, c)->map;
+    for (uint32_t i = 0; i < map->n_pieces; i++)
+        if (map->pieces[i].follower == SMOE_SHARD_NONE)
+            return false;
+    return map->n_pieces > 0;
+}
+
+void smoe_crew_run_until_twice(struct smoe_world *w, const struct smoe_crew *c, uint64_t until_ns)
+{
+    while (!smoe_crew_all_twice(w, c) && smoe_world_now(w) < until_ns && smoe_world_step(w))
+        ;
+    smoe_story_expect(w, smoe_crew_all_twice(w, c), "some state has one copy only");
+}
+
+static void finish(struct smoe_world *w, const struct smoe_crew *c)
+{
+    smoe_story_finish(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c->trainer, 0);
+    smoe_story_expect(w, smoe_crew_all_twice(w, c), "some state has one copy only");
+}
+
+void smoe_crew_strike(struct smoe_world *w, const struct smoe_sim_trainer_options *t,
+                      uint32_t phases, enum smoe_sim_act act, uint64_t away_ns)
+{
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, t, SMOE_CREW);
+    for (uint32_t i = 0; i < 2 * phases; i++) {
+        uint32_t victim = c.workers[(i + w->options.seed) % SMOE_CREW];
+        smoe_story_run_to_step(w, c.trainer, 2 + 4 * i, 600 * SEC);
+        smoe_crew_run_until_twice(w, &c, 600 * SEC);
+        victim = smoe_crew_run_into(w, &c, victim, (enum smoe_crew_phase)(i % phases));
+        smoe_world_run(w, smoe_world_now(w) + i / phases * 700 * SMOE_SIM_US);
+        smoe_world_act(w, act, victim);
+        if (act != SMOE_SIM_RESET)
+            smoe_world_plan(w, smoe_world_now(w) + away_ns, SMOE_SIM_START, victim);
+        smoe_world_run(w, smoe_world_now(w) + 5 * MS); /* the gateway has heard of it */
+    }
+    finish(w, &c);
+    smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) > 1,
+                      "nothing was replayed");
+}
+
+void smoe_crew_restart(struct smoe_world *w, const struct smoe_sim_trainer_options *t,
+                       uint32_t phases)
+{
+    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, t, SMOE_CREW);
+    for (uint32_t i = 0; i < 3 * phases; i++) {
+        uint32_t other = c.workers[(i + w->options.seed) % SMOE_CREW];
+        smoe_story_run_to_step(w, c.trainer, 1 + 3 * i, 600 * SEC);
+        smoe_crew_run_until_twice(w, &c, 600 * SEC);
+        other = smoe_crew_run_into(w, &c, other, (enum smoe_crew_phase)(i % phases));
+        smoe_world_run(w, smoe_world_now(w) + i / phases * 700 * SMOE_SIM_US);
+        smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
+        if (i % 3 == 0)
+            smoe_world_act(w, SMOE_SIM_CRASH, other);
+        smoe_world_run(w, smoe_world_now(w) + (w->options.seed % 2 ? 20 : 200) * MS);
+        smoe_world_start(w, c.gateway);
+        smoe_world_plan(w, smoe_world_now(w) + (i % 4) * 700 * MS, SMOE_SIM_START, other);
+        smoe_world_run(w, smoe_world_now(w) + 1);
+    }
+    finish(w, &c);
 }

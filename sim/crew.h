@@ -36,11 +36,34 @@ enum smoe_crew_phase {
     SMOE_CREW_STAGING,
     SMOE_CREW_COMMITTING,
     SMOE_CREW_WEIGHTS,
-    SMOE_CREW_PHASES
+    SMOE_CREW_PHASES,
+    /* With staleness: */
+    SMOE_CREW_LEFT = SMOE_CREW_PHASES, /* visits ahead are where their expert was */
+    SMOE_CREW_STALE_PHASES,
+    SMOE_CREW_OLDER = SMOE_CREW_STALE_PHASES, /* after a loss: weights before come to slots */
 };
 
-/* Runs until the worker, or the layer, is in that phase; a verdict if that does not happen. */
-void smoe_crew_run_into(struct smoe_world *world, const struct smoe_crew *crew, uint32_t worker,
-                        enum smoe_crew_phase phase);
+/* Runs until the worker, or the layer, is in that phase; a verdict if that does not happen. Returns the worker: in
+ * phase LEFT any one that is in it. */
+uint32_t smoe_crew_run_into(struct smoe_world *world, const struct smoe_crew *crew, uint32_t worker,
+                            enum smoe_crew_phase phase);
+
+struct smoe_sharded;
+/* What the gateway knows of the layer. */
+const struct smoe_sharded *smoe_crew_layer(const struct smoe_world *world,
+                                           const struct smoe_crew *crew);
+/* Of all its state there are two copies. */
+bool smoe_crew_all_twice(const struct smoe_world *world, const struct smoe_crew *crew);
+void smoe_crew_run_until_twice(struct smoe_world *world, const struct smoe_crew *crew,
+                               uint64_t until_ns);
+
+/* Stories: something befalls one worker after the other, in each of the first `phases` in turn and a little later in it
+ * from round to round; it comes back after `away_ns`, if it is gone. */
+void smoe_crew_strike(struct smoe_world *world, const struct smoe_sim_trainer_options *trainer,
+                      uint32_t phases, enum smoe_sim_act act, uint64_t away_ns);
+/* The gateway dies in each phase in turn, now as a process, now with its machine; what its disk had not written is
+ * gone. In every third round a worker dies with it, with all it held: what counts is with the others. */
+void smoe_crew_restart(struct smoe_world *world, const struct smoe_sim_trainer_options *trainer,
+                       uint32_t phases);
 
 #endif

@@ -11,11 +11,12 @@
 #include "common/base/detmath.h"
 #include "sim/script.h"
 
-static void draw_scores(struct smoe_rng *rng, double skew, uint32_t experts, float *ret)
+static void draw_scores(struct smoe_rng *rng, double skew, uint32_t first, uint32_t experts,
+                        float *ret)
 {
     double sum = 0;
     for (uint32_t e = 0; e < experts; e++) {
-        double g = smoe_exp(smoe_rng_normal(rng) - skew * e);
+        double g = smoe_exp(smoe_rng_normal(rng) - skew * ((e + first) % experts));
         ret[e] = (float)g;
         sum += g;
     }
@@ -54,7 +55,8 @@ void smoe_script_draw(const struct smoe_script *s, struct smoe_script_batch *b, 
         b->x[i] = exact ? (smoe_real)smoe_rng_below(&rng, SMOE_SIM_PRIME)
                         : (smoe_real)smoe_rng_normal(&rng);
     for (uint32_t t = 0; t < o->tokens; t++)
-        draw_scores(&rng, o->skew, o->shape.experts, b->scores + (size_t)t * o->shape.experts);
+        draw_scores(&rng, o->skew, o->turns ? (uint32_t)b->step : 0, o->shape.experts,
+                    b->scores + (size_t)t * o->shape.experts);
     if (o->freeze_step && b->step >= o->freeze_step)
         draw_codes(s, b, &rng);
 }

@@ -16,28 +16,6 @@
 #define MS  SMOE_SIM_MS
 #define SEC (1000 * SMOE_SIM_MS)
 
-static const struct smoe_sharded *layer_of(const struct smoe_world *w, const struct smoe_crew *c,
-                                           uint32_t layer)
-{
-    return smoe_world_gateway(w, c->gateway)->core->layers[layer].sharded;
-}
-
-/* Elements of which there are two copies. */
-static bool all_twice(const struct smoe_sharded *s)
-{
-    for (uint32_t i = 0; i < s->map.n_pieces; i++)
-        if (s->map.pieces[i].follower == SMOE_SHARD_NONE)
-            return false;
-    return s->map.n_pieces > 0;
-}
-
-static void run_until_twice(struct smoe_world *w, const struct smoe_crew *c, uint64_t until_ns)
-{
-    while (!all_twice(layer_of(w, c, 0)) && smoe_world_now(w) < until_ns && smoe_world_step(w))
-        ;
-    smoe_story_expect(w, all_twice(layer_of(w, c, 0)), "some state has one copy only");
-}
-
 /* ---- nothing breaks ---- */
 
 void smoe_story_sharded(struct smoe_world *w)
@@ -53,7 +31,7 @@ void smoe_story_sharded(struct smoe_world *w)
     uint16_t before[SMOE_LAYER_REPLICAS_MAX];
     for (uint32_t step = 1; step <= STEPS; step++) {
         smoe_story_run_to_step(w, c.trainer, step, 60 * SEC);
-        const struct smoe_sharded *s = layer_of(w, &c, 0);
+        const struct smoe_sharded *s = smoe_crew_layer(w, &c);
         size_t bytes = s->plan.slot_first[s->plan.n_workers] * sizeof *before;
         moved += step > 1 && memcmp(before, s->plan.expert, bytes) != 0;
         memcpy(before, s->plan.expert, bytes);
@@ -72,7 +50,8 @@ void smoe_story_sharded_rules(struct smoe_world *w)
     struct smoe_crew c = smoe_crew_begin(w, &rule, &t, SMOE_CREW);
     smoe_story_finish(w, 60 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
-    smoe_story_expect(w, layer_of(w, &c, 0)->exchange.n_out == 0, "something is still on its way");
+    smoe_story_expect(w, smoe_crew_layer(w, &c)->exchange.n_out == 0,
+                      "something is still on its way");
 }
 
 void smoe_story_sharded_layers(struct smoe_world *w)
@@ -109,63 +88,23 @@ void smoe_story_sharded_bytes(struct smoe_world *w)
 
 /* ---- somebody dies, or is cut off for a moment ---- */
 
-/* In each phase in turn, and a little later in it from round to round. */
-static void strike(struct smoe_world *w, enum smoe_sim_act act, uint64_t away_ns)
-{
-    struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
-    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
-    for (uint32_t i = 0; i < 2 * SMOE_CREW_PHASES; i++) {
-        uint32_t victim = c.workers[(i + w->options.seed) % SMOE_CREW];
-        smoe_story_run_to_step(w, c.trainer, 2 + 4 * i, 600 * SEC);
-        run_until_twice(w, &c, 600 * SEC);
-        smoe_crew_run_into(w, &c, victim, (enum smoe_crew_phase)(i % SMOE_CREW_PHASES));
-        smoe_world_run(w, smoe_world_now(w) + i / SMOE_CREW_PHASES * 700 * SMOE_SIM_US);
-        smoe_world_act(w, act, victim);
-        if (act != SMOE_SIM_RESET)
-            smoe_world_plan(w, smoe_world_now(w) + away_ns, SMOE_SIM_START, victim);
-        smoe_world_run(w, smoe_world_now(w) + 5 * MS); /* the gateway has heard of it */
-    }
-    smoe_story_finish(w, 600 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, 0);
-    smoe_story_expect(w, all_twice(layer_of(w, &c, 0)), "some state has one copy only");
-    smoe_story_expect(w, smoe_uplink_attempt(smoe_world_uplink(w, c.trainer)) > 1,
-                      "nothing was replayed");
-}
-
 void smoe_story_sharded_phases(struct smoe_world *w)
 {
-    strike(w, SMOE_SIM_CRASH, (w->options.seed % 2 ? 300 : 20) * MS);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
+    smoe_crew_strike(w, &t, SMOE_CREW_PHASES, SMOE_SIM_CRASH,
+                     (w->options.seed % 2 ? 300 : 20) * MS);
 }
 
 void smoe_story_sharded_reset(struct smoe_world *w)
 {
-    strike(w, SMOE_SIM_RESET, 0);
+    struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
+    smoe_crew_strike(w, &t, SMOE_CREW_PHASES, SMOE_SIM_RESET, 0);
 }
 
-/* The gateway dies in each phase in turn, now as a process, now with its machine; what its disk had not
- * written is gone. In every third round a worker dies with it, with all it held: what counts is with the
- * others. */
 void smoe_story_sharded_restart(struct smoe_world *w)
 {
     struct smoe_sim_trainer_options t = smoe_crew_trainer(120);
-    struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
-    for (uint32_t i = 0; i < 3 * SMOE_CREW_PHASES; i++) {
-        uint32_t other = c.workers[(i + w->options.seed) % SMOE_CREW];
-        smoe_story_run_to_step(w, c.trainer, 1 + 3 * i, 600 * SEC);
-        run_until_twice(w, &c, 600 * SEC);
-        smoe_crew_run_into(w, &c, other, (enum smoe_crew_phase)(i % SMOE_CREW_PHASES));
-        smoe_world_run(w, smoe_world_now(w) + i / SMOE_CREW_PHASES * 700 * SMOE_SIM_US);
-        smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
-        if (i % 3 == 0)
-            smoe_world_act(w, SMOE_SIM_CRASH, other);
-        smoe_world_run(w, smoe_world_now(w) + (w->options.seed % 2 ? 20 : 200) * MS);
-        smoe_world_start(w, c.gateway);
-        smoe_world_plan(w, smoe_world_now(w) + (i % 4) * 700 * MS, SMOE_SIM_START, other);
-        smoe_world_run(w, smoe_world_now(w) + 1);
-    }
-    smoe_story_finish(w, 600 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, 0);
-    smoe_story_expect(w, all_twice(layer_of(w, &c, 0)), "some state has one copy only");
+    smoe_crew_restart(w, &t, SMOE_CREW_PHASES);
 }
 
 /* ---- bf16 on the wire ---- */
@@ -191,7 +130,7 @@ void smoe_story_sharded_bf16(struct smoe_world *w)
     for (uint32_t i = 0; i < 4; i++) {
         uint32_t victim = c.workers[(i + w->options.seed) % SMOE_CREW];
         smoe_story_run_to_step(w, c.trainer, 6 + 4 * i, 60 * SEC);
-        run_until_twice(w, &c, 60 * SEC);
+        smoe_crew_run_until_twice(w, &c, 60 * SEC);
         smoe_crew_run_into(w, &c, victim, i % 2 ? SMOE_CREW_WEIGHTS : SMOE_CREW_GRADIENTS);
         smoe_world_act(w, i < 2 ? SMOE_SIM_CRASH : SMOE_SIM_RESET, victim);
         if (i < 2)
@@ -200,7 +139,7 @@ void smoe_story_sharded_bf16(struct smoe_world *w)
     }
     smoe_story_finish(w, 120 * SEC);
     smoe_story_expect_trainer(w, c.trainer, 0);
-    smoe_story_expect(w, layer_of(w, &c, 0)->iterations > 0, "nothing was exchanged");
+    smoe_story_expect(w, smoe_crew_layer(w, &c)->iterations > 0, "nothing was exchanged");
 }
 
 static struct smoe_frozen_head router_of(const struct smoe_world *w, const struct smoe_crew *c)
@@ -225,7 +164,7 @@ void smoe_story_sharded_frozen_restart(struct smoe_world *w)
     smoe_story_expect(w, frozen.version == 1, "no router is in force");
     for (uint32_t i = 0; i < SMOE_CREW_PHASES; i++) {
         smoe_story_run_to_step(w, c.trainer, 4 + 3 * i, 600 * SEC);
-        run_until_twice(w, &c, 600 * SEC);
+        smoe_crew_run_until_twice(w, &c, 600 * SEC);
         smoe_crew_run_into(w, &c, c.workers[i % SMOE_CREW], (enum smoe_crew_phase)i);
         smoe_world_act(w, i % 2 ? SMOE_SIM_VANISH : SMOE_SIM_CRASH, c.gateway);
         smoe_world_run(w, smoe_world_now(w) + 20 * MS);
@@ -247,13 +186,13 @@ void smoe_story_sharded_restart_moves(struct smoe_world *w)
     for (uint32_t i = 0; i < 12; i++) {
         uint32_t mover = c.workers[2 + i / 2 % 2];
         smoe_story_run_to_step(w, c.trainer, 1 + 4 * i, 600 * SEC);
-        run_until_twice(w, &c, 600 * SEC);
+        smoe_crew_run_until_twice(w, &c, 600 * SEC);
         if (i % 4 < 2)
             smoe_world_act(w, i % 2 ? SMOE_SIM_DRAIN : SMOE_SIM_START, mover);
         else
             smoe_world_act(w, i % 2 ? SMOE_SIM_UNDRAIN : SMOE_SIM_START, mover);
         uint64_t until = smoe_world_now(w) + 2 * SEC;
-        while (!layer_of(w, &c, 0)->filling.length && smoe_world_now(w) < until &&
+        while (!smoe_crew_layer(w, &c)->filling.length && smoe_world_now(w) < until &&
                smoe_world_step(w))
             ;
         smoe_world_run(w, smoe_world_now(w) + (i * 300 + w->options.seed % 7 * 50) * SMOE_SIM_US);
@@ -271,7 +210,7 @@ void smoe_story_sharded_both_die(struct smoe_world *w)
     struct smoe_sim_trainer_options t = smoe_crew_trainer(20);
     struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     smoe_story_run_to_step(w, c.trainer, 3, 60 * SEC);
-    const struct smoe_shard_piece *p = &layer_of(w, &c, 0)->map.pieces[0];
+    const struct smoe_shard_piece *p = &smoe_crew_layer(w, &c)->map.pieces[0];
     const struct smoe_fleet *fleet = smoe_core_fleet(smoe_world_gateway(w, c.gateway)->core);
     smoe_name names[2];
     memcpy(names[0], fleet->workers[p->owner].id, sizeof names[0]);

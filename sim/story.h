@@ -144,6 +144,20 @@ struct smoe_cast smoe_story_cast(struct smoe_world *world,
     X(sharded_relayed, EXACT, "workers that do not reach each other exchange through the gateway") \
     X(sharded_both_die, EXACT, "state that died with both its holders is lost, never made up")     \
     X(sharded_layers, EXACT, "two sharded layers of one trainer share workers, each placed alone") \
+    X(stale_sharded, FLOAT,                                                                        \
+      "a step ahead where slots change experts at every commit: the steps of one process")         \
+    X(stale_sharded_rules, EXACT, "the same by every rule")                                        \
+    X(stale_sharded_bytes, EXACT, "being a step ahead sends nothing more, whatever moves")         \
+    X(stale_sharded_bf16, FLOAT, "weights before, come again as bf16, are those that slots had")   \
+    X(stale_sharded_phases, EXACT, "a worker may die in any phase, with what is a step ahead")     \
+    X(stale_sharded_reset, EXACT, "a connection may break in any phase, with a step ahead")        \
+    X(stale_sharded_restart, EXACT, "a gateway may die in any phase, with a step ahead")           \
+    X(stale_sharded_again, EXACT, "the weights before come again to slots that may break again")   \
+    X(stale_sharded_mixed, EXACT, "a step may have batches of two placements: both are summed")    \
+    X(stale_sharded_waits, EXACT, "a commit between forward and backward: backward goes on there") \
+    X(stale_sharded_joins, EXACT, "newcomers and drained workers take turns with steps ahead")     \
+    X(stale_sharded_both_die, EXACT, "a step ahead of state that died with both is lost with it")  \
+    X(random_stale_sharded, EXACT, "whatever happens, sharded layers a step ahead finish")         \
     X(random_sharded, EXACT, "whatever happens to workers and networks, sharded layers finish")    \
     X(random, EXACT, "whatever happens, when the faults end everything is finished, exactly once") \
     X(random_frozen, EXACT, "the same with routers that are frozen on the way")                    \

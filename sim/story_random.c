@@ -274,6 +274,11 @@ void smoe_story_random_stale(struct smoe_world *w)
     play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .stale = true});
 }
 
+void smoe_story_random_stale_sharded(struct smoe_world *w)
+{
+    play(w, (struct made_up){.n_kinds = RANDOM_KINDS, .sharded = true, .stale = true});
+}
+
 void smoe_story_torture_whole(struct smoe_world *w)
 {
     play(w, (struct made_up){.n_kinds = TORTURE_KINDS});
@@ -287,6 +292,6 @@ void smoe_story_torture(struct smoe_world *w)
     smoe_rng_init(&rng, w->options.seed, UINT64_C(0x70a7));
     m.sharded = smoe_rng_below(&rng, 2);
     m.frozen = smoe_rng_below(&rng, 2);
-    m.stale = !m.sharded && smoe_rng_below(&rng, 2);
+    m.stale = smoe_rng_below(&rng, 2);
     play(w, m);
 }

@@ -111,6 +111,7 @@ struct smoe_sim_trainer_options {
     uint32_t tokens;    /* 8 */
     uint32_t top_k;     /* 2 */
     double skew;        /* of the gate scores: larger makes a few experts popular */
+    bool turns;         /* ... which others follow at every step: it is never long the same ones */
     uint64_t think_ns;  /* between results and gradient */
     bool pipelined;     /* the next step's batches are submitted before StepDone */
     uint32_t staleness; /* of its layers: then those are computed before the commit */

@@ -12,7 +12,7 @@
 
 #include "common/base/assert.h"
 #include "common/base/within.h"
-#include "daemon/core/core_state.h"
+#include "daemon/core/sharded.h"
 
 static uint64_t batch_key(uint32_t trainer, uint64_t id)
 {
@@ -230,6 +230,8 @@ void smoe_batch_submit(struct smoe_core *c, uint32_t trainer, const struct smoe_
     batch_start(c, index, trainer, event);
     smoe_core_act(c, SMOE_ACT_BATCH_TAKEN, t->session)->batch = index;
     c->solve_useful = true;
+    if (c->layers[m->layer].sharded && smoe_sharded_before_wanted(c, m->layer))
+        smoe_layers_advance(c);
 }
 
 /* ---- the end of a batch ---- */

@@ -55,6 +55,13 @@ static inline uint64_t smoe_part_element_bytes(const struct smoe_layer *layer, b
     return layer->shape.wire == SMOE_WIRE_BF16 ? 2 : smoe_real_bytes(layer);
 }
 
+/* ... of a state that another worker is to hold from then on: with the weights before, if the layer has them. */
+static inline uint64_t smoe_held_element_bytes(const struct smoe_layer *layer)
+{
+    return smoe_part_element_bytes(layer, true) +
+           (layer->shape.staleness ? smoe_real_bytes(layer) : 0);
+}
+
 static inline size_t smoe_row_bytes(const struct smoe_layer *layer)
 {
     return layer->shape.d_model * smoe_real_bytes(layer);

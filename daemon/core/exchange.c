@@ -22,7 +22,8 @@
 
 static uint64_t element_bytes(const struct smoe_layer *layer, enum smoe_exchange_kind kind)
 {
-    return smoe_part_element_bytes(layer, kind == SMOE_EXCHANGE_STATES);
+    return kind == SMOE_EXCHANGE_STATES ? smoe_held_element_bytes(layer)
+                                        : smoe_part_element_bytes(layer, false);
 }
 
 /* ---- whom ---- */
@@ -51,7 +52,7 @@ static uint32_t list_takers(struct smoe_core *c, const struct smoe_sharded *s,
     if (ask->kind == SMOE_SHARD_GRADIENT && p->follower != SMOE_SHARD_NONE && p->follower != from)
         list[n++] = p->follower;
     for (uint32_t r = first; ask->kind == SMOE_SHARD_WEIGHTS && r < last; r++)
-        if (s->stale[r] && s->replica_worker[r] != from)
+        if ((s->stale[r] || ask->older) && s->replica_worker[r] != from)
             list[n++] = s->replica_worker[r];
     smoe_core_list_trim(c, list, n * sizeof *list);
     *ret = list;
@@ -90,9 +91,9 @@ static struct smoe_msg_shard_ask ask_for(const struct smoe_core *c, uint32_t l,
     bool gradient = kind == SMOE_EXCHANGE_GRADIENTS;
     const struct smoe_step *step = gradient ? &c->trainers[layer->owner].step : NULL;
     return (struct smoe_msg_shard_ask){
-        .kind = gradient                        ? SMOE_SHARD_GRADIENT
-                : kind == SMOE_EXCHANGE_WEIGHTS ? SMOE_SHARD_WEIGHTS
-                                                : SMOE_SHARD_STATE,
+        .kind = gradient                       ? SMOE_SHARD_GRADIENT
+                : kind == SMOE_EXCHANGE_STATES ? SMOE_SHARD_STATE
+                                               : SMOE_SHARD_WEIGHTS,
         .layer = l,
         .expert = range->expert,
         .offset = range->offset,
@@ -103,6 +104,8 @@ static struct smoe_msg_shard_ask ask_for(const struct smoe_core *c, uint32_t l,
         .fill = s->fill,
         .keep = kind == SMOE_EXCHANGE_WEIGHTS &&
                 smoe_sharded_has_weights(s, range->expert, range->from),
+        .older =
+            kind == SMOE_EXCHANGE_OLDER || (kind == SMOE_EXCHANGE_STATES && layer->shape.staleness),
     };
 }
 
@@ -158,6 +161,8 @@ static void finish(struct smoe_core *c, uint32_t l)
         memset(s->stale, 0, s->replica_first[c->layers[l].shape.experts] * sizeof *s->stale);
         smoe_traffic_weights_came(c, l);
     }
+    if (kind == SMOE_EXCHANGE_OLDER)
+        smoe_sharded_before_filled(c, l);
     if (kind == SMOE_EXCHANGE_STATES)
         smoe_sharded_filled(c, l);
     smoe_layers_advance(c); /* to which a step may be waiting for this */
@@ -203,7 +208,7 @@ void smoe_exchange_begin(struct smoe_core *c, uint32_t l, enum smoe_exchange_kin
     smoe_assert(s->exchange.kind == SMOE_EXCHANGE_NONE);
     s->exchange = (struct smoe_exchange){.kind = kind};
     c->sharding->exchanging |= UINT64_C(1) << l;
-    if (kind == SMOE_EXCHANGE_WEIGHTS)
+    if (kind == SMOE_EXCHANGE_WEIGHTS || kind == SMOE_EXCHANGE_OLDER)
         s->fill = ++c->sharding->serial;
     smoe_lanes_begin(c, l);
 }
@@ -255,7 +260,7 @@ static struct smoe_transfer *expected(const struct smoe_core *c, uint32_t worker
                  m->layer == t->ask.layer && m->expert == t->ask.expert &&
                  m->offset == t->ask.offset && m->length == t->ask.length &&
                  m->rank == t->ask.rank && m->step == t->ask.step && m->attempt == t->ask.attempt &&
-                 m->fill == t->ask.fill;
+                 m->fill == t->ask.fill && m->older == t->ask.older;
     bool due = right && (m->again ? smoe_peers_have(&t->direct, m->again - 1) : t->asked);
     return due ? t : NULL;
 }

@@ -8,7 +8,7 @@
  *     gradients   of the experts that the worker hosts, all pieces, in lane k of n from the k/n-th on, around: at any
  *                 time lanes are at pieces of different workers, and each gives to several
  *     weights     of all experts, in lane k from the k/n-th on, around, the pieces that the worker owns: at any time
- *                 lanes are at experts that stand on different workers
+ *                 lanes are at experts that stand on different workers; and so the weights before
  *     states      one lane: the pieces that are filled
  *
  * Flow control has four bounds (exchange_lanes.h): a slow worker makes the lanes wait that lead to it, and nobody's
@@ -40,16 +40,21 @@ static bool any_stale(const struct smoe_sharded *s, uint32_t expert)
     return false;
 }
 
+static bool gives_weights(const struct smoe_sharded *s)
+{
+    return s->exchange.kind == SMOE_EXCHANGE_WEIGHTS || s->exchange.kind == SMOE_EXCHANGE_OLDER;
+}
+
 /* Every worker that gives something in the exchange, in the sharding's scratch; false: nobody but `from` does. */
 static bool mark_givers(struct smoe_core *c, const struct smoe_layer *layer, bool *gives)
 {
     const struct smoe_sharded *s = layer->sharded;
     memset(gives, 0, c->fleet.n_used * sizeof *gives);
-    for (uint32_t r = 0; r < s->replica_first[layer->shape.experts]; r++)
-        if (s->exchange.kind == SMOE_EXCHANGE_GRADIENTS)
-            gives[s->replica_worker[r]] = true;
+    bool gradients = s->exchange.kind == SMOE_EXCHANGE_GRADIENTS;
+    for (uint32_t r = 0; gradients && r < s->sum_first[layer->shape.experts]; r++)
+        gives[s->sum_worker[r]] = true;
     for (uint32_t i = 0; i < s->map.n_pieces; i++)
-        if (s->exchange.kind == SMOE_EXCHANGE_WEIGHTS)
+        if (gives_weights(s))
             gives[s->map.pieces[i].owner] = true;
     return s->exchange.kind != SMOE_EXCHANGE_STATES;
 }
@@ -65,7 +70,7 @@ void smoe_lanes_begin(struct smoe_core *c, uint32_t l)
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         if (gives[w])
             s->lanes[n++] = (struct smoe_lane){.worker = w};
-    bool weights = s->exchange.kind == SMOE_EXCHANGE_WEIGHTS;
+    bool weights = gives_weights(s);
     for (uint32_t k = 0; k < n; k++) {
         s->lanes[k].first_expert = weights ? (uint32_t)((uint64_t)k * layer->shape.experts / n) : 0;
         s->lanes[k].first_piece = weights ? 0 : (uint32_t)((uint64_t)k * s->map.n_pieces / n);
@@ -80,12 +85,14 @@ void smoe_lanes_begin(struct smoe_core *c, uint32_t l)
 static bool gives_of(const struct smoe_sharded *s, uint32_t worker, uint32_t expert,
                      uint32_t *ret_rank)
 {
-    uint32_t first = s->replica_first[expert], last = s->replica_first[expert + 1];
+    uint32_t first = s->sum_first[expert], last = s->sum_first[expert + 1];
     *ret_rank = 0;
+    if (s->exchange.kind == SMOE_EXCHANGE_WEIGHTS)
+        return any_stale(s, expert);
     if (s->exchange.kind != SMOE_EXCHANGE_GRADIENTS)
-        return s->exchange.kind == SMOE_EXCHANGE_STATES || any_stale(s, expert);
+        return true;
     for (uint32_t r = first; r < last; r++)
-        if (s->replica_worker[r] == worker) {
+        if (s->sum_worker[r] == worker) {
             *ret_rank = r - first;
             return true;
         }
@@ -103,7 +110,7 @@ static void piece_range(const struct smoe_sharded *s, uint32_t worker,
         begin = begin > first ? begin : first;
         end = end < last ? end : last;
     }
-    if (s->exchange.kind == SMOE_EXCHANGE_WEIGHTS && p->owner != worker)
+    if (gives_weights(s) && p->owner != worker)
         end = begin;
     *ret_offset = begin;
     *ret_length = begin < end ? end - begin : 0;
@@ -114,8 +121,9 @@ static uint64_t chunk_of(const struct smoe_core *c, const struct smoe_layer *lay
 {
     uint64_t most = c->options.tensor_bytes_max, n;
     most = most < CHUNK_BYTES ? most : CHUNK_BYTES;
-    n = most /
-        smoe_part_element_bytes(layer, layer->sharded->exchange.kind == SMOE_EXCHANGE_STATES);
+    n = most / (layer->sharded->exchange.kind == SMOE_EXCHANGE_STATES
+                    ? smoe_held_element_bytes(layer)
+                    : smoe_part_element_bytes(layer, false));
     return n ? n : 1;
 }
 

@@ -356,18 +356,6 @@ static int check_shape(const struct smoe_core *c, const struct smoe_msg_layer_de
     return 0;
 }
 
-/* What a layer that would begin here may not be. */
-static int check_new(const struct smoe_core *c, const struct smoe_msg_layer_declare *m,
-                     struct smoe_why *why)
-{
-    if (m->shape.staleness && c->options.sharded)
-        return smoe_fail(why, SMOE_ESHAPE,
-                         "layer %s: staleness %u is for layers whose experts stand whole, and this "
-                         "gateway shards them (placement.rule): declare it with staleness 0",
-                         m->name, m->shape.staleness);
-    return 0;
-}
-
 /* The layer this declaration means: found, replaced or new. A code and a sentence if it may not. */
 static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_layer_declare *m,
                    uint32_t *ret_layer, struct smoe_why *why)
@@ -387,10 +375,8 @@ static int resolve(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_
         *ret_layer = l;
         return 0;
     }
-    bool goes_on = same_run && c->layers[l].state != SMOE_LAYER_LOST;
     int rc =
         check_shape(c, m, c->options.sharded || (same_run && c->layers[l].sharded != NULL), why);
-    rc = rc || goes_on ? rc : check_new(c, m, why);
     if (rc)
         return rc;
     if (found) {

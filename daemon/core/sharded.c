@@ -33,7 +33,7 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->plan_due = false;
     s->step_ns = s->iterations = 0;
     s->refusals = 0;
-    s->ending = s->left = false;
+    s->ending = s->left = s->before = s->given = false;
     s->part = SMOE_PART_COMPUTING;
     s->part_since_ns = 0;
     memset(s->part_ns, 0, sizeof s->part_ns);
@@ -88,6 +88,9 @@ bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker)
     for (uint32_t r = 0; r < n_replicas(s); r++)
         if (s->replica_worker[r] == worker)
             return true;
+    for (uint32_t r = 0; s->before && r < s->before_first[s->plan.n_experts]; r++)
+        if (s->before_worker[r] == worker)
+            return true;
     return smoe_shard_holds(&s->map, worker) || (s->filling.length && s->filling.to == worker);
 }
 
@@ -100,6 +103,8 @@ void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits)
 {
     for (uint32_t r = 0; r < n_replicas(s); r++)
         set_bit(bits, s->replica_worker[r]);
+    for (uint32_t r = 0; s->before && r < s->before_first[s->plan.n_experts]; r++)
+        set_bit(bits, s->before_worker[r]);
     for (uint32_t i = 0; i < s->map.n_pieces; i++) {
         if (s->map.pieces[i].owner != SMOE_SHARD_NONE)
             set_bit(bits, s->map.pieces[i].owner);
@@ -108,7 +113,7 @@ void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits)
     }
 }
 
-static bool has_taken_in(const struct smoe_core *c, uint32_t l, uint32_t worker)
+bool smoe_sharded_has_taken_in(const struct smoe_core *c, uint32_t l, uint32_t worker)
 {
     return smoe_standing_usable(c, worker) && (c->fleet.workers[worker].hosted_layers >> l & 1) &&
            !(c->fleet.workers[worker].host_due >> l & 1);
@@ -119,15 +124,15 @@ static bool all_there(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
     if (!s->plan.n_workers || !s->map.n_pieces ||
-        (s->filling.length && !has_taken_in(c, l, s->filling.to)))
+        (s->filling.length && !smoe_sharded_has_taken_in(c, l, s->filling.to)))
         return false;
     for (uint32_t r = 0; r < n_replicas(s); r++)
-        if (!has_taken_in(c, l, s->replica_worker[r]))
+        if (!smoe_sharded_has_taken_in(c, l, s->replica_worker[r]))
             return false;
     for (uint32_t i = 0; i < s->map.n_pieces; i++)
-        if (!has_taken_in(c, l, s->map.pieces[i].owner) ||
+        if (!smoe_sharded_has_taken_in(c, l, s->map.pieces[i].owner) ||
             (s->map.pieces[i].follower != SMOE_SHARD_NONE &&
-             !has_taken_in(c, l, s->map.pieces[i].follower)))
+             !smoe_sharded_has_taken_in(c, l, s->map.pieces[i].follower)))
             return false;
     return true;
 }
@@ -147,13 +152,23 @@ bool smoe_sharded_complete(const struct smoe_core *c, uint32_t l)
 
 /* ---- telling workers ---- */
 
-/* Has it visits of the trainer of an expert that it is about to drop? */
+/* Does the visit end where it is? In the slot of an expert that is in force, if its gradient is summed there, or of one
+ * that was left: there those of batches that belong to the weights before, or that have no gradients. */
+static bool ends_here(const struct smoe_core *c, const struct smoe_parcel *p)
+{
+    const struct smoe_sharded *s = c->layers[p->layer].sharded;
+    const struct smoe_batch *b = &c->batches[p->batch];
+    bool before = smoe_sharded_is_before(c, b);
+    return (!before && smoe_sharded_hosts(s, p->worker, p->expert)) ||
+           ((before || !b->training) && smoe_sharded_hosted_before(s, p->worker, p->expert));
+}
+
+/* Has it visits of the trainer that it is about to drop? */
 static bool drops_visits(const struct smoe_core *c, uint32_t l, uint32_t worker, uint32_t trainer)
 {
     smoe_list_for_each (it, &c->worker_parcels[worker]) {
         const struct smoe_parcel *p = smoe_container_of(it, struct smoe_parcel, worker_link);
-        if (p->layer == l && c->batches[p->batch].trainer == trainer &&
-            !smoe_sharded_hosts(c->layers[l].sharded, worker, p->expert))
+        if (p->layer == l && c->batches[p->batch].trainer == trainer && !ends_here(c, p))
             return true;
     }
     return false;
@@ -189,15 +204,22 @@ static void list_pieces(struct smoe_core *c, const struct smoe_sharded *s, uint3
     m->pieces = (struct smoe_pieces){offsets, lengths, n};
 }
 
-static void list_slots(struct smoe_core *c, uint32_t l, uint32_t worker, struct smoe_msg_host *m)
+/* Slots of the placement in force, or those of the one before that were left. */
+static size_t list_slots(struct smoe_core *c, uint32_t l, uint32_t worker, bool left,
+                         const uint32_t **ret)
 {
     const struct smoe_layer *layer = &c->layers[l];
+    const struct smoe_sharded *s = layer->sharded;
     uint32_t *experts = smoe_core_list(c, layer->shape.experts * sizeof *experts);
-    for (uint32_t e = 0; e < layer->shape.experts; e++)
-        if (smoe_sharded_hosts(layer->sharded, worker, e))
-            experts[m->n_experts++] = e;
-    smoe_core_list_trim(c, experts, m->n_experts * sizeof *experts);
-    m->experts = experts;
+    size_t n = 0;
+    for (uint32_t e = 0; e < layer->shape.experts; e++) {
+        bool hosts = smoe_sharded_hosts(s, worker, e);
+        if (left ? !hosts && smoe_sharded_hosted_before(s, worker, e) : hosts)
+            experts[n++] = e;
+    }
+    smoe_core_list_trim(c, experts, n * sizeof *experts);
+    *ret = experts;
+    return n;
 }
 
 static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
@@ -224,7 +246,8 @@ static void send_host(struct smoe_core *c, uint32_t l, uint32_t worker)
     m.fresh = !layer->learned;
     m.sharded = true;
     m.replicas = s->plan.n_workers ? s->plan.slot_first[s->plan.n_workers] : 0;
-    list_slots(c, l, worker, &m);
+    m.n_experts = list_slots(c, l, worker, false, &m.experts);
+    m.n_copies = list_slots(c, l, worker, true, &m.copies);
     list_pieces(c, s, worker, &m);
     w->reference_flops = layer->forward_flops;
     smoe_slot_consider(c, worker);
@@ -251,7 +274,7 @@ size_t smoe_sharded_hosts_of(struct smoe_core *c, uint64_t layers, uint32_t work
             continue;
         uint32_t *hosts = smoe_core_list(c, layer->shape.experts * sizeof *hosts);
         for (uint32_t e = 0; e < layer->shape.experts; e++)
-            hosts[e] = s->replica_first[e + 1] - s->replica_first[e];
+            hosts[e] = s->sum_first[e + 1] - s->sum_first[e];
         lists[n++] = (struct smoe_layer_hosts){l, hosts, layer->shape.experts};
     }
     *ret = lists;
@@ -270,6 +293,8 @@ static void exchange(struct smoe_core *c, uint32_t l)
         smoe_traffic_turn(c, l, SMOE_PART_WEIGHTS);
     if (any_stale(s))
         smoe_exchange_begin(c, l, SMOE_EXCHANGE_WEIGHTS);
+    else if (smoe_sharded_before_wanted(c, l))
+        smoe_exchange_begin(c, l, SMOE_EXCHANGE_OLDER);
     else if (s->filling.length)
         smoe_exchange_begin(c, l, SMOE_EXCHANGE_STATES);
 }
@@ -292,6 +317,7 @@ bool smoe_sharded_advance(struct smoe_core *c, uint32_t l)
     smoe_sharded_leave_absent(c, l);
     if ((!layer->learned || !s->map.n_pieces) && !smoe_sharded_cut(c, l))
         return true;
+    smoe_sharded_release_before(c, l);
     smoe_sharded_replan(c, l);
     if (layer->learned)
         smoe_sharded_rearrange(c, l);
@@ -308,6 +334,8 @@ void smoe_sharded_committed(struct smoe_core *c, uint32_t l)
     s->step_ns = c->now_ns;
     s->refusals = 0;
     smoe_traffic_turn(c, l, SMOE_PART_PLACING);
+    smoe_sharded_pass(c, l);
+    s->given = false;
     memset(s->stale, 1, n_replicas(s) * sizeof *s->stale);
     smoe_sharded_interrupt_fetches(c, l);
 }
@@ -324,6 +352,7 @@ static void leave(struct smoe_core *c, uint32_t l, uint32_t worker)
     if (!smoe_sharded_on_worker(s, worker))
         return;
     smoe_exchange_void(c, l);
+    smoe_sharded_leave_before(c, l, worker);
     smoe_sharded_interrupt_fetches(c, l);
     smoe_sharded_fail_stores(c, l);
     if (s->filling.length && (s->filling.to == worker || s->filling.from == worker)) {
@@ -408,6 +437,8 @@ void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
         for (uint32_t r = s->replica_first[e] + 1; r < s->replica_first[e + 1]; r++)
             smoe_assert(s->replica_worker[r] > s->replica_worker[r - 1]);
     }
+    for (uint32_t e = 0; s->before && e < c->layers[l].shape.experts; e++)
+        smoe_assert(s->before_first[e + 1] > s->before_first[e]);
 }
 
 void smoe_sharding_check(const struct smoe_core *c)

@@ -3,7 +3,8 @@
  * Sharded layers (MODEL.md sections 8 and 9): an expert stands in slots of several workers, its optimizer state lies in
  * pieces that do not move when experts do, and which slot holds which expert is decided anew at every step.
  * sharded.c knows who holds what and tells them; sharded_return.c takes in what workers bring back; sharded_plan.c
- * decides; exchange.c moves gradients, weights and states between workers.
+ * decides; sharded_before.c knows the placement before (staleness); exchange.c moves gradients, weights and states
+ * between workers.
  *
  * Of a layer that is sharded (layer->sharded), experts[e].worker is the first of its hosts; followers are of pieces.
  */
@@ -32,6 +33,7 @@ enum smoe_exchange_kind {
     SMOE_EXCHANGE_NONE,
     SMOE_EXCHANGE_GRADIENTS, /* local sums to the holders of state, within a step */
     SMOE_EXCHANGE_WEIGHTS,   /* to slots whose weights are of another step */
+    SMOE_EXCHANGE_OLDER,     /* weights before those, to the slots in force (sharded_before.c) */
     SMOE_EXCHANGE_STATES,    /* to a worker that shall hold them, between steps */
 };
 
@@ -48,9 +50,14 @@ struct smoe_sharded {
     uint32_t *replica_first;     /* [experts + 1] hosts of each expert, distinct, rising: */
     uint32_t *replica_worker;    /* [SMOE_LAYER_REPLICAS_MAX] */
     bool *stale;                 /* ... whose weights are not of the layer's step */
-    bool plan_due;               /* a step was committed since */
-    uint64_t step_ns;            /* when the last one was, by this daemon */
-    uint64_t *popularity;        /* [experts] since the last commit, by the gate alone */
+    bool
+        before; /* the placement before stands: hosts of each expert as above, with the weights before */
+    uint32_t *before_first, *before_worker;
+    uint32_t *sum_first, *sum_worker; /* hosts whose sums make the gradients of the step at hand */
+    bool plan_due;                    /* a step was committed since */
+    bool given;                       /* ... and state begun to be moved */
+    uint64_t step_ns;                 /* when the last one was, by this daemon */
+    uint64_t *popularity;             /* [experts] since the last commit, by the gate alone */
     struct smoe_place_planner *planner;
     struct smoe_shard_move filling; /* `to` is getting these elements from `from`; length 0: none */
     struct smoe_exchange exchange;
@@ -71,6 +78,7 @@ struct smoe_sharded {
 struct smoe_sharding_lists {
     struct smoe_shard_piece *pieces;
     uint32_t *slot_first, *replica_first, *replica_worker;
+    uint32_t *before_first, *before_worker, *sum_first, *sum_worker;
     uint16_t *expert;
     bool *stale;
     uint64_t *popularity;
@@ -121,6 +129,8 @@ bool smoe_sharded_has_weights(const struct smoe_sharded *s, uint32_t expert, uin
 bool smoe_sharded_advance(struct smoe_core *core, uint32_t layer);
 /* Every slot is there and has the weights of the layer's step, and every piece has its owner. */
 bool smoe_sharded_complete(const struct smoe_core *core, uint32_t layer);
+/* The worker is here and has carried out the last Host of the layer. */
+bool smoe_sharded_has_taken_in(const struct smoe_core *core, uint32_t layer, uint32_t worker);
 /* Sets the bits of all that take part in its steps. */
 void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits);
 void smoe_sharded_worker_lost(struct smoe_core *core, uint32_t layer, uint32_t worker);
@@ -137,6 +147,27 @@ void smoe_sharded_tell(struct smoe_core *core, uint32_t layer);
 void smoe_sharded_check(const struct smoe_core *core, uint32_t layer);
 /* What layers share: every exchange has the transfers that name it. */
 void smoe_sharding_check(const struct smoe_core *core);
+
+/* ---- sharded_before.c: the placement before ---- */
+/* Do the batch's visits belong to it? */
+bool smoe_sharded_is_before(const struct smoe_core *core, const struct smoe_batch *batch);
+bool smoe_sharded_hosted_before(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
+/* It can be given visits. */
+bool smoe_sharded_before_ready(const struct smoe_core *core, uint32_t layer);
+/* There are batches that belong to it, and it is gone: the slots in force shall have its weights, too. */
+bool smoe_sharded_before_wanted(const struct smoe_core *core, uint32_t layer);
+/* ... and have them. */
+void smoe_sharded_before_filled(struct smoe_core *core, uint32_t layer);
+/* A step is committed: the placement in force is the one before from now on. */
+void smoe_sharded_pass(struct smoe_core *core, uint32_t layer);
+/* Nothing of it is needed any more, or it will come again. */
+void smoe_sharded_drop_before(struct smoe_core *core, uint32_t layer);
+/* The worker is lost. */
+void smoe_sharded_leave_before(struct smoe_core *core, uint32_t layer, uint32_t worker);
+/* Drops it where somebody who shall leave has a part of it, and no visit is out. */
+void smoe_sharded_release_before(struct smoe_core *core, uint32_t layer);
+/* Says whose sums make the gradients of the step that begins. */
+void smoe_sharded_sum_up(struct smoe_core *core, uint32_t layer);
 
 /* ---- sharded_return.c: workers that come back, to this daemon or to the next ---- */
 /* Has nobody who is known some piece of what was learned? */
@@ -171,8 +202,8 @@ void smoe_sharded_place_again(struct smoe_core *core, uint32_t layer,
 void smoe_sharded_rearrange(struct smoe_core *core, uint32_t layer);
 /* Is nothing of the layer's training out? */
 bool smoe_sharded_at_rest(const struct smoe_core *core, uint32_t layer);
-/* Which live workers hold each expert, into core->replica_first and replica_node. */
-void smoe_sharded_fill_replicas(struct smoe_core *core, const struct smoe_sharded *s);
+/* Which live workers hold each expert, in force or before, into core->replica_first and replica_node. */
+void smoe_sharded_fill_replicas(struct smoe_core *core, uint32_t layer, bool before);
 /* The range being filled has come: it counts from now on. */
 void smoe_sharded_filled(struct smoe_core *core, uint32_t layer);
 

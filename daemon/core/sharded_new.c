@@ -27,6 +27,10 @@ static bool new_layer(struct smoe_sharding *all, uint32_t l, const struct smoe_p
     lend(all, l, workers, &s->map, &s->plan);
     s->replica_first = all->lists.replica_first + l * (SMOE_EXPERTS_MAX + 1);
     s->replica_worker = all->lists.replica_worker + l * SMOE_LAYER_REPLICAS_MAX;
+    s->before_first = all->lists.before_first + l * (SMOE_EXPERTS_MAX + 1);
+    s->before_worker = all->lists.before_worker + l * SMOE_LAYER_REPLICAS_MAX;
+    s->sum_first = all->lists.sum_first + l * (SMOE_EXPERTS_MAX + 1);
+    s->sum_worker = all->lists.sum_worker + l * 2 * SMOE_LAYER_REPLICAS_MAX;
     s->stale = all->lists.stale + l * SMOE_LAYER_REPLICAS_MAX;
     s->popularity = all->lists.popularity + l * SMOE_EXPERTS_MAX;
     s->traffic = all->lists.traffic + 2 * l * workers;
@@ -44,12 +48,17 @@ static bool new_lists(struct smoe_sharding *all, size_t workers)
     x->expert = malloc(LAYERS * SMOE_LAYER_REPLICAS_MAX * sizeof *x->expert);
     x->replica_first = malloc(LAYERS * (SMOE_EXPERTS_MAX + 1) * sizeof *x->replica_first);
     x->replica_worker = malloc(LAYERS * SMOE_LAYER_REPLICAS_MAX * sizeof *x->replica_worker);
+    x->before_first = malloc(SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX + 1) * sizeof *x->before_first);
+    x->before_worker = malloc(SMOE_LAYERS_MAX * SMOE_LAYER_REPLICAS_MAX * sizeof *x->before_worker);
+    x->sum_first = malloc(SMOE_LAYERS_MAX * (SMOE_EXPERTS_MAX + 1) * sizeof *x->sum_first);
+    x->sum_worker = malloc(SMOE_LAYERS_MAX * 2 * SMOE_LAYER_REPLICAS_MAX * sizeof *x->sum_worker);
     x->stale = malloc(LAYERS * SMOE_LAYER_REPLICAS_MAX * sizeof *x->stale);
     x->popularity = malloc(SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *x->popularity);
     x->traffic = malloc(2 * SMOE_LAYERS_MAX * workers * sizeof *x->traffic);
     x->lanes = malloc(SMOE_LAYERS_MAX * workers * sizeof *x->lanes);
     return x->pieces && x->slot_first && x->expert && x->replica_first && x->replica_worker &&
-           x->stale && x->popularity && x->traffic && x->lanes;
+           x->before_first && x->before_worker && x->sum_first && x->sum_worker && x->stale &&
+           x->popularity && x->traffic && x->lanes;
 }
 
 static bool new_scratch(struct smoe_sharding *all, const struct smoe_core_limits *limits)
@@ -101,10 +110,11 @@ void smoe_sharding_free(struct smoe_sharding *all)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
         smoe_place_planner_free(all->layers[l].planner);
     const struct smoe_sharding_lists *x = &all->lists;
-    void *blocks[] = {x->pieces,         x->slot_first, x->expert,        x->replica_first,
-                      x->replica_worker, x->stale,      x->popularity,    x->traffic,
-                      x->lanes,          all->slots,    all->speed,       all->memory,
-                      all->gone,         all->gives,    all->moves.moves, all->transfers,
+    void *blocks[] = {x->pieces,         x->slot_first,   x->expert,        x->replica_first,
+                      x->replica_worker, x->before_first, x->before_worker, x->sum_first,
+                      x->sum_worker,     x->stale,        x->popularity,    x->traffic,
+                      x->lanes,          all->slots,      all->speed,       all->memory,
+                      all->gone,         all->gives,      all->moves.moves, all->transfers,
                       all->flows,        all->norms};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         free(blocks[i]);

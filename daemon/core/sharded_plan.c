@@ -36,7 +36,8 @@ uint32_t smoe_sharded_count_willing(const struct smoe_core *c, uint32_t l)
 
 static uint64_t slot_bytes(const struct smoe_layer *layer)
 {
-    return 3 * smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS); /* two versions, and the gradient */
+    /* Two versions, and the gradient; with staleness one more of each, and as much again for the slot that was left. */
+    return (layer->shape.staleness ? 10 : 3) * smoe_relay_bytes(layer, SMOE_STATE_WEIGHTS);
 }
 
 /* Slots that the worker gives to the layer: what it said; else as many as fit half of its memory, up to twice as
@@ -334,12 +335,13 @@ static void begin_filling(struct smoe_core *c, uint32_t l)
     const struct smoe_layer *layer = &c->layers[l];
     struct smoe_sharded *s = layer->sharded;
     struct smoe_shard_move move = c->sharding->moves.moves[0];
-    uint64_t element = smoe_part_element_bytes(layer, true);
+    uint64_t element = smoe_held_element_bytes(layer);
     uint64_t most = FILL_BYTES / (element * layer->shape.experts);
     uint64_t end = smoe_shard_bound(&s->map, move.offset, most);
     if (end - move.offset < move.length)
         move.length = end - move.offset;
     s->filling = move;
+    s->given = true;
     c->fleet.workers[move.to].host_due |= UINT64_C(1) << l;
 }
 
@@ -349,8 +351,10 @@ void smoe_sharded_rearrange(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = layer->sharded;
     struct smoe_sharding *all = c->sharding;
     uint64_t lost;
+    /* The next step waits for it once: one that is settled at its first sight would let nobody join or leave. */
+    bool turn = layer->shape.staleness && !s->given;
     if (s->filling.length || s->exchange.kind != SMOE_EXCHANGE_NONE ||
-        (layer->owner != SMOE_NONE && smoe_step_settled(c, layer->owner)))
+        (layer->owner != SMOE_NONE && smoe_step_settled(c, layer->owner) && !turn))
         return;
     weigh(c, l);
     copy_map(&s->map, &all->spare);
@@ -378,14 +382,17 @@ void smoe_sharded_filled(struct smoe_core *c, uint32_t l)
 
 /* ---- for routing ---- */
 
-void smoe_sharded_fill_replicas(struct smoe_core *c, const struct smoe_sharded *s)
+void smoe_sharded_fill_replicas(struct smoe_core *c, uint32_t l, bool before)
 {
+    const struct smoe_sharded *s = c->layers[l].sharded;
+    const uint32_t *first = before ? s->before_first : s->replica_first;
+    const uint32_t *worker = before ? s->before_worker : s->replica_worker;
     uint32_t n = 0;
-    for (uint32_t e = 0; e < s->plan.n_experts; e++) {
+    for (uint32_t e = 0; e < c->layers[l].shape.experts; e++) {
         c->replica_first[e] = n;
-        for (uint32_t r = s->replica_first[e]; r < s->replica_first[e + 1]; r++)
-            if (smoe_worker_live(&c->fleet.workers[s->replica_worker[r]]))
-                c->replica_node[n++] = s->replica_worker[r];
+        for (uint32_t r = first[e]; r < first[e + 1]; r++)
+            if (smoe_worker_live(&c->fleet.workers[worker[r]]))
+                c->replica_node[n++] = worker[r];
     }
-    c->replica_first[s->plan.n_experts] = n;
+    c->replica_first[c->layers[l].shape.experts] = n;
 }

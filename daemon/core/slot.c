@@ -12,6 +12,7 @@
 
 #include "common/base/assert.h"
 #include "common/base/near.h"
+#include "daemon/core/sharded.h"
 #include "daemon/core/slot_state.h"
 
 #define FREQ_STEP 0.005 /* a smaller change of frequency is not worth a message */
@@ -20,7 +21,10 @@
 
 bool smoe_batch_routable(const struct smoe_core *c, const struct smoe_batch *b)
 {
-    return !b->after_step && c->layers[b->layer].state == SMOE_LAYER_READY;
+    if (b->after_step)
+        return false;
+    return smoe_sharded_is_before(c, b) ? smoe_sharded_before_ready(c, b->layer)
+                                        : c->layers[b->layer].state == SMOE_LAYER_READY;
 }
 
 static uint64_t pending_layers(const struct smoe_core *c)

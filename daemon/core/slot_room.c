@@ -8,12 +8,12 @@
 #include "daemon/core/sharded.h"
 #include "daemon/core/slot_state.h"
 
-void smoe_slot_fill_replicas(struct smoe_core *c, uint32_t l)
+void smoe_slot_fill_replicas(struct smoe_core *c, const struct smoe_batch *b)
 {
-    const struct smoe_layer *layer = &c->layers[l];
+    const struct smoe_layer *layer = &c->layers[b->layer];
     uint32_t n = 0;
     if (layer->sharded) {
-        smoe_sharded_fill_replicas(c, layer->sharded);
+        smoe_sharded_fill_replicas(c, b->layer, smoe_sharded_is_before(c, b));
         return;
     }
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
@@ -25,12 +25,21 @@ void smoe_slot_fill_replicas(struct smoe_core *c, uint32_t l)
     c->replica_first[layer->shape.experts] = n;
 }
 
-/* Is it the only one that serves some expert? */
+static bool is_open(const struct smoe_worker *w)
+{
+    return w->state == SMOE_WORKER_READY && w->session != SMOE_NO_SESSION;
+}
+
+/* Does it serve some expert that no one serves who stays? */
 static bool is_alone(const struct smoe_core *c, uint32_t l, uint32_t worker)
 {
     for (uint32_t e = 0; e < c->layers[l].shape.experts; e++) {
-        uint32_t first = c->replica_first[e];
-        if (c->replica_first[e + 1] == first + 1 && c->replica_node[first] == worker)
+        bool serves = false, others = false;
+        for (uint32_t r = c->replica_first[e]; r < c->replica_first[e + 1]; r++) {
+            serves |= c->replica_node[r] == worker;
+            others |= is_open(&c->fleet.workers[c->replica_node[r]]);
+        }
+        if (serves && !others)
             return true;
     }
     return false;

@@ -369,7 +369,8 @@ static struct smoe_slot_group collect_group(struct smoe_core *c, const struct sm
     for (const struct smoe_list *it = &first->pending_link; it != &c->pending; it = it->next) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (b->layer != g.layer || b->top_k != g.top_k || b->training != g.training || b->routed ||
-            b->frozen != first->frozen || !smoe_batch_routable(c, b) || g.n_tokens == most)
+            b->frozen != first->frozen || !smoe_batch_routable(c, b) || g.n_tokens == most ||
+            smoe_sharded_is_before(c, b) != smoe_sharded_is_before(c, first))
             continue;
         uint64_t room = most - g.n_tokens;
         batches[g.n_batches++] = (uint32_t)(b - c->batches);
@@ -421,7 +422,8 @@ static void end_stuck(struct smoe_core *c)
     smoe_list_for_each (it, &c->pending) {
         struct smoe_batch *b = smoe_container_of(it, struct smoe_batch, pending_link);
         if (!smoe_batch_routable(c, b) ||
-            (c->n_parcel_free >= b->top_k && !smoe_slot_hosts_open(c, b->layer)))
+            (c->n_parcel_free >= b->top_k &&
+             (smoe_sharded_is_before(c, b) || !smoe_slot_hosts_open(c, b->layer))))
             continue;
         refuse_stuck(c, (uint32_t)(b - c->batches));
         return;
@@ -438,7 +440,7 @@ static void route_pending(struct smoe_core *c)
             if (b->slot_seen == c->totals.slots || !smoe_batch_routable(c, b))
                 continue;
             found = true;
-            smoe_slot_fill_replicas(c, b->layer);
+            smoe_slot_fill_replicas(c, b);
             if (b->routed) {
                 b->slot_seen = c->totals.slots;
                 route_replay(c, (uint32_t)(b - c->batches));

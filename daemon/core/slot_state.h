@@ -33,7 +33,7 @@ void smoe_slot_know_queue(const struct smoe_core *core, const struct smoe_worker
 
 /* ---- slot_room.c ---- */
 /* Which live workers hold each of the layer's experts: core->replica_*. */
-void smoe_slot_fill_replicas(struct smoe_core *core, uint32_t layer);
+void smoe_slot_fill_replicas(struct smoe_core *core, const struct smoe_batch *batch);
 /* Rows the worker can be given: what its inbox has room for, and no more in one slot than the raw part of one
  * Decision may have. For the layer whose replicas were filled last. */
 uint32_t smoe_slot_room(const struct smoe_core *core, uint32_t layer, uint32_t worker);

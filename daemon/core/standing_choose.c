@@ -219,6 +219,8 @@ static void balance_hosts(struct smoe_core *c, uint32_t l)
 bool smoe_standing_wants_rest(struct smoe_core *c, uint32_t l)
 {
     const struct smoe_layer *layer = &c->layers[l];
+    if (layer->sharded)
+        return false; /* slots change at every commit, with visits or without */
     count_loads(c, l);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         if (to_be_swapped(c, &layer->experts[e]))

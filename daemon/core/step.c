@@ -98,6 +98,7 @@ static void ask_norms(struct smoe_core *c, uint32_t trainer)
             smoe_standing_leave_absent(c, l);
         else if (t->step.layers >> l & 1) {
             smoe_traffic_turn(c, l, SMOE_PART_STEPPING);
+            smoe_sharded_sum_up(c, l);
             smoe_exchange_begin(c, l, SMOE_EXCHANGE_GRADIENTS);
         }
     await_hosts(c, trainer);
@@ -367,6 +368,7 @@ static void announce(struct smoe_core *c, uint32_t trainer)
     c->totals.steps++;
     c->epoch = s->done.epoch > c->epoch ? s->done.epoch : c->epoch;
     t->step_committed = s->number;
+    await_hosts(c, trainer); /* who took part, before it is another placement's turn */
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer *layer = &c->layers[l];
         if (!(s->layers >> l & 1))
@@ -378,7 +380,6 @@ static void announce(struct smoe_core *c, uint32_t trainer)
         if (layer->sharded)
             smoe_sharded_committed(c, l);
     }
-    await_hosts(c, trainer);
     for (uint32_t w = 0; w < c->fleet.n_used; w++)
         if (awaited(s, w))
             smoe_core_send(c, c->fleet.workers[w].session, SMOE_MSG_STEP_COMMIT)->step_commit =

@@ -168,6 +168,16 @@ static void drop_batches(struct smoe_core *c, uint32_t trainer)
     smoe_assert(t->n_batches == 0 && t->iteration_bytes == 0);
 }
 
+/* No visit belongs to them any more. */
+static void drop_placements_before(struct smoe_core *c, uint32_t trainer)
+{
+    for (uint64_t left = smoe_layers_owned(c, trainer); left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctzll(left);
+        if (c->layers[l].sharded)
+            smoe_sharded_drop_before(c, l);
+    }
+}
+
 void smoe_trainer_reset(struct smoe_core *c, uint32_t trainer, const char *reason)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
@@ -179,6 +189,7 @@ void smoe_trainer_reset(struct smoe_core *c, uint32_t trainer, const char *reaso
     t->attempt = smoe_trainer_new_attempt(c);
     drop_batches(c, trainer);
     reset_workers(c, trainer);
+    drop_placements_before(c, trainer);
     if (t->state != SMOE_TRAINER_LIVE)
         return;
     struct smoe_msg_need *m = &smoe_core_send(c, t->session, SMOE_MSG_NEED)->need;

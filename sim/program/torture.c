@@ -18,9 +18,9 @@
 #define PROGRESS_NS   UINT64_C(1000000000)
 
 /* What they are made of. */
-enum { SHARDED, FROZEN, SHARDED_FROZEN, STALE, STALE_FROZEN, KINDS };
-static const char *const kinds[KINDS] = {"sharded", "frozen", "sharded_and_frozen", "stale",
-                                         "stale_and_frozen"};
+enum { SHARDED, FROZEN, SHARDED_FROZEN, STALE, STALE_FROZEN, STALE_SHARDED, KINDS };
+static const char *const kinds[KINDS] = {"sharded", "frozen",           "sharded_and_frozen",
+                                         "stale",   "stale_and_frozen", "stale_and_sharded"};
 
 /* What is done to mend things is no fault. */
 static const enum smoe_sim_act faults[] = {
@@ -67,6 +67,7 @@ static void tell(const struct smoe_story *story, uint64_t seed, struct sum *s)
     s->kinds[SHARDED_FROZEN] += end.sharded && end.frozen;
     s->kinds[STALE] += end.stale;
     s->kinds[STALE_FROZEN] += end.stale && end.frozen;
+    s->kinds[STALE_SHARDED] += end.stale && end.sharded;
     for (int act = 0; act < SMOE_SIM_ACTS; act++)
         s->acts[act] += end.acts[act];
     if (end.code)

@@ -50,7 +50,7 @@ Test(random_worlds, a_hundred_worlds_a_step_ahead_finish)
 {
     uint32_t losses = 0;
     for (uint64_t seed = 1; seed <= WORLDS / 2; seed++)
-        losses += tell("random_stale", seed);
+        losses += tell("random_stale", seed) + tell("random_stale_sharded", seed);
     cr_assert_leq(losses, LOSSES_MAX, "%u worlds lost experts", losses);
 }
 

@@ -87,9 +87,21 @@ STORY(links_between_workers_may_break_in_any_phase, sharded_links)
 STORY(a_link_that_falls_silent_holds_up_a_step_no_longer_than_a_worker, sharded_silence)
 STORY(workers_that_do_not_reach_each_other_train_all_the_same, sharded_relayed)
 STORY(state_that_died_with_both_holders_is_reported_lost, sharded_both_die)
+STORY(slots_that_change_experts_a_step_ahead_step_as_one_process_does, stale_sharded)
+STORY(every_rule_places_a_layer_that_is_a_step_ahead, stale_sharded_rules)
+STORY(a_step_ahead_sends_no_byte_more, stale_sharded_bytes)
+STORY(weights_before_come_again_as_they_were_sent, stale_sharded_bf16)
+STORY(a_worker_may_die_in_any_phase_with_a_step_ahead, stale_sharded_phases)
+STORY(a_connection_may_break_in_any_phase_with_a_step_ahead, stale_sharded_reset)
+STORY(a_gateway_may_die_in_any_phase_with_a_step_ahead, stale_sharded_restart)
+STORY(weights_before_that_come_again_may_be_interrupted, stale_sharded_again)
+STORY(a_step_may_have_batches_of_two_placements, stale_sharded_mixed)
+STORY(a_commit_between_forward_and_backward_changes_nothing, stale_sharded_waits)
+STORY(newcomers_and_drained_workers_take_turns_with_steps_ahead, stale_sharded_joins)
+STORY(a_step_ahead_of_lost_state_is_reported_lost, stale_sharded_both_die)
 
 /* A story that nobody tells here would be no test. */
 Test(story, every_story_is_told)
 {
-    cr_assert_eq(smoe_stories_len, 63);
+    cr_assert_eq(smoe_stories_len, 76);
 }

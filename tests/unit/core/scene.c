@@ -521,7 +521,7 @@ static bool answer(struct scene *s, uint32_t session, struct smoe_message asked)
     struct smoe_message m = {0};
     switch ((unsigned)asked.type) {
     case SMOE_MSG_HOST:
-        if (!asked.host.n_experts && !asked.host.n_copies)
+        if (!asked.host.n_experts && !asked.host.n_copies && !asked.host.pieces.n)
             return false;
         m.type = SMOE_MSG_HOSTED;
         m.hosted.layer = asked.host.layer;

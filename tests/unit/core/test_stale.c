@@ -211,28 +211,6 @@ Test(stale, a_batch_ahead_that_is_discarded_during_the_commit_leaves_the_commit_
     cr_assert_eq(scene_totals(&s).account.in_flight, 0);
 }
 
-Test(stale, a_sharding_gateway_refuses_it_in_words)
-{
-    struct smoe_core_options o = scene_options();
-    struct smoe_layer_shape shape = scene_shape(4);
-    struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
-    o.sharded = true;
-    scene_begin(&s, &o);
-    t = scene_trainer(&s, "t");
-    shape.staleness = 1;
-    m.layer_declare = (struct smoe_msg_layer_declare){.request = 5, .run = 7, .shape = shape};
-    strcpy(m.layer_declare.name, "moe");
-    scene_say(&s, t, &m);
-    const struct letter *l = mail_last(&s.mail, t, SMOE_MSG_ERROR);
-    cr_assert_not_null(l);
-    cr_assert_eq(l->m.error.code, SMOE_ESHAPE);
-    cr_assert_eq(l->m.error.request, 5);
-    cr_assert_str_eq(l->m.error.message,
-                     "layer moe: staleness 1 is for layers whose experts stand whole, and this "
-                     "gateway shards them (placement.rule): declare it with staleness 0");
-    scene_end(&s);
-}
-
 /* It would gather the gradients of two steps in one sum, and nobody would know. */
 Test(stale, a_worker_that_knows_nothing_of_it_hosts_no_such_layer)
 {
