@@ -213,11 +213,15 @@ int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct 
 
 void smoe_agent_run_deferred(struct smoe_agent *a, uint32_t expert)
 {
+    struct smoe_why unused; /* an ask of what is no longer here is late */
     smoe_list_for_each_safe (it, &a->deferred) {
         struct smoe_deferred *d = smoe_container_of(it, struct smoe_deferred, link);
         if (d->expert != expert)
             continue;
-        answer_state(a, expert, &d->message, d->blob);
+        if (d->message.type == SMOE_MSG_SHARD_ASK) /* a task may run on its slot by now */
+            (void)smoe_agent_state(a, &d->message, d->blob, &unused);
+        else
+            answer_state(a, expert, &d->message, d->blob);
         drop_deferred(d);
     }
 }

@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "client/worker/agent/agent_state.h"
 #include "tests/unit/agent/crew.h"
 
 enum { ROWS = 6, ATTEMPT = 4 };
@@ -169,12 +170,21 @@ static bool same_state(void)
            memcmp(part->raw, whole.values, sizeof whole.values) == 0;
 }
 
+static const struct smoe_held_expert *slot_of(uint32_t expert)
+{
+    uint32_t number = smoe_experts_find(&m.agent->experts, CREW_LAYER, expert);
+    cr_assert_neq(number, SMOE_NO_EXPERT);
+    return &m.agent->experts.experts[number];
+}
+
 Test(stale_shards, a_slot_that_was_left_goes_on_with_its_weights_and_gives_its_sum)
 {
     make_a_step();
     cr_assert_eq(host(&m, LEFT, 1, 1, false), 0);
     for (uint32_t e = 0; e < CREW_EXPERTS; e++)
         fill(&m, e, 1, false); /* of the first expert for others: its slot here keeps what it has */
+    cr_assert_eq(slot_of(0)->state_step, 0);
+    cr_assert_eq(slot_of(1)->state_step, 1);
     both_forward(3, 2, true);
     cr_assert(same(SMOE_MSG_OUTPUT));
     both_backward(2);
@@ -225,6 +235,36 @@ Test(stale_shards, weights_before_come_again_to_a_slot_that_never_had_them)
     cr_assert_eq(host(&m, IN_FORCE, 1, 1, false), 0);
     fill(&m, 0, 1, false);
     cr_assert_eq(member_decide_of(&m, 5, ROWS, 2, true), SMOE_EUNKNOWN, "it has lost them");
+}
+
+/* A shard and the slot of its expert are two, and either may have a task when both are needed. */
+Test(stale_shards, weights_before_wait_for_the_tasks_of_the_shard_and_of_the_slot)
+{
+    struct smoe_agent_options o = crew_options();
+    member_end(&m);
+    o.lanes = 2;
+    member_begin(&m, &o);
+    cr_assert_eq(host(&m, IN_FORCE, 0, 1, false), 0);
+    make_a_step();
+    cr_assert_eq(host(&m, IN_FORCE, 1, 1, false), 0);
+    for (uint32_t e = 0; e < CREW_EXPERTS; e++)
+        fill(&m, e, 1, false);
+    prepare(2);
+    struct smoe_task *norm = member_start(&m);
+    cr_assert_eq(norm->kind, SMOE_TASK_NORM);
+    for (int i = 0; i < 2; i++)
+        member_finish(&m, member_start(&m));
+    size_t taken = member_count(&m, SMOE_MSG_SHARD_TAKEN);
+    uint32_t shard = m.agent->experts.experts[norm->expert].index;
+    cr_assert_eq(shard, 0);
+    fill(&m, shard, 1, true);
+    cr_assert_eq(member_decide_of(&m, 3, ROWS, 2, true), 0, "%s", m.why.text);
+    struct smoe_task *forward = member_start(&m);
+    cr_assert_eq(forward->kind, SMOE_TASK_FORWARD);
+    member_finish(&m, norm);
+    cr_assert_eq(member_count(&m, SMOE_MSG_SHARD_TAKEN), taken, "the slot computes with them");
+    member_finish(&m, forward);
+    cr_assert_eq(member_count(&m, SMOE_MSG_SHARD_TAKEN), taken + 1);
 }
 
 /* What the worker gives of the weights before of an expert. */
