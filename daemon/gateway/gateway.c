@@ -125,6 +125,30 @@ static void queued(struct smoe_gateway *gw, struct smoe_gate_session *s, int rc)
     }
 }
 
+/* Sends the credit that is held for the session, unless too much waits for it there. Totals must not fall, so that
+ * there is one way for all of them. SMOE_ENOMEMORY: it is held still, and the next tick tries again. */
+static int give_credit(struct smoe_gateway *gw, struct smoe_gate_session *s)
+{
+    if (!s->credit_is_held || s->state != SMOE_GATE_OPEN ||
+        s->channel.out.bytes > gw->options.outbox_bytes_max / 4)
+        return 0;
+    struct smoe_message credit = {.type = SMOE_MSG_CREDIT};
+    credit.credit = s->held_credit;
+    int rc = smoe_channel_send(&s->channel, &credit, NULL, 0);
+    s->credit_is_held = rc != 0;
+    gw->credit_is_late |= rc != 0;
+    if (rc == 0)
+        smoe_gate_mark_dirty(gw, s);
+    return rc;
+}
+
+static void give_late_credit(struct smoe_gateway *gw)
+{
+    gw->credit_is_late = false;
+    for (uint32_t i = 0; i < gw->reached; i++)
+        (void)give_credit(gw, &gw->sessions[i]);
+}
+
 static void send_message(struct smoe_gateway *gw, const struct smoe_action *a,
                          struct smoe_blob *blob)
 {
@@ -133,10 +157,10 @@ static void send_message(struct smoe_gateway *gw, const struct smoe_action *a,
     struct smoe_gate_session *s = &gw->sessions[a->session];
     if (s->state == SMOE_GATE_CLOSING || s->state == SMOE_GATE_FREE)
         return;
-    if (a->message.type == SMOE_MSG_CREDIT &&
-        s->channel.out.bytes > gw->options.outbox_bytes_max / 4) {
+    if (a->message.type == SMOE_MSG_CREDIT) {
         s->held_credit = a->message.credit; /* given when the peer has read what waits for it */
         s->credit_is_held = true;
+        (void)give_credit(gw, s);
         return;
     }
     if (a->message.type == SMOE_MSG_ERROR && a->message.error.fatal)
@@ -407,6 +431,8 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
 void smoe_gateway_tick(struct smoe_gateway *gw, uint64_t now_ns)
 {
     smoe_gate_expire_hellos(gw, now_ns);
+    if (gw->credit_is_late)
+        give_late_credit(gw);
     struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};
     smoe_gate_step(gw, &tick, NULL);
 }
@@ -433,15 +459,7 @@ void smoe_gateway_consume(struct smoe_gateway *gw, uint32_t session, size_t byte
     struct smoe_gate_session *s = &gw->sessions[session];
     smoe_outbox_consume(&s->channel.out, bytes);
     s->channel.bytes_out += bytes;
-    if (!s->credit_is_held || s->channel.out.bytes > gw->options.outbox_bytes_max / 4 ||
-        s->state != SMOE_GATE_OPEN)
-        return;
-    struct smoe_message credit = {.type = SMOE_MSG_CREDIT};
-    credit.credit = s->held_credit;
-    s->credit_is_held =
-        smoe_channel_send(&s->channel, &credit, NULL, 0) != 0; /* no memory: later */
-    if (!s->credit_is_held)
-        smoe_gate_mark_dirty(gw, s);
+    (void)give_credit(gw, s);
 }
 
 /* ---- the end ---- */

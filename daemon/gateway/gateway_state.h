@@ -19,10 +19,10 @@ struct smoe_gate_session {
     } state;
     struct smoe_channel channel;
     uint64_t opened_ns;
-    struct smoe_list hello_link;    /* HELLO: oldest first */
-    struct smoe_list dirty_link;    /* the transport should look at it */
-    struct smoe_list unburied_link; /* CLOSING, and the core does not know yet */
-    struct smoe_msg_credit held_credit;
+    struct smoe_list hello_link;        /* HELLO: oldest first */
+    struct smoe_list dirty_link;        /* the transport should look at it */
+    struct smoe_list unburied_link;     /* CLOSING, and the core does not know yet */
+    struct smoe_msg_credit held_credit; /* the newest that it has not been sent */
     bool credit_is_held;
     char peer[80];      /* "worker pi-1", for the log; "" before hello */
     uint64_t origin;    /* where it came from; 0: from nowhere that is counted */
@@ -71,6 +71,7 @@ struct smoe_gateway {
     uint64_t link_keyed, link_failed; /* that link, 0: none; the last one without a key */
     uint64_t wake_ns;                 /* the core's */
     bool drained;
+    bool credit_is_late; /* somebody's could not be sent for want of memory */
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
     uint64_t crowded_out, hello_timeouts, slow_peers;
 };

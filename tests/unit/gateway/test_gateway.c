@@ -7,6 +7,7 @@
 
 #include "daemon/gateway/gateway.h"
 #include "daemon/gateway/report.h"
+#include "tests/unit/io/alloc_fault.h"
 #include "tests/unit/mail/mail.h"
 
 #define MS UINT64_C(1000000)
@@ -632,6 +633,64 @@ Test(gateway, gives_no_new_credit_to_a_trainer_that_does_not_read_until_it_does,
         }
     cr_assert_eq(granted, 100000 + 6 * VISITS, "all of it came at last");
     cr_assert_lt(mail_count(&h.far[T].mail, ANYONE, SMOE_MSG_CREDIT), 6, "in fewer pieces");
+}
+
+static uint64_t granted_at_last(void)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < h.far[T].mail.n; i++)
+        if (h.far[T].mail.letters[i].m.type == SMOE_MSG_CREDIT) {
+            uint64_t granted = h.far[T].mail.letters[i].m.credit.visits_total;
+            cr_assert_gt(granted, most, "an older grant behind a newer one");
+            most = granted;
+        }
+    return most;
+}
+
+/* The trainer has read all but one byte of what was for it, and no memory was there for the credit behind it. */
+static void withhold_credit(void)
+{
+    struct smoe_gateway_options o = options();
+    o.outbox_bytes_max = 400; /* a quarter of it is less than one Result */
+    begin_with(&o);
+    declare();
+    submit(1, false);
+    compute(W0);
+    h.deaf[T] = true;
+    compute(W1);
+    bool failed = false;
+    struct iovec rest[2];
+    while (smoe_gateway_peek(h.gw, h.session[T], rest, 2) > 1 || rest->iov_len > 1) {
+        far_end_hear(&h.far[T], rest->iov_base, 1);
+        smoe_alloc_fail_at(1);
+        smoe_gateway_consume(h.gw, h.session[T], 1);
+        failed |= smoe_alloc_failed();
+    }
+    cr_assert(failed);
+    cr_assert_null(last(T, SMOE_MSG_CREDIT));
+    h.deaf[T] = false;
+}
+
+Test(gateway, credit_that_found_no_memory_comes_a_little_later_without_being_asked_for, .fini = end)
+{
+    withhold_credit();
+    struct iovec rest;
+    cr_assert_eq(smoe_gateway_peek(h.gw, h.session[T], &rest, 1), 1);
+    tick(20 * MS);
+    cr_assert_eq(granted_at_last(), 100000 + VISITS);
+}
+
+Test(gateway, credit_that_found_no_memory_does_not_come_behind_a_newer_one, .fini = end)
+{
+    withhold_credit();
+    h.deaf[T] = true;
+    submit(2, false); /* taken, and dropped when a worker is lost: a grant of its own */
+    hang_up(W1);
+    h.deaf[T] = false;
+    read_all(T);
+    serve();
+    cr_assert_not_null(last(T, SMOE_MSG_NEED));
+    cr_assert_eq(granted_at_last(), 100000 + 2 * VISITS);
 }
 
 Test(gateway, closes_who_says_no_hello_in_time_and_not_earlier, .init = begin, .fini = end)
