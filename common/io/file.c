@@ -137,9 +137,10 @@ static int sync_directory(int dir, const char *name)
 }
 
 static int replace(int dir, const char *name, const void *data, size_t len, bool private,
-                   struct smoe_why *why)
+                   bool *ret_replaced, struct smoe_why *why)
 {
     char temporary[PATH_MAX];
+    *ret_replaced = false;
     int n = snprintf(temporary, sizeof temporary, "%s.tmp", name);
     if (n < 0 || (size_t)n >= sizeof temporary)
         return smoe_fail(why, -ENAMETOOLONG, "%s: name too long", name);
@@ -150,6 +151,7 @@ static int replace(int dir, const char *name, const void *data, size_t len, bool
         unlinkat(dir, temporary, 0);
         return smoe_fail(why, rc, "%s: %s", name, smoe_strerror(rc));
     }
+    *ret_replaced = true;
     rc = sync_directory(dir, name);
     if (rc)
         return smoe_fail(why, rc, "%s: written, but its directory: %s", name, smoe_strerror(rc));
@@ -158,11 +160,19 @@ static int replace(int dir, const char *name, const void *data, size_t len, bool
 
 int smoe_file_write(int dir, const char *name, const void *data, size_t len, struct smoe_why *why)
 {
-    return replace(dir, name, data, len, false, why);
+    bool unused;
+    return replace(dir, name, data, len, false, &unused, why);
+}
+
+int smoe_file_replace(int dir, const char *name, const void *data, size_t len, bool *ret_replaced,
+                      struct smoe_why *why)
+{
+    return replace(dir, name, data, len, false, ret_replaced, why);
 }
 
 int smoe_file_write_private(int dir, const char *name, const void *data, size_t len,
                             struct smoe_why *why)
 {
-    return replace(dir, name, data, len, true, why);
+    bool unused;
+    return replace(dir, name, data, len, true, &unused, why);
 }

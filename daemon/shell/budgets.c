@@ -3,7 +3,7 @@
  * The journal is for what a commit needs and is written by a thread of its own; budgets change when somebody
  * types, are a few lines, and an operator may want to read them. So they are a text file, replaced whole.
  * The gateway is told first, because it alone knows whether there is room, and told back what was if the
- * file cannot be written.
+ * file still says that. What is in force is what the next start will read, unless the power fails before.
  */
 #include "daemon/shell/budgets.h"
 
@@ -67,17 +67,18 @@ int smoe_budgets_load(struct smoe_gateway *gw, int dir, struct smoe_why *why)
     return rc;
 }
 
-static int save(const struct smoe_gateway *gw, int dir, struct smoe_why *why)
+static int save(const struct smoe_gateway *gw, int dir, bool *ret_replaced, struct smoe_why *why)
 {
     const struct smoe_fleet *fleet = smoe_core_fleet(smoe_gateway_core(gw));
     size_t cap = (size_t)fleet->n_budgets * LINE_BYTES + 1, n = 0;
     char *text = malloc(cap);
+    *ret_replaced = false;
     if (!text)
         return smoe_fail(why, SMOE_ENOMEMORY, "%s: out of memory", FILE_NAME);
     for (uint32_t i = 0; i < fleet->n_budgets; i++)
         n += (size_t)snprintf(text + n, cap - n, "%s %.9g\n", fleet->budgets[i].worker,
                               fleet->budgets[i].watts);
-    int rc = smoe_file_write(dir, FILE_NAME, text, n, why);
+    int rc = smoe_file_replace(dir, FILE_NAME, text, n, ret_replaced, why);
     free(text);
     return rc;
 }
@@ -99,7 +100,10 @@ int smoe_budgets_set(struct smoe_gateway *gw, int dir, const char *worker_id, co
     int rc = smoe_gateway_set_budget(gw, worker_id, watts, now_ns);
     if (rc)
         return smoe_fail(why, rc, "%u workers have budgets of their own already", fleet->n_budgets);
-    rc = save(gw, dir, why);
+    bool replaced;
+    rc = save(gw, dir, &replaced, why);
+    if (rc && replaced)
+        return smoe_fail_at(why, rc, "set, but a power cut may undo it");
     if (rc)
         (void)smoe_gateway_set_budget(gw, worker_id, before, now_ns);
     return rc;

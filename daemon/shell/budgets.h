@@ -12,7 +12,8 @@
 int smoe_budgets_load(struct smoe_gateway *gateway, int dir, struct smoe_why *why);
 
 /* `watts` as typed: a number, or "off". The worker must be known, or have one. Nothing changes if the
- * file cannot be written. */
+ * file cannot be written; where it was, and only its directory could not be brought to the disk, the budget is set,
+ * and the error says so. */
 int smoe_budgets_set(struct smoe_gateway *gateway, int dir, const char *worker_id,
                      const char *watts, struct smoe_why *why);
 
