@@ -130,23 +130,39 @@ void smoe_addr_choose(const struct addrinfo *found, unsigned turn, uint16_t port
     smoe_addr_set_port(ret, port);
 }
 
-int smoe_addr_resolve(const char *text, unsigned turn, struct smoe_addr *ret, struct smoe_why *why)
+int smoe_addr_resolve_all(const char *text, struct smoe_addr ret[SMOE_ADDRS_MAX], unsigned *ret_n,
+                          struct smoe_why *why)
 {
     char host[SMOE_HOST_MAX + 1] = "";
     uint16_t port = 0;
     int rc = smoe_addr_split(text, host, &port, why);
     if (rc)
         return rc;
-    if (numeric(host, port, ret))
+    if (numeric(host, port, &ret[0])) {
+        *ret_n = 1;
         return 0;
+    }
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
     int gai = getaddrinfo(host, NULL, &hints, &found);
     if (gai != 0)
         return smoe_fail(why, SMOE_EUNKNOWN, "%s: %s", host, gai_strerror(gai));
-    smoe_addr_choose(found, turn, port, ret);
+    unsigned n = 0;
+    for (const struct addrinfo *it = found; it && n < SMOE_ADDRS_MAX; it = it->ai_next)
+        smoe_addr_choose(it, 0, port, &ret[n++]);
     freeaddrinfo(found);
+    *ret_n = n;
     return 0;
+}
+
+int smoe_addr_resolve(const char *text, unsigned turn, struct smoe_addr *ret, struct smoe_why *why)
+{
+    struct smoe_addr all[SMOE_ADDRS_MAX];
+    unsigned n;
+    int rc = smoe_addr_resolve_all(text, all, &n, why);
+    if (rc == 0)
+        *ret = all[turn % n];
+    return rc;
 }
 
 /* The IPv4 address in host order, also from ::ffff:a.b.c.d; false for any other. */

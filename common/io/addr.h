@@ -14,6 +14,7 @@
 #include "common/base/err.h"
 
 #define SMOE_HOST_MAX      253 /* bytes of a host name, without NUL (RFC 1035) */
+#define SMOE_ADDRS_MAX     16  /* of one name: more are not tried */
 #define SMOE_ADDR_TEXT_MAX 80  /* bytes smoe_addr_format can need, with NUL */
 
 /* One TCP address. `sa` can be handed to bind, connect and libuv as it is. Zeroed: no address. */
@@ -34,11 +35,14 @@ int smoe_addr_parse(const char *text, struct smoe_addr *ret, struct smoe_why *wh
 int smoe_addr_split(const char *text, char ret_host[SMOE_HOST_MAX + 1], uint16_t *ret_port,
                     struct smoe_why *why);
 
-/* An address behind `HOST:PORT`, asking the resolver where HOST is a name. Of several the one whose `turn` it is, 0 the
- * first and after the last the first again: who counts his attempts reaches them all. Blocks: for clients, and off
- * the event loop. */
+/* All addresses behind `HOST:PORT`, in the resolver's order, which is asked where HOST is a name; of more than
+ * SMOE_ADDRS_MAX the first ones. At least one. Blocks: for clients, and off the event loop. */
+int smoe_addr_resolve_all(const char *text, struct smoe_addr ret[SMOE_ADDRS_MAX], unsigned *ret_n,
+                          struct smoe_why *why);
+/* One of them: the one whose `turn` it is, 0 the first and after the last the first again: who counts his attempts
+ * reaches them all. */
 int smoe_addr_resolve(const char *text, unsigned turn, struct smoe_addr *ret, struct smoe_why *why);
-/* The same of what a resolver has answered (not empty). */
+/* The same of what a resolver has answered (not empty), however much that is. */
 struct addrinfo;
 void smoe_addr_choose(const struct addrinfo *found, unsigned turn, uint16_t port,
                       struct smoe_addr *ret);

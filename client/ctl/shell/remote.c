@@ -2,7 +2,8 @@
  *
  * A loop that runs within the call: connect, handshake, the line, the answer until the gateway closes. The line is
  * offered from the beginning, and TLS asks for it when the other side has shown that it has the key. `closed` is
- * where all ways end; the loop then runs empty, and everything is freed behind it.
+ * where all ways end; the loop then runs empty, and everything is freed behind it. Of a name with several addresses
+ * one after the other is tried, until the line has been taken somewhere: nothing is asked twice.
  */
 #include "client/ctl/shell/remote.h"
 
@@ -26,6 +27,7 @@ struct asking {
     struct smoe_tls tls;
     const char *question; /* borrowed; with its newline, */
     size_t question_left; /* and how much of its end is still to be sent */
+    bool asked;           /* some of it was */
     char *answer;         /* owned, [cap] */
     size_t len, cap;
     int code; /* what went wrong here; 0: nothing, or the connection knows */
@@ -89,6 +91,7 @@ static void on_consume(void *context, size_t bytes)
 {
     struct asking *a = context;
     a->question_left -= bytes;
+    a->asked = true;
     uv_timer_start(&a->timer, on_timeout, TIMEOUT_MS, 0);
 }
 
@@ -150,18 +153,25 @@ static int judge(struct asking *a, struct smoe_why *why)
     return 0;
 }
 
+static int ask_one(struct asking *a, const struct smoe_addr *address, struct smoe_why *why)
+{
+    a->code = a->status = 0;
+    int rc = converse(a, address);
+    return rc ? smoe_fail(why, rc, "%s", smoe_strerror(rc)) : judge(a, why);
+}
+
 static int ask(struct asking *a, const char *gateway, const char *key, struct smoe_why *why)
 {
     struct smoe_tls_node node = {"key", key, SMOE_ROLE_ADMIN, NULL};
-    struct smoe_addr address;
+    struct smoe_addr addresses[SMOE_ADDRS_MAX];
+    unsigned n = 0;
     smoe_name unused;
     int rc = smoe_tls_context_of(&node, &a->secure, unused, why);
     if (rc)
         return rc;
-    rc = smoe_addr_resolve(gateway, 0, &address, why);
-    if (rc == 0 && (rc = converse(a, &address)))
-        smoe_fail(why, rc, "%s", smoe_strerror(rc));
-    rc = rc ? rc : judge(a, why);
+    rc = smoe_addr_resolve_all(gateway, addresses, &n, why);
+    for (unsigned i = 0; i < n && (i == 0 || (rc && !a->asked)); i++)
+        rc = ask_one(a, &addresses[i], why);
     return rc ? smoe_fail_at(why, rc, "gateway %s", gateway) : 0;
 }
 
