@@ -10,11 +10,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <uv.h>
 
 #include "client/ctl/keys.h"
 #include "client/ctl/shell/remote.h"
 #include "common/io/addr.h"
+#include "common/io/conn.h"
 #include "tests/unit/io/scratch_dir.h"
 
 static struct scratch_dir dir;
