@@ -323,6 +323,9 @@ struct smoe_msg_parcel_inputs {
     size_t n_parcels;
 };
 
+#define SMOE_METER_LOST \
+    "lost" /* energy_source: the meter cannot be read now, and joules stand still */
+
 struct smoe_msg_report {
     uint64_t sequence;
     uint64_t queue_forward_flops, queue_backward_flops;

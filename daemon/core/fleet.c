@@ -309,9 +309,8 @@ static uint64_t drift_of(const struct smoe_worker *w, const struct smoe_msg_repo
 }
 
 /* What moved since the last report. Counters of one incarnation only grow; a fresh connection starts from
- * its first report. */
-static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, double joules,
-                  uint64_t now_ns)
+ * its first report. Returns the joules. */
+static double learn(struct smoe_worker *w, const struct smoe_msg_report *now, uint64_t now_ns)
 {
     const struct smoe_msg_report *last = &w->report;
     double hz = in_force_hz(w);
@@ -325,10 +324,11 @@ static void learn(struct smoe_worker *w, const struct smoe_msg_report *now, doub
         .all_cycles = (double)grown(now->cycles, last->cycles),
         .offered_cycles = (double)grown(now->active_ns, last->active_ns) * 1e-9 * hz,
         .wall_s = (double)grown(now_ns, w->debt_ns) * 1e-9,
-        .joules = joules,
+        .joules = fmax(now->joules - last->joules, 0),
+        .unread = strcmp(now->energy_source, SMOE_METER_LOST) == 0,
         .hz = hz,
     };
-    smoe_learned_observe(&w->learned, &o, w->freq_max_hz * w->lanes);
+    return smoe_learned_observe(&w->learned, &o, w->freq_max_hz * w->lanes);
 }
 
 /* Where static power alone is about all it may draw no curve leads anywhere: work then gets its least share
@@ -345,10 +345,8 @@ static void draw_curve(struct smoe_worker *w)
 void smoe_worker_reported(struct smoe_worker *w, const struct smoe_msg_report *report,
                           uint64_t now_ns)
 {
-    const struct smoe_msg_report *last = &w->report;
     if (w->has_report) {
-        double joules = report->joules > last->joules ? report->joules - last->joules : 0;
-        learn(w, report, joules, now_ns);
+        double joules = learn(w, report, now_ns);
         w->joules += joules;
         smoe_worker_charge(w, joules, now_ns);
     }

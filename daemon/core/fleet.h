@@ -80,7 +80,7 @@ struct smoe_worker {
     double cap_w;                   /* Emax / slot; +inf: none */
     double own_budget_w, own_cap_w; /* of these, what the node itself sets */
     double set_budget_w;            /* what an operator set for it alone; +inf: nothing */
-    double joules;                  /* metered so far */
+    double joules;                  /* so far: metered and, while its meter is lost, modelled */
     uint64_t debt_ns;               /* Z is charged up to here */
 
     double freq_max_hz; /* present ceiling, a speed cap included */

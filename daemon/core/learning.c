@@ -54,6 +54,8 @@ void smoe_learned_resume(struct smoe_learned *l, enum smoe_power_law law, double
     if (law != l->law)
         forget_power(l);
     l->law = law;
+    l->unread = false;
+    l->modelled_j = 0;
     memset(&l->unmetered, 0, sizeof l->unmetered);
 }
 
@@ -161,7 +163,30 @@ static void learn_metered(struct smoe_learned *l, double joules, double top_hz)
     }
 }
 
-static void learn_power(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
+/* What the time since the meter moved last took, by the law as it is known. [J] */
+static double modelled_j(const struct smoe_learned *l, double top_hz)
+{
+    const struct smoe_priors *priors = &l->priors;
+    if (l->power.n)
+        return l->power.value[0] * l->unmetered.s + l->power.value[1] * l->unmetered.work;
+    double of_work = top_hz > 0 ? fmax(priors->busy_w - priors->static_w, 0) /
+                                      (top_hz * work_of_cycle(l, top_hz))
+                                : 0;
+    return priors->static_w * l->unmetered.s + of_work * l->unmetered.work;
+}
+
+/* The time ends in which the meter cannot be read, or a part of it. */
+static double estimate_joules(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
+{
+    double told = o->unread ? o->joules : o->joules - l->modelled_j;
+    double joules = fmax(modelled_j(l, top_hz), told);
+    l->modelled_j = o->unread ? l->modelled_j + joules - o->joules : 0;
+    l->unread = o->unread;
+    memset(&l->unmetered, 0, sizeof l->unmetered);
+    return joules;
+}
+
+static double learn_power(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
 {
     double hz = o->hz * l->share.value[0];
     l->unmetered.s += o->wall_s;
@@ -169,10 +194,13 @@ static void learn_power(struct smoe_learned *l, const struct smoe_observed *o, d
     l->unmetered.cycles += o->all_cycles;
     l->unmetered.work += o->all_cycles * work_of_cycle(l, hz);
     l->unmetered.part += top_hz > 0 ? o->all_cycles * fmin(o->hz / top_hz, 1) : 0;
+    if (o->unread || l->unread)
+        return estimate_joules(l, o, top_hz);
     if (!(o->joules > 0) || !(l->unmetered.s > 0))
-        return;
+        return o->joules;
     learn_metered(l, o->joules, top_hz);
     memset(&l->unmetered, 0, sizeof l->unmetered);
+    return o->joules;
 }
 
 /* ---- the curve ---- */
@@ -230,14 +258,15 @@ bool smoe_learned_curve(const struct smoe_learned *l, double top_hz, struct smoe
 
 /* ---- the door ---- */
 
-void smoe_learned_observe(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
+double smoe_learned_observe(struct smoe_learned *l, const struct smoe_observed *o, double top_hz)
 {
     for (enum smoe_phase p = SMOE_FORWARD; p < SMOE_PHASES; p++)
         learn_cost(l, p, o);
     learn_share(l, o);
-    learn_power(l, o, top_hz);
+    double joules = learn_power(l, o, top_hz);
     if (o->wall_s > 0)
-        l->watts += (o->joules - l->watts * o->wall_s) / (WATTS_S + o->wall_s);
+        l->watts += (joules - l->watts * o->wall_s) / (WATTS_S + o->wall_s);
+    return joules;
 }
 
 const struct smoe_estimate *smoe_learned_cost(const struct smoe_learned *l, enum smoe_phase phase)

@@ -7,6 +7,8 @@
 #ifndef SMOE_CORE_LEARNING_H
 #define SMOE_CORE_LEARNING_H
 
+#include <stdbool.h>
+
 #include "common/base/limits.h"
 #include "daemon/core/cost_power.h"
 #include "daemon/core/estimate.h"
@@ -36,6 +38,7 @@ struct smoe_observed {
     double offered_cycles; /* those that the frequency in force had for the time with work */
     double wall_s;
     double joules; /* metered; 0 while the meter has not moved */
+    bool unread;   /* the meter cannot be read now */
     double hz;     /* in force throughout */
 };
 
@@ -73,6 +76,8 @@ struct smoe_learned {
         double cycles, work; /* work: cycles, or cycles f^2 */
         double part;         /* cycles times the frequency in force over the highest */
     } unmetered;             /* since the meter moved */
+    bool unread;             /* the meter could not be read the last time, and since then, [J] */
+    double modelled_j;       /* more than it has told since was said to have been drawn */
     double watts;            /* mean power of late */
 };
 
@@ -88,9 +93,13 @@ void smoe_learned_resume(struct smoe_learned *learned, enum smoe_power_law law, 
  * metered of the same states is kept. */
 void smoe_learned_table(struct smoe_learned *learned, const double *hz, uint32_t n);
 
-/* `top_hz`: the highest frequency of all lanes, which is what the prior of busy power belongs to. */
-void smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observed *observed,
-                          double top_hz);
+/* `top_hz`: the highest frequency of all lanes, which is what the prior of busy power belongs to. Returns the joules of
+ * that time: those metered or, while the meter cannot be read, what is modelled of the time since it moved last, with
+ * what was learned of power or the priors (0 where there is neither): a dead meter would pay off every debt. When it
+ * can be read again it tells what it counted meanwhile, perhaps without what it did not see: the larger of the two
+ * stands, and nothing is taken back. Of power nothing is learned from such a time. */
+double smoe_learned_observe(struct smoe_learned *learned, const struct smoe_observed *observed,
+                            double top_hz);
 
 /* Cost of a phase: its own, that of the other while that is all that is known, or the prior. Its two terms are
  * as above. [cycle/flop] */

@@ -545,6 +545,24 @@ class Meters(Machine):
         self.assertLessEqual(report["joules"], 2.0)
         trainer.kill()
 
+    def test_a_meter_that_dies_is_modelled_and_comes_back_by_itself(self):
+        counter = self.package(0, 1_000_000)
+        worker = self.start_ordinary_worker("--watts", "10", "--budget", "1")
+        worker.wait_for_line("energy_source=rapl")
+        trainer = self.load()
+        write(counter, "1000001\n")
+        self.wait_report("work", lambda r: r["busy_ns"] > 1e8)
+        write(counter, "")
+        before = self.wait_report("its loss", lambda r: r["energy_source"] == "lost")
+        worker.wait_for_line("the energy meter cannot be read: the gateway estimates")
+        after = self.wait_report("joules", lambda r: r["joules"] > before["joules"] + 1)
+        self.assertEqual(after["energy_source"], "lost")
+        write(counter, "2000000\n")
+        self.wait_report("its return", lambda r: r["energy_source"] == "rapl")
+        worker.wait_for_line("the energy meter can be read again")
+        self.assertEqual(worker.err().count("cannot be read"), 1)
+        trainer.kill()
+
     def test_a_power_sensor_is_integrated(self):
         self.device("hwmon/hwmon0", name="ina226", power1_input=7_000_000)
         self.device("hwmon/hwmon1", name="part", power1_input=1_000_000)

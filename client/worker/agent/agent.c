@@ -436,6 +436,13 @@ void smoe_agent_set_joules(struct smoe_agent *a, double joules)
     a->counters.joules = joules;
 }
 
+void smoe_agent_set_meter_lost(struct smoe_agent *a, bool lost)
+{
+    const char *source = lost ? SMOE_METER_LOST : a->options.energy_source;
+    a->report_due |= strcmp(source, a->counters.energy_source) != 0;
+    snprintf(a->counters.energy_source, sizeof a->counters.energy_source, "%s", source);
+}
+
 void smoe_agent_set_temperature(struct smoe_agent *a, double celsius)
 {
     a->counters.temperature_c = celsius;

@@ -105,6 +105,8 @@ void smoe_agent_set_driver(struct smoe_agent *agent, uint64_t requested_khz, uin
                            const char *note);
 /* What the meter named in the options has counted since the beginning; never falls. */
 void smoe_agent_set_joules(struct smoe_agent *agent, double joules);
+/* Whether that meter cannot be read now: the gateway then goes by its own model. */
+void smoe_agent_set_meter_lost(struct smoe_agent *agent, bool lost);
 void smoe_agent_set_temperature(struct smoe_agent *agent, double celsius);
 
 /* Time passed: sends the report when it is due. */

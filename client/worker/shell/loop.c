@@ -103,6 +103,20 @@ static void obey_frequency(struct worker *w)
     tell_frequency(w);
 }
 
+static void read_meter(struct worker *w)
+{
+    bool lost = w->meter.lost;
+    if (!*smoe_meter_source(&w->meter))
+        return;
+    smoe_agent_set_joules(w->agent, smoe_meter_read(&w->meter, smoe_clock_monotonic_ns()));
+    smoe_agent_set_meter_lost(w->agent, w->meter.lost);
+    if (lost != w->meter.lost)
+        smoe_log(&w->log, SMOE_LOG_WARNING,
+                 smoe_msg(lost ? "the energy meter can be read again"
+                               : "the energy meter cannot be read: the gateway estimates"),
+                 smoe_text_field("energy_source", smoe_meter_source(&w->meter)));
+}
+
 static void on_care(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
@@ -115,8 +129,7 @@ static void on_care(uv_timer_t *timer)
                  smoe_double_field("temperature_c", celsius),
                  smoe_double_field("temp_max_c", w->settings.temp_max_c));
     smoe_agent_set_temperature(w->agent, celsius);
-    if (*smoe_meter_source(&w->meter))
-        smoe_agent_set_joules(w->agent, smoe_meter_read(&w->meter, smoe_clock_monotonic_ns()));
+    read_meter(w);
     tell_frequency(w);
     obey_frequency(w);
     smoe_router_watch(&w->routers, w->agent, &w->log, smoe_clock_monotonic_ns());

@@ -11,6 +11,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define STILL_NS \
+    UINT64_C(2000000000) /* of the worker's CPU time without a joule: the meter is dead */
+
 const char *const smoe_meter_names[] = {"auto", "rapl", "hwmon", "model", NULL};
 
 uint64_t smoe_meter_advance(uint64_t before, uint64_t now, uint64_t range)
@@ -105,10 +108,16 @@ const char *smoe_meter_source(const struct smoe_meter *m)
 
 double smoe_meter_read(struct smoe_meter *m, uint64_t now_ns)
 {
-    double joules;
-    if (!m->driver || m->driver->read(m, now_ns, &joules))
+    double joules = 0;
+    if (!m->driver)
         return m->joules;
+    int rc = m->driver->read(m, now_ns, &joules);
     uint64_t own = own_busy_ns(), host = host_busy_ns();
+    if (rc || !(joules > 0)) {
+        m->lost |= rc || own - m->own_busy_ns > STILL_NS;
+        return m->joules;
+    }
+    m->lost = false;
     m->joules += joules * smoe_meter_share(own - m->own_busy_ns,
                                            host > m->host_busy_ns ? host - m->host_busy_ns : 0);
     m->own_busy_ns = own;

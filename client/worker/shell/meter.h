@@ -43,7 +43,8 @@ struct smoe_meter {
     void *state;                            /* the driver's own; owned by it */
     bool opened;                            /* init was called, and release was not */
     double joules;                          /* the worker's, since the beginning; never falls */
-    uint64_t own_busy_ns, host_busy_ns;     /* as of the last read */
+    uint64_t own_busy_ns, host_busy_ns;     /* as of the last movement */
+    bool lost;                              /* it cannot be read, or stands still: see read */
     char note[160];                         /* why the meters before this one were not taken */
 };
 
@@ -57,7 +58,9 @@ int smoe_meter_init(struct smoe_meter *meter, enum smoe_meter_kind kind, const c
 void smoe_meter_release(struct smoe_meter *meter);
 /* Name of the source, "" for the model. */
 const char *smoe_meter_source(const struct smoe_meter *meter);
-/* To be called now and then (once a second at least: counters wrap); the worker's joules so far. */
+/* To be called now and then (once a second at least: counters wrap); the worker's joules so far. Afterwards `lost` says
+ * whether the meter could not be read, or has stood still while the worker computed for seconds, which nothing that
+ * draws power does. It is over when the meter moves; what it counted meanwhile is in the joules then. */
 double smoe_meter_read(struct smoe_meter *meter, uint64_t now_ns);
 
 /* The hottest of the processor's sensors, and without such of all; 0: there are none, or no meter is

@@ -4,6 +4,7 @@
  * tests/integration/test_freq.py.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <string.h>
 
 #include "client/worker/shell/freqctl.h"
@@ -39,6 +40,58 @@ Test(meter, a_workers_share_is_its_part_of_the_busy_time_and_never_more_than_all
     cr_assert_eq(smoe_meter_share(100, 100), 1);
     cr_assert_eq(smoe_meter_share(101, 100), 1);
     cr_assert_eq(smoe_meter_share(1, 0), 1);
+}
+
+/* A meter that reads what the test says. */
+static int says_rc;
+static double says_joules;
+
+static int read_what_is_said(struct smoe_meter *m, uint64_t now_ns, double *ret)
+{
+    (void)m, (void)now_ns;
+    if (says_rc == 0)
+        *ret = says_joules;
+    return says_rc;
+}
+
+static const struct smoe_meter_driver said = {.name = "said", .read = read_what_is_said};
+
+static double read_as(struct smoe_meter *m, int rc, double joules)
+{
+    says_rc = rc;
+    says_joules = joules;
+    return smoe_meter_read(m, 0);
+}
+
+Test(meter, that_cannot_be_read_is_lost_until_it_moves_again)
+{
+    struct smoe_meter m = {.driver = &said};
+    cr_assert_gt(read_as(&m, 0, 4), 0);
+    cr_assert_not(m.lost);
+    double before = m.joules;
+    cr_assert_eq(read_as(&m, -EIO, 4), before);
+    cr_assert(m.lost);
+    read_as(&m, 0, 0);
+    cr_assert(m.lost, "it can be read, and has nothing to say");
+    read_as(&m, 0, 4);
+    cr_assert_not(m.lost);
+    cr_assert_geq(m.joules, before);
+}
+
+Test(meter, that_stands_still_while_the_worker_computes_for_seconds_is_lost)
+{
+    struct smoe_meter m = {.driver = &said};
+    read_as(&m, 0, 1);
+    m.own_busy_ns -= UINT64_C(1500000000); /* as if it had computed since then */
+    read_as(&m, 0, 0);
+    cr_assert_not(m.lost, "a coarse one");
+    m.own_busy_ns -= UINT64_C(1500000000);
+    double before = m.joules;
+    read_as(&m, 0, 0);
+    cr_assert(m.lost);
+    cr_assert_eq(m.joules, before);
+    read_as(&m, 0, 1);
+    cr_assert_not(m.lost);
 }
 
 /* ---- heat ---- */

@@ -384,6 +384,69 @@ Test(fleet, what_its_work_draws_is_taken_from_its_hello_until_meters_teach_it)
     cr_assert_eq(smoe_worker_kappa(&w), 0, "neither said nor metered: no model");
 }
 
+static void report_source(struct smoe_worker *w, const char *source, uint64_t now_ns,
+                          uint64_t cycles, double joules)
+{
+    snprintf(w->report.energy_source, sizeof w->report.energy_source, "%s", source);
+    report_power(w, now_ns, cycles, joules, 500000); /* which copies what was not changed */
+}
+
+/* 2 W while it computes, without a pause; budget 1 W. */
+static struct smoe_worker metered(void)
+{
+    struct smoe_worker w = powered();
+    report_source(&w, "rapl", SECOND, 0, 0);
+    for (uint64_t i = 0; i < 20; i++)
+        report_source(&w, "rapl", (2 + i) * SECOND, 1000000000, 2);
+    cr_assert_float_eq(w.debt_j, 20, 1e-6);
+    return w;
+}
+
+Test(fleet, a_meter_that_is_lost_pays_off_no_debt)
+{
+    struct smoe_worker w = metered();
+    for (uint64_t i = 0; i < 10; i++)
+        report_source(&w, SMOE_METER_LOST, (22 + i) * SECOND, 1000000000, 0);
+    cr_assert_float_eq(w.debt_j, 30, 0.2, "%g: by the model of 2 W", w.debt_j);
+    cr_assert_float_eq(w.joules, 60, 0.2);
+    cr_assert_float_eq(w.learned.watts, 1.7, 0.2, "%g", w.learned.watts);
+}
+
+/* What was drawn before the meter was found to be lost is not forgotten either. */
+Test(fleet, a_meter_is_modelled_from_when_it_moved_last)
+{
+    struct smoe_worker w = metered();
+    report_source(&w, "rapl", 22 * SECOND, 1000000000, 0); /* stands still, and may yet move */
+    cr_assert_float_eq(w.debt_j, 19, 1e-6);
+    report_source(&w, SMOE_METER_LOST, 23 * SECOND, 1000000000, 0);
+    cr_assert_float_eq(w.debt_j, 22, 0.1, "%g", w.debt_j);
+}
+
+Test(fleet, a_meter_that_comes_back_tells_what_the_model_did_not_know)
+{
+    for (int more = 0; more <= 1; more++) {
+        struct smoe_worker w = metered();
+        for (uint64_t i = 0; i < 10; i++)
+            report_source(&w, SMOE_METER_LOST, (22 + i) * SECOND, 1000000000, 0);
+        double kappa = smoe_worker_kappa(&w);
+        report_source(&w, "rapl", 32 * SECOND, 1000000000, more ? 33 : 0); /* of 11 seconds */
+        cr_assert_float_eq(w.joules, more ? 73 : 62, 0.3, "%g", w.joules);
+        cr_assert_eq(smoe_worker_kappa(&w), kappa, "nothing is learned from what nobody saw");
+        report_source(&w, "rapl", 33 * SECOND, 1000000000, 2);
+        cr_assert_float_eq(w.joules, more ? 75 : 64, 0.3, "%g", w.joules);
+    }
+}
+
+Test(fleet, a_meter_that_never_told_anything_is_modelled_by_the_node_s_own_word)
+{
+    struct smoe_worker w = powered();
+    report_source(&w, "rapl", SECOND, 0, 0);
+    for (uint64_t i = 0; i < 10; i++)
+        report_source(&w, SMOE_METER_LOST, (2 + i) * SECOND, 1000000000, 0);
+    cr_assert_float_eq(w.debt_j, 30, 1e-6, "%g: 4 W, and a budget of 1 W", w.debt_j);
+    cr_assert_eq(w.learned.power.n, 0);
+}
+
 /* The work between two reports is compared with the frequency that was in force meanwhile: a worker that
  * is told another every slot is not a slow one, nor does its power seem to change. */
 Test(fleet, a_changing_frequency_is_not_mistaken_for_a_worker_that_lags)
