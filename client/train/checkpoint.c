@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,10 @@
 #include "common/base/text.h"
 #include "common/io/file.h"
 #include "proto/safetensors.h"
+#include "proto/wire.h"
 
-#define FILE_BYTES_MAX ((size_t)16 << 30)
-#define NAME_BYTES     48
-#define POSITION_MAX   (UINT64_C(1) << 53) /* of steps and epochs: no run goes there */
+#define NAME_BYTES   48
+#define POSITION_MAX (UINT64_C(1) << 53) /* of steps and epochs: no run goes there */
 
 static const enum smoe_tensor_dtype REAL =
     sizeof(smoe_real) == 8 ? SMOE_TENSOR_F64 : SMOE_TENSOR_F32;
@@ -184,8 +185,23 @@ static int write_file(const struct smoe_train_run *run, const struct writer *w, 
     return rc ? smoe_fail_at(why, rc, "checkpoint %s", path) : 0;
 }
 
+int smoe_checkpoint_fits(const struct smoe_train_run *run, struct smoe_why *why)
+{
+    double numbers =
+        3.0 * (double)run->model.n_params + 3.0 * (double)run->router.distilled.n_params +
+        (double)run->options->experts * vectors_per_expert(run) * (double)run->experts->n_params;
+    double bytes =
+        numbers * sizeof(smoe_real) + SMOE_SAFETENSORS_HEADER_MAX + SMOE_PLACED_BYTES_MAX;
+    if (bytes <= (double)SMOE_CHECKPOINT_BYTES_MAX)
+        return 0;
+    return smoe_fail(why, SMOE_ETOOBIG, "a checkpoint of this run has %.0f GiB, the limit is %.0f",
+                     bytes * 0x1p-30, (double)SMOE_CHECKPOINT_BYTES_MAX * 0x1p-30);
+}
+
 int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct smoe_why *why)
 {
+    if (smoe_checkpoint_fits(run, why))
+        return SMOE_ETOOBIG;
     size_t experts = run->options->experts, vectors = vectors_per_expert(run);
     size_t most = (SMOE_MODEL_TENSORS + 1) * 3 + experts * vectors + SMOE_PLACED_TENSORS;
     struct writer w = {
@@ -214,7 +230,7 @@ int smoe_checkpoint_write(struct smoe_train_run *run, const char *path, struct s
 
 /* ---- resuming ---- */
 
-/* One vector of the file, of exactly n elements. */
+/* One vector of the file, of exactly n elements, all of them finite; `to` NULL: it is looked at. */
 static int read_vector(const struct smoe_safetensors *file, const char *name, size_t n,
                        smoe_real *to, struct smoe_why *why)
 {
@@ -225,7 +241,14 @@ static int read_vector(const struct smoe_safetensors *file, const char *name, si
         return smoe_fail(why, SMOE_EDATA, "tensor %s: %llu bytes of %s, expected %zu of %s", name,
                          (unsigned long long)t->n_bytes, smoe_tensor_dtype_name(t->dtype),
                          n * sizeof *to, smoe_tensor_dtype_name(REAL));
-    memcpy(to, t->data, n * sizeof *to);
+    for (size_t i = 0; i < n; i++) {
+        smoe_real value; /* where it is in the file it may not be aligned */
+        memcpy(&value, (const char *)t->data + i * sizeof value, sizeof value);
+        if (!isfinite(value))
+            return smoe_fail(why, SMOE_EDATA, "tensor %s: number %zu is not finite", name, i);
+    }
+    if (to)
+        memcpy(to, t->data, n * sizeof *to);
     return 0;
 }
 
@@ -292,34 +315,46 @@ static int read_expert(struct smoe_train_run *run, const struct smoe_safetensors
     int rc = 0;
     for (unsigned v = 0; v < vectors_per_expert(run) && !rc; v++) {
         snprintf(name, sizeof name, "experts.%u.%s", e, expert_suffix[v]);
-        rc = read_vector(file, name, n_params, state + v * n_params, why);
+        rc = read_vector(file, name, n_params, state ? state + v * n_params : NULL, why);
     }
     return rc;
 }
 
-/* Files of pinned layers, and those from before there were any, have none. */
-static int read_placement(struct smoe_train_run *run, const struct smoe_safetensors *file,
-                          struct smoe_why *why)
+static int check_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                         struct smoe_why *why)
 {
-    struct smoe_placed placed = {0};
-    bool kept;
-    int rc = run->experts->ops->place ? smoe_placed_read(file, &placed, why) : 0;
-    if (rc == 0 && placed.value.n_experts)
-        rc = run->experts->ops->place(run->experts, &placed.value, &kept, why);
-    smoe_placed_release(&placed);
+    int rc = 0;
+    for (uint32_t e = 0; e < run->options->experts && !rc; e++)
+        rc = read_expert(run, file, e, NULL, why);
     return rc;
 }
 
-static int read_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
-                        struct smoe_why *why)
+/* Files of pinned layers, and those from before there were any, have none: n_experts is 0. */
+static int read_placement(const struct smoe_train_run *run, const struct smoe_safetensors *file,
+                          struct smoe_placed *placed, struct smoe_why *why)
+{
+    int rc = run->experts->ops->place ? smoe_placed_read(file, placed, why) : 0;
+    uint32_t n = placed->value.n_experts;
+    if (rc || !n)
+        return rc;
+    rc = smoe_placement_check(&placed->value, why);
+    if (rc == 0 && n != run->options->experts)
+        rc = smoe_fail(why, SMOE_EDATA, "placement: of %u experts", n);
+    return rc ? smoe_fail_code(SMOE_EDATA, why) : 0;
+}
+
+/* What the fleet is told begins here; what is in the file has been looked at. */
+static int store_experts(struct smoe_train_run *run, const struct smoe_safetensors *file,
+                         const struct smoe_placement *placement, struct smoe_why *why)
 {
     size_t n_params = run->experts->n_params;
     smoe_real *state = malloc(vectors_per_expert(run) * n_params * sizeof *state);
+    bool kept;
     if (!state)
         return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
     int rc = run->experts->ops->restore(run->experts, run->step, why);
-    if (rc == 0)
-        rc = read_placement(run, file, why);
+    if (rc == 0 && placement->n_experts)
+        rc = run->experts->ops->place(run->experts, placement, &kept, why);
     for (uint32_t e = 0; e < run->options->experts && !rc; e++) {
         rc = read_expert(run, file, e, state, why);
         if (rc)
@@ -388,11 +423,15 @@ static int check_same(const struct smoe_train_run *run, const struct smoe_safete
 static int take_up(struct smoe_train_run *run, const struct smoe_safetensors *file,
                    struct smoe_why *why)
 {
+    struct smoe_placed placed = {0};
     int rc;
-    if ((rc = check_same(run, file, why)) || (rc = read_position(run, file, why)) ||
-        (rc = read_dense(run, file, why)) || (rc = read_router(run, file, why)))
-        return rc;
-    return read_experts(run, file, why);
+    if ((rc = check_same(run, file, why)) == 0 && (rc = read_position(run, file, why)) == 0 &&
+        (rc = read_dense(run, file, why)) == 0 && (rc = check_experts(run, file, why)) == 0 &&
+        (rc = read_placement(run, file, &placed, why)) == 0 &&
+        (rc = read_router(run, file, why)) == 0)
+        rc = store_experts(run, file, &placed.value, why);
+    smoe_placed_release(&placed);
+    return rc;
 }
 
 int smoe_checkpoint_resume(struct smoe_train_run *run, const char *path, struct smoe_why *why)
@@ -400,7 +439,7 @@ int smoe_checkpoint_resume(struct smoe_train_run *run, const char *path, struct 
     char *bytes;
     size_t len;
     struct smoe_safetensors file;
-    int rc = smoe_file_read(AT_FDCWD, path, FILE_BYTES_MAX, &bytes, &len, why);
+    int rc = smoe_file_read(AT_FDCWD, path, SMOE_CHECKPOINT_BYTES_MAX, &bytes, &len, why);
     if (rc)
         return smoe_fail_at(why, rc, "resume");
     rc = smoe_safetensors_parse(bytes, len, &file, why);

@@ -19,6 +19,9 @@
 
 enum { SMOE_PLACED_TENSORS = 4, SMOE_PLACED_METADATA = 2 };
 
+/* Of its tensors in a file, however large the fleet is; the names of workers are metadata. */
+#define SMOE_PLACED_BYTES_MAX (UINT64_C(1) << 20)
+
 /* A placement and its form in a file; zeroed, then filled or read, then released. */
 struct smoe_placed {
     struct smoe_tensor tensors[SMOE_PLACED_TENSORS];

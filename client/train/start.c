@@ -183,6 +183,8 @@ int smoe_train_start(struct smoe_train_run *run, const struct smoe_train_options
         rc = smoe_experts_open(options, run->rows_max * run->feed.tokens, &run->experts, why);
     if (rc == 0)
         snprintf(run->result.policy, sizeof run->result.policy, "%s", run->experts->policy);
+    if (rc == 0 && *options->checkpoint)
+        rc = smoe_checkpoint_fits(run, why);
     if (rc == 0 && *options->resume)
         rc = smoe_checkpoint_resume(run, options->resume, why);
     return rc;
