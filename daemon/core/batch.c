@@ -14,6 +14,8 @@
 #include "common/base/within.h"
 #include "daemon/core/sharded.h"
 
+#define SHARE_OF_FREE 3
+
 static uint64_t batch_key(uint32_t trainer, uint64_t id)
 {
     return (uint64_t)trainer << 48 | id; /* ids are below 2^48, trainers below 2^16 */
@@ -46,6 +48,42 @@ void smoe_batch_keep_promise(struct smoe_core *c, struct smoe_batch *b)
 {
     c->parcels_promised -= b->parcels_promised;
     b->parcels_promised = 0;
+}
+
+/* Of what all trainers share each may hold three times what it leaves free: one alone three quarters of it, and whoever
+ * comes last still finds something, however many others do not step (dynamic thresholds of shared buffers, Choudhury
+ * and Hahne 1998). */
+static bool leaves_enough(const struct smoe_core *c, uint64_t own, uint64_t free)
+{
+    return c->options.limits.trainers_max == 1 || own <= SHARE_OF_FREE * free;
+}
+
+static int check_shared(const struct smoe_core *c, const struct smoe_trainer *t, uint64_t gradient,
+                        struct smoe_why *why)
+{
+    uint64_t max = c->options.settings.gradient_bytes_max, all = c->gradient_bytes + gradient;
+    if (gradient && max && all > max)
+        return smoe_fail(why, SMOE_EITERATION,
+                         "SUBMIT: gradients of uncommitted batches may need %llu bytes, %llu more "
+                         "exceed %llu: step more often",
+                         (unsigned long long)c->gradient_bytes, (unsigned long long)gradient,
+                         (unsigned long long)max);
+    if (gradient && max && !leaves_enough(c, t->gradient_bytes + gradient, max - all))
+        return smoe_fail(why, SMOE_EITERATION,
+                         "SUBMIT: gradients of your uncommitted batches may need %llu bytes, %llu "
+                         "more leave too little of %llu to other trainers: step more often",
+                         (unsigned long long)t->gradient_bytes, (unsigned long long)gradient,
+                         (unsigned long long)max);
+    if (!c->n_batch_free)
+        return smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
+                         c->options.limits.batches_max);
+    if (!leaves_enough(c, t->n_batches + 1, c->n_batch_free - 1))
+        return smoe_fail(
+            why, SMOE_ELIMIT,
+            "SUBMIT: %llu of your batches are uncommitted, more leave too little of %u "
+            "to other trainers: step more often",
+            (unsigned long long)t->n_batches, c->options.limits.batches_max);
+    return 0;
 }
 
 struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
@@ -100,18 +138,9 @@ struct smoe_verdict smoe_batch_expect_submit(const struct smoe_core *c,
                        "iteration_bytes_max %llu: step more often",
                        (unsigned long long)t->iteration_bytes, (unsigned long long)bytes,
                        (unsigned long long)s->iteration_bytes_max);
-    else if (m->needs_gradient && s->gradient_bytes_max &&
-             c->gradient_bytes + (visits + m->tokens) * smoe_row_bytes(layer) >
-                 s->gradient_bytes_max)
-        rc = smoe_fail(why, SMOE_EITERATION,
-                       "SUBMIT: gradients of uncommitted batches may need %llu bytes, %llu more "
-                       "exceed %llu: step more often",
-                       (unsigned long long)c->gradient_bytes,
-                       (unsigned long long)((visits + m->tokens) * smoe_row_bytes(layer)),
-                       (unsigned long long)s->gradient_bytes_max);
-    else if (!c->n_batch_free)
-        rc = smoe_fail(why, SMOE_ELIMIT, "SUBMIT: %u batches are uncommitted already",
-                       c->options.limits.batches_max);
+    else if ((rc = check_shared(
+                  c, t, m->needs_gradient ? (visits + m->tokens) * smoe_row_bytes(layer) : 0, why)))
+        return smoe_verdict_fail(SMOE_REFUSE, rc, m->batch, 0);
     else if (c->n_parcel_free + c->n_parcel_zombie < c->parcels_promised + parcels_for(c, layer, m))
         rc = smoe_fail(why, SMOE_ELIMIT,
                        "SUBMIT: %u parcels are uncommitted already: step more often",
@@ -192,6 +221,7 @@ static void batch_start(struct smoe_core *c, uint32_t index, uint32_t trainer,
     smoe_list_push_back(&c->pending, &b->pending_link);
     t->n_batches++;
     t->iteration_bytes += b->raw_bytes;
+    t->gradient_bytes += gradient_bytes_of(c, b);
     c->gradient_bytes += gradient_bytes_of(c, b);
     uint64_t visits = (uint64_t)m->tokens * m->top_k;
     smoe_account_move(&t->account, SMOE_VISIT_NONE, SMOE_VISIT_WAITING, visits);
@@ -260,6 +290,7 @@ void smoe_batch_free(struct smoe_core *c, uint32_t batch)
     smoe_map_remove(&c->batch_by_id, batch_key(b->trainer, b->id));
     t->n_batches--;
     t->iteration_bytes -= b->raw_bytes;
+    t->gradient_bytes -= gradient_bytes_of(c, b);
     c->gradient_bytes -= gradient_bytes_of(c, b);
     b->used = false;
     c->batch_zombie[c->n_batch_zombie++] = batch;

@@ -326,6 +326,7 @@ const struct smoe_quarantine *smoe_core_quarantine(const struct smoe_core *core)
 struct smoe_trainer_view {
     bool live; /* in use */
     bool connected;
+    uint32_t session; /* while connected */
     const char *name;
     uint64_t attempt;
     uint64_t step;         /* last committed */

@@ -131,6 +131,7 @@ struct smoe_trainer {
     uint64_t granted_bytes, granted_visits;   /* since Welcome */
     bool grant_due;                           /* credit came back in a way that sent none yet */
     uint64_t iteration_bytes;                 /* uncommitted */
+    uint64_t gradient_bytes;                  /* that their gradients will have */
     uint64_t step_committed;
     struct smoe_msg_step_done last_done; /* answer to a repeated Step */
     struct smoe_step step;

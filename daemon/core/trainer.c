@@ -165,7 +165,7 @@ static void drop_batches(struct smoe_core *c, uint32_t trainer)
             smoe_container_of(smoe_list_first(&t->batches), struct smoe_batch, trainer_link);
         smoe_batch_free(c, (uint32_t)(b - c->batches));
     }
-    smoe_assert(t->n_batches == 0 && t->iteration_bytes == 0);
+    smoe_assert(t->n_batches == 0 && t->iteration_bytes == 0 && t->gradient_bytes == 0);
 }
 
 /* No visit belongs to them any more. */
@@ -393,6 +393,7 @@ struct smoe_trainer_view smoe_core_trainer(const struct smoe_core *core, uint32_
     return (struct smoe_trainer_view){
         .live = true,
         .connected = t->state == SMOE_TRAINER_LIVE,
+        .session = t->session,
         .name = t->name,
         .attempt = t->attempt,
         .step = t->step_committed,

@@ -112,6 +112,25 @@ uint64_t smoe_gateway_wake_ns(const struct smoe_gateway *gw)
     return due_ns < gw->wake_ns ? due_ns : gw->wake_ns;
 }
 
+void smoe_gate_make_room(struct smoe_gateway *gw)
+{
+    size_t free = gw->budget.max_bytes - gw->budget.used_bytes;
+    struct smoe_gate_session *most = NULL;
+    if (free >= gw->budget.max_bytes / 2 || gw->cut_off)
+        return;
+    for (uint32_t i = 0; i < smoe_core_n_trainers(gw->core); i++) {
+        struct smoe_trainer_view t = smoe_core_trainer(gw->core, i);
+        struct smoe_gate_session *s = t.live && t.connected ? &gw->sessions[t.session] : NULL;
+        if (s && s->channel.out.bytes > (most ? most->channel.out.bytes : free))
+            most = s;
+    }
+    if (!most || most->state != SMOE_GATE_OPEN)
+        return;
+    gw->cut_off = most;
+    gw->slow_peers++;
+    smoe_gate_doom(gw, most, SMOE_GATE_DEAF);
+}
+
 /* ---- who it is ---- */
 
 static const char *role_name(enum smoe_role role)

@@ -119,7 +119,7 @@ static void queued(struct smoe_gateway *gw, struct smoe_gate_session *s, int rc)
         smoe_gate_mark_dirty(gw, s);
     } else if (rc == SMOE_ELIMIT) {
         gw->slow_peers++;
-        smoe_gate_doom(gw, s, "does not read what it is sent");
+        smoe_gate_doom(gw, s, SMOE_GATE_DEAF);
     } else {
         smoe_gate_doom(gw, s, smoe_strerror(rc));
     }
@@ -261,6 +261,7 @@ static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
 void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event, struct smoe_blob *blob)
 {
     step_once(gw, event, blob);
+    smoe_gate_make_room(gw);
     while (!smoe_list_empty(&gw->unburied)) {
         struct smoe_gate_session *s = smoe_container_of(smoe_list_first(&gw->unburied),
                                                         struct smoe_gate_session, unburied_link);
@@ -413,6 +414,7 @@ void smoe_gateway_closed(struct smoe_gateway *gw, uint32_t session, uint64_t now
 {
     struct smoe_gate_session *s = &gw->sessions[session];
     smoe_assert(s->state != SMOE_GATE_FREE);
+    gw->cut_off = gw->cut_off == s ? NULL : gw->cut_off;
     if (s->state != SMOE_GATE_CLOSING) {
         smoe_gate_doom(gw, s, "");
         struct smoe_event tick = {.type = SMOE_EVENT_TICK, .now_ns = now_ns};

@@ -71,6 +71,8 @@ struct smoe_gateway {
     uint64_t link_keyed, link_failed; /* that link, 0: none; the last one without a key */
     uint64_t wake_ns;                 /* the core's */
     bool drained;
+    struct smoe_gate_session
+        *cut_off;        /* to make room: its connection is being closed; NULL: none is */
     bool credit_is_late; /* somebody's could not be sent for want of memory */
     uint64_t frames_in, frames_out, bytes_in, bytes_out; /* of closed sessions */
     uint64_t crowded_out, hello_timeouts, slow_peers;
@@ -93,6 +95,12 @@ void smoe_gate_step(struct smoe_gateway *gw, const struct smoe_event *event,
 
 /* Its time to say hello is over, one way or the other. */
 void smoe_gate_leave_hellos(struct smoe_gateway *gw, struct smoe_gate_session *s);
+
+#define SMOE_GATE_DEAF "does not read what it is sent"
+
+/* When memory of tensors grows short, the trainer that has left more unread than there is free is cut off: however many
+ * do not read, the rest is the others'. One at a time, for what it holds is free only once its connection is closed. */
+void smoe_gate_make_room(struct smoe_gateway *gw);
 
 /* Connections that do not say hello in time; nothing is answered to them. */
 void smoe_gate_expire_hellos(struct smoe_gateway *gw, uint64_t now_ns);

@@ -314,10 +314,46 @@ Test(evicted, rows_count_as_much_as_their_gradient, .fini = end)
 
 /* ---- limits ---- */
 
+static void hold_all_they_may(const struct smoe_core_options *o, int code)
+{
+    struct smoe_layer_shape shape = scene_shape(2);
+    uint64_t held[3] = {0};
+    begin_with(o, 1 << 16);
+    for (int i = 0; i < 3; i++) {
+        const char *const names[] = {"t", "second", "third"};
+        uint32_t peer = i ? scene_trainer(&s, names[i]) : t;
+        uint32_t l = i ? scene_layer(&s, peer, names[i], &shape) : layer;
+        while (submit_to(peer, l, held[i] + 1, 1, NULL).kind == SMOE_TAKE)
+            held[i]++;
+        scene_assert_error(&s, peer, code, "to other trainers: step more often");
+        cr_assert_not(s.closed[peer]);
+    }
+    cr_assert_eq(held[0], 12, "three quarters");
+    cr_assert_eq(held[1], 3, "three quarters of what is left");
+    cr_assert_eq(held[2], 0);
+    smoe_core_check(s.core);
+}
+
+/* Whoever does not step leaves something to who comes later. */
+Test(limits, of_gradients_are_never_one_trainer_s_alone, .fini = end)
+{
+    struct smoe_core_options o = scene_options();
+    o.settings.gradient_bytes_max = 16 * 3 * ROW;
+    hold_all_they_may(&o, SMOE_EITERATION);
+}
+
+Test(limits, of_batches_are_never_one_trainer_s_alone, .fini = end)
+{
+    struct smoe_core_options o = scene_options();
+    o.limits.batches_max = 16;
+    hold_all_they_may(&o, SMOE_ELIMIT);
+}
+
 Test(limits, of_gradients_that_may_be_held_are_refused_at_submit, .fini = end)
 {
     struct smoe_core_options o = scene_options();
     o.settings.gradient_bytes_max = 2 * 8 * 3 * ROW; /* dy of two choices and x, for 16 tokens */
+    o.limits.trainers_max = 1;
     begin_with(&o, 1 << 16);
     submit(1, 8);
     submit(2, 8);

@@ -18,6 +18,7 @@ static void begin(uint64_t window_tokens, uint64_t iteration_tokens)
     o.settings.window_visits = window_tokens;
     o.settings.iteration_bytes_max = iteration_tokens * TOKEN_BYTES;
     o.limits.batches_max = 4;
+    o.limits.trainers_max = 1;
     scene_begin(&s, &o);
     w = scene_worker(&s, "w");
     t = scene_trainer(&s, "t");

@@ -635,6 +635,31 @@ Test(gateway, gives_no_new_credit_to_a_trainer_that_does_not_read_until_it_does,
     cr_assert_lt(mail_count(&h.far[T].mail, ANYONE, SMOE_MSG_CREDIT), 6, "in fewer pieces");
 }
 
+/* Others' messages must not fail for want of the memory that it holds. */
+Test(gateway, a_trainer_that_does_not_read_is_cut_off_before_it_holds_what_others_need, .fini = end)
+{
+    struct smoe_gateway_options o = options();
+    struct smoe_gateway_stats stats;
+    o.tensors_bytes_max = 1 << 16;
+    o.outbox_bytes_max = 1 << 20;
+    begin_with(&o);
+    declare();
+    h.deaf[T] = true;
+    for (uint64_t i = 1; i <= 400 && h.open[T]; i++) { /* some 240 bytes of results each */
+        submit(i, false);
+        compute(W0);
+        compute(W1);
+    }
+    cr_assert_not(h.open[T]);
+    cr_assert_str_eq(h.reason[T], "does not read what it is sent");
+    cr_assert(h.open[W0] && h.open[W1], "%s; %s", h.reason[W0], h.reason[W1]);
+    smoe_gateway_stats(h.gw, &stats);
+    cr_assert_eq(stats.slow_peers, 1);
+    cr_assert_gt(stats.tensor_bytes_peak, o.tensors_bytes_max / 4, "while there is room it may");
+    cr_assert_lt(stats.tensor_bytes_peak, o.tensors_bytes_max * 3 / 5);
+    cr_assert_eq(stats.tensor_bytes, 0);
+}
+
 static uint64_t granted_at_last(void)
 {
     uint64_t most = 0;
