@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench/report.h"
 
-#include <cjson/cJSON.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/json/json.h"
 #include "stablemoe/error.h"
 #include "stablemoe/version.h"
 
@@ -132,19 +132,20 @@ void smoe_report_print(const struct smoe_report *r, FILE *out)
 static cJSON *row_json(const struct smoe_row *row)
 {
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "key", row->key);
+    smoe_json_add_text(o, "key", row->key);
     if (row->left_out) {
-        cJSON_AddStringToObject(o, "left_out", row->left_out);
+        smoe_json_add_text(o, "left_out", row->left_out);
     } else {
-        cJSON_AddStringToObject(o, "unit", row->unit);
-        cJSON_AddNumberToObject(o, "median", row->spread.median);
-        cJSON_AddNumberToObject(o, "low", row->spread.low);
-        cJSON_AddNumberToObject(o, "high", row->spread.high);
-        cJSON_AddNumberToObject(o, "rounds", row->n);
+        smoe_json_add_text(o, "unit", row->unit);
+        smoe_json_add(o, "median", cJSON_CreateNumber(row->spread.median));
+        smoe_json_add(o, "low", cJSON_CreateNumber(row->spread.low));
+        smoe_json_add(o, "high", cJSON_CreateNumber(row->spread.high));
+        smoe_json_add(o, "rounds", cJSON_CreateNumber(row->n));
     }
     if (row->floor) {
-        cJSON_AddNumberToObject(o, row->floor->at_most ? "at_most" : "at_least", row->floor->bound);
-        cJSON_AddBoolToObject(o, "missed", missed(row));
+        smoe_json_add(o, row->floor->at_most ? "at_most" : "at_least",
+                      cJSON_CreateNumber(row->floor->bound));
+        smoe_json_add_bool(o, "missed", missed(row));
     }
     return o;
 }
@@ -152,22 +153,21 @@ static cJSON *row_json(const struct smoe_row *row)
 int smoe_report_print_json(const struct smoe_report *r, bool quick, FILE *out)
 {
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "bench", r->bench);
-    cJSON_AddStringToObject(o, "version", STABLEMOE_VERSION);
-    cJSON_AddBoolToObject(o, "quick", quick);
-    cJSON *rows = cJSON_AddArrayToObject(o, "rows");
+    smoe_json_add_text(o, "bench", r->bench);
+    smoe_json_add_text(o, "version", STABLEMOE_VERSION);
+    smoe_json_add_bool(o, "quick", quick);
+    cJSON *rows = smoe_json_add_array(o, "rows");
     for (unsigned i = 0; i < r->n_rows; i++)
-        cJSON_AddItemToArray(rows, row_json(&r->rows[i]));
-    cJSON *not_checked = cJSON_AddArrayToObject(o, "not_checked");
+        smoe_json_append(rows, row_json(&r->rows[i]));
+    cJSON *not_checked = smoe_json_add_array(o, "not_checked");
     const struct smoe_floor *floor = NULL;
     while ((floor = smoe_floor_next(r->bench, floor)))
         if (!checked(r, floor))
-            cJSON_AddItemToArray(not_checked, cJSON_CreateString(floor->key));
-    cJSON *notes = cJSON_AddArrayToObject(o, "notes");
+            smoe_json_append(not_checked, cJSON_CreateString(floor->key));
+    cJSON *notes = smoe_json_add_array(o, "notes");
     for (unsigned i = 0; i < r->n_notes; i++)
-        cJSON_AddItemToArray(notes, cJSON_CreateString(r->notes[i]));
-    char *text = cJSON_PrintUnformatted(o);
-    cJSON_Delete(o);
+        smoe_json_append(notes, cJSON_CreateString(r->notes[i]));
+    char *text = smoe_json_print(o);
     if (!text)
         return SMOE_ENOMEMORY;
     fprintf(out, "%s\n", text);

@@ -3,8 +3,10 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/base/assert.h"
 #include "common/json/json.h"
 
 #define WORKERS_SHOWN 12 /* columns of shares in the table */
@@ -119,8 +121,8 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     const struct smoe_slotted_result *r = &run->result;
     double slots = (double)job->slots;
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "policy", smoe_policy_name(run->policy));
-    cJSON_AddStringToObject(o, "freq_rule", freq_rule_of(job, run->policy));
+    smoe_json_add_text(o, "policy", smoe_policy_name(run->policy));
+    smoe_json_add_text(o, "freq_rule", freq_rule_of(job, run->policy));
     smoe_json_add_u64(o, "tokens", r->tokens);
     smoe_json_add_u64(o, "visits", r->visits);
     if (job->scenario->spec.up)
@@ -148,17 +150,17 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
     smoe_json_add_known(o, "optimality_gap_max", r->gap_max >= 0, r->gap_max);
     if (r->gap_max >= 0)
         smoe_json_add_u64(o, "slots_exact", r->slots_exact);
-    cJSON *shares = cJSON_AddArrayToObject(o, "shares");
+    cJSON *shares = smoe_json_add_array(o, "shares");
     for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
         char text[32];
         snprintf(text, sizeof text, "%.9g", r->share[j]);
-        cJSON_AddItemToArray(shares, cJSON_CreateRaw(text));
+        smoe_json_append(shares, cJSON_CreateRaw(text));
     }
-    cJSON *power = cJSON_AddArrayToObject(o, "power_to_budget");
+    cJSON *power = smoe_json_add_array(o, "power_to_budget");
     for (uint64_t j = 0; j < job->scenario->spec.workers; j++) {
         char text[32];
         snprintf(text, sizeof text, "%.9g", r->to_budget[j]);
-        cJSON_AddItemToArray(power, cJSON_CreateRaw(text));
+        smoe_json_append(power, cJSON_CreateRaw(text));
     }
     if (job->whole) {
         smoe_json_add_u64(o, "slots_held", r->slots_held);
@@ -177,24 +179,24 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
 
 static void print_and_delete(cJSON *root, FILE *out)
 {
-    char *text = cJSON_PrintUnformatted(root);
-    fprintf(out, "%s\n", text ? text : "{}");
-    cJSON_free(text);
-    cJSON_Delete(root);
+    char *text = smoe_json_print(root);
+    smoe_assert(text);
+    fprintf(out, "%s\n", text);
+    free(text);
 }
 
 void smoe_print_runs_json(const struct smoe_print_job *job, const struct smoe_print_run *runs,
                           size_t n, FILE *out)
 {
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddStringToObject(root, "scenario", job->scenario->spec.name);
+    smoe_json_add_text(root, "scenario", job->scenario->spec.name);
     smoe_json_add_u64(root, "workers", job->scenario->spec.workers);
     smoe_json_add_u64(root, "slots", job->slots);
     smoe_json_add_u64(root, "seed", job->seed);
-    cJSON_AddBoolToObject(root, "whole", job->whole);
-    cJSON *policies = cJSON_AddArrayToObject(root, "policies");
+    smoe_json_add_bool(root, "whole", job->whole);
+    cJSON *policies = smoe_json_add_array(root, "policies");
     for (size_t i = 0; i < n; i++)
-        cJSON_AddItemToArray(policies, run_json(job, &runs[i]));
+        smoe_json_append(policies, run_json(job, &runs[i]));
     print_and_delete(root, out);
 }
 
@@ -219,18 +221,18 @@ void smoe_print_story_json(const struct smoe_story *story, uint64_t seed,
 {
     char digest[24];
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddStringToObject(root, "story", story->name);
+    smoe_json_add_text(root, "story", story->name);
     smoe_json_add_u64(root, "seed", seed);
-    cJSON_AddBoolToObject(root, "ok", end->code == 0);
+    smoe_json_add_bool(root, "ok", end->code == 0);
     if (end->code)
-        cJSON_AddStringToObject(root, "why", end->why.text);
+        smoe_json_add_text(root, "why", end->why.text);
     smoe_json_add_u64(root, "virtual_ns", end->virtual_ns);
     smoe_json_add_u64(root, "events", end->events);
     smoe_json_add_u64(root, "messages", end->messages);
     smoe_json_add_u64(root, "losses", end->losses);
     snprintf(digest, sizeof digest, "%016" PRIx64, end->digest);
-    cJSON_AddStringToObject(root, "digest", digest);
+    smoe_json_add_text(root, "digest", digest);
     if (end->trace)
-        cJSON_AddStringToObject(root, "trace", end->trace);
+        smoe_json_add_text(root, "trace", end->trace);
     print_and_delete(root, out);
 }

@@ -171,9 +171,9 @@ static cJSON *row_to_json(const struct smoe_placing_table *t, int a, int r)
     const struct smoe_placing_result *result = &t->rows[a][r].result;
     cJSON *o = cJSON_CreateObject();
     const char *name = RULES[r].oracle ? "foreseen" : RULES[r].rule;
-    smoe_assert(o && cJSON_AddStringToObject(o, "fleet", fleet_of(t)) &&
-                cJSON_AddStringToObject(o, "sharing", sharing_of(t)) &&
-                cJSON_AddStringToObject(o, "rule", name));
+    smoe_json_add_text(o, "fleet", fleet_of(t));
+    smoe_json_add_text(o, "sharing", sharing_of(t));
+    smoe_json_add_text(o, "rule", name);
     smoe_json_add_number(o, "average", RULES[r].average);
     smoe_json_add_number(o, "coefficient", COEFFICIENTS[a]);
     smoe_json_add_number(o, "compute_s", result->compute_s);
@@ -189,19 +189,17 @@ static cJSON *row_to_json(const struct smoe_placing_table *t, int a, int r)
 void smoe_print_placing_json(const struct smoe_placing_table tables[SMOE_PLACING_TABLES], FILE *out)
 {
     const struct smoe_placing_spec *s = &tables[0].spec;
-    cJSON *root = cJSON_CreateObject(), *runs = cJSON_CreateArray();
-    smoe_assert(root && runs);
+    cJSON *root = cJSON_CreateObject();
     smoe_json_add_number(root, "worlds", (double)s->worlds);
     smoe_json_add_number(root, "iterations", (double)s->iterations);
     smoe_json_add_number(root, "seed", (double)s->seed);
+    cJSON *runs = smoe_json_add_array(root, "runs");
     for (int t = 0; t < SMOE_PLACING_TABLES; t++)
         for (int a = 0; a < SMOE_PLACING_COEFFICIENTS; a++)
             for (int r = 0; r < SMOE_PLACING_RULES; r++)
-                smoe_assert(cJSON_AddItemToArray(runs, row_to_json(&tables[t], a, r)));
-    smoe_assert(cJSON_AddItemToObject(root, "runs", runs));
-    char *text = cJSON_PrintUnformatted(root);
+                smoe_json_append(runs, row_to_json(&tables[t], a, r));
+    char *text = smoe_json_print(root);
     smoe_assert(text);
     fprintf(out, "%s\n", text);
-    cJSON_free(text);
-    cJSON_Delete(root);
+    free(text);
 }

@@ -3,7 +3,9 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 
+#include "common/base/assert.h"
 #include "common/json/json.h"
 
 #define GOAL 0.8 /* of the slots-to column */
@@ -118,7 +120,7 @@ static cJSON *budget_json(const struct smoe_print_training *run, size_t seeds, s
     smoe_json_add_number(o, "slots", (double)smoe_training_budgets[b]);
     smoe_json_add_number(o, "mean", mean);
     smoe_json_add_number(o, "deviation", deviation);
-    cJSON *all = cJSON_AddArrayToObject(o, "seeds");
+    cJSON *all = smoe_json_add_array(o, "seeds");
     for (size_t s = 0; s < seeds; s++)
         smoe_json_append_number(all, run->results[s].budget[b]);
     return o;
@@ -127,7 +129,7 @@ static cJSON *budget_json(const struct smoe_print_training *run, size_t seeds, s
 /* Accuracy by slot: the mean of all seeds at each glance. */
 static void add_glances(cJSON *o, const struct smoe_print_training *run, size_t seeds)
 {
-    cJSON *accuracy = cJSON_AddArrayToObject(o, "accuracy_by_slot");
+    cJSON *accuracy = smoe_json_add_array(o, "accuracy_by_slot");
     for (uint64_t i = 0; i < run->results[0].glances; i++) {
         double sum = 0;
         for (size_t s = 0; s < seeds; s++)
@@ -141,27 +143,27 @@ static cJSON *run_json(const struct smoe_print_job *job, const struct smoe_print
                        size_t seeds)
 {
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "policy", smoe_policy_name(run->policy));
-    cJSON_AddStringToObject(o, "freq_rule", rule_of(job, run->policy));
-    cJSON *budgets = cJSON_AddArrayToObject(o, "test_accuracy");
+    smoe_json_add_text(o, "policy", smoe_policy_name(run->policy));
+    smoe_json_add_text(o, "freq_rule", rule_of(job, run->policy));
+    cJSON *budgets = smoe_json_add_array(o, "test_accuracy");
     for (size_t b = 0; b < SMOE_TRAINING_BUDGETS; b++)
         if (run->results[0].budget[b] >= 0)
-            cJSON_AddItemToArray(budgets, budget_json(run, seeds, b));
-    cJSON *slots_to = cJSON_AddArrayToObject(o, "slots_to_80_percent");
+            smoe_json_append(budgets, budget_json(run, seeds, b));
+    cJSON *slots_to = smoe_json_add_array(o, "slots_to_80_percent");
     for (size_t s = 0; s < seeds; s++) {
         uint64_t slots = smoe_training_slots_to(&run->results[s], GOAL);
         if (slots)
             smoe_json_append_number(slots_to, (double)slots);
         else
-            cJSON_AddItemToArray(slots_to, cJSON_CreateNull());
+            smoe_json_append(slots_to, cJSON_CreateNull());
     }
-    cJSON *joules_to = cJSON_AddArrayToObject(o, "joules_to_80_percent");
+    cJSON *joules_to = smoe_json_add_array(o, "joules_to_80_percent");
     for (size_t s = 0; s < seeds; s++) {
         double joules = smoe_training_joules_to(&run->results[s], GOAL);
         if (joules > 0)
             smoe_json_append_number(joules_to, joules);
         else
-            cJSON_AddItemToArray(joules_to, cJSON_CreateNull());
+            smoe_json_append(joules_to, cJSON_CreateNull());
     }
     smoe_json_add_number(o, "joules_per_token", mean_of(run, seeds, joules_per_token));
     smoe_json_add_number(o, "energy_overdraft", mean_of(run, seeds, overdraft));
@@ -179,15 +181,15 @@ void smoe_print_training_json(const struct smoe_print_job *job,
                               FILE *out)
 {
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddStringToObject(root, "scenario", job->scenario->spec.name);
+    smoe_json_add_text(root, "scenario", job->scenario->spec.name);
     smoe_json_add_number(root, "slots", (double)job->slots);
     smoe_json_add_number(root, "seed", (double)job->seed);
     smoe_json_add_number(root, "seeds", (double)seeds);
-    cJSON *policies = cJSON_AddArrayToObject(root, "policies");
+    cJSON *policies = smoe_json_add_array(root, "policies");
     for (size_t i = 0; i < n; i++)
-        cJSON_AddItemToArray(policies, run_json(job, &runs[i], seeds));
-    char *text = cJSON_PrintUnformatted(root);
-    fprintf(out, "%s\n", text ? text : "{}");
-    cJSON_free(text);
-    cJSON_Delete(root);
+        smoe_json_append(policies, run_json(job, &runs[i], seeds));
+    char *text = smoe_json_print(root);
+    smoe_assert(text);
+    fprintf(out, "%s\n", text);
+    free(text);
 }

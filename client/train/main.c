@@ -17,19 +17,19 @@
 static void add_known(cJSON *to, const char *key, double value)
 {
     if (isnan(value))
-        cJSON_AddNullToObject(to, key);
+        smoe_json_add_null(to, key);
     else
-        cJSON_AddNumberToObject(to, key, value);
+        smoe_json_add(to, key, cJSON_CreateNumber(value));
 }
 
 static void add_routing(cJSON *root, const struct smoe_train_options *o,
                         const struct smoe_watch_result *w)
 {
     char text[24];
-    cJSON *routing = cJSON_AddObjectToObject(root, "routing");
-    cJSON_AddStringToObject(routing, "router", smoe_train_routers[o->router]);
+    cJSON *routing = smoe_json_add_object(root, "routing");
+    smoe_json_add_text(routing, "router", smoe_train_routers[o->router]);
     smoe_json_add_u64(routing, "tokens_watched", w->tokens);
-    cJSON *fluctuation = cJSON_AddObjectToObject(routing, "fluctuation");
+    cJSON *fluctuation = smoe_json_add_object(routing, "fluctuation");
     for (size_t i = 0; i < SMOE_WATCH_MARKS; i++) {
         snprintf(text, sizeof text, "%u", smoe_watch_percent[i]);
         add_known(fluctuation, text, w->fluctuation[i]);
@@ -39,40 +39,42 @@ static void add_routing(cJSON *root, const struct smoe_train_options *o,
     snprintf(text, sizeof text, "%016" PRIx64, w->digest);
     smoe_json_add_u64(routing, "frozen_at_step", w->freeze_step);
     add_known(routing, "frozen_agreement", w->agreement);
-    cJSON_AddStringToObject(routing, "frozen_digest", text);
+    smoe_json_add_text(routing, "frozen_digest", text);
 }
 
-static void print_json(const struct smoe_train_run *run)
+static int print_json(const struct smoe_train_run *run, struct smoe_why *why)
 {
     const struct smoe_train_options *o = run->options;
     const struct smoe_train_result *r = &run->result;
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddNumberToObject(root, "test_accuracy", r->test_accuracy);
-    cJSON_AddNumberToObject(root, "test_loss", r->test_loss);
+    smoe_json_add(root, "test_accuracy", cJSON_CreateNumber(r->test_accuracy));
+    smoe_json_add(root, "test_loss", cJSON_CreateNumber(r->test_loss));
     add_known(root, "train_loss", r->train_loss);
     if (run->feed.vocabulary)
-        cJSON_AddNumberToObject(root, "test_perplexity", exp(r->test_loss));
-    cJSON_AddNumberToObject(root, "samples_per_second",
-                            r->seconds > 0 ? (double)r->samples / r->seconds : 0);
-    cJSON_AddNumberToObject(root, "seconds", r->seconds);
+        smoe_json_add(root, "test_perplexity", cJSON_CreateNumber(exp(r->test_loss)));
+    smoe_json_add(root, "samples_per_second",
+                  cJSON_CreateNumber(r->seconds > 0 ? (double)r->samples / r->seconds : 0));
+    smoe_json_add(root, "seconds", cJSON_CreateNumber(r->seconds));
     smoe_json_add_u64(root, "epochs", r->epochs);
     smoe_json_add_u64(root, "steps", r->steps);
     smoe_json_add_u64(root, "samples", r->samples);
-    cJSON_AddStringToObject(root, "policy", r->policy);
-    cJSON_AddStringToObject(root, "dataset", o->dataset);
+    smoe_json_add_text(root, "policy", r->policy);
+    smoe_json_add_text(root, "dataset", o->dataset);
     smoe_json_add_u64(root, "seed", o->seed);
     smoe_json_add_u64(root, "visits", r->visits);
-    cJSON *load = cJSON_AddArrayToObject(root, "expert_visits");
+    cJSON *load = smoe_json_add_array(root, "expert_visits");
     for (uint32_t e = 0; e < o->experts; e++) {
         char text[24];
         snprintf(text, sizeof text, "%" PRIu64, r->visits_of[e]);
-        cJSON_AddItemToArray(load, cJSON_CreateRaw(text));
+        smoe_json_append(load, cJSON_CreateRaw(text));
     }
     add_routing(root, o, &r->routing);
-    char *text = cJSON_PrintUnformatted(root);
-    puts(text ? text : "{}");
-    cJSON_free(text);
-    cJSON_Delete(root);
+    char *text = smoe_json_print(root);
+    if (!text)
+        return smoe_fail(why, SMOE_ENOMEMORY, "out of memory");
+    puts(text);
+    free(text);
+    return 0;
 }
 
 static void print_text(const struct smoe_train_result *r)
@@ -125,7 +127,7 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = smoe_train_all(&run, &why);
     if (rc == 0 && options.json)
-        print_json(&run);
+        rc = print_json(&run, &why);
     else if (rc == 0)
         print_text(&run.result);
     if (rc == 0 && (fflush(stdout) || ferror(stdout)))

@@ -23,15 +23,15 @@ static cJSON *trainers_json(const struct smoe_core *core)
         if (!t.live)
             continue;
         cJSON *o = cJSON_CreateObject();
-        cJSON_AddStringToObject(o, "name", t.name);
-        cJSON_AddBoolToObject(o, "connected", t.connected);
+        smoe_json_add_text(o, "name", t.name);
+        smoe_json_add_bool(o, "connected", t.connected);
         smoe_json_add_u64(o, "step", t.step);
         smoe_json_add_u64(o, "attempt", t.attempt);
         smoe_json_add_u64(o, "batches", t.batches);
         smoe_json_add_u64(o, "batches_ahead", t.ahead);
-        cJSON_AddStringToObject(o, "waits_for", t.waits_for);
+        smoe_json_add_text(o, "waits_for", t.waits_for);
         add_account(o, &t.account);
-        cJSON_AddItemToArray(list, o);
+        smoe_json_append(list, o);
     }
     return list;
 }
@@ -52,9 +52,9 @@ static void add_slots(cJSON *o, const struct smoe_core_totals *t)
 
 static void add_routing(cJSON *o, const struct smoe_core_totals *t)
 {
-    cJSON_AddStringToObject(o, "policy", smoe_policy_name(t->settings.policy));
-    cJSON_AddStringToObject(o, "consistency",
-                            t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
+    smoe_json_add_text(o, "policy", smoe_policy_name(t->settings.policy));
+    smoe_json_add_text(o, "consistency",
+                       t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
     smoe_json_add_number(o, "v", t->settings.v);
     smoe_json_add_number(o, "mu", t->settings.mu);
     smoe_json_add_u64(o, "tokens_routed", t->tokens_routed);
@@ -72,7 +72,7 @@ static void add_io(cJSON *o, const struct smoe_gateway *gateway, const struct sm
 {
     struct smoe_gateway_stats s;
     smoe_gateway_stats(gateway, &s);
-    cJSON_AddStringToObject(o, "waiting", waiting);
+    smoe_json_add_text(o, "waiting", waiting);
     smoe_json_add_u64(o, "sessions", s.sessions);
     smoe_json_add_u64(o, "tensor_bytes", s.tensor_bytes);
     smoe_json_add_u64(o, "router_bytes", s.router_bytes);
@@ -98,17 +98,17 @@ static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_co
     struct smoe_quarantine_rules rules = {s->strikes_max, s->quarantine_ns};
     cJSON *o = cJSON_CreateObject(), *list;
     smoe_json_add_u64(o, "strikes", q->strikes);
-    list = cJSON_AddArrayToObject(o, "workers");
+    list = smoe_json_add_array(o, "workers");
     for (uint32_t i = 0; i < q->n; i++) {
         const struct smoe_conduct *c = &q->conducts[i];
         if (!smoe_quarantine_find(q, &rules, c->worker, now_ns))
             continue;
         cJSON *w = cJSON_CreateObject();
-        cJSON_AddStringToObject(w, "id", c->worker);
+        smoe_json_add_text(w, "id", c->worker);
         smoe_json_add_u64(w, "strikes", c->strikes);
         smoe_json_add_number(w, "out_s", (double)smoe_quarantine_left_ns(c, &rules, now_ns) * 1e-9);
-        cJSON_AddStringToObject(w, "why", c->why);
-        cJSON_AddItemToArray(list, w);
+        smoe_json_add_text(w, "why", c->why);
+        smoe_json_append(list, w);
     }
     return o;
 }
@@ -116,11 +116,11 @@ static cJSON *quarantine_json(const struct smoe_core *core, const struct smoe_co
 static cJSON *trace_json(const struct smoe_report_trace *t)
 {
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "file", t->file);
+    smoe_json_add_text(o, "file", t->file);
     smoe_json_add_u64(o, "bytes", t->bytes);
     smoe_json_add_u64(o, "records", t->records);
     smoe_json_add_u64(o, "lost", t->lost);
-    cJSON_AddStringToObject(o, "trouble", t->trouble);
+    smoe_json_add_text(o, "trouble", t->trouble);
     return o;
 }
 
@@ -130,32 +130,32 @@ static cJSON *status_json(const struct smoe_gateway *gateway, const struct smoe_
     struct smoe_core_totals t;
     cJSON *o = cJSON_CreateObject();
     smoe_core_totals(core, &t);
-    cJSON_AddStringToObject(o, "version", c->version);
-    cJSON_AddStringToObject(o, "listen", c->listen);
-    cJSON_AddBoolToObject(o, "draining", t.draining);
+    smoe_json_add_text(o, "version", c->version);
+    smoe_json_add_text(o, "listen", c->listen);
+    smoe_json_add_bool(o, "draining", t.draining);
     smoe_json_add_number(o, "uptime_s", (double)(c->now_ns - c->started_ns) * 1e-9);
     smoe_json_add_u64(o, "epoch", t.epoch);
     smoe_json_add_u64(o, "steps", t.steps);
     add_slots(o, &t);
     add_routing(o, &t);
-    cJSON *ledger = cJSON_AddObjectToObject(o, "ledger");
+    cJSON *ledger = smoe_json_add_object(o, "ledger");
     add_account(ledger, &t.account);
     for (int s = SMOE_VISIT_WAITING; s <= SMOE_VISIT_GRADIENT_QUEUED; s++)
         smoe_json_add_u64(ledger, smoe_visit_state_name((enum smoe_visit_state)s),
                           t.account.now[s]);
-    add_io(cJSON_AddObjectToObject(o, "io"), gateway, &t, c->waiting);
-    cJSON_AddItemToObject(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
-    cJSON *security = cJSON_AddObjectToObject(o, "security");
-    cJSON_AddStringToObject(security, "transport", c->security ? c->security : "none");
+    add_io(smoe_json_add_object(o, "io"), gateway, &t, c->waiting);
+    smoe_json_add(o, "quarantine", quarantine_json(core, &t.settings, c->now_ns));
+    cJSON *security = smoe_json_add_object(o, "security");
+    smoe_json_add_text(security, "transport", c->security ? c->security : "none");
     smoe_json_add_u64(security, "keys", c->keys);
     smoe_json_add_u64(security, "refused", c->refused);
-    cJSON *journal = cJSON_AddObjectToObject(o, "journal");
-    cJSON_AddStringToObject(journal, "trouble", c->journal_trouble);
+    cJSON *journal = smoe_json_add_object(o, "journal");
+    smoe_json_add_text(journal, "trouble", c->journal_trouble);
     if (c->trace)
-        cJSON_AddItemToObject(o, "trace", trace_json(c->trace));
-    cJSON_AddItemToObject(o, "workers", smoe_report_workers(core, c->now_ns));
-    cJSON_AddItemToObject(o, "layers", smoe_report_layers(core));
-    cJSON_AddItemToObject(o, "trainers", trainers_json(core));
+        smoe_json_add(o, "trace", trace_json(c->trace));
+    smoe_json_add(o, "workers", smoe_report_workers(core, c->now_ns));
+    smoe_json_add(o, "layers", smoe_report_layers(core));
+    smoe_json_add(o, "trainers", trainers_json(core));
     return o;
 }
 
@@ -170,14 +170,13 @@ char *smoe_report_json(const struct smoe_gateway *gateway, enum smoe_report what
         break;
     case SMOE_REPORT_WORKERS:
         root = cJSON_CreateObject();
-        cJSON_AddItemToObject(root, "workers", smoe_report_workers(core, context->now_ns));
+        smoe_json_add(root, "workers", smoe_report_workers(core, context->now_ns));
         break;
     case SMOE_REPORT_EXPERTS:
         root = cJSON_CreateObject();
-        cJSON_AddItemToObject(root, "layers", smoe_report_layers(core));
+        smoe_json_add(root, "layers", smoe_report_layers(core));
         break;
     }
-    char *text = cJSON_PrintUnformatted(root);
-    cJSON_Delete(root);
+    char *text = smoe_json_print(root);
     return text;
 }

@@ -8,21 +8,21 @@ static void add_hex(cJSON *to, const char *key, uint64_t value)
 {
     char text[24];
     snprintf(text, sizeof text, "%016" PRIx64, value);
-    cJSON_AddStringToObject(to, key, text);
+    smoe_json_add_text(to, key, text);
 }
 
 static void add_hosts(cJSON *o, const struct smoe_fleet *fleet, const struct smoe_layer_view *layer,
                       uint32_t expert)
 {
-    cJSON *list = cJSON_AddArrayToObject(o, "hosts");
+    cJSON *list = smoe_json_add_array(o, "hosts");
     for (uint32_t r = layer->replica_first[expert]; r < layer->replica_first[expert + 1]; r++)
-        cJSON_AddItemToArray(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
+        smoe_json_append(list, cJSON_CreateString(fleet->workers[layer->replica_worker[r]].id));
 }
 
 /* What it exchanged in the last iteration, in bytes. */
 static void add_traffic(cJSON *o, const struct smoe_shard_traffic *t)
 {
-    cJSON *x = cJSON_AddObjectToObject(o, "traffic");
+    cJSON *x = smoe_json_add_object(o, "traffic");
     smoe_json_add_u64(x, "gradient_sent", t->exchanged.gradient_sent);
     smoe_json_add_u64(x, "gradient_received", t->exchanged.gradient_received);
     smoe_json_add_u64(x, "follow_sent", t->exchanged.follow_sent);
@@ -42,7 +42,7 @@ static void add_parts(cJSON *o, const uint64_t *part_ns)
                                                   [SMOE_PART_STEPPING] = "stepping",
                                                   [SMOE_PART_PLACING] = "placing",
                                                   [SMOE_PART_WEIGHTS] = "weights"};
-    cJSON *x = cJSON_AddObjectToObject(o, "parts_s");
+    cJSON *x = smoe_json_add_object(o, "parts_s");
     for (int p = 0; p < SMOE_PARTS; p++)
         smoe_json_add_number(x, names[p], 1e-9 * (double)part_ns[p]);
 }
@@ -51,7 +51,7 @@ static void add_parts(cJSON *o, const uint64_t *part_ns)
 static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
                        const struct smoe_layer_view *layer)
 {
-    cJSON *list = cJSON_AddArrayToObject(o, "shards");
+    cJSON *list = smoe_json_add_array(o, "shards");
     uint64_t single = 0;
     for (uint32_t i = 0; i < layer->map->n_pieces; i++)
         single +=
@@ -66,16 +66,16 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
         if (!owned && !followed)
             continue;
         cJSON *x = cJSON_CreateObject();
-        cJSON_AddStringToObject(x, "worker", fleet->workers[w].id);
+        smoe_json_add_text(x, "worker", fleet->workers[w].id);
         smoe_json_add_u64(x, "owned", owned);
         smoe_json_add_u64(x, "followed", followed);
         add_traffic(x, &layer->traffic[w]);
-        cJSON_AddItemToArray(list, x);
+        smoe_json_append(list, x);
     }
-    cJSON_AddStringToObject(o, "wire",
-                            layer->shape.wire == SMOE_WIRE_BF16    ? "bf16"
-                            : layer->shape.dtype == SMOE_DTYPE_F64 ? "fp64"
-                                                                   : "fp32");
+    smoe_json_add_text(o, "wire",
+                       layer->shape.wire == SMOE_WIRE_BF16    ? "bf16"
+                       : layer->shape.dtype == SMOE_DTYPE_F64 ? "fp64"
+                                                              : "fp32");
     smoe_json_add_u64(o, "elements", layer->map->n_pieces ? layer->map->elements : 0);
     smoe_json_add_u64(o, "iterations", layer->iterations);
     add_parts(o, layer->part_ns);
@@ -86,12 +86,12 @@ static void add_shards(cJSON *o, const struct smoe_fleet *fleet,
 static void add_router(cJSON *o, const struct smoe_frozen_head *router)
 {
     if (!router->version) {
-        cJSON_AddNullToObject(o, "router");
+        smoe_json_add_null(o, "router");
         return;
     }
-    cJSON *r = cJSON_AddObjectToObject(o, "router");
+    cJSON *r = smoe_json_add_object(o, "router");
     smoe_json_add_u64(r, "version", router->version);
-    cJSON_AddStringToObject(r, "kind", router->kind == SMOE_FROZEN_TABLE ? "table" : "linear");
+    smoe_json_add_text(r, "kind", router->kind == SMOE_FROZEN_TABLE ? "table" : "linear");
     smoe_json_add_u64(r, "inputs", router->inputs);
     add_hex(r, "digest", router->digest);
 }
@@ -100,16 +100,16 @@ static void add_router(cJSON *o, const struct smoe_frozen_head *router)
 static void add_routing_report(cJSON *o, const struct smoe_msg_routing_report *r)
 {
     if (!r->tokens) {
-        cJSON_AddNullToObject(o, "routing");
+        smoe_json_add_null(o, "routing");
         return;
     }
-    cJSON *x = cJSON_AddObjectToObject(o, "routing");
-    cJSON_AddStringToObject(x, "router", r->router);
+    cJSON *x = smoe_json_add_object(o, "routing");
+    smoe_json_add_text(x, "router", r->router);
     smoe_json_add_u64(x, "step", r->step);
     smoe_json_add_u64(x, "tokens_watched", r->tokens);
     smoe_json_add_known(x, "changed", r->changed >= 0, r->changed);
     smoe_json_add_known(x, "frozen_agreement", r->agreement >= 0, r->agreement);
-    cJSON *f = cJSON_AddObjectToObject(x, "fluctuation");
+    cJSON *f = smoe_json_add_object(x, "fluctuation");
     smoe_json_add_known(f, "20", r->fluctuation_20 >= 0, r->fluctuation_20);
     smoe_json_add_known(f, "50", r->fluctuation_50 >= 0, r->fluctuation_50);
     smoe_json_add_known(f, "80", r->fluctuation_80 >= 0, r->fluctuation_80);
@@ -120,9 +120,9 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     const struct smoe_fleet *fleet = smoe_core_fleet(core);
     cJSON *o = cJSON_CreateObject();
     uint64_t total = 0;
-    cJSON_AddStringToObject(o, "layer", layer->name);
+    smoe_json_add_text(o, "layer", layer->name);
     add_hex(o, "run", layer->run);
-    cJSON_AddStringToObject(o, "state", smoe_layer_state_name(layer->state));
+    smoe_json_add_text(o, "state", smoe_layer_state_name(layer->state));
     smoe_json_add_u64(o, "step", layer->step);
     smoe_json_add_u64(o, "d_model", layer->shape.d_model);
     smoe_json_add_u64(o, "d_ff", layer->shape.d_ff);
@@ -131,28 +131,28 @@ static cJSON *layer_json(const struct smoe_core *core, const struct smoe_layer_v
     add_routing_report(o, layer->routing);
     for (uint32_t e = 0; e < layer->shape.experts; e++)
         total += layer->experts[e].account.submitted;
-    cJSON *list = cJSON_AddArrayToObject(o, "experts");
+    cJSON *list = smoe_json_add_array(o, "experts");
     for (uint32_t e = 0; e < layer->shape.experts; e++) {
         const struct smoe_expert_view *expert = &layer->experts[e];
         cJSON *x = cJSON_CreateObject();
         smoe_json_add_u64(x, "expert", e);
         if (expert->worker != SMOE_NO_SESSION)
-            cJSON_AddStringToObject(x, "worker", fleet->workers[expert->worker].id);
+            smoe_json_add_text(x, "worker", fleet->workers[expert->worker].id);
         else
-            cJSON_AddNullToObject(x, "worker");
+            smoe_json_add_null(x, "worker");
         if (expert->follower != SMOE_NO_WORKER && /* not one that is only expected */
             smoe_worker_here(&fleet->workers[expert->follower]))
-            cJSON_AddStringToObject(x, "copy", fleet->workers[expert->follower].id);
+            smoe_json_add_text(x, "copy", fleet->workers[expert->follower].id);
         else
-            cJSON_AddNullToObject(x, "copy");
-        cJSON_AddBoolToObject(x, "copying", expert->filling != SMOE_NO_SESSION);
+            smoe_json_add_null(x, "copy");
+        smoe_json_add_bool(x, "copying", expert->filling != SMOE_NO_SESSION);
         smoe_json_add_u64(x, "visits", expert->account.submitted);
         smoe_json_add_u64(x, "in_flight", expert->account.in_flight);
         smoe_json_add_number(x, "share",
                              total ? (double)expert->account.submitted / (double)total : 0);
         if (layer->sharded)
             add_hosts(x, fleet, layer, e);
-        cJSON_AddItemToArray(list, x);
+        smoe_json_append(list, x);
     }
     if (layer->sharded)
         add_shards(o, fleet, layer);
@@ -165,7 +165,7 @@ cJSON *smoe_report_layers(const struct smoe_core *core)
     for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
         struct smoe_layer_view layer = smoe_core_layer(core, l);
         if (layer.state != SMOE_LAYER_FREE)
-            cJSON_AddItemToArray(list, layer_json(core, &layer));
+            smoe_json_append(list, layer_json(core, &layer));
     }
     return list;
 }

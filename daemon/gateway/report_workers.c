@@ -24,7 +24,7 @@ static cJSON *experts_of(const struct smoe_core *core, uint32_t worker)
             if (!serves(&layer, e, worker))
                 continue;
             snprintf(name, sizeof name, "%s/%u", layer.name, e);
-            cJSON_AddItemToArray(list, cJSON_CreateString(name));
+            smoe_json_append(list, cJSON_CreateString(name));
         }
     }
     return list;
@@ -80,9 +80,9 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     cJSON *o = cJSON_CreateObject();
     uint64_t reference = w->reference_flops ? w->reference_flops : 1;
     double executable;
-    cJSON_AddStringToObject(o, "id", w->id);
-    cJSON_AddStringToObject(o, "state", smoe_worker_state_name(w->state));
-    cJSON_AddBoolToObject(o, "drained", smoe_core_drained(core, index));
+    smoe_json_add_text(o, "id", w->id);
+    smoe_json_add_text(o, "state", smoe_worker_state_name(w->state));
+    smoe_json_add_bool(o, "drained", smoe_core_drained(core, index));
     smoe_json_add_number(o, "backlog_visits",
                          smoe_worker_backlog(w, reference, true, now_ns, &executable));
     smoe_json_add_number(o, "backlog_executable_visits", executable);
@@ -93,14 +93,14 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     smoe_json_add_number(o, "energy_cap_w", w->cap_w);
     smoe_json_add_number(o, "watts", w->learned.watts);
     smoe_json_add_number(o, "joules", w->joules);
-    cJSON_AddStringToObject(o, "energy_source", w->has_report ? w->report.energy_source : "none");
+    smoe_json_add_text(o, "energy_source", w->has_report ? w->report.energy_source : "none");
     smoe_json_add_number(o, "freq_max_hz", w->freq_max_hz);
     smoe_json_add_u64(o, "freq_decided_khz", w->freq_khz_sent);
     smoe_json_add_u64(o, "freq_khz", w->has_report ? w->report.freq_khz : 0);
     smoe_json_add_u64(o, "freq_requested_khz", w->has_report ? w->report.freq_requested_khz : 0);
     smoe_json_add_u64(o, "freq_achieved_khz", w->has_report ? w->report.freq_achieved_khz : 0);
-    cJSON_AddStringToObject(o, "freq_driver", w->freq_driver);
-    cJSON_AddStringToObject(o, "driver_note", w->has_report ? w->report.driver_note : "");
+    smoe_json_add_text(o, "freq_driver", w->freq_driver);
+    smoe_json_add_text(o, "driver_note", w->has_report ? w->report.driver_note : "");
     smoe_json_add_number(o, "temperature_c", w->has_report ? w->report.temperature_c : 0);
     smoe_json_add_number(o, "efficiency", smoe_worker_efficiency(w));
     smoe_json_add_number(o, "cycles_per_visit",
@@ -116,7 +116,7 @@ static cJSON *worker_json(const struct smoe_core *core, uint32_t index, uint64_t
     smoe_json_add_u64(o, "late_results", w->late_frames);
     smoe_json_add_u64(o, "drift_flops", w->drift_flops);
     add_links(o, core, index);
-    cJSON_AddItemToObject(o, "experts", experts_of(core, index));
+    smoe_json_add(o, "experts", experts_of(core, index));
     return o;
 }
 
@@ -126,6 +126,6 @@ cJSON *smoe_report_workers(const struct smoe_core *core, uint64_t now_ns)
     cJSON *list = cJSON_CreateArray();
     for (uint32_t i = 0; i < fleet->n_used; i++)
         if (fleet->workers[i].state != SMOE_WORKER_FREE)
-            cJSON_AddItemToArray(list, worker_json(core, i, now_ns));
+            smoe_json_append(list, worker_json(core, i, now_ns));
     return list;
 }

@@ -63,7 +63,8 @@ static char *report(struct smoe_commands *c, enum smoe_report what)
                                           .started_ns = c->started_ns,
                                           .listen = c->listen};
     c->tell(c->context, &context, &trace);
-    return with_newline(smoe_report_json(c->gateway, what, &context));
+    char *json = smoe_report_json(c->gateway, what, &context);
+    return json ? with_newline(json) : error_json(SMOE_ENOMEMORY, "out of memory for the answer");
 }
 
 static char *run_status(struct smoe_commands *c, const char *argument, const struct command *self)

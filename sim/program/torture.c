@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/assert.h"
 #include "common/io/clock.h"
 #include "common/json/json.h"
 #include "sim/print.h"
@@ -109,18 +110,18 @@ static void print_json(const struct sum *s, bool timings)
     smoe_json_add_u64(o, "events", s->events);
     smoe_json_add_u64(o, "messages", s->messages);
     smoe_json_add_u64(o, "virtual_ns", s->virtual_ns);
-    cJSON *k = cJSON_AddObjectToObject(o, "kinds");
+    cJSON *k = smoe_json_add_object(o, "kinds");
     for (int i = 0; i < KINDS; i++)
         smoe_json_add_u64(k, kinds[i], s->kinds[i]);
-    cJSON *f = cJSON_AddObjectToObject(o, "faults");
+    cJSON *f = smoe_json_add_object(o, "faults");
     for (size_t i = 0; i < N_FAULTS; i++)
         smoe_json_add_u64(f, smoe_sim_act_word(faults[i]), s->acts[faults[i]]);
     if (timings)
-        cJSON_AddNumberToObject(o, "events_per_second", events_per_s(s));
-    char *text = cJSON_PrintUnformatted(o);
-    puts(text ? text : "{}");
+        smoe_json_add(o, "events_per_second", cJSON_CreateNumber(events_per_s(s)));
+    char *text = smoe_json_print(o);
+    smoe_assert(text);
+    fprintf(stdout, "%s\n", text);
     free(text);
-    cJSON_Delete(o);
 }
 
 static int judge(const struct sum *s)

@@ -116,6 +116,9 @@ CALLS = {
     r"|rand|random|srand)\s*\(":
         ("differs between machines; common/base/detmath.h and rng.h have ours",
          ["common/base/detmath.c", "common/kernels/*", "client/train/*", "bench/*", "tests/*"]),
+    r"\bcJSON_(Add\w+|Print\w*)\s*\(":
+        ("leaves out what finds no memory; common/json/json.h makes documents that are whole",
+         ["common/json/json.c", "proto/safetensors_write.c", "tests/*"]),  # which looks at each answer
     r"\b(printf|fprintf|puts|perror|syslog)\s*\(":
         ("prints; libraries return their errors",
          ["common/base/assert.c", "common/io/cli.*", "common/io/config*", "*/main.c",

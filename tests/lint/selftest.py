@@ -20,6 +20,8 @@ CASES = [
     ("arrows", "daemon/core/fleet.c", '#include "daemon/core/route.h"\n', None),
     ("arrows", "daemon/core/fleet.c", '#include "proto/wire.h"\n', None),
     ("arrows", "daemon/core/fleet.c", '#include "daemon/gateway/session.h"\n', "daemon/core (floor 2)"),
+    ("arrows", "daemon/gateway/report.c", 'void f(cJSON *o)\n{\n    cJSON_AddNullToObject(o, "a");\n}\n',
+     "leaves out what finds no memory"),
     ("arrows", "daemon/core/freq.c", '#include "proto/wire.h"\n', "math (floor 1) includes proto"),
     ("arrows", "daemon/core/fleet.c", '#include "common/io/log.h"\n', "daemon/core (floor 2)"),
     ("arrows", "daemon/gateway/session.c", '#include "proto/frame.h"\n#include "daemon/core/core.h"\n',

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <cjson/cJSON.h>
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -900,6 +901,42 @@ Test(gateway, reports_what_it_counts, .init = begin, .fini = end)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         cr_assert(strstr(json, parts[i]), "%s lacks %s", json, parts[i]);
     free(json);
+}
+
+static void *allocate(size_t bytes)
+{
+    return malloc(bytes);
+}
+
+/* Whichever allocation fails, nothing is left out of a document: it is whole, or there is none. */
+Test(gateway, reports_all_of_it_or_nothing_when_memory_is_out, .fini = end)
+{
+    static const enum smoe_report reports[] = {SMOE_REPORT_STATUS, SMOE_REPORT_WORKERS,
+                                               SMOE_REPORT_EXPERTS};
+    static const struct smoe_report_trace trace = {.file = "t", .trouble = ""};
+    static const struct smoe_report_context context = {.version = "1.2.3",
+                                                       .listen = "127.0.0.1:7700",
+                                                       .waiting = "",
+                                                       .journal_trouble = "",
+                                                       .trace = &trace};
+    cJSON_Hooks hooks = {allocate, free};
+    begin();
+    declare();
+    cJSON_InitHooks(&hooks);
+    for (size_t i = 0; i < sizeof reports / sizeof *reports; i++) {
+        bool failed = true;
+        char *whole = smoe_report_json(h.gw, reports[i], &context);
+        for (uint64_t n = 1; failed; n++) {
+            smoe_alloc_fail_at(n);
+            char *json = smoe_report_json(h.gw, reports[i], &context);
+            failed = smoe_alloc_failed();
+            cr_assert(json ? strcmp(json, whole) == 0 : failed, "allocation %d: %s", (int)n,
+                      json ? json : "nothing");
+            free(json);
+        }
+        free(whole);
+    }
+    cJSON_InitHooks(NULL);
 }
 
 Test(gateway, has_nothing_to_do_with_administrators_and_few_of_them, .init = begin, .fini = end)
