@@ -8,6 +8,10 @@
  *  3. scaling_min_freq is written only where it stands above the new maximum, which kernels refuse or
  *     clamp, each in its own way; it goes back up with the maximum.
  *
+ * A core that is switched off has no files, so a policy is named by the first of all its cores (related_cpus), and
+ * reached through any that runs. Were it named by a core that runs it would have two names when that one is switched
+ * off, and under the second one the limit that was set would count as found.
+ *
  * The state file is text, a line "cpu min max" each, replaced as a whole (write, fsync, rename). It
  * belongs on a tmpfs: after a boot the limits are fresh, and an old file would be wrong.
  */
@@ -31,6 +35,40 @@
 static int why_failed(void)
 {
     return errno ? -errno : -EIO;
+}
+
+/* The name of a core's policy; a negative errno if it has none, or is switched off. */
+static int name_of(uint32_t cpu, uint32_t *ret)
+{
+    errno = 0;
+    struct cpufreq_affected_cpus *list = cpufreq_get_related_cpus(cpu);
+    if (!list)
+        return errno ? -errno : -ENODEV;
+    *ret = cpu;
+    for (const struct cpufreq_affected_cpus *it = list; it; it = it->next)
+        if (it->cpu < *ret)
+            *ret = it->cpu;
+    cpufreq_put_related_cpus(list);
+    return 0;
+}
+
+static bool leads_to(uint32_t cpu, const struct smoe_policy *it)
+{
+    uint32_t name;
+    return name_of(cpu, &name) == 0 && name == it->cpu;
+}
+
+/* A core that the policy's files can be reached by; the last one if there is none now. */
+static uint32_t core_of(struct smoe_policy *it)
+{
+    if (leads_to(it->through, it))
+        return it->through;
+    for (uint32_t cpu = 0; cpu <= SMOE_FREQ_CPU_MAX; cpu++)
+        if (leads_to(cpu, it)) {
+            it->through = cpu;
+            break;
+        }
+    return it->through;
 }
 
 static int read_limits(uint32_t cpu, uint64_t *ret_min, uint64_t *ret_max)
@@ -103,6 +141,14 @@ static int save(const struct smoe_policies *p)
     return rc;
 }
 
+static struct smoe_policy *known(struct smoe_policies *p, uint32_t cpu)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->policies[i].cpu == cpu)
+            return &p->policies[i];
+    return NULL;
+}
+
 static int add(struct smoe_policies *p, const struct smoe_policy *it)
 {
     if (p->n == SMOE_POLICIES_MAX)
@@ -116,10 +162,16 @@ static int add(struct smoe_policies *p, const struct smoe_policy *it)
 static void take_over(struct smoe_policies *p, const char *line)
 {
     struct smoe_policy it = {.changed = true};
+    uint32_t name;
     if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64, &it.cpu, &it.found_min, &it.found_max) ==
             3 &&
-        it.cpu <= SMOE_FREQ_CPU_MAX && it.found_min && it.found_min <= it.found_max)
-        (void)add(p, &it);
+        it.cpu <= SMOE_FREQ_CPU_MAX && it.found_min && it.found_min <= it.found_max) {
+        it.through = it.cpu;
+        if (name_of(it.cpu, &name) == 0)
+            it.cpu = name;
+        if (!known(p, it.cpu))
+            (void)add(p, &it);
+    }
 }
 
 static int load(struct smoe_policies *p)
@@ -179,33 +231,10 @@ void smoe_policies_release(struct smoe_policies *p)
 
 /* ---- policies ---- */
 
-/* A policy is named by the first of its cores that is running. */
-static int first_core(uint32_t cpu, uint32_t *ret)
-{
-    errno = 0;
-    struct cpufreq_affected_cpus *list = cpufreq_get_affected_cpus(cpu);
-    if (!list)
-        return errno ? -errno : -ENODEV;
-    *ret = cpu;
-    for (const struct cpufreq_affected_cpus *it = list; it; it = it->next)
-        if (it->cpu < *ret)
-            *ret = it->cpu;
-    cpufreq_put_affected_cpus(list);
-    return 0;
-}
-
-static struct smoe_policy *known(struct smoe_policies *p, uint32_t cpu)
-{
-    for (uint32_t i = 0; i < p->n; i++)
-        if (p->policies[i].cpu == cpu)
-            return &p->policies[i];
-    return NULL;
-}
-
 static int read_hardware(struct smoe_policy *it)
 {
     unsigned long min, max;
-    if (cpufreq_get_hardware_limits(it->cpu, &min, &max) || max == 0)
+    if (cpufreq_get_hardware_limits(it->through, &min, &max) || max == 0)
         return -ENODEV;
     it->lowest = min;
     it->highest = max;
@@ -214,10 +243,10 @@ static int read_hardware(struct smoe_policy *it)
 
 int smoe_policies_find(struct smoe_policies *p, uint32_t cpu, struct smoe_policy **ret)
 {
-    struct smoe_policy it = {0};
+    struct smoe_policy it = {.through = cpu};
     if (cpu > SMOE_FREQ_CPU_MAX)
         return -EINVAL;
-    int rc = first_core(cpu, &it.cpu);
+    int rc = name_of(cpu, &it.cpu);
     if (rc == 0)
         rc = read_hardware(&it);
     if (rc)
@@ -240,7 +269,7 @@ static int keep_found(struct smoe_policies *p, struct smoe_policy *it)
 {
     if (it->changed)
         return 0;
-    int rc = read_limits(it->cpu, &it->found_min, &it->found_max);
+    int rc = read_limits(core_of(it), &it->found_min, &it->found_max);
     if (rc)
         return rc;
     it->changed = true;
@@ -259,7 +288,7 @@ int smoe_policy_limit(struct smoe_policies *p, struct smoe_policy *it, uint64_t 
     khz = khz > top ? top : khz;
     khz = khz < it->lowest ? it->lowest : khz;
     *ret_asked = khz;
-    return write_limits(it->cpu, khz < it->found_min ? khz : it->found_min, khz);
+    return write_limits(core_of(it), khz < it->found_min ? khz : it->found_min, khz);
 }
 
 int smoe_policy_restore(struct smoe_policies *p, struct smoe_policy *it)
@@ -267,9 +296,9 @@ int smoe_policy_restore(struct smoe_policies *p, struct smoe_policy *it)
     uint64_t min = 0, max = 0;
     if (!it->changed)
         return 0;
-    int rc = write_limits(it->cpu, it->found_min, it->found_max);
+    int rc = write_limits(core_of(it), it->found_min, it->found_max);
     if (rc == 0)
-        rc = read_limits(it->cpu, &min, &max);
+        rc = read_limits(it->through, &min, &max);
     if (rc == 0 && (min != it->found_min || max != it->found_max))
         rc = -EBUSY;
     if (rc)
@@ -278,8 +307,8 @@ int smoe_policy_restore(struct smoe_policies *p, struct smoe_policy *it)
     return save(p);
 }
 
-uint64_t smoe_policy_in_force(const struct smoe_policy *it)
+uint64_t smoe_policy_in_force(struct smoe_policy *it)
 {
     uint64_t min, max;
-    return read_limits(it->cpu, &min, &max) ? 0 : max;
+    return read_limits(core_of(it), &min, &max) ? 0 : max;
 }

@@ -12,7 +12,8 @@
 #define SMOE_POLICIES_MAX 4096
 
 struct smoe_policy {
-    uint32_t cpu;                  /* first of its cores, which names it */
+    uint32_t cpu;                  /* first of its cores, running or not, which names it */
+    uint32_t through;              /* a core by which its files were reached */
     bool changed;                  /* its found values are on file, and it must be restored */
     uint64_t found_min, found_max; /* [kHz] as they were before the first change */
     uint64_t lowest, highest;      /* [kHz] the hardware's; 0: not read yet */
@@ -31,7 +32,8 @@ struct smoe_policies {
 int smoe_policies_open(struct smoe_policies *p, const char *path);
 void smoe_policies_release(struct smoe_policies *p);
 
-/* The policy of a core, read when it is first asked for; a negative errno if there is none. */
+/* The policy of a core, read when it is first asked for; a negative errno if there is none, or the core is switched
+ * off. Its other cores lead to the same policy. */
 int smoe_policies_find(struct smoe_policies *p, uint32_t cpu, struct smoe_policy **ret);
 
 /* Limits it to khz, or as near as it may be (*ret_asked); the found values are on file before. */
@@ -40,6 +42,6 @@ int smoe_policy_limit(struct smoe_policies *p, struct smoe_policy *policy, uint6
 /* Puts back what was found; a negative errno if that did not succeed: to be tried again. */
 int smoe_policy_restore(struct smoe_policies *p, struct smoe_policy *policy);
 /* scaling_max_freq as it reads now, 0 if it cannot be read. [kHz] */
-uint64_t smoe_policy_in_force(const struct smoe_policy *policy);
+uint64_t smoe_policy_in_force(struct smoe_policy *policy);
 
 #endif

@@ -13,6 +13,8 @@ CONTROL/mode at that moment:
     lying     takes it, and the cores run at their highest frequency all the same
     table     takes it, and has scaling_available_frequencies: multiples of 400 MHz, and the highest
 
+CONTROL/offline, if it is there, names the cores that are switched off: they have no cpufreq, and are no affected_cpus.
+
 Every write, and everything else that would change the tree, is a line of CONTROL/log.
 """
 
@@ -61,6 +63,16 @@ class Cpus(fuse.Operations):
         with open(os.path.join(self.control, "mode"), encoding="ascii") as f:
             return f.read().strip()
 
+    def offline(self):
+        try:
+            with open(os.path.join(self.control, "offline"), encoding="ascii") as f:
+                return set(f.read().split())
+        except FileNotFoundError:
+            return set()
+
+    def is_hidden(self, path):
+        return path in self.links and path.split("/")[1].removeprefix("cpu") in self.offline()
+
     def note(self, *words):
         with open(os.path.join(self.control, "log"), "a", encoding="ascii") as f:
             f.write(" ".join(map(str, words)) + "\n")
@@ -72,6 +84,8 @@ class Cpus(fuse.Operations):
     def getattr(self, path, fh=None):
         if self.table(path):
             return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": 4096}
+        if self.is_hidden(path):
+            raise fuse.FuseOSError(errno.ENOENT)
         if path in self.links:
             return {"st_mode": stat.S_IFLNK | 0o777, "st_nlink": 1}
         if path in self.folders:
@@ -84,7 +98,7 @@ class Cpus(fuse.Operations):
     def readdir(self, path, fh):
         everything = [*self.files, *self.links, *self.folders]
         return [".", "..", *(os.path.basename(p) for p in everything
-                             if p != "/" and os.path.dirname(p) == path)]
+                             if p != "/" and os.path.dirname(p) == path and not self.is_hidden(p))]
 
     def readlink(self, path):
         return self.links[path]
@@ -95,6 +109,9 @@ class Cpus(fuse.Operations):
         text = self.files[path]
         if path.endswith("scaling_cur_freq"):
             text = str(HIGHEST) if self.mode() == "lying" else self.sibling(path, "scaling_max_freq")
+        if path.endswith("affected_cpus"):
+            off = self.offline()
+            text = " ".join(core for core in text.split() if core not in off)
         return (text + "\n").encode()[offset:offset + size]
 
     def sibling(self, path, name):
@@ -146,4 +163,5 @@ class Cpus(fuse.Operations):
 
 if __name__ == "__main__":
     fuse.FUSE(Cpus(sys.argv[2]), sys.argv[1], foreground=True, nothreads=True, direct_io=True,
+              entry_timeout=0, attr_timeout=0,
               allow_other=True, default_permissions=True)

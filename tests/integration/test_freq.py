@@ -93,6 +93,9 @@ class Machine(harness.FleetTest):
     def mode(self, word):
         write(os.path.join(self.control, "mode"), word)
 
+    def switch_off(self, *cores):
+        write(os.path.join(self.control, "offline"), " ".join(map(str, cores)))
+
     def tree(self):
         """Every file below it and what it says."""
         return {path: read(path) for folder, _, names in os.walk(CPU) for name in names
@@ -355,6 +358,52 @@ class Frequency(Machine):
         wait_for("a limit", lambda: os.path.exists(self.found))
         trainer.kill()
         daemon.kill()
+        self.wait_restored()
+
+    # ---- cores that are switched off ----
+
+    def test_a_policy_whose_first_core_is_switched_off_is_the_same_through_another(self):
+        self.start_helper()
+        with self.connect() as s:
+            self.assertEqual(self.ask(s, LIMIT, 0, khz=1_000_000)["error"], 0)
+            self.switch_off(0)
+            answer = self.ask(s, LIMIT, 2, khz=1_500_000)
+            self.assertEqual((answer["error"], answer["in_force"], answer["highest"]),
+                             (0, 1_500_000, fakesys.FOUND_MAX))
+            self.assertEqual(read(self.found), f"0 {fakesys.FOUND_MIN} {fakesys.FOUND_MAX}\n")
+            self.assertLess(self.ask(s, LIMIT, 0, khz=1_000_000)["error"], 0)
+        wait_for("the limits as found", lambda: not os.path.exists(self.found))
+        self.assertEqual((self.min_khz(0), self.max_khz(0)), (fakesys.FOUND_MIN, fakesys.FOUND_MAX))
+        self.switch_off()
+        self.wait_restored()
+
+    def test_a_policy_whose_cores_are_all_switched_off_is_restored_when_one_is_back(self):
+        helper = self.start_helper()
+        with self.connect() as s:
+            self.assertEqual(self.ask(s, LIMIT, 0, khz=1_000_000)["error"], 0)
+            self.switch_off(0, 2, 4, 6)
+            self.assertLess(self.ask(s, LIMIT, 2, khz=1_000_000)["error"], 0)
+        helper.kill()
+        self.start_helper()
+        self.assertTrue(os.path.exists(self.found))
+        self.switch_off(0, 2, 4)
+        wait_for("the limits as found", lambda: not os.path.exists(self.found))
+        self.switch_off()
+        self.wait_restored()
+
+    def test_a_worker_goes_on_through_another_core_of_its_policy(self):
+        helper = self.start_helper()
+        worker = self.start_halved()
+        self.wait_max(0, HALF_KHZ)
+        helper.kill()
+        worker.wait_for_line(r'are="helper lost"')
+        self.switch_off(0)
+        self.start_helper()
+        worker.wait_for_line(r"are=obeyed")
+        self.wait_max(0, HALF_KHZ)
+        worker.end()
+        wait_for("the limits as found", lambda: not os.path.exists(self.found))
+        self.switch_off()
         self.wait_restored()
 
     # ---- the choice ----

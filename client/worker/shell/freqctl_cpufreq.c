@@ -31,7 +31,8 @@
 #define IGNORED_EXCESS 1.10 /* measured beyond the limit by that: clocks are not that inexact */
 
 struct policy {
-    uint32_t cpu;          /* one of its cores that this process may run on */
+    uint64_t first; /* of its cores, running or not, which names it */
+    uint32_t cpu;   /* one that this process may run on or, if that is switched off, another */
     uint64_t highest_khz;  /* the hardware's */
     uint64_t in_force_khz; /* as last read back */
 };
@@ -67,16 +68,33 @@ static uint64_t read_khz(uint32_t cpu, const char *name)
     return smoe_parse_u64(text, &khz) ? khz : 0;
 }
 
-/* The first core of the policy, as the kernel lists it: policies are told apart by it. */
+/* The first core of the policy, as the kernel lists it: policies are told apart by it. UINT64_MAX: the core has none,
+ * or is switched off. */
 static uint64_t first_core(uint32_t cpu)
 {
-    return read_khz(cpu, "related_cpus"); /* "0 1 2 3" */
+    char text[32]; /* "0 1 2 3" */
+    uint64_t first;
+    read_line(cpu, "related_cpus", text, sizeof text);
+    text[strcspn(text, " \n")] = 0;
+    return smoe_parse_u64(text, &first) ? first : UINT64_MAX;
+}
+
+/* Another core of the policy speaks for one that has been switched off. */
+static void find_core(struct policy *it)
+{
+    if (first_core(it->cpu) == it->first)
+        return;
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (first_core(cpu) == it->first) {
+            it->cpu = cpu;
+            return;
+        }
 }
 
 static bool known(const struct cpufreq *s, uint32_t cpu)
 {
     for (uint32_t i = 0; i < s->n; i++)
-        if (first_core(s->policies[i].cpu) == first_core(cpu))
+        if (s->policies[i].first == first_core(cpu))
             return true;
     return false;
 }
@@ -126,7 +144,8 @@ static int find_policies(struct cpufreq *s, struct smoe_why *why)
         if (!highest)
             return smoe_fail(why, -ENOENT, "core %u has no cpufreq", (unsigned)cpu);
         if (!known(s, cpu))
-            s->policies[s->n++] = (struct policy){.cpu = cpu, .highest_khz = highest};
+            s->policies[s->n++] =
+                (struct policy){.first = first_core(cpu), .cpu = cpu, .highest_khz = highest};
     }
     return 0;
 }
@@ -151,6 +170,7 @@ static void ask(struct smoe_freqctl *ctl, struct policy *it, double share)
 {
     struct cpufreq *s = ctl->state;
     struct smoe_freq_answer answer = {.error = -ENOTCONN};
+    find_core(it);
     uint64_t khz = (uint64_t)(share * (double)it->highest_khz + 0.5);
     struct smoe_freq_request request = {.kind = share > 0 ? SMOE_FREQ_LIMIT : SMOE_FREQ_RELEASE,
                                         .subject = it->cpu,
