@@ -90,7 +90,8 @@ run_fuzz() {
         [ -x "$fuzzer" ] || continue
         found=yes
         name=$(basename "$fuzzer")
-        mkdir -p "build/fuzz/corpus/$name" "build/fuzz/crashes/$name"
+        # `files` has no seeds
+        mkdir -p "build/fuzz/corpus/$name" "build/fuzz/crashes/$name" "build/fuzz/seeds/${name#fuzz_}"
         phase "fuzz: ${name#fuzz_}" "$fuzzer" "-max_total_time=$fuzz_seconds" -timeout=10 \
             -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=build/fuzz/crashes/$name/" \
             "build/fuzz/corpus/$name" "build/fuzz/seeds/${name#fuzz_}" \

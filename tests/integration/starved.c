@@ -53,9 +53,12 @@ static struct smoe_client *open_client(const char *gateway)
 {
     struct smoe_client_options o = {.gateway = gateway, .patience_ms = 20000};
     struct smoe_client *client;
-    while (again(client, "open", smoe_client_open(&o, &client)))
+    for (;;) { /* not in one call: arguments are evaluated in any order */
+        int rc = smoe_client_open(&o, &client);
+        if (!again(client, "open", rc))
+            return client;
         smoe_client_close(client);
-    return client;
+    }
 }
 
 static struct smoe_expert_layer *declare(struct smoe_client *client)

@@ -154,12 +154,15 @@ static int start_expert(struct smoe_experts *store, uint32_t l, uint32_t index, 
     return 0;
 }
 
-/* The daemon's number now means layer l, and no other. */
+/* The daemon's number now means layer l, and no other: what that one still owes an answer for has no name. */
 static void give_wire(struct smoe_experts *store, uint32_t l, uint32_t wire)
 {
-    for (uint32_t i = 0; i < SMOE_LAYERS_MAX; i++)
-        if (store->layers[i].wire == wire)
-            store->layers[i].wire = SMOE_NO_LAYER;
+    for (uint32_t i = 0; i < SMOE_LAYERS_MAX; i++) {
+        if (i == l || store->layers[i].wire != wire)
+            continue;
+        store->layers[i].wire = SMOE_NO_LAYER;
+        smoe_experts_owe(store, &store->layers[i], false);
+    }
     store->layers[l].wire = wire;
 }
 

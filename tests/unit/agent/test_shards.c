@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/kernels/bf16.h"
@@ -537,13 +538,12 @@ static void begin_unmade(void)
 }
 
 /* As host_shared, but what it must make stays to be made. */
-static void host_unmade(const struct placement *p, bool fresh)
+static void host_unmade_as(const char *name, const struct placement *p, bool fresh)
 {
     uint64_t offset = 0, length = CREW_PARAMS;
     uint32_t experts[CREW_EXPERTS];
     struct smoe_message m = {.type = SMOE_MSG_HOST};
     m.host = (struct smoe_msg_host){.layer = CREW_LAYER,
-                                    .name = "moe",
                                     .run = 9,
                                     .shape = crew_shape(),
                                     .experts = experts,
@@ -552,12 +552,18 @@ static void host_unmade(const struct placement *p, bool fresh)
                                     .pieces = {&offset, &length, 1},
                                     .pieces_owned = 1,
                                     .replicas = 3};
+    snprintf(m.host.name, sizeof m.host.name, "%s", name);
     if (!fresh) /* cut otherwise */
         length = CREW_PARAMS - 7;
     for (uint32_t e = 0; e < CREW_EXPERTS; e++)
         if (hosts(p, 0, e))
             experts[m.host.n_experts++] = e;
     cr_assert_eq(member_say(&members[0], &m, NULL, 0), 0, "%s", members[0].why.text);
+}
+
+static void host_unmade(const struct placement *p, bool fresh)
+{
+    host_unmade_as("moe", p, fresh);
 }
 
 static void end_one(void)
@@ -616,6 +622,18 @@ Test(making, takes_another_host_for_the_one_to_answer, .init = begin_unmade, .fi
     cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 1);
     for (uint32_t e = 0; e < CREW_EXPERTS; e++)
         assert_of_seed(e, true, CREW_PARAMS - 7);
+}
+
+/* What fuzzing found: Hosted of a layer that no longer had a number, which no gateway would have read. */
+Test(making, is_not_answered_for_a_layer_whose_number_another_has, .init = begin_unmade,
+     .fini = end_one)
+{
+    struct member *m = &members[0];
+    host_unmade(&first, true);
+    host_unmade_as("other", &first, true);
+    member_run(m);
+    cr_assert_eq(member_count(m, SMOE_MSG_HOSTED), 1);
+    cr_assert_eq(member_last(m, SMOE_MSG_HOSTED)->m.hosted.layer, CREW_LAYER);
 }
 
 Test(making, outlives_the_connection, .init = begin_unmade, .fini = end_one)
