@@ -177,6 +177,12 @@ static uint32_t subject(struct smoe_agent *a, const struct smoe_message *m)
     return smoe_experts_find(&a->experts, m->step_gradient.layer, m->step_gradient.expert);
 }
 
+/* The older weights alone, of a layer without staleness, are none: there is no such state. */
+static size_t fetched_bytes(struct smoe_agent *a, const struct smoe_msg_expert_fetch *f)
+{
+    return smoe_experts_state_bytes(smoe_experts_layer(&a->experts, f->layer), f->parts);
+}
+
 /* Does it need what a task has, or is still to make? A gradient sum is not touched by making, and must be
  * there when the step goes on: a new copy takes part in it before Hosted. */
 static bool must_wait(const struct smoe_held_expert *e, const struct smoe_message *m)
@@ -194,6 +200,9 @@ int smoe_agent_state(struct smoe_agent *a, const struct smoe_message *m, struct 
     if (expert == SMOE_NO_EXPERT || (!shard && a->experts.experts[expert].kind != SMOE_HELD_WHOLE))
         return smoe_fail(why, SMOE_EUNKNOWN, "%s: no such expert is held here",
                          smoe_message_name((uint16_t)m->type));
+    if (m->type == SMOE_MSG_EXPERT_FETCH && !fetched_bytes(a, &m->expert_fetch))
+        return smoe_fail(why, SMOE_EFIELD, "EXPERT_FETCH.parts %u: its layer has nothing of them",
+                         m->expert_fetch.parts);
     if (!must_wait(&a->experts.experts[expert], m)) {
         answer_state(a, expert, m, blob);
         return 0;

@@ -306,6 +306,15 @@ Test(agent, ends_the_connection_with_a_reason_when_the_gateway_talks_nonsense, .
     cr_assert(last(SMOE_MSG_ERROR)->m.error.fatal);
 }
 
+/* What fuzzing found: no gateway reads a state without a raw part. */
+Test(agent, does_not_answer_a_fetch_of_nothing, .init = begin, .fini = end)
+{
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_FETCH};
+    m.expert_fetch = (struct smoe_msg_expert_fetch){1, LAYER, 0, SMOE_STATE_OLDER};
+    cr_assert_eq(say(&m, NULL, 0), SMOE_EFIELD);
+    cr_assert_str_eq(d.why.text, "EXPERT_FETCH.parts 8: its layer has nothing of them");
+}
+
 Test(agent, does_not_take_a_second_welcome_or_an_older_epoch, .init = begin, .fini = end)
 {
     struct smoe_message m = {.type = SMOE_MSG_WELCOME};
