@@ -42,8 +42,9 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = smoe_sim_alloc(o->experts * o->n_params, sizeof(smoe_real));
     size_t visits = (size_t)tokens_max * top_k;
-    o->y = smoe_sim_alloc(visits * shape->d_model, sizeof *o->y);
-    o->dx = smoe_sim_alloc(visits * shape->d_model, sizeof *o->dx);
+    smoe_real **rows[] = {&o->y, &o->dx, &o->rows_x, &o->rows_dy, &o->rows_out};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        *rows[i] = smoe_sim_alloc(visits * shape->d_model, sizeof(smoe_real));
     for (uint32_t e = 0; e < o->experts; e++)
         smoe_ffn_init(&o->shape, shape->seed, e, shape->zero_output, o->params + e * o->n_params);
     serve(o);
@@ -51,8 +52,8 @@ void smoe_oracle_init(struct smoe_oracle *o, enum smoe_sim_arithmetic arithmetic
 
 void smoe_oracle_release(struct smoe_oracle *o)
 {
-    smoe_real *arrays[] = {o->params, o->grads,  o->moments_m, o->moments_v,
-                           o->served, o->before, o->y,         o->dx};
+    smoe_real *arrays[] = {o->params, o->grads, o->moments_m, o->moments_v, o->served,  o->before,
+                           o->y,      o->dx,    o->rows_x,    o->rows_dy,   o->rows_out};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *o = (struct smoe_oracle){0};
@@ -88,16 +89,48 @@ static smoe_real *weights_of(const struct smoe_oracle *o, const struct smoe_orac
     return b->ahead && b->base < o->steps ? o->before : o->served;
 }
 
+/* Exact sums are the same in any order: all visits of an expert at once. Without `back` the results, with it the
+ * gradients. */
+static void exact_visits(struct smoe_oracle *o, const struct smoe_oracle_batch *b, uint32_t expert,
+                         bool back, smoe_real *ret)
+{
+    size_t d = o->shape.d_model, visits = (size_t)b->n * b->top_k, n = 0;
+    const smoe_real *w = of_expert(o, weights_of(o, b), expert);
+    for (size_t v = 0; v < visits; v++) {
+        if (b->experts[v] != expert)
+            continue;
+        memcpy(o->rows_x + n * d, b->x + v / b->top_k * d, d * sizeof *b->x);
+        if (back)
+            memcpy(o->rows_dy + n * d, b->dy + v * d, d * sizeof *b->dy);
+        n++;
+    }
+    if (!n)
+        return;
+    if (back)
+        smoe_sim_exact_backward(d, o->n_params, w, n, o->rows_x, o->rows_dy,
+                                of_expert(o, o->grads, expert), o->rows_out);
+    else
+        smoe_sim_exact_forward(d, o->n_params, w, n, o->rows_x, o->rows_out);
+    n = 0;
+    for (size_t v = 0; v < visits; v++)
+        if (b->experts[v] == expert)
+            memcpy(ret + v * d, o->rows_out + n++ * d, d * sizeof *ret);
+}
+
+static void exact(struct smoe_oracle *o, const struct smoe_oracle_batch *b, bool back,
+                  smoe_real *ret)
+{
+    for (uint32_t e = 0; e < o->experts; e++)
+        exact_visits(o, b, e, back, ret);
+}
+
 static void forward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
 {
     size_t d = o->shape.d_model;
     smoe_real *weights = weights_of(o, b);
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
         const smoe_real *w = of_expert(o, weights, b->experts[v]), *x = b->x + v / b->top_k * d;
-        if (o->arithmetic == SMOE_SIM_EXACT)
-            smoe_sim_exact_forward(d, o->n_params, w, 1, x, o->y + v * d);
-        else
-            smoe_ffn_forward_reference(&o->shape, w, 1, x, o->y + v * d);
+        smoe_ffn_forward_reference(&o->shape, w, 1, x, o->y + v * d);
     }
 }
 
@@ -108,18 +141,17 @@ static void backward(struct smoe_oracle *o, const struct smoe_oracle_batch *b)
     for (size_t v = 0; v < (size_t)b->n * b->top_k; v++) {
         const smoe_real *w = of_expert(o, weights, b->experts[v]), *x = b->x + v / b->top_k * d;
         smoe_real *gradient = of_expert(o, o->grads, b->experts[v]);
-        if (o->arithmetic == SMOE_SIM_EXACT)
-            smoe_sim_exact_backward(d, o->n_params, w, 1, x, b->dy + v * d, gradient,
-                                    o->dx + v * d);
-        else
-            smoe_ffn_backward_reference(&o->shape, w, 1, x, b->dy + v * d, gradient, o->dx + v * d);
+        smoe_ffn_backward_reference(&o->shape, w, 1, x, b->dy + v * d, gradient, o->dx + v * d);
     }
 }
 
 double smoe_oracle_forward_error(struct smoe_oracle *o, const struct smoe_oracle_batch *b,
                                  const smoe_real *y)
 {
-    forward(o, b);
+    if (o->arithmetic == SMOE_SIM_EXACT)
+        exact(o, b, false, o->y);
+    else
+        forward(o, b);
     return error_of(o, (size_t)b->n * b->top_k * o->shape.d_model, y, o->y);
 }
 
@@ -127,7 +159,10 @@ double smoe_oracle_add(struct smoe_oracle *o, const struct smoe_oracle_batch *b,
                        const smoe_real *dx)
 {
     size_t d = o->shape.d_model;
-    backward(o, b);
+    if (o->arithmetic == SMOE_SIM_EXACT)
+        exact(o, b, true, o->dx);
+    else
+        backward(o, b);
     for (size_t i = 0; i < b->n * d; i++) { /* in the order of k, in place: row n lies before n K */
         smoe_real sum = 0;
         for (size_t k = 0; k < b->top_k; k++)

@@ -36,6 +36,8 @@ struct smoe_oracle {
     uint64_t steps;    /* made */
     smoe_real *y;      /* [visits_max, d] */
     smoe_real *dx;
+    smoe_real *rows_x, *rows_dy,
+        *rows_out; /* as these, of one expert: scratch of exact arithmetic */
 };
 
 /* A batch as it was: x [n, d], experts [n, K], y and dy [n, K, d], dx [n, d] summed over K. */
