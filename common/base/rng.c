@@ -45,11 +45,10 @@ uint64_t smoe_rng_u64(struct smoe_rng *rng)
 uint64_t smoe_rng_below(struct smoe_rng *rng, uint64_t bound)
 {
     smoe_assert(bound > 0);
-    uint64_t reject_below = (0 - bound) % bound; /* 2^64 mod bound */
     uint64_t x;
     do
         x = smoe_rng_u64(rng);
-    while (x < reject_below);
+    while (x < bound && x < (0 - bound) % bound); /* 2^64 mod bound, which is below it */
     return x % bound;
 }
 
