@@ -21,7 +21,8 @@ enum kind {
     REAL_32,
     FIXED_64,
     REAL_64,
-    TEXT
+    TEXT,
+    LIST /* of NUMBER_32, packed */
 };
 
 static const uint8_t kinds[] = {
@@ -38,10 +39,15 @@ static bool is_wide(enum kind kind)
     return kind >= FIXED_64;
 }
 
-static bool is_flat_field(const ProtobufCFieldDescriptor *field)
+static enum kind kind_of(const ProtobufCFieldDescriptor *field)
 {
-    return field->label == PROTOBUF_C_LABEL_NONE && !(field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) &&
-           kinds[field->type] != NOT_FLAT;
+    bool packed =
+        field->label == PROTOBUF_C_LABEL_REPEATED && field->flags & PROTOBUF_C_FIELD_FLAG_PACKED;
+    if (packed && field->type == PROTOBUF_C_TYPE_UINT32)
+        return LIST;
+    bool one =
+        field->label == PROTOBUF_C_LABEL_NONE && !(field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF);
+    return one ? kinds[field->type] : NOT_FLAT;
 }
 
 bool smoe_flat_describe(const ProtobufCMessageDescriptor *descriptor, struct smoe_flat *ret)
@@ -51,10 +57,11 @@ bool smoe_flat_describe(const ProtobufCMessageDescriptor *descriptor, struct smo
         return false;
     for (unsigned i = 0; i < descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
-        if (!is_flat_field(field))
+        enum kind kind = kind_of(field);
+        if (kind == NOT_FLAT)
             return false;
-        flat.fields[i] =
-            (struct smoe_flat_field){field->id, (uint16_t)field->offset, kinds[field->type]};
+        flat.fields[i] = (struct smoe_flat_field){
+            field->id, (uint16_t)field->offset, (uint16_t)field->quantifier_offset, (uint8_t)kind};
     }
     *ret = flat;
     return true;
@@ -205,6 +212,54 @@ static bool read_string(struct reader *r, struct smoe_arena *arena, unsigned wir
     return true;
 }
 
+/* Elements that a list of n has room for: it doubles. */
+static size_t room_of(size_t n)
+{
+    size_t room = n ? 1 : 0;
+    while (room < n)
+        room *= 2;
+    return room;
+}
+
+/* `more` elements at its end, or NULL. */
+static uint32_t *lengthen(struct smoe_arena *arena, uint32_t *list, size_t n, size_t more)
+{
+    if (n + more <= room_of(n))
+        return list;
+    uint32_t *longer = smoe_arena_alloc(arena, room_of(n + more) * sizeof *list);
+    if (longer && n)
+        memcpy(longer, list, n * sizeof *list);
+    return longer;
+}
+
+/* Packed, or one element, as protobuf-c takes both. */
+static bool read_list(struct reader *r, struct smoe_arena *arena, unsigned wire_type,
+                      uint8_t *n_member, void *member)
+{
+    uint32_t *list;
+    size_t n, bytes = 0, more = 0;
+    const uint8_t *from = r->at;
+    if (wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED)
+        from = read_prefixed(r, &bytes);
+    else if (wire_type != PROTOBUF_C_WIRE_TYPE_VARINT || !pass_over(r, wire_type))
+        return false;
+    if (!from)
+        return false;
+    struct reader elements = {from, r->at};
+    for (; from < r->at; from++)
+        more += *from < 0x80;
+    memcpy(&n, n_member, sizeof n);
+    memcpy(&list, member, sizeof list);
+    if (more && !(list = lengthen(arena, list, n, more)))
+        return false;
+    for (uint64_t value; elements.at < elements.end; list[n++] = (uint32_t)value)
+        if (!read_varint(&elements, VARINT_BYTES_MAX, &value))
+            return false;
+    memcpy(n_member, &n, sizeof n);
+    memcpy(member, &list, sizeof list);
+    return true;
+}
+
 static bool read_field(struct reader *r, const struct smoe_flat_field *field,
                        struct smoe_arena *arena, unsigned wire_type, uint8_t *message)
 {
@@ -216,6 +271,8 @@ static bool read_field(struct reader *r, const struct smoe_flat_field *field,
         return read_truth(r, wire_type, member);
     if (kind <= REAL_64)
         return read_fixed(r, kind, wire_type, member);
+    if (kind == LIST)
+        return read_list(r, arena, wire_type, message + field->n_offset, member);
     return read_string(r, arena, wire_type, member);
 }
 
@@ -338,6 +395,29 @@ static bool write_string(struct writer *w, uint64_t tag, const void *member)
                       write_varint(w, bytes) && write_bytes(w, text, bytes));
 }
 
+static size_t varint_bytes(uint64_t value)
+{
+    size_t bytes = 1;
+    for (; value >= 0x80; value >>= 7)
+        bytes++;
+    return bytes;
+}
+
+static bool write_list(struct writer *w, uint64_t tag, const uint8_t *n_member, const void *member)
+{
+    const uint32_t *list;
+    size_t n, bytes = 0;
+    memcpy(&n, n_member, sizeof n);
+    memcpy(&list, member, sizeof list);
+    for (size_t i = 0; i < n; i++)
+        bytes += varint_bytes(list[i]);
+    bool fits = !n || (write_varint(w, tag | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) &&
+                       write_varint(w, bytes));
+    for (size_t i = 0; fits && i < n; i++)
+        fits = write_varint(w, list[i]);
+    return fits;
+}
+
 static bool write_field(struct writer *w, const struct smoe_flat_field *field,
                         const uint8_t *message)
 {
@@ -350,6 +430,8 @@ static bool write_field(struct writer *w, const struct smoe_flat_field *field,
         return write_truth(w, tag, member);
     if (kind <= REAL_64)
         return write_fixed(w, tag, kind, member);
+    if (kind == LIST)
+        return write_list(w, tag, message + field->n_offset, member);
     return write_string(w, tag, member);
 }
 

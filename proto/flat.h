@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * protobuf-c's pack and unpack for flat messages: those without lists, submessages, oneofs and presence, which
- * is most of them, and all that come by the hundred thousand. The schema is protobuf-c's own descriptor,
- * put into a table of a few cache lines, and the answer its own struct, field for field, so that nobody
- * who reads a message can tell; what is left out is the machinery for the rest. What is packed is the same to
- * the byte, in one walk where protobuf-c measures first.
+ * protobuf-c's pack and unpack for flat messages: those without submessages, oneofs, presence, and lists of
+ * anything but packed uint32, which is most of them, and nearly all that come by the hundred thousand. The schema is
+ * protobuf-c's own descriptor, put into a table of a few cache lines, and the answer its own struct, field for field,
+ * so that nobody who reads a message can tell; what is left out is the machinery for the rest. What is packed is the
+ * same to the byte, in one walk where protobuf-c measures first.
  * tests/unit/proto/test_flat.c and the fuzzer fuzz_flat hold the two against each other.
  */
 #ifndef SMOE_PROTO_FLAT_H
@@ -20,8 +20,9 @@
 
 struct smoe_flat_field {
     uint32_t id;
-    uint16_t offset; /* in protobuf-c's struct */
-    uint8_t kind;    /* flat.c's own */
+    uint16_t offset;   /* in protobuf-c's struct */
+    uint16_t n_offset; /* of a list's length */
+    uint8_t kind;      /* flat.c's own */
 };
 
 struct smoe_flat {

@@ -20,7 +20,8 @@ const ProtobufCMessageDescriptor *const flat_twin_messages[] = {
     &stablemoe__v1__restore__descriptor,       &stablemoe__v1__expert_fetch__descriptor,
     &stablemoe__v1__expert_store__descriptor,  &stablemoe__v1__result__descriptor,
     &stablemoe__v1__step_gradient__descriptor, &stablemoe__v1__layer_shape__descriptor,
-    &stablemoe__v1__optimizer__descriptor,
+    &stablemoe__v1__optimizer__descriptor,     &stablemoe__v1__shard_ask__descriptor,
+    &stablemoe__v1__shard_part__descriptor,    &stablemoe__v1__shard_sent__descriptor,
 };
 const size_t flat_twin_n_messages = sizeof flat_twin_messages / sizeof *flat_twin_messages;
 

@@ -41,6 +41,17 @@ static uint64_t any_number(struct smoe_rng *rng)
     return smoe_rng_u64(rng) >> smoe_rng_below(rng, 64);
 }
 
+/* Numbers in one packed part. */
+static void put_list(struct body *b, struct smoe_rng *rng)
+{
+    struct body list = {.n = 0};
+    for (uint64_t n = smoe_rng_below(rng, 6); n; n--)
+        put_varint(&list, rng, any_number(rng));
+    put_varint(b, rng, list.n);
+    for (size_t i = 0; i < list.n; i++)
+        put(b, list.bytes[i]);
+}
+
 static unsigned wire_type_of(ProtobufCType type)
 {
     if (type == PROTOBUF_C_TYPE_DOUBLE)
@@ -59,6 +70,12 @@ static void put_field(struct body *b, struct smoe_rng *rng, const ProtobufCMessa
     unsigned wire_type =
         smoe_rng_below(rng, 30) ? wire_type_of(field->type) : (unsigned)smoe_rng_below(rng, 8);
     uint64_t bytes = wire_type == PROTOBUF_C_WIRE_TYPE_64BIT ? 8 : 4;
+    bool list = field->label == PROTOBUF_C_LABEL_REPEATED && smoe_rng_below(rng, 4);
+    if (list && wire_type == PROTOBUF_C_WIRE_TYPE_VARINT) {
+        put_varint(b, rng, id << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
+        put_list(b, rng);
+        return;
+    }
     put_varint(b, rng, id << 3 | wire_type);
     if (wire_type == PROTOBUF_C_WIRE_TYPE_VARINT) {
         put_varint(b, rng, any_number(rng));
@@ -100,10 +117,12 @@ Test(flat, is_what_protobuf_c_says)
     cr_assert(n_taken > BODIES / 8 && n_taken < BODIES * 7 / 8, "%d were taken", n_taken);
 }
 
-Test(flat, lists_and_submessages_are_not)
+Test(flat, submessages_and_other_lists_are_not)
 {
     struct smoe_flat flat;
     cr_assert(smoe_flat_describe(&stablemoe__v1__report__descriptor, &flat));
+    cr_assert(smoe_flat_describe(&stablemoe__v1__shard_ask__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__backprop__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__decision__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__host__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__step__descriptor, &flat));
