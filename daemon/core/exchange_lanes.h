@@ -50,6 +50,7 @@ void smoe_flow_begin(struct smoe_core *core, struct smoe_transfer *t);
 /* The worker has taken it. */
 void smoe_flow_taken(struct smoe_core *core, struct smoe_transfer *t, uint32_t worker);
 void smoe_flow_end(struct smoe_core *core, struct smoe_transfer *t);
-void smoe_flow_check(const struct smoe_core *core);
+/* Given what all transfers are in the flows of workers, and what goes through the daemon, as the transfers say. */
+void smoe_flow_check(const struct smoe_core *core, uint64_t in_bytes, uint64_t relayed_bytes);
 
 #endif

@@ -445,19 +445,24 @@ void smoe_sharding_check(const struct smoe_core *c)
 {
     const struct smoe_sharding *all = c->sharding;
     uint32_t n_out[SMOE_LAYERS_MAX], found = 0;
-    uint64_t bytes = 0, exchanging = 0, meant = c->layers_used | all->exchanging;
+    uint64_t bytes = 0, in = 0, relayed = 0, exchanging = 0;
+    uint64_t meant = c->layers_used | all->exchanging;
     for (uint64_t left = meant; left; left &= left - 1)
         n_out[__builtin_ctzll(left)] = 0;
     for (uint32_t i = 0; i < SMOE_TRANSFERS_MAX && found < all->n_transfers; i++) {
-        if (!all->transfers[i].used)
+        const struct smoe_transfer *t = &all->transfers[i];
+        if (!t->used)
             continue;
-        smoe_assert(meant >> all->transfers[i].ask.layer & 1);
-        n_out[all->transfers[i].ask.layer]++;
-        bytes += all->transfers[i].bytes;
+        smoe_assert(meant >> t->ask.layer & 1);
+        n_out[t->ask.layer]++;
+        bytes += t->bytes;
+        relayed += t->ask.others ? t->bytes : 0;
+        for (uint64_t flows = t->flows; flows; flows &= flows - 1)
+            in += t->bytes;
         found++;
     }
     smoe_assert(found == all->n_transfers && bytes == all->bytes_out);
-    smoe_flow_check(c);
+    smoe_flow_check(c, in, relayed);
     if (!all->exchanging && !found)
         return;
     for (uint64_t left = meant; left; left &= left - 1) {
