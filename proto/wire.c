@@ -32,7 +32,7 @@ struct smoe_wire {
     uint64_t generation;                           /* of the decode arena */
     struct smoe_flat flats[sizeof(union numbers)]; /* by type, of those that are flat */
     struct smoe_message message;                   /* lent by smoe_wire_message */
-    uint8_t out[SMOE_CONTROL_BYTES_MAX];
+    uint8_t out[SMOE_CONTROL_BYTES_MAX]; /* what is packed: not cleared, nor is `message` */
 };
 
 void smoe_wire_free(struct smoe_wire *wire)
@@ -123,9 +123,10 @@ static const struct row *row_of(uint16_t type)
 
 int smoe_wire_new(struct smoe_wire **ret)
 {
-    struct smoe_wire *wire = calloc(1, sizeof *wire);
+    struct smoe_wire *wire = malloc(sizeof *wire);
     if (!wire)
         return SMOE_ENOMEMORY;
+    memset(wire, 0, offsetof(struct smoe_wire, message));
     if (smoe_arena_init(&wire->decode, ARENA_BYTES) ||
         smoe_arena_init(&wire->encode, ARENA_BYTES)) {
         smoe_wire_free(wire);

@@ -267,9 +267,9 @@ int main(int argc, char **argv)
     struct smoe_cli_rest rest;
     struct smoe_why why;
     memset(&a, 0, sizeof a);
-    /* Worlds come and go: their large tables are to come from the system, zeroed where they are touched. */
-    (void)mallopt(M_MMAP_THRESHOLD, 1 << 17);
-    (void)mallopt(M_TRIM_THRESHOLD, 1 << 28); /* and their small ones stay for the next */
+    /* Worlds come and go: what one had touched is there for the next, and nothing large is cleared. */
+    (void)mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the most that there may be */
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 28);
     int done = smoe_cli_parse(&cli, argc, argv, &a, &rest, stdout, stderr);
     if (done >= 0)
         return done;

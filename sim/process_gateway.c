@@ -37,7 +37,7 @@ struct gateway_process {
     struct smoe_sim_process process;
     struct smoe_sim_gateway_options options;
     struct smoe_gateway *gateway;
-    struct peer *peers; /* [n_sessions], owned while it is up */
+    struct peer *peers; /* [n_peers] so far, owned while it is up */
     uint32_t n_peers;
     struct smoe_sim_event clock;
     struct smoe_sim_event drain; /* while it is stopping */
@@ -152,6 +152,7 @@ static bool on_accept(void *context, uint32_t from, struct smoe_sim_conn *conn,
         return false;
     g->peers[session] =
         (struct peer){.gateway = g, .conn = conn, .session = session, .process = from};
+    g->n_peers = session < g->n_peers ? g->n_peers : session + 1; /* the lowest free one is taken */
     *ret_owner = (struct smoe_sim_owner){&g->peers[session], peer_direct,  peer_received,
                                          peer_peek,          peer_consume, peer_closed};
     return true;
@@ -240,8 +241,7 @@ static void gateway_start(struct smoe_sim_process *p)
         p->up = false;
         return;
     }
-    g->n_peers = smoe_gateway_sessions_max(g->gateway);
-    g->peers = smoe_sim_alloc(g->n_peers, sizeof *g->peers);
+    g->peers = smoe_sim_room(smoe_gateway_sessions_max(g->gateway) * sizeof *g->peers);
     smoe_simnet_listen(p->world->net, p->number, on_accept, g);
     flush(g);
 }

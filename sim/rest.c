@@ -214,7 +214,7 @@ static int check_layer(const struct smoe_sim_process *trainer, const struct smoe
 static size_t router_bytes(const struct smoe_uplink *u)
 {
     size_t bytes = 0;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < u->n_layers; l++)
         if (u->layers[l].router.values)
             bytes += u->layers[l].router.values->bytes;
     return bytes;

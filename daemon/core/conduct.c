@@ -98,7 +98,9 @@ static bool find_subject(const struct smoe_core *c, uint32_t worker, const struc
         return layer->state != SMOE_LAYER_FREE;
     }
     if (m->type == SMOE_MSG_EXPERT_STATE) {
-        const struct smoe_relay *r = &c->relays[m->expert_state.request % SMOE_RELAYS_MAX];
+        const struct smoe_relay *r = smoe_relay_place(c, m->expert_state.request);
+        if (!r)
+            return false;
         bool sums = r->parts & SMOE_STATE_GRADIENT;
         *ret = (struct subject){r->layer, r->expert, sums && any_tainted(c, r->trainer), SMOE_NONE};
         return r->used && !r->waiting && r->number == m->expert_state.request &&

@@ -5,6 +5,7 @@
  * even cleared.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/core/sharded.h"
 
@@ -121,7 +122,7 @@ static bool allocate(struct smoe_core *c)
     c->standings = malloc((size_t)SMOE_LAYERS_MAX * SMOE_EXPERTS_MAX * sizeof *c->standings);
     c->sessions = calloc(c->n_sessions, sizeof *c->sessions);
     c->trainers = calloc(l->trainers_max, sizeof *c->trainers);
-    c->layers = calloc(SMOE_LAYERS_MAX, sizeof *c->layers);
+    c->layers = malloc(SMOE_LAYERS_MAX * sizeof *c->layers);
     c->batches = calloc(l->batches_max, sizeof *c->batches);
     c->batch_free = calloc(l->batches_max, sizeof *c->batch_free);
     c->batch_zombie = calloc(l->batches_max, sizeof *c->batch_zombie);
@@ -130,7 +131,7 @@ static bool allocate(struct smoe_core *c)
     c->parcel_free = calloc(l->parcels_max, sizeof *c->parcel_free);
     c->worker_parcels = calloc(w, sizeof *c->worker_parcels);
     c->worker_new = calloc(w, sizeof *c->worker_new);
-    c->relays = calloc(SMOE_RELAYS_MAX, sizeof *c->relays);
+    c->relays = malloc(SMOE_RELAYS_MAX * sizeof *c->relays);
     c->group_batches = calloc(l->batches_max, sizeof *c->group_batches);
     c->gather = malloc(c->gather_floats * sizeof *c->gather);
     c->chosen_expert = malloc(choices * sizeof *c->chosen_expert);
@@ -170,6 +171,9 @@ static void link_free_lists(struct smoe_core *c)
 {
     const struct smoe_core_limits *l = &c->options.limits;
     smoe_list_init(&c->pending);
+    for (uint32_t i = 0; i < SMOE_LAYERS_MAX;
+         i++) /* all but the experts, which each layer clears as it begins */
+        memset(&c->layers[i], 0, offsetof(struct smoe_layer, experts));
     for (uint32_t i = 0; i < l->batches_max; i++)
         c->batch_free[i] = l->batches_max - 1 - i; /* index 0 is taken first */
     c->n_batch_free = l->batches_max;

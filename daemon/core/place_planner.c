@@ -30,23 +30,30 @@ struct smoe_place_planner {
     double share[]; /* [E] of all visits: of the last iteration, or the moving average */
 };
 
+int smoe_place_planner_room(uint32_t n_experts_max, struct smoe_place_planner **ret)
+{
+    struct smoe_place_planner *p = malloc(sizeof *p + n_experts_max * sizeof *p->share);
+    if (!p)
+        return SMOE_ENOMEMORY;
+    p->n_experts_max = n_experts_max;
+    *ret = p;
+    return 0;
+}
+
 int smoe_place_planner_new(const struct smoe_place_rule *rule, uint32_t n_experts,
                            struct smoe_place_planner **ret)
 {
-    smoe_assert(n_experts >= 1 && rule->average >= 0 && rule->average < 1);
-    struct smoe_place_planner *p = malloc(sizeof *p + n_experts * sizeof *p->share);
-    if (!p)
-        return SMOE_ENOMEMORY;
-    p->n_experts_max = n_experts;
-    smoe_place_planner_reset(p, rule, n_experts);
-    *ret = p;
-    return 0;
+    int rc = smoe_place_planner_room(n_experts, ret);
+    if (rc == 0)
+        smoe_place_planner_reset(*ret, rule, n_experts);
+    return rc;
 }
 
 void smoe_place_planner_reset(struct smoe_place_planner *p, const struct smoe_place_rule *rule,
                               uint32_t n_experts)
 {
     smoe_assert(n_experts >= 1 && n_experts <= p->n_experts_max);
+    smoe_assert(rule->average >= 0 && rule->average < 1);
     p->rule = *rule;
     p->n_experts = n_experts;
     p->learned = (struct smoe_place_learned){0};

@@ -13,6 +13,8 @@ struct smoe_place_planner;
 /* For a layer of so many experts. 0 or SMOE_ENOMEMORY. */
 int smoe_place_planner_new(const struct smoe_place_rule *rule, uint32_t n_experts,
                            struct smoe_place_planner **ret);
+/* Room for one, of at most so many experts: it begins with smoe_place_planner_reset. 0 or SMOE_ENOMEMORY. */
+int smoe_place_planner_room(uint32_t n_experts_max, struct smoe_place_planner **ret);
 /* Begins again, for a layer of so many experts: at most as many as it was made for. */
 void smoe_place_planner_reset(struct smoe_place_planner *planner,
                               const struct smoe_place_rule *rule, uint32_t n_experts);

@@ -20,8 +20,7 @@ static void lend(struct smoe_sharding *all, size_t at, size_t workers, struct sm
     plan->expert = all->lists.expert + at * SMOE_LAYER_REPLICAS_MAX;
 }
 
-static bool new_layer(struct smoe_sharding *all, uint32_t l, const struct smoe_place_rule *rule,
-                      size_t workers)
+static bool new_layer(struct smoe_sharding *all, uint32_t l, size_t workers)
 {
     struct smoe_sharded *s = &all->layers[l];
     lend(all, l, workers, &s->map, &s->plan);
@@ -36,7 +35,7 @@ static bool new_layer(struct smoe_sharding *all, uint32_t l, const struct smoe_p
     s->traffic = all->lists.traffic + 2 * l * workers;
     s->traffic_now = s->traffic + workers;
     s->lanes = all->lists.lanes + l * workers;
-    return smoe_place_planner_new(rule, SMOE_EXPERTS_MAX, &s->planner) == 0;
+    return smoe_place_planner_room(SMOE_EXPERTS_MAX, &s->planner) == 0;
 }
 
 /* One block for the same list of all layers. smoe_sharded_begin clears what of it must be. */
@@ -93,7 +92,7 @@ int smoe_sharding_new(const struct smoe_core_options *options, struct smoe_shard
                 new_scratch(all, &options->limits) &&
                 (!options->links || !smoe_links_init(&all->links, options->limits.workers_max));
     for (uint32_t l = 0; made && l < SMOE_LAYERS_MAX; l++)
-        made = new_layer(all, l, &options->placement, options->limits.workers_max);
+        made = new_layer(all, l, options->limits.workers_max);
     if (!made) {
         smoe_sharding_free(all);
         return SMOE_ENOMEMORY;

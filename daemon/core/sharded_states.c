@@ -78,8 +78,8 @@ void smoe_sharded_interrupt_fetches(struct smoe_core *c, uint32_t l)
 static struct smoe_relay *relay_of(const struct smoe_core *c, uint64_t number, uint32_t layer,
                                    bool store)
 {
-    struct smoe_relay *r = &c->relays[(number & ~RELAY_BIT) % SMOE_RELAYS_MAX];
-    return (number & RELAY_BIT) && r->used && !r->waiting && r->store == store &&
+    struct smoe_relay *r = smoe_relay_place(c, number & ~RELAY_BIT);
+    return (number & RELAY_BIT) && r && r->used && !r->waiting && r->store == store &&
                    r->number == (number & ~RELAY_BIT) && (store || r->layer == layer)
                ? r
                : NULL;

@@ -57,10 +57,10 @@ static int check_target(const struct smoe_core *c, uint32_t trainer, uint32_t l,
 
 static uint32_t find_free(const struct smoe_core *c)
 {
-    for (uint32_t i = 0; i < SMOE_RELAYS_MAX; i++)
-        if (!c->relays[i].used)
-            return i;
-    return SMOE_NONE;
+    uint32_t i = 0;
+    while (i < c->relays_reached && c->relays[i].used)
+        i++;
+    return i < SMOE_RELAYS_MAX ? i : SMOE_NONE;
 }
 
 /* The worker is asked under a number that was never used before, so that a late
@@ -81,11 +81,12 @@ int smoe_relay_remember(struct smoe_core *c, const struct smoe_relay *relay, uin
 static struct smoe_relay *relay_of(const struct smoe_core *c, uint32_t worker, uint64_t number,
                                    bool store)
 {
-    struct smoe_relay *r = &c->relays[number % SMOE_RELAYS_MAX];
-    bool asked = r->worker == worker || (store && r->follower == worker);
-    return r->used && !r->waiting && r->number == number && asked && r->store == store ? r : NULL;
+    struct smoe_relay *r = smoe_relay_place(c, number);
+    bool asked = r && (r->worker == worker || (store && r->follower == worker));
+    return asked && r->used && !r->waiting && r->number == number && r->store == store ? r : NULL;
 }
 
+/* That of a number that was just given. */
 static struct smoe_relay *relay_at(const struct smoe_core *c, uint64_t number)
 {
     return &c->relays[number % SMOE_RELAYS_MAX];

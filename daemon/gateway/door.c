@@ -68,7 +68,7 @@ int smoe_gateway_opened(struct smoe_gateway *gw, uint64_t now_ns, uint32_t *ret_
         crowd_out(gw, oldest);
     }
     for (uint32_t i = 0; i < gw->n_sessions; i++) {
-        if (gw->sessions[i].state != SMOE_GATE_FREE)
+        if (i < gw->reached && gw->sessions[i].state != SMOE_GATE_FREE)
             continue;
         begin(gw, &gw->sessions[i], now_ns);
         gw->reached += i == gw->reached;

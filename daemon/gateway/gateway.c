@@ -36,7 +36,7 @@ int smoe_gateway_new(const struct smoe_gateway_options *options, struct smoe_gat
     gw->options = *options;
     gw->budget.max_bytes = options->tensors_bytes_max;
     gw->n_sessions = smoe_core_sessions_max(&options->core.limits);
-    gw->sessions = calloc(gw->n_sessions, sizeof *gw->sessions);
+    gw->sessions = malloc(gw->n_sessions * sizeof *gw->sessions);
     gw->batches = calloc(options->core.limits.batches_max, sizeof *gw->batches);
     int rc = gw->sessions && gw->batches ? smoe_wire_new(&gw->wire) : SMOE_ENOMEMORY;
     if (rc)
@@ -63,7 +63,7 @@ void smoe_gateway_free(struct smoe_gateway *gw)
 {
     if (!gw)
         return;
-    for (uint32_t s = 0; gw->sessions && s < gw->n_sessions; s++)
+    for (uint32_t s = 0; s < gw->reached; s++)
         if (gw->sessions[s].state != SMOE_GATE_FREE)
             smoe_channel_release(&gw->sessions[s].channel);
     for (uint32_t b = 0; gw->batches && b < gw->options.core.limits.batches_max; b++)

@@ -98,15 +98,15 @@ static void send(struct smoe_uplink *u, uint32_t l)
 
 void smoe_placements_pump(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (u->layers[l].used && u->layers[l].state == SMOE_ULAYER_READY &&
+    for (uint32_t l = 0; l < u->n_layers; l++)
+        if (u->layers[l].state == SMOE_ULAYER_READY &&
             u->layers[l].placement.state == SMOE_UPLACEMENT_WANTED)
             send(u, l);
 }
 
 void smoe_placements_start_over(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < u->n_layers; l++)
         if (u->layers[l].placement.state == SMOE_UPLACEMENT_SENT)
             u->layers[l].placement.state = SMOE_UPLACEMENT_WANTED;
 }
@@ -115,7 +115,7 @@ void smoe_placements_start_over(struct smoe_uplink *u)
 static struct smoe_uplink_placement *of_request(struct smoe_uplink *u, uint64_t request)
 {
     uint32_t l;
-    if (!smoe_request_index(request, SMOE_REQUEST_PLACEMENT, SMOE_LAYERS_MAX, &l) ||
+    if (!smoe_request_index(request, SMOE_REQUEST_PLACEMENT, u->n_layers, &l) ||
         u->layers[l].placement.state != SMOE_UPLACEMENT_SENT)
         return NULL;
     return &u->layers[l].placement;
@@ -143,7 +143,7 @@ bool smoe_placements_failed(struct smoe_uplink *u, uint64_t request, int code, c
 
 void smoe_placements_release(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < u->n_layers; l++) {
         free(u->layers[l].placement.block);
         u->layers[l].placement = (struct smoe_uplink_placement){.state = SMOE_UPLACEMENT_NONE};
     }

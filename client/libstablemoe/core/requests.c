@@ -40,24 +40,20 @@ int smoe_uplink_declare(struct smoe_uplink *u, const char *name,
                         const struct smoe_layer_shape *shape, bool evaluate_only,
                         uint32_t *ret_layer, struct smoe_why *why)
 {
-    uint32_t l = 0;
     if (u->failed)
         return smoe_fail(why, u->failed, "%s", u->failure.text);
     if (!smoe_name_valid(name, strnlen(name, SMOE_NAME_MAX + 1)))
         return smoe_fail(why, SMOE_EFIELD, "layer name: must be 1..%d of [A-Za-z0-9._-]",
                          SMOE_NAME_MAX);
-    while (l < SMOE_LAYERS_MAX && u->layers[l].used)
-        l++;
-    if (l == SMOE_LAYERS_MAX)
+    if (u->n_layers == SMOE_LAYERS_MAX)
         return smoe_fail(why, SMOE_ELIMIT, "layer %s: %d layers are declared already", name,
                          SMOE_LAYERS_MAX);
-    struct smoe_uplink_layer *layer = &u->layers[l];
-    *layer = (struct smoe_uplink_layer){
-        .used = true, .evaluate_only = evaluate_only, .run = u->options.run};
+    *ret_layer = u->n_layers++;
+    struct smoe_uplink_layer *layer = &u->layers[*ret_layer];
+    *layer = (struct smoe_uplink_layer){.evaluate_only = evaluate_only, .run = u->options.run};
     snprintf(layer->name, sizeof layer->name, "%s", name);
     if (shape)
         layer->shape = *shape;
-    *ret_layer = l;
     smoe_uplink_pump(u);
     return 0;
 }
@@ -69,9 +65,9 @@ const struct smoe_uplink_layer *smoe_uplink_layer(const struct smoe_uplink *u, u
 
 void smoe_layers_pump(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < u->n_layers; l++) {
         struct smoe_uplink_layer *layer = &u->layers[l];
-        if (!layer->used || layer->asked || layer->state != SMOE_ULAYER_WANTED)
+        if (layer->asked || layer->state != SMOE_ULAYER_WANTED)
             continue;
         struct smoe_message m = {.type = SMOE_MSG_LAYER_DECLARE};
         m.layer_declare.request = smoe_request_number(SMOE_REQUEST_LAYER, l);
@@ -86,8 +82,8 @@ void smoe_layers_pump(struct smoe_uplink *u)
 
 bool smoe_layers_ready(const struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (u->layers[l].used && u->layers[l].state == SMOE_ULAYER_WANTED)
+    for (uint32_t l = 0; l < u->n_layers; l++)
+        if (u->layers[l].state == SMOE_ULAYER_WANTED)
             return false;
     return true;
 }
@@ -95,8 +91,7 @@ bool smoe_layers_ready(const struct smoe_uplink *u)
 void smoe_layer_answered(struct smoe_uplink *u, const struct smoe_msg_layer_ready *m)
 {
     uint32_t l;
-    if (!smoe_request_index(m->request, SMOE_REQUEST_LAYER, SMOE_LAYERS_MAX, &l) ||
-        !u->layers[l].used)
+    if (!smoe_request_index(m->request, SMOE_REQUEST_LAYER, u->n_layers, &l))
         return;
     struct smoe_uplink_layer *layer = &u->layers[l];
     bool ours = m->shape.dtype == (u->options.real_bytes == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32);
@@ -159,9 +154,8 @@ uint64_t smoe_uplink_steps(const struct smoe_uplink *u)
 /* The gateway has committed the pending step and we have not heard of it. */
 static bool committed_unheard(const struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
-        if (u->layers[l].used && !u->layers[l].evaluate_only &&
-            u->layers[l].step == u->step.message.step)
+    for (uint32_t l = 0; l < u->n_layers; l++)
+        if (!u->layers[l].evaluate_only && u->layers[l].step == u->step.message.step)
             return u->step.sent_before;
     return false;
 }
@@ -209,7 +203,7 @@ void smoe_step_answered(struct smoe_uplink *u, const struct smoe_msg_step_done *
     s->code = 0;
     s->result = *m;
     u->steps = m->step;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < u->n_layers; l++)
         u->layers[l].step = m->step;
     smoe_tickets_commit(u, m->step);
 }
@@ -228,7 +222,7 @@ int smoe_uplink_restore(struct smoe_uplink *u, uint64_t step, struct smoe_why *w
     u->step = (struct smoe_step_state){0};
     u->spoilt = 0;
     u->steps = step;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < u->n_layers; l++)
         u->layers[l].step = step;
     struct smoe_message m = {.type = SMOE_MSG_RESTORE};
     m.restore = (struct smoe_msg_restore){step, u->attempt};
@@ -463,7 +457,7 @@ static void fail_layer(struct smoe_uplink *u, uint32_t l, int code, const char *
 bool smoe_request_failed(struct smoe_uplink *u, uint64_t request, int code, const char *sentence)
 {
     uint32_t i;
-    if (smoe_request_index(request, SMOE_REQUEST_LAYER, SMOE_LAYERS_MAX, &i) && u->layers[i].used) {
+    if (smoe_request_index(request, SMOE_REQUEST_LAYER, u->n_layers, &i)) {
         fail_layer(u, i, code, sentence);
         return true;
     }

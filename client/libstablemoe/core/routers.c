@@ -135,9 +135,9 @@ static void send_report(struct smoe_uplink *u, uint32_t l)
 
 void smoe_routers_pump(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < u->n_layers; l++) {
         struct smoe_uplink_router *r = &u->layers[l].router;
-        if (!u->layers[l].used || u->layers[l].state != SMOE_ULAYER_READY)
+        if (u->layers[l].state != SMOE_ULAYER_READY)
             continue;
         if (r->state == SMOE_UROUTER_WANTED)
             send_freeze(u, l);
@@ -154,7 +154,7 @@ void smoe_routers_pump(struct smoe_uplink *u)
 
 void smoe_routers_start_over(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < u->n_layers; l++) {
         struct smoe_uplink_router *r = &u->layers[l].router;
         r->asked = false;
         r->report_due = r->report.tokens > 0;
@@ -179,13 +179,13 @@ void smoe_routers_found(struct smoe_uplink *u, uint32_t l, const struct smoe_fro
 void smoe_routers_answered(struct smoe_uplink *u, const struct smoe_msg_router_state *m)
 {
     uint32_t l;
-    if (smoe_request_index(m->request, SMOE_REQUEST_QUERY, SMOE_LAYERS_MAX, &l)) {
+    if (smoe_request_index(m->request, SMOE_REQUEST_QUERY, u->n_layers, &l)) {
         struct smoe_uplink_router *r = &u->layers[l].router;
         r->asking = false;
         r->answered = true;
         r->query_code = 0;
         smoe_routers_found(u, l, &m->router);
-    } else if (smoe_request_index(m->request, SMOE_REQUEST_FREEZE, SMOE_LAYERS_MAX, &l)) {
+    } else if (smoe_request_index(m->request, SMOE_REQUEST_FREEZE, u->n_layers, &l)) {
         smoe_routers_found(u, l, &m->router);
     }
 }
@@ -209,7 +209,7 @@ static void fail_freeze(struct smoe_uplink *u, uint32_t l, int code, const char 
 bool smoe_routers_failed(struct smoe_uplink *u, uint64_t request, int code, const char *sentence)
 {
     uint32_t l;
-    if (smoe_request_index(request, SMOE_REQUEST_FREEZE, SMOE_LAYERS_MAX, &l)) {
+    if (smoe_request_index(request, SMOE_REQUEST_FREEZE, u->n_layers, &l)) {
         struct smoe_uplink_router *r = &u->layers[l].router;
         if (code == SMOE_ENOMEMORY && r->values && r->refusals++ < REFUSALS_MAX)
             r->state = SMOE_UROUTER_WANTED;
@@ -217,7 +217,7 @@ bool smoe_routers_failed(struct smoe_uplink *u, uint64_t request, int code, cons
             fail_freeze(u, l, code, sentence);
         return true;
     }
-    if (!smoe_request_index(request, SMOE_REQUEST_QUERY, SMOE_LAYERS_MAX, &l))
+    if (!smoe_request_index(request, SMOE_REQUEST_QUERY, u->n_layers, &l))
         return false;
     struct smoe_uplink_router *r = &u->layers[l].router;
     r->asking = false;
@@ -228,6 +228,6 @@ bool smoe_routers_failed(struct smoe_uplink *u, uint64_t request, int code, cons
 
 void smoe_routers_release(struct smoe_uplink *u)
 {
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++)
+    for (uint32_t l = 0; l < u->n_layers; l++)
         smoe_blob_unref(u->layers[l].router.values);
 }

@@ -27,7 +27,7 @@ static int check_submit(const struct smoe_uplink *u, const struct smoe_uplink_su
     const struct smoe_uplink_layer *layer = &u->layers[o->layer];
     if (u->failed)
         return smoe_fail(why, u->failed, "%s", u->failure.text);
-    if (!layer->used || layer->state == SMOE_ULAYER_FAILED)
+    if (o->layer >= u->n_layers || layer->state == SMOE_ULAYER_FAILED)
         return smoe_fail(why, SMOE_EUNKNOWN, "submit: no such layer");
     if (!o->tokens || o->tokens > SMOE_BATCH_TOKENS_MAX)
         return smoe_fail(why, SMOE_EFIELD, "submit: tokens %u: not in 1..%d", o->tokens,

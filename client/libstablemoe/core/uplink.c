@@ -24,9 +24,10 @@
 
 int smoe_uplink_new(const struct smoe_uplink_options *options, struct smoe_uplink **ret)
 {
-    struct smoe_uplink *u = calloc(1, sizeof *u);
+    struct smoe_uplink *u = malloc(sizeof *u);
     if (!u)
         return SMOE_ENOMEMORY;
+    memset(u, 0, offsetof(struct smoe_uplink, layers));
     u->options = *options;
     u->budget.max_bytes = SIZE_MAX / 2;
     u->next_batch = 1;
@@ -99,7 +100,7 @@ void smoe_uplink_disconnected(struct smoe_uplink *u)
         return;
     smoe_channel_release(&u->channel);
     u->link = SMOE_ULINK_DOWN;
-    for (uint32_t l = 0; l < SMOE_LAYERS_MAX; l++) {
+    for (uint32_t l = 0; l < u->n_layers; l++) {
         u->layers[l].asked = false;
         if (u->layers[l].state == SMOE_ULAYER_READY)
             u->layers[l].state = SMOE_ULAYER_WANTED;

@@ -72,7 +72,7 @@ struct smoe_uplink_placement {
 };
 
 struct smoe_uplink_layer {
-    bool used, evaluate_only;
+    bool evaluate_only;
     enum { SMOE_ULAYER_WANTED, SMOE_ULAYER_READY, SMOE_ULAYER_FAILED } state;
     bool asked;    /* LayerDeclare sent on this connection */
     uint32_t wire; /* the gateway's number, while READY */

@@ -20,7 +20,6 @@ struct smoe_uplink {
     uint64_t tensor_bytes_max, iteration_bytes_max;
     struct smoe_msg_credit window; /* the first grant: what may be out at a time */
     struct smoe_msg_credit granted, sent;
-    struct smoe_uplink_layer layers[SMOE_LAYERS_MAX];
     struct smoe_list tickets; /* uncommitted or not released, in order of submission */
     uint32_t n_tickets;
     uint64_t next_batch;
@@ -33,6 +32,9 @@ struct smoe_uplink {
     struct smoe_why failure;
     int spoilt; /* a batch of the next step was lost after its ticket was released, */
     struct smoe_why spoilt_why; /* for this reason */
+    uint32_t n_layers;
+    struct smoe_uplink_layer
+        layers[SMOE_LAYERS_MAX]; /* [n_layers]; large: the others are not even cleared */
 };
 
 /* Sends whatever may be sent now, in order. */

@@ -39,8 +39,8 @@ int smoe_agent_new(const struct smoe_agent_options *options, struct smoe_agent *
     a->options = *options;
     a->budget.max_bytes = options->tensors_bytes_max;
     a->parcels_max = options->parcels_max ? options->parcels_max : SMOE_AGENT_PARCELS_MAX;
-    a->parcels = calloc(a->parcels_max, sizeof *a->parcels);
-    a->parcel_free = calloc(a->parcels_max, sizeof *a->parcel_free);
+    a->parcels = malloc(a->parcels_max * sizeof *a->parcels); /* each is written as it is taken */
+    a->parcel_free = malloc(a->parcels_max * sizeof *a->parcel_free);
     a->tasks = calloc(options->lanes, sizeof *a->tasks);
     a->lane_used = calloc(options->lanes, sizeof *a->lane_used);
     a->dues = calloc(SMOE_TRANSFERS_MAX, sizeof *a->dues);

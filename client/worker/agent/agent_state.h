@@ -105,6 +105,7 @@ struct smoe_agent {
     struct smoe_list peers, links; /* of struct smoe_agent_peer, owned; _link, the shell's */
     uint64_t peers_version;
     struct smoe_due *dues; /* [SMOE_TRANSFERS_MAX] by number */
+    bool any_due;          /* false: they are all 0 */
 
     struct smoe_agent_step steps[SMOE_AGENT_STEPS_MAX];
     uint32_t n_steps;        /* of these have ever been in use: nobody looks at the others */

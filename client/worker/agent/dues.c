@@ -118,6 +118,7 @@ static void park(struct smoe_agent *a, struct smoe_agent_peer *p, struct smoe_du
 {
     if (d->parked)
         unpark(a, d, true); /* of the two the one with the higher number can be due */
+    a->any_due = true;
     d->parked = smoe_blob_ref(blob);
     d->parked_number = number;
     d->parked_from = p->number;
@@ -143,7 +144,7 @@ void smoe_agent_due(struct smoe_agent *a, const struct smoe_msg_shard_due *m)
 {
     struct smoe_due *d = due_of(a, m->part.number);
     struct smoe_why unused;
-    d->used = true;
+    a->any_due = d->used = true;
     d->done = false;
     d->from = m->from;
     d->part = m->part;
@@ -155,8 +156,9 @@ void smoe_agent_due(struct smoe_agent *a, const struct smoe_msg_shard_due *m)
 
 void smoe_agent_forget_dues(struct smoe_agent *a)
 {
-    for (size_t i = 0; i < SMOE_TRANSFERS_MAX; i++) {
+    for (size_t i = 0; a->any_due && i < SMOE_TRANSFERS_MAX; i++) {
         smoe_blob_unref(a->dues[i].parked);
         a->dues[i] = (struct smoe_due){0};
     }
+    a->any_due = false;
 }

@@ -349,6 +349,8 @@ static void fill_task(struct smoe_agent *a, uint32_t number, struct smoe_task *t
 
 bool smoe_agent_start_step(struct smoe_agent *a, struct smoe_task *task)
 {
+    if (!smoe_agent_steps_compute(a))
+        return false;
     for (uint32_t i = 0; i < a->experts.n_experts; i++) {
         struct smoe_held_expert *e = &a->experts.experts[i];
         if (!e->used || !e->step_task || e->busy || e->make_due)
