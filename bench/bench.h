@@ -31,6 +31,7 @@ int smoe_bench_route(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_router(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_core(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_latency(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_links(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_net(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_memory(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why);

@@ -14,9 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "bench/bench.h"
 #include "bench/child.h"
@@ -138,23 +135,6 @@ static int run(struct stream *s, double rate, double seconds)
 
 /* ---- the workers as the gateway sees them ---- */
 
-static int ask(const struct smoe_bench_fleet *fleet, char *ret, size_t size, struct smoe_why *why)
-{
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    size_t have = 0;
-    ssize_t n = -1;
-    snprintf(to.sun_path, sizeof to.sun_path, "%.80s/gateway/admin.sock", fleet->dir);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && !connect(fd, (const struct sockaddr *)&to, sizeof to) &&
-        send(fd, "workers\n", 8, MSG_NOSIGNAL) == 8)
-        while (have < size - 1 && (n = recv(fd, ret + have, size - 1 - have, 0)) > 0)
-            have += (size_t)n;
-    ret[have] = 0;
-    if (fd >= 0)
-        close(fd);
-    return n == 0 ? 0 : smoe_fail(why, SMOE_ECLOSED, "%s: no answer", to.sun_path);
-}
-
 static double number(const cJSON *o, const char *name)
 {
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(o, name);
@@ -167,7 +147,7 @@ static int look(const struct smoe_bench_fleet *fleet, struct view *ret, struct s
     const cJSON *w;
     unsigned n = 0;
     *ret = (struct view){.at_ns = smoe_clock_monotonic_ns()};
-    int rc = ask(fleet, text, sizeof text, why);
+    int rc = smoe_fleet_ask(fleet, "workers", text, sizeof text, why);
     cJSON *o = rc ? NULL : cJSON_Parse(text);
     cJSON_ArrayForEach(w, cJSON_GetObjectItemCaseSensitive(o, "workers"))
     {

@@ -9,9 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "common/base/wipe.h"
 
 #define ARGUMENTS_MAX 32
 #define PATIENCE_MS   5000
@@ -165,13 +169,14 @@ static int await_address(struct smoe_bench_fleet *fleet, const char *log, struct
 }
 
 /* `security`: a setting that says who is let in. */
-static int start_gateway(const struct smoe_bench *bench, const char *const *settings,
-                         const char *security, struct smoe_bench_fleet *fleet, struct smoe_why *why)
+static int start_gateway(const struct smoe_bench *bench, const char *listen,
+                         const char *const *settings, const char *security,
+                         struct smoe_bench_fleet *fleet, struct smoe_why *why)
 {
     char program[1100], state[160], log[160];
     const char *argv[ARGUMENTS_MAX] = {
-        program,    "--state-dir", state,   "--listen", "127.0.0.1:0",
-        "--status", "127.0.0.1:0", "--set", security,
+        program,    "--state-dir",   state,   "--listen", listen,
+        "--status", SMOE_FLEET_HERE, "--set", security,
     };
     size_t n = 9;
     snprintf(program, sizeof program, "%s/stablemoed", bench->bin_dir);
@@ -208,9 +213,9 @@ static int write_secrets(const char *state, const struct smoe_keyring *keys,
     return rc && certificate ? smoe_fail(why, rc, "%s: %s", state, smoe_strerror(rc)) : rc;
 }
 
-int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *settings,
-                            const struct smoe_keyring *keys, const char *certificate,
-                            struct smoe_bench_fleet *ret, struct smoe_why *why)
+static int start_secure(const struct smoe_bench *bench, const char *listen,
+                        const char *const *settings, const struct smoe_keyring *keys,
+                        const char *certificate, struct smoe_bench_fleet *ret, struct smoe_why *why)
 {
     char state[160], setting[256] = "security.insecure=no";
     *ret = (struct smoe_bench_fleet){.gateway = 0};
@@ -220,7 +225,36 @@ int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *s
         snprintf(setting, sizeof setting, "security.certificate=%s/" CERTIFICATE_FILE, state);
     if (rc == 0)
         rc = write_secrets(state, keys, certificate, why);
-    return rc ? rc : start_gateway(bench, settings, setting, ret, why);
+    return rc ? rc : start_gateway(bench, listen, settings, setting, ret, why);
+}
+
+int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *settings,
+                            const struct smoe_keyring *keys, const char *certificate,
+                            struct smoe_bench_fleet *ret, struct smoe_why *why)
+{
+    return start_secure(bench, SMOE_FLEET_HERE, settings, keys, certificate, ret, why);
+}
+
+int smoe_fleet_start_at(const struct smoe_bench *bench, const char *listen,
+                        const char *const *settings, const struct smoe_keyring *keys,
+                        struct smoe_bench_fleet *ret, struct smoe_why *why)
+{
+    return start_secure(bench, listen, settings, keys, NULL, ret, why);
+}
+
+int smoe_fleet_write_key(const struct smoe_bench_fleet *fleet, const struct smoe_key *key,
+                         char *ret, size_t size, struct smoe_why *why)
+{
+    char line[SMOE_KEY_LINE_MAX], name[SMOE_NAME_MAX + 8];
+    int dir = open(fleet->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(name, sizeof name, "%s.key", key->name);
+    snprintf(ret, size, "%s/%s", fleet->dir, name);
+    smoe_key_format(key, line);
+    int rc = dir < 0 ? -errno : write_text(dir, name, line);
+    smoe_wipe(line, sizeof line);
+    if (dir >= 0)
+        close(dir);
+    return rc ? smoe_fail(why, rc, "%s: %s", ret, smoe_strerror(rc)) : 0;
 }
 
 int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
@@ -247,7 +281,8 @@ int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings
     *ret = (struct smoe_bench_fleet){.gateway = 0};
     int rc = make_dir(ret->dir, sizeof ret->dir, why);
     if (rc == 0)
-        rc = start_gateway(bench, settings, "security.insecure=loopback-only", ret, why);
+        rc = start_gateway(bench, SMOE_FLEET_HERE, settings, "security.insecure=loopback-only", ret,
+                           why);
     for (unsigned i = 0; i < n_workers && !rc; i++)
         rc = smoe_fleet_add_worker(bench, (const char *const[]){NULL}, ret, why);
     return rc;
@@ -261,4 +296,23 @@ void smoe_fleet_stop(struct smoe_bench_fleet *fleet)
     if (*fleet->dir)
         nftw(fleet->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     *fleet = (struct smoe_bench_fleet){.gateway = 0};
+}
+
+int smoe_fleet_ask(const struct smoe_bench_fleet *fleet, const char *command, char *ret,
+                   size_t size, struct smoe_why *why)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    char line[64];
+    size_t have = 0, len = (size_t)snprintf(line, sizeof line, "%s\n", command);
+    ssize_t n = -1;
+    snprintf(to.sun_path, sizeof to.sun_path, "%.80s/gateway/admin.sock", fleet->dir);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && !connect(fd, (const struct sockaddr *)&to, sizeof to) &&
+        send(fd, line, len, MSG_NOSIGNAL) == (ssize_t)len)
+        while (have < size - 1 && (n = recv(fd, ret + have, size - 1 - have, 0)) > 0)
+            have += (size_t)n;
+    ret[have] = 0;
+    if (fd >= 0)
+        close(fd);
+    return n == 0 ? 0 : smoe_fail(why, SMOE_ECLOSED, "%s: no answer", to.sun_path);
 }

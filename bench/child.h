@@ -46,6 +46,8 @@ struct smoe_bench_fleet {
     char address[64]; /* HOST:PORT of the gateway */
 };
 
+#define SMOE_FLEET_HERE "127.0.0.1:0" /* where a gateway listens if it is not said */
+
 /* `settings`: NULL-terminated "section.key=value", or NULL. Stop it in any case. Workers are of full speed;
  * or started one by one with `options` of their own, NULL-terminated words. */
 int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings,
@@ -55,9 +57,20 @@ int smoe_fleet_start(const struct smoe_bench *bench, const char *const *settings
 int smoe_fleet_start_secure(const struct smoe_bench *bench, const char *const *settings,
                             const struct smoe_keyring *keys, const char *certificate,
                             struct smoe_bench_fleet *ret, struct smoe_why *why);
+/* The same, of whom it has keys, and it listens at `listen`. */
+int smoe_fleet_start_at(const struct smoe_bench *bench, const char *listen,
+                        const char *const *settings, const struct smoe_keyring *keys,
+                        struct smoe_bench_fleet *ret, struct smoe_why *why);
+/* Writes a node's key to a file of the fleet's directory, whose path is ret [size]. */
+int smoe_fleet_write_key(const struct smoe_bench_fleet *fleet, const struct smoe_key *key,
+                         char *ret, size_t size, struct smoe_why *why);
 int smoe_fleet_add_worker(const struct smoe_bench *bench, const char *const *options,
                           struct smoe_bench_fleet *fleet, struct smoe_why *why);
 void smoe_fleet_stop(struct smoe_bench_fleet *fleet);
+
+/* What the gateway answers an administrator's command to (`workers`, `experts`), as text [size]. */
+int smoe_fleet_ask(const struct smoe_bench_fleet *fleet, const char *command, char *ret,
+                   size_t size, struct smoe_why *why);
 
 /* A file's first `size - 1` bytes as text; false if it cannot be read. */
 bool smoe_read_text_file(const char *path, char *ret, size_t size);

@@ -22,6 +22,7 @@
     X(router, "router   ", "experts of tokens by a frozen router's table against torch")           \
     X(core, "core     ", "whole slots of the daemon's mind against the solve alone")               \
     X(latency, "latency  ", "one remote expert forward through the gateway against bare sockets")  \
+    X(links, "links    ", "what workers exchange over direct links against through the gateway")   \
     X(net, "net      ", "the daemon under messages and tensors against bare epoll servers")        \
     X(memory, "memory   ", "memory of the daemon for each idle worker")                            \
     X(budgets, "budgets  ", "do workers keep to budgets of power, and do their work")              \
