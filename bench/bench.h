@@ -38,6 +38,7 @@ int smoe_bench_placement(struct smoe_bench *bench, struct smoe_why *why);
 /* Part of `placement`. */
 int smoe_bench_traffic(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_exchange(struct smoe_bench *bench, struct smoe_why *why);
+int smoe_bench_staleness(struct smoe_bench *bench, struct smoe_why *why);
 int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why);
 
 #endif

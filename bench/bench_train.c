@@ -8,62 +8,24 @@
  * And what a slow worker costs: two workers of half speed against one of half and one of an eighth, with
  * experts that keep them busy. The second fleet has 0.625 of the capacity of the first.
  */
-#include <cjson/cJSON.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "bench/bench.h"
 #include "bench/child.h"
+#include "bench/trainer.h"
 
 /* ---- one run of either ---- */
 
-/* The number `key` of the JSON object on the last line of a log; false if there is none. */
-static bool read_number(const char *log, const char *key, double *ret)
-{
-    char text[16384];
-    if (!smoe_read_text_file(log, text, sizeof text))
-        return false;
-    const char *at = *text == '{' ? text : NULL; /* the last line that begins with an object */
-    for (const char *c = text; (c = strstr(c, "\n{")); c++)
-        at = c + 1;
-    cJSON *o = at ? cJSON_Parse(at) : NULL;
-    const cJSON *number = cJSON_GetObjectItemCaseSensitive(o, key);
-    bool ok = cJSON_IsNumber(number);
-    if (ok)
-        *ret = number->valuedouble;
-    cJSON_Delete(o);
-    return ok;
-}
-
-struct job {
-    const char *batch, *images, *d_model, *d_ff, *balance;
-};
-
 static int run_ours(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
-                    const struct job *job, unsigned run, double *ret, struct smoe_why *why)
+                    const struct smoe_trainer_job *job, unsigned run, double *ret,
+                    struct smoe_why *why)
 {
-    char program[1100], log[160], layer[32];
-    const char *argv[] = {program,     "--gateway",  fleet->address, "--dataset", "fashion-mnist",
-                          "--epochs",  "1",          "--batch",      job->batch,  "--limit",
-                          job->images, "--d-model",  job->d_model,   "--d-ff",    job->d_ff,
-                          "--balance", job->balance, "--layer",      layer,       "--quiet",
-                          "--json",    NULL};
-    pid_t pid;
-    snprintf(program, sizeof program, "%s/stablemoe-train", bench->bin_dir);
-    snprintf(log, sizeof log, "%s/train.log", fleet->dir);
-    snprintf(layer, sizeof layer, "run-%u", run);
-    int rc = smoe_child_start(argv, log, &pid, why);
-    if (rc)
-        return rc;
-    if (smoe_child_wait(pid) || !read_number(log, "samples_per_second", ret)) {
-        char text[160] = "";
-        (void)smoe_read_text_file(log, text, sizeof text);
-        text[strcspn(text, "\n")] = 0;
-        return smoe_fail(why, SMOE_EDATA, "%s", text);
-    }
-    return 0;
+    struct smoe_trainer_result result;
+    int rc = smoe_trainer_run(bench, fleet, job, run, &result, why);
+    if (rc == 0)
+        *ret = result.samples_per_second;
+    return rc;
 }
 
 /* *ret_status: 0, or SMOE_BENCH_NOT_INSTALLED and no value. */
@@ -86,7 +48,7 @@ static int run_peer(const struct smoe_bench *bench, const struct smoe_bench_flee
     *ret_status = smoe_child_wait(pid);
     if (*ret_status == SMOE_BENCH_NOT_INSTALLED)
         return 0;
-    if (*ret_status || !read_number(log, "samples_per_second", ret))
+    if (*ret_status || !smoe_read_json_number(log, "samples_per_second", ret))
         return smoe_fail(why, SMOE_EDATA, "%s: failed with exit status %d", program, *ret_status);
     return 0;
 }
@@ -97,7 +59,8 @@ static int bench_batch(struct smoe_bench *bench, const struct smoe_bench_fleet *
                        const char *batch, unsigned *runs, bool *skip_peer, struct smoe_why *why)
 {
     const char *images = bench->quick ? "3000" : "20000";
-    const struct job job = {batch, images, "64", "256", "0.01"};
+    const struct smoe_trainer_job job = {
+        .batch = batch, .images = images, .d_model = "64", .d_ff = "256", .balance = "0.01"};
     struct smoe_sample ours = {.n = 0}, peer = {.n = 0};
     int status = 0, rc = 0;
     for (int round = 0; round < (bench->quick ? 1 : 5) && !rc; round++) {
@@ -133,7 +96,11 @@ static int bench_slow(struct smoe_bench *bench, const char *policy, struct smoe_
     snprintf(setting, sizeof setting, "routing.policy=%s", policy);
     const char *const settings[] = {"fleet.workers_min=2", setting, NULL};
     static const char *const speeds[2][2] = {{"0.5", "0.5"}, {"0.5", "0.125"}};
-    const struct job job = {"512", bench->quick ? "2048" : "30720", "128", "1024", "0.05"};
+    const struct smoe_trainer_job job = {.batch = "512",
+                                         .images = bench->quick ? "2048" : "30720",
+                                         .d_model = "128",
+                                         .d_ff = "1024",
+                                         .balance = "0.05"};
     struct smoe_bench_fleet fleets[2] = {{.gateway = 0}, {.gateway = 0}};
     struct smoe_sample rates[2] = {{.n = 0}, {.n = 0}}, expected = {.n = 0};
     int rc = 0;
@@ -169,7 +136,7 @@ int smoe_bench_train(struct smoe_bench *bench, struct smoe_why *why)
     struct smoe_bench_fleet fleet;
     bool skip_peer = false;
     unsigned runs = 0;
-    if (access("/usr/share/datasets/fashion-mnist", R_OK)) {
+    if (access(SMOE_TRAINER_DATA, R_OK)) {
         smoe_report_note(bench->report, "skipped: dataset-fashion-mnist is not installed");
         return 0;
     }

@@ -106,6 +106,9 @@ static const struct smoe_floor floors[] = {
     {"placement.counted.bf16.to_fp32", MOST, 0.51},
     {"placement.counted.memory_off_formula", MOST, 0.02},
     {"placement.counted.most_to_least_iteration", MOST, 1.02},
+    /* In virtual time. */
+    {"placement.exchange.direct.*_to_ideal", MOST, 1.5},
+    {"placement.exchange.slow.*_to_ideal", MOST, 1.2},
 
     {"train.b64.to_torch", LEAST, 1},
     {"train.b256.to_torch", LEAST, 1},

@@ -27,6 +27,8 @@
     X(memory, "memory   ", "memory of the daemon for each idle worker")                            \
     X(budgets, "budgets  ", "do workers keep to budgets of power, and do their work")              \
     X(placement, "placement", "planning where experts stand, what it sends and holds")             \
+    X(staleness, "staleness",                                                                      \
+      "a step while the next batch is computed against one after the other")                       \
     X(train, "train    ", "training on Fashion-MNIST with two workers against torch with gloo")
 
 static const struct entry {
