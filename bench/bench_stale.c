@@ -22,8 +22,9 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"64x256", "64", "256", "64", {"12800", "6400"}},
-    {"256x1024", "256", "1024", "64", {"3200", "1280"}},
+    {"64x256.b64", "64", "256", "64", {"6400", "3200"}},
+    {"64x256.b512", "64", "256", "512", {"10240", "7680"}},
+    {"256x1024.b512", "256", "1024", "512", {"4096", "4096"}},
 };
 
 struct place {
@@ -67,7 +68,7 @@ static int bench_shape(struct smoe_bench *bench, struct place *p, const struct s
     static const char *const staleness[2] = {"0", "1"};
     struct measured m[2] = {{.step_ms = {.n = 0}}, {.step_ms = {.n = 0}}};
     int rc = 0;
-    for (int round = 0; round < (bench->quick ? 1 : 5) && !rc; round++)
+    for (int round = 0; round < (bench->quick ? 1 : 3) && !rc; round++)
         for (int s = 0; s < 2 && !rc; s++)
             rc = run(bench, p, shape, staleness[s], &m[s], why);
     if (rc)

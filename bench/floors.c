@@ -86,6 +86,14 @@ static const struct smoe_floor floors[] = {
     {"net.control.1000.to_echo", LEAST, 0.9},
     {"net.control.5000.to_echo", LEAST, 0.8},
 
+    /* A switch's links add up, the gateway's one does not; and the busiest link is well used. On loopback all share the
+     * cores, so that little can be promised. */
+    {"links.1gbit.direct.to_gateway", LEAST, 2.5},
+    {"links.1gbit.direct.to_bare", LEAST, 0.6},
+    {"links.1gbit.gateway.to_bare", LEAST, 0.7},
+    {"links.plain.direct.to_bare", LEAST, 0.25},
+    {"staleness.1gbit.whole.64x256.b64.gain", LEAST, 1},
+
     {"memory.gateway", MOST, 32},
     {"memory.session.1000", MOST, 16},
     {"memory.session.4000", MOST, 16},
