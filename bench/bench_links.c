@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What workers of a sharded layer give each other in a step, over real sockets: gradients of 16 slots to owners and
- * followers of the state, new weights to the slots. Two fleets of real programs, each a gateway and four workers, do the
- * same steps in turns: in one of them workers have direct links, in the other all goes through the gateway
+ * followers of the state, new weights to the slots. Two fleets of real programs, each a gateway and four workers, do
+ * the same steps in turns: in one of them workers have direct links, in the other all goes through the gateway
  * (placement.links = no). Between the turns a bare TCP connection (pump.h) moves as many bytes. A step has one token
  * for each expert, so that nearly all of it is exchange; steps follow one another.
  *
@@ -10,9 +10,9 @@
  *     tls     loopback, with keys
  *     1gbit   each worker, and the gateway, at a switch with a link of 1 Gbit/s (star.h), with keys
  *
- * `to_bare` is how long the bare connection takes for the bytes, to how long a step takes. On loopback these are all bytes
- * of a step, for all share the machine; at the switch those of the busiest link. GB/s are of all bytes that workers had
- * from each other, each counted once for each receiver, whichever way they went.
+ * `to_bare` is how long the bare connection takes for the bytes, to how long a step takes. On loopback these are all
+ * bytes of a step, for all share the machine; at the switch those of the busiest link. GB/s are of all bytes that
+ * workers had from each other, each counted once for each receiver, whichever way they went.
  */
 #include <cjson/cJSON.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What is gained by computing a batch while the step before it is made (stablemoe-train --staleness 1): milliseconds of a
- * step with and without, in turns, on the same fleet of four workers; and the test accuracy after as many steps, which
- * is the price. Small experts and large ones, on loopback and at a switch where each has a link of 1 Gbit/s (star.h, with
- * keys). Whole experts, and sharded ones if the gateway takes them with staleness.
+ * What is gained by computing a batch while the step before it is made (stablemoe-train --staleness 1): milliseconds
+ * of a step with and without, in turns, on the same fleet of four workers; and the test accuracy after as many steps,
+ * which is the price. Small experts and large ones, on loopback and at a switch where each has a link of 1 Gbit/s
+ * (star.h, with keys). Whole experts, and sharded ones if the gateway takes them with staleness.
  *
  * On loopback all share the machine's cores: what is gained there is only what would have stood idle.
  */

@@ -19,8 +19,8 @@ struct smoe_trainer_result {
     double samples_per_second, seconds, steps, test_accuracy;
 };
 
-/* One epoch over the images, of a layer named after `run`: eight experts, top-2, AdamW. If it fails, `why` has the first
- * line that it printed. */
+/* One epoch over the images, of a layer named after `run`: eight experts, top-2, AdamW. If it fails, `why` has the
+ * first line that it printed. */
 int smoe_trainer_run(const struct smoe_bench *bench, const struct smoe_bench_fleet *fleet,
                      const struct smoe_trainer_job *job, unsigned run,
                      struct smoe_trainer_result *ret, struct smoe_why *why);

@@ -7,9 +7,10 @@
 
 #include "client/worker/shell/loop.h"
 
-/* What is exchanged, and what visits bring, comes and goes in blocks of half a MiB and more. glibc would give their pages
- * back each time, and faulting them in again took a fifth of an exchange's CPU time; so blocks of up to 32 MiB (its most)
- * come from the heap, and the heap keeps up to 32 MiB of what is free: what may be on its way to and from a worker. */
+/* What is exchanged, and what visits bring, comes and goes in blocks of half a MiB and more. glibc would give their
+ * pages back each time, and faulting them in again took a fifth of an exchange's CPU time; so blocks of up to 32 MiB
+ * (its most) come from the heap, and the heap keeps up to 32 MiB of what is free: what may be on its way to and from a
+ * worker. */
 static void keep_freed_pages(void)
 {
     (void)mallopt(M_MMAP_THRESHOLD, 32 << 20);
