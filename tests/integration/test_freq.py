@@ -599,9 +599,8 @@ class Meters(Machine):
         worker = self.start_ordinary_worker("--watts", "10", "--budget", "1")
         worker.wait_for_line("energy_source=rapl")
         trainer = self.load()
-        write(counter, "1000001\n")
         self.wait_report("work", lambda r: r["busy_ns"] > 1e8)
-        write(counter, "")
+        write(counter, "")  # it has told nothing yet: what is left is the worker's own word
         before = self.wait_report("its loss", lambda r: r["energy_source"] == "lost")
         worker.wait_for_line("the energy meter cannot be read: the gateway estimates")
         after = self.wait_report("joules", lambda r: r["joules"] > before["joules"] + 1)
