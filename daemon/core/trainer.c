@@ -315,8 +315,7 @@ void smoe_trainer_restore(struct smoe_core *c, uint32_t trainer, const struct sm
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_why why;
     uint32_t l;
-    if (m->attempt < t->attempt)
-        return;
+    /* Of whatever attempt: it crossed a Need, and drops all that there is of this one, too. */
     if (owns_unplaced(c, trainer, &l)) {
         smoe_fail(&why, SMOE_ESTATE, "RESTORE: layer %s has no hosts yet: wait for LAYER_READY",
                   c->layers[l].name);

@@ -9,6 +9,9 @@
  * A step that was sent may be committed although its answer was lost with the connection: the gateway
  * then tells a committed step in LayerReady, nothing of that step is sent again, and a bare Step asks
  * for its result.
+ *
+ * A Restore has no answer of its own. Until one has come to something that was sent behind it, it is sent again on
+ * every connection, before everything else, and layers are declared without a step: a second one changes nothing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +78,7 @@ void smoe_layers_pump(struct smoe_uplink *u)
         m.layer_declare.run = layer->run;
         m.layer_declare.shape = layer->shape;
         m.layer_declare.evaluate_only = layer->evaluate_only;
-        m.layer_declare.step = layer->evaluate_only ? 0 : layer->step;
+        m.layer_declare.step = layer->evaluate_only || u->restoring ? 0 : layer->step;
         layer->asked = smoe_uplink_send(u, &m, NULL, 0) == 0;
     }
 }
@@ -96,7 +99,7 @@ void smoe_layer_answered(struct smoe_uplink *u, const struct smoe_msg_layer_read
     struct smoe_uplink_layer *layer = &u->layers[l];
     bool ours = m->shape.dtype == (u->options.real_bytes == 8 ? SMOE_DTYPE_F64 : SMOE_DTYPE_F32);
     layer->wire = m->layer;
-    layer->step = m->step;
+    layer->step = u->restoring ? u->steps : m->step; /* which it is about to hear */
     layer->shape = m->shape;
     layer->state = ours ? SMOE_ULAYER_READY : SMOE_ULAYER_FAILED;
     smoe_routers_found(u, l, &m->router);
@@ -224,10 +227,18 @@ int smoe_uplink_restore(struct smoe_uplink *u, uint64_t step, struct smoe_why *w
     u->steps = step;
     for (uint32_t l = 0; l < u->n_layers; l++)
         u->layers[l].step = step;
+    u->restoring = true;
+    u->restore_sent = false;
+    smoe_restore_pump(u);
+    return 0;
+}
+
+void smoe_restore_pump(struct smoe_uplink *u)
+{
     struct smoe_message m = {.type = SMOE_MSG_RESTORE};
-    m.restore = (struct smoe_msg_restore){step, u->attempt};
-    int rc = smoe_uplink_send(u, &m, NULL, 0);
-    return rc ? smoe_fail(why, rc, "restore: %s", smoe_strerror(rc)) : 0;
+    m.restore = (struct smoe_msg_restore){u->steps, u->attempt};
+    if (u->restoring && !u->restore_sent)
+        u->restore_sent = smoe_uplink_send(u, &m, NULL, 0) == 0;
 }
 
 /* ---- expert state ---- */

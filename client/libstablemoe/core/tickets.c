@@ -78,16 +78,23 @@ void smoe_ticket_fail(struct smoe_uplink_ticket *t, int code, const char *senten
 
 /* ---- sending ---- */
 
+/* Bytes of the experts in a replay. */
+static size_t replay_choices(const struct smoe_uplink_ticket *t)
+{
+    return (smoe_ticket_visits(t) * sizeof(uint16_t) + 7) / 8 * 8;
+}
+
 /* Experts and x as one raw part, made from what is kept. */
 static bool make_replay(struct smoe_uplink_ticket *t)
 {
-    size_t choices = (smoe_ticket_visits(t) * sizeof(uint16_t) + 7) / 8 * 8;
-    size_t x_bytes = t->tokens * smoe_ticket_row_bytes(t);
+    size_t choices = replay_choices(t), x_bytes = t->tokens * smoe_ticket_row_bytes(t);
     if (t->replay)
         return true;
     t->replay = smoe_blob_new(&t->uplink->budget, choices + x_bytes);
-    if (!t->replay)
+    if (!t->replay) { /* nothing might come that makes us try again: a new connection does */
+        t->uplink->speechless = true;
         return false;
+    }
     memset(t->replay->data, 0, choices);
     memcpy(t->replay->data, t->experts, smoe_ticket_visits(t) * sizeof(uint16_t));
     memcpy(t->replay->data + choices, t->submit->data + t->x_offset, x_bytes);
@@ -98,6 +105,8 @@ static bool make_replay(struct smoe_uplink_ticket *t)
 static uint64_t credit_bytes(const struct smoe_uplink *u, const struct smoe_uplink_ticket *t)
 {
     uint32_t experts = u->layers[t->layer].shape.experts;
+    if (t->has_results)
+        return replay_choices(t) + t->tokens * smoe_ticket_row_bytes(t);
     return t->submit->bytes +
            (t->router_version ? smoe_frozen_credit_bytes(t->tokens, experts) : 0);
 }
@@ -109,7 +118,7 @@ static bool send_submit(struct smoe_uplink *u, struct smoe_uplink_ticket *t)
     if ((!routed && !smoe_routers_ready(u, t)) || (routed && !make_replay(t)))
         return false;
     struct smoe_blob *raw = routed ? t->replay : t->submit;
-    uint64_t bytes = routed ? raw->bytes : credit_bytes(u, t);
+    uint64_t bytes = credit_bytes(u, t);
     if (u->sent.bytes_total + bytes > u->granted.bytes_total ||
         u->sent.visits_total + smoe_ticket_visits(t) > u->granted.visits_total)
         return false;

@@ -6,8 +6,8 @@
  *       ^___________________________|_______________|  disconnected: everything uncommitted starts over
  *
  * After every event `pump` sends what may be sent, in this order: layer declarations; when all layers
- * are ready, routers to be frozen; batches (as credit allows, those that a frozen router scores when it is in
- * force) and gradients; then the pending step, when all gradients it
+ * are ready, a Restore that the gateway may not have heard of, and routers to be frozen; batches (as credit allows,
+ * those that a frozen router scores when it is in force) and gradients; then the pending step, when all gradients it
  * commits are out; then expert-state requests. So whatever was lost, the same few rules bring the
  * gateway up to date.
  */
@@ -105,6 +105,7 @@ void smoe_uplink_disconnected(struct smoe_uplink *u)
         if (u->layers[l].state == SMOE_ULAYER_READY)
             u->layers[l].state = SMOE_ULAYER_WANTED;
     }
+    u->restore_sent = false;
     smoe_requests_start_over(u);
     smoe_routers_start_over(u);
     smoe_placements_start_over(u);
@@ -153,6 +154,7 @@ void smoe_uplink_pump(struct smoe_uplink *u)
     smoe_layers_pump(u);
     if (!smoe_layers_ready(u))
         return;
+    smoe_restore_pump(u);
     smoe_routers_pump(u);
     smoe_placements_pump(u);
     smoe_tickets_pump(u);
@@ -246,6 +248,7 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
     case SMOE_MSG_NEED_INPUTS:
         return smoe_ticket_inputs(u, &m->need_inputs);
     case SMOE_MSG_STEP_DONE:
+        smoe_uplink_restored(u);
         smoe_step_answered(u, &m->step_done);
         return 0;
     case SMOE_MSG_CREDIT:
@@ -262,6 +265,7 @@ static int deliver(void *context, const struct smoe_message *m, struct smoe_blob
             smoe_request_answered(u, m->expert_state.request, blob);
         return 0;
     case SMOE_MSG_EXPERT_STORED:
+        smoe_uplink_restored(u);
         smoe_request_answered(u, m->expert_stored.request, NULL);
         return 0;
     case SMOE_MSG_ROUTER_STATE:

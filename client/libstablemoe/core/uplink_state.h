@@ -26,8 +26,10 @@ struct smoe_uplink {
     uint64_t steps; /* committed */
     struct smoe_step_state step;
     struct smoe_uplink_request requests[SMOE_REQUESTS_MAX];
-    bool restoring;
-    bool speechless; /* there was no memory for something that had to be said */
+    bool
+        restoring; /* a Restore was asked for, and no answer proves that the gateway has heard of it */
+    bool restore_sent; /* on this connection */
+    bool speechless;   /* there was no memory for something that had to be said */
     int failed;
     struct smoe_why failure;
     int spoilt; /* a batch of the next step was lost after its ticket was released, */
@@ -41,6 +43,12 @@ struct smoe_uplink {
 void smoe_uplink_pump(struct smoe_uplink *uplink);
 int smoe_uplink_send(struct smoe_uplink *uplink, const struct smoe_message *message,
                      const struct smoe_segment *segments, size_t n_segments);
+
+/* An answer to something that was sent behind the Restore: it has been heard. */
+static inline void smoe_uplink_restored(struct smoe_uplink *u)
+{
+    u->restoring = u->restoring && !u->restore_sent;
+}
 
 /* ---- tickets.c (and submits.c) ---- */
 static inline size_t smoe_ticket_visits(const struct smoe_uplink_ticket *ticket)
@@ -74,6 +82,7 @@ void smoe_request_answered(struct smoe_uplink *uplink, uint64_t request, struct 
 bool smoe_request_failed(struct smoe_uplink *uplink, uint64_t request, int code,
                          const char *sentence);
 void smoe_step_pump(struct smoe_uplink *uplink);
+void smoe_restore_pump(struct smoe_uplink *uplink);
 /* A piece of a sharded expert's state has come. */
 void smoe_request_piece(struct smoe_uplink *uplink, const struct smoe_msg_expert_state *m,
                         const struct smoe_blob *blob);

@@ -787,6 +787,23 @@ Test(filling, of_a_state_that_a_restore_replaces_begins_anew, .fini = end)
     expect_standing("a:c");
 }
 
+/* It crossed a Need: to go back is meant whatever has become of the attempt meanwhile. */
+Test(filling, a_restore_of_an_older_attempt_counts, .fini = end)
+{
+    begin_with(2, 1);
+    uint64_t before = scene_attempt(&s, t);
+    train(1);
+    struct scene_submit o = {.batch = 9, .layer = layer, .tokens = 8, .top_k = 1};
+    cr_assert_eq(scene_submit(&s, t, &o).kind, SMOE_TAKE);
+    scene_close(&s, a);
+    cr_assert_gt(scene_attempt(&s, t), before);
+    struct smoe_message m = {.type = SMOE_MSG_RESTORE};
+    m.restore = (struct smoe_msg_restore){.step = 9, .attempt = before};
+    scene_say(&s, t, &m);
+    cr_assert_eq(smoe_core_layer(s.core, layer).step, 9);
+    cr_assert_str_eq(last(t, SMOE_MSG_NEED)->m.need.reason, "restored from a checkpoint");
+}
+
 Test(filling, of_a_state_that_its_trainer_replaces_does_not_count, .fini = end)
 {
     struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORE};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "client/libstablemoe/core/uplink.h"
+#include "tests/unit/io/alloc_fault.h"
 #include "tests/unit/mail/mail.h"
 
 enum { D = 3, EXPERTS = 4, TOKENS = 5, TOP_K = 2, VISITS = TOKENS * TOP_K };
@@ -474,6 +475,93 @@ Test(reconnect, sends_every_uncommitted_batch_again_with_the_experts_it_had)
         cr_assert_eq(t->state, SMOE_TICKET_COMMITTED);
         end();
     }
+}
+
+/* Whichever allocation fails when everything is sent again: either it goes out, or the connection is one to be closed,
+ * which brings another try. Nobody waits for what was never sent. */
+Test(reconnect, a_replay_that_finds_no_memory_ends_the_connection_or_is_sent)
+{
+    struct smoe_message need = {.type = SMOE_MSG_NEED};
+    bool failed = true;
+    for (uint64_t n = 1; failed; n++) {
+        begin();
+        struct smoe_uplink_ticket *t = submit(false);
+        give_results(t->batch, 0);
+        need.need.attempt = ++l.attempt;
+        far_end_say(&l.far, &need, NULL, 0);
+        smoe_alloc_fail_at(n);
+        (void)smoe_uplink_received(l.up, l.far.out, l.far.n_out, &l.why);
+        failed = smoe_alloc_failed();
+        bool sent = t->state == SMOE_TICKET_SENT;
+        cr_assert(sent || (failed && smoe_uplink_speechless(l.up)), "allocation %d", (int)n);
+        reconnect(0);
+        cr_assert_eq(t->state, SMOE_TICKET_SENT);
+        end();
+    }
+}
+
+/* What a replay costs is less than the batch did: its scores have become experts. */
+Test(reconnect, a_replay_that_a_smaller_window_covers_waits_for_it)
+{
+    enum { ROUTED = (VISITS * 2 + 7) / 8 * 8 + TOKENS * D * 4 };
+    begin();
+    struct smoe_uplink_ticket *one = submit(false), *two = submit(false);
+    give_results(one->batch, 0);
+    give_results(two->batch, 0);
+    smoe_uplink_disconnected(l.up);
+    far_end_close(&l.far);
+    far_end_open(&l.far, SMOE_BY_TRAINER);
+    smoe_uplink_connected(l.up);
+    read_all();
+    struct smoe_message m = {.type = SMOE_MSG_WELCOME};
+    m.welcome = (struct smoe_msg_welcome){.protocol = 1,
+                                          .epoch = 1,
+                                          .slot_us = 20000,
+                                          .tensor_bytes_max = 1 << 16,
+                                          .silence_ms_max = 1000,
+                                          .attempt = ++l.attempt,
+                                          .credit = {ROUTED, VISITS},
+                                          .iteration_bytes_max = 1 << 20,
+                                          .policy = "topk"};
+    cr_assert_lt((int)ROUTED, (int)SUBMIT_BYTES);
+    cr_assert_eq(say(&m, NULL, 0), 0, "%s", l.why.text);
+    layer_ready(0);
+    cr_assert_eq(one->state, SMOE_TICKET_SENT);
+    cr_assert_eq(two->state, SMOE_TICKET_QUEUED, "%s", two->why.text);
+    m = (struct smoe_message){.type = SMOE_MSG_CREDIT};
+    m.credit = (struct smoe_msg_credit){2 * ROUTED, 2 * VISITS};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(two->state, SMOE_TICKET_SENT);
+    end();
+}
+
+Test(reconnect, a_restore_is_said_again_until_something_behind_it_is_answered)
+{
+    float state[3 * 23] = {0}; /* weights and two moments, or fewer */
+    uint32_t request;
+    begin();
+    cr_assert_eq(smoe_uplink_restore(l.up, 5, &l.why), 0, "%s", l.why.text);
+    read_all();
+    cr_assert_eq(last(SMOE_MSG_RESTORE)->m.restore.step, 5);
+    cr_assert_eq(smoe_uplink_state(l.up, l.layer, 0, SMOE_STATE_WEIGHTS | SMOE_STATE_MOMENTS, state,
+                                   &request, &l.why),
+                 0);
+    reconnect(0); /* of all that the gateway has heard nothing */
+    cr_assert_eq(last(SMOE_MSG_LAYER_DECLARE)->m.layer_declare.step, 0);
+    cr_assert_eq(count(SMOE_MSG_RESTORE), 1);
+    cr_assert_eq(last(SMOE_MSG_RESTORE)->m.restore.step, 5);
+    cr_assert_eq(last(SMOE_MSG_RESTORE)->m.restore.attempt, l.attempt);
+    const struct letter *again = last(SMOE_MSG_EXPERT_STORE);
+    cr_assert_gt(again, last(SMOE_MSG_RESTORE), "behind it");
+    struct smoe_message m = {.type = SMOE_MSG_EXPERT_STORED};
+    m.expert_stored.request = again->m.expert_store.request;
+    cr_assert_eq(say(&m, NULL, 0), 0, "%s", l.why.text);
+    cr_assert(smoe_uplink_request(l.up, request)->done);
+    reconnect(5);
+    cr_assert_eq(last(SMOE_MSG_LAYER_DECLARE)->m.layer_declare.step, 5);
+    cr_assert_eq(count(SMOE_MSG_RESTORE), 0);
+    smoe_uplink_request_release(l.up, request);
+    end();
 }
 
 Test(reconnect, need_starts_over_without_a_new_connection, .init = begin, .fini = end)
