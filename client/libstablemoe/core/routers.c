@@ -190,7 +190,7 @@ void smoe_routers_answered(struct smoe_uplink *u, const struct smoe_msg_router_s
     }
 }
 
-/* What waits to be scored by it can wait for ever. */
+/* What waits to be scored by it can wait for ever. What was scored is replayed without it. */
 static void fail_freeze(struct smoe_uplink *u, uint32_t l, int code, const char *sentence)
 {
     struct smoe_uplink_router *r = &u->layers[l].router;
@@ -201,7 +201,7 @@ static void fail_freeze(struct smoe_uplink *u, uint32_t l, int code, const char 
     smoe_list_for_each_safe (it, &u->tickets) {
         struct smoe_uplink_ticket *t = smoe_container_of(it, struct smoe_uplink_ticket, link);
         if (t->layer == l && t->router_version == r->head.version &&
-            t->router_digest == r->head.digest && t->state == SMOE_TICKET_QUEUED)
+            t->router_digest == r->head.digest && t->state == SMOE_TICKET_QUEUED && !t->has_results)
             smoe_ticket_fail(t, code, sentence);
     }
 }

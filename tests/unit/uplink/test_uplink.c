@@ -1057,6 +1057,39 @@ Test(uplink, a_router_that_is_refused_takes_its_batches_with_it, .init = begin, 
     cr_assert_eq(count(SMOE_MSG_FREEZE), 2);
 }
 
+/* A replay needs no router. Were its batch lost the step would be made without it. */
+Test(uplink, a_router_that_is_refused_takes_no_batch_that_was_scored_by_it, .init = begin,
+     .fini = end)
+{
+    struct smoe_uplink_ticket *t[2];
+    freeze(1);
+    router_state(&last(SMOE_MSG_FREEZE)->m.freeze.router);
+    for (int i = 0; i < 2; i++) {
+        t[i] = submit_codes();
+        give_results(t[i]->batch, 0);
+        gradient(t[i]);
+    }
+    smoe_uplink_disconnected(l.up);
+    far_end_close(&l.far);
+    connect_line(1);
+    layer_ready(0);
+    cr_assert_eq(t[1]->state, SMOE_TICKET_QUEUED, "for credit");
+    cr_assert_eq(step(), 0);
+    struct smoe_message m = {.type = SMOE_MSG_ERROR};
+    m.error.code = SMOE_EEXIST;
+    m.error.request = last(SMOE_MSG_FREEZE)->m.freeze.request;
+    strcpy(m.error.message, "version 9 is in force");
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    cr_assert_eq(smoe_uplink_layer(l.up, l.layer)->router.state, SMOE_UROUTER_FAILED);
+    cr_assert_eq(t[1]->state, SMOE_TICKET_QUEUED, "%s", t[1]->why.text);
+    m = (struct smoe_message){.type = SMOE_MSG_CREDIT};
+    m.credit = (struct smoe_msg_credit){10 * SUBMIT_BYTES, 10 * VISITS};
+    cr_assert_eq(say(&m, NULL, 0), 0);
+    for (int i = 0; i < 2; i++)
+        give_results(t[i]->batch, 0);
+    cr_assert_eq(last(SMOE_MSG_STEP)->m.step.n_batches, 2);
+}
+
 /* Sixteen times, whoever else's raw parts are on their way. */
 Test(uplink, a_router_that_finds_no_room_is_given_again_and_its_batches_wait, .init = begin,
      .fini = end)
