@@ -41,7 +41,6 @@ static inline size_t smoe_real_bytes(const struct smoe_layer *layer)
     return layer->shape.dtype == SMOE_DTYPE_F64 ? 8 : 4;
 }
 
-/* Vectors of moments that its optimizer keeps. */
 /* The place of the request that was given this number, whatever is there now; NULL: nothing ever was. */
 static inline struct smoe_relay *smoe_relay_place(const struct smoe_core *c, uint64_t number)
 {
@@ -49,6 +48,7 @@ static inline struct smoe_relay *smoe_relay_place(const struct smoe_core *c, uin
     return i < c->relays_reached ? &c->relays[i] : NULL;
 }
 
+/* Vectors of moments that its optimizer keeps. */
 static inline uint64_t smoe_layer_moments(const struct smoe_layer *layer)
 {
     return layer->shape.optimizer == 2 ? 2 : 1;
