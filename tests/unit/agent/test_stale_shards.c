@@ -150,12 +150,14 @@ static void finish(uint64_t step)
     }
 }
 
-/* Step 1, and a parcel of step 2 that is half done when it is committed. */
+/* Step 1, and parcels of step 2: one is done when it is committed, one half done. */
 static void make_a_step(void)
 {
     both_forward(1, 1, false);
     both_backward(1);
     prepare(1);
+    both_forward(9, 2, false);
+    both_backward(9);
     both_forward(2, 2, false);
     finish(1);
 }
@@ -216,6 +218,20 @@ Test(stale_shards, a_slot_that_stays_has_both_versions_and_keeps_them_when_fille
     cr_assert(same(SMOE_MSG_OUTPUT), "the present ones");
     both_backward(2);
     cr_assert(same(SMOE_MSG_PARCEL_GRADIENT), "begun before the step");
+}
+
+Test(stale_shards, a_slot_that_is_in_force_again_has_no_weights_of_the_step_that_it_missed)
+{
+    make_a_step();
+    cr_assert_eq(host(&m, LEFT, 1, 1, false), 0);
+    both_backward(2);
+    prepare(2);
+    finish(2);
+    cr_assert_eq(host(&m, IN_FORCE, 2, 1, false), 0);
+    fill(&m, 0, 2, false);
+    both_forward(3, 3, false);
+    cr_assert(same(SMOE_MSG_OUTPUT));
+    cr_assert_eq(member_decide_of(&m, 4, ROWS, 3, true), SMOE_EUNKNOWN);
 }
 
 Test(stale_shards, weights_before_come_again_to_a_slot_that_never_had_them)
