@@ -184,9 +184,13 @@ static size_t fetched_bytes(struct smoe_agent *a, const struct smoe_msg_expert_f
 }
 
 /* Does it need what a task has, or is still to make? A gradient sum is not touched by making, and must be
- * there when the step goes on: a new copy takes part in it before Hosted. */
+ * there when the step goes on: a new copy takes part in it before Hosted. New weights of a slot come beside those that
+ * visits are computed by. */
 static bool must_wait(const struct smoe_held_expert *e, const struct smoe_message *m)
 {
+    if (m->type == SMOE_MSG_SHARD_PART && m->shard_part.kind == SMOE_SHARD_WEIGHTS &&
+        !m->shard_part.older)
+        return e->make_due;
     return e->make_due ? m->type != SMOE_MSG_STEP_GRADIENT : e->busy;
 }
 

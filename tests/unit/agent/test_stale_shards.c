@@ -253,6 +253,31 @@ Test(stale_shards, weights_before_come_again_to_a_slot_that_never_had_them)
     cr_assert_eq(member_decide_of(&m, 5, ROWS, 2, true), SMOE_EUNKNOWN, "it has lost them");
 }
 
+Test(stale_shards, new_weights_come_while_a_visit_is_computed_by_those_before)
+{
+    uint8_t raw[CREW_PARAMS * sizeof(smoe_real)];
+    make_a_step();
+    cr_assert_eq(host(&m, IN_FORCE, 1, 1, false), 0);
+    const struct letter *part = ask(
+        &m,
+        (struct smoe_msg_shard_ask){
+            .kind = SMOE_SHARD_WEIGHTS, .step = 1, .fill = ++numbers, .send = true, .keep = true});
+    struct smoe_message come = part->m;
+    cr_assert_eq(part->raw_bytes, sizeof raw);
+    memcpy(raw, part->raw, sizeof raw);
+    cr_assert_eq(member_decide_of(&m, 3, ROWS, 2, true), 0, "%s", m.why.text);
+    struct smoe_task *task = member_start(&m);
+    size_t taken = member_count(&m, SMOE_MSG_SHARD_TAKEN);
+    cr_assert_eq(member_say(&m, &come, raw, sizeof raw), 0, "%s", m.why.text);
+    cr_assert_eq(member_count(&m, SMOE_MSG_SHARD_TAKEN), taken + 1, "nobody waits for the task");
+    member_finish(&m, task);
+    cr_assert_eq(member_decide_of(&other, 3, ROWS, 2, true), 0, "%s", other.why.text);
+    member_run(&other);
+    cr_assert(same(SMOE_MSG_OUTPUT));
+    both_forward(4, 2, false);
+    cr_assert(same(SMOE_MSG_OUTPUT));
+}
+
 /* A shard and the slot of its expert are two, and either may have a task when both are needed. */
 Test(stale_shards, weights_before_wait_for_the_tasks_of_the_shard_and_of_the_slot)
 {
