@@ -94,7 +94,7 @@ int smoe_star_enter(const struct smoe_star *star, unsigned leaf, struct smoe_why
 
 void smoe_star_leave(const struct smoe_star *star)
 {
-    if (star->keeper > 0)
+    if (star->home > 0)
         (void)setns(star->home, CLONE_NEWNET);
 }
 
@@ -104,10 +104,12 @@ void smoe_star_release(struct smoe_star *s)
     if (s->keeper > 0) {
         (void)kill(s->keeper, SIGKILL);
         (void)smoe_child_wait(s->keeper);
-        for (unsigned i = 0; i < s->n; i++)
-            close(s->leaves[i]);
-        close(s->hub);
-        close(s->home);
     }
+    for (unsigned i = 0; i < s->n; i++)
+        close(s->leaves[i]);
+    if (s->hub > 0)
+        close(s->hub);
+    if (s->home > 0)
+        close(s->home);
     *s = (struct smoe_star){.home = -1, .hub = -1};
 }
