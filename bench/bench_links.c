@@ -43,6 +43,7 @@ struct side {
     double bytes;   /* that workers have from each other, of a step */
     double busiest; /* of these, over the link that has most of them, in one direction */
     struct smoe_sample step_ns, rate, worker_cpu, gateway_cpu; /* GB/s, s/GB */
+    struct smoe_sample faults;                                 /* of all workers, a step */
     double stepping_s, weights_s, iterations; /* as the gateway tells them, at the beginning */
 };
 
@@ -230,13 +231,22 @@ static uint64_t workers_cpu_ns(const struct side *s)
     return ns;
 }
 
+static uint64_t workers_faults(const struct side *s)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < s->site.fleet.n_workers; i++)
+        n += smoe_child_faults(s->site.fleet.workers[i]);
+    return n;
+}
+
 static int run_side(struct side *s, unsigned n, struct smoe_why *why)
 {
     uint64_t workers = workers_cpu_ns(s), gateway = smoe_child_cpu_ns(s->site.fleet.gateway);
-    uint64_t began = smoe_clock_monotonic_ns();
+    uint64_t faults = workers_faults(s), began = smoe_clock_monotonic_ns();
     int rc = steps(s, n, why);
     double each = (double)(smoe_clock_monotonic_ns() - began) / n;
     smoe_sample_add(&s->step_ns, each);
+    smoe_sample_add(&s->faults, (double)(workers_faults(s) - faults) / n);
     smoe_sample_add(&s->rate, s->bytes / each);
     smoe_sample_add(&s->worker_cpu, (double)(workers_cpu_ns(s) - workers) / n / s->bytes);
     smoe_sample_add(&s->gateway_cpu,
@@ -285,6 +295,7 @@ static void report_side(struct smoe_bench *bench, const struct mode *mode, int w
     smoe_report_value(r, "ms", 1e3 * (end->weights_s - s->weights_s) / iterations,
                       "links.%s.%s.step.weights", m, w);
     smoe_report_add(r, "s/GB", &s->worker_cpu, "links.%s.%s.workers_cpu", m, w);
+    smoe_report_add(r, "pages", &s->faults, "links.%s.%s.workers_faults", m, w);
     smoe_report_add(r, "s/GB", &s->gateway_cpu, "links.%s.%s.gateway_cpu", m, w);
     smoe_report_add(r, "x", &to_bare, "links.%s.%s.to_bare", m, w);
 }

@@ -117,6 +117,17 @@ uint64_t smoe_child_rss(pid_t pid)
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+uint64_t smoe_child_faults(pid_t pid)
+{
+    char path[64], text[512];
+    unsigned long long faults = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    const char *rest = smoe_read_text_file(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    if (!rest || sscanf(rest, ") %*c %*d %*d %*d %*d %*d %*u %llu", &faults) != 1)
+        return 0;
+    return faults;
+}
+
 /* ---- files ---- */
 
 bool smoe_read_text_file(const char *path, char *ret, size_t size)

@@ -32,6 +32,9 @@ void smoe_child_stop(pid_t pid);
 /* CPU time so far of all threads of a process, waited for or not. [ns] */
 uint64_t smoe_child_cpu_ns(pid_t pid);
 
+/* Pages so far that it touched and that no file had to be read for; 0 if it is gone. */
+uint64_t smoe_child_faults(pid_t pid);
+
 /* Resident memory; 0 if it is gone. [bytes] */
 uint64_t smoe_child_rss(pid_t pid);
 
