@@ -19,9 +19,9 @@ const char *smoe_strerror(int code);
 /* The symbol of one of our codes ("SMOE_EFIELD"), or NULL if it is not ours. */
 const char *smoe_error_name(int code);
 
-/* Writes the sentence; errno is as before. */
-__attribute__((format(printf, 2, 3))) void smoe_why_set(struct smoe_why *why, const char *format,
-                                                        ...);
+/* Writes the sentence; errno is as before. Cold: what ends in it lies away from the code that runs. */
+__attribute__((cold, format(printf, 2, 3))) void smoe_why_set(struct smoe_why *why,
+                                                              const char *format, ...);
 
 static inline int smoe_fail_code(int code, const struct smoe_why *why)
 {
@@ -33,7 +33,7 @@ static inline int smoe_fail_code(int code, const struct smoe_why *why)
 #define smoe_fail(why, code, ...) smoe_fail_code((code), (smoe_why_set((why), __VA_ARGS__), (why)))
 
 /* Puts `prefix: ` in front of the sentence and returns `code`. */
-__attribute__((format(printf, 3, 4))) int smoe_fail_at(struct smoe_why *why, int code,
-                                                       const char *prefix, ...);
+__attribute__((cold, format(printf, 3, 4))) int smoe_fail_at(struct smoe_why *why, int code,
+                                                             const char *prefix, ...);
 
 #endif

@@ -23,10 +23,10 @@ struct smoe_transfer {
     uint32_t from;
     uint32_t n_due; /* ShardTaken to come */
     uint64_t bytes;
+    uint64_t flows; /* bit i: it counts in the flow of ask.peers.peers[i], who has not taken it */
     struct smoe_msg_shard_ask ask; /* its number too */
     struct smoe_peer_list
-        direct;     /* of ask.peers, to whom it goes over links; whose has broken, out again */
-    uint64_t flows; /* bit i: it counts in the flow of ask.peers.peers[i], who has not taken it */
+        direct; /* of ask.peers, to whom it goes over links; whose has broken, out again */
 };
 
 enum smoe_exchange_kind {
