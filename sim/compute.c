@@ -47,7 +47,7 @@ static void residues(size_t n, const smoe_real *of, uint32_t *ret)
 void smoe_sim_exact_forward(size_t d, size_t n_params, const smoe_real *w, size_t n,
                             const smoe_real *x, smoe_real *ret_y)
 {
-    uint32_t *ws = smoe_sim_alloc(n_params + n * d, sizeof *ws), *xs = ws + n_params;
+    uint32_t *ws = smoe_sim_room((n_params + n * d) * sizeof *ws), *xs = ws + n_params;
     residues(n_params, w, ws);
     residues(n * d, x, xs);
     for (size_t i = 0; i < d; i++) {
@@ -102,7 +102,7 @@ void smoe_sim_exact_backward(size_t d, size_t n_params, const smoe_real *w, size
                              smoe_real *ret_dx)
 {
     uint64_t *sums = smoe_sim_alloc(n_params, sizeof *sums);
-    uint32_t *ws = smoe_sim_alloc(n_params + 2 * n * d, sizeof *ws);
+    uint32_t *ws = smoe_sim_room((n_params + 2 * n * d) * sizeof *ws);
     uint32_t *xs = ws + n_params, *dys = xs + n * d;
     residues(n_params, w, ws);
     residues(n * d, x, xs);

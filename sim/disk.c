@@ -38,7 +38,7 @@ void smoe_sim_disk_release(struct smoe_sim_disk *disk)
 void smoe_sim_disk_append(struct smoe_sim_disk *disk, const struct smoe_record *record,
                           uint64_t epoch)
 {
-    struct queued *q = smoe_sim_alloc(1, sizeof *q);
+    struct queued *q = smoe_sim_room(sizeof *q);
     q->epoch = epoch;
     smoe_assert(smoe_record_copy(record, &q->record) == 0);
     smoe_list_push_back(&disk->queue, &q->link);

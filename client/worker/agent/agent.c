@@ -340,7 +340,7 @@ static uint32_t free_lane(const struct smoe_agent *a)
 struct smoe_task *smoe_agent_next_task(struct smoe_agent *a, smoe_real *scratch)
 {
     uint32_t lane = free_lane(a);
-    if (lane == SMOE_LANES_MAX)
+    if (lane == SMOE_LANES_MAX || !smoe_agent_has_work(a))
         return NULL;
     struct smoe_task *task = &a->tasks[lane];
     memset(task, 0, sizeof *task);
