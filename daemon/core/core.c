@@ -186,7 +186,7 @@ static void on_trainer_message(struct smoe_core *c, uint32_t session, uint32_t i
         smoe_backward_inputs(c, index, &m->inputs);
         break;
     case SMOE_MSG_STEP:
-        smoe_step_begin(c, index, &m->step);
+        smoe_trainer_step(c, index, &m->step);
         break;
     case SMOE_MSG_DISCARD:
         smoe_batch_discard(c, index, &m->discard);

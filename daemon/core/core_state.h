@@ -457,7 +457,7 @@ void smoe_slot_advance(struct smoe_core *core);
 void smoe_slot_consider(struct smoe_core *core, uint32_t worker);
 
 /* ---- step.c ---- */
-void smoe_step_begin(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_step *m);
+void smoe_trainer_step(struct smoe_core *core, uint32_t trainer, const struct smoe_msg_step *m);
 /* A batch settled or vanished: the pending Step may go on. */
 void smoe_step_advance(struct smoe_core *core, uint32_t trainer);
 void smoe_step_norm(struct smoe_core *core, uint32_t worker, const struct smoe_msg_step_norm *m);

@@ -208,7 +208,7 @@ static int check_step(struct smoe_core *c, uint32_t trainer, const struct smoe_m
     return name_batches(c, trainer, m, why);
 }
 
-void smoe_step_begin(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_step *m)
+void smoe_trainer_step(struct smoe_core *c, uint32_t trainer, const struct smoe_msg_step *m)
 {
     struct smoe_trainer *t = &c->trainers[trainer];
     struct smoe_why why;
