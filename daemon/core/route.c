@@ -43,6 +43,25 @@ static void lay_out_auction(struct smoe_route_scratch *s, struct smoe_cutter *cu
     CUT(came, e);
 }
 
+/* What the solve in grains needs. */
+static void lay_out_grains(struct smoe_route_scratch *s, struct smoe_cutter *cutter)
+{
+    size_t visits = (size_t)s->tokens_max * SMOE_TOP_K_MAX;
+    size_t stride = smoe_route_stride(s->experts_max);
+    CUT(grain_cost, s->grain_cells);
+    CUT(grain_own, visits);
+    CUT(grain_bid, visits);
+    CUT(grain_row, s->experts_max * stride);
+    CUT(grain_price, stride);
+    CUT(grain_lift, stride);
+    CUT(grain_key, stride);
+    CUT(grain_open, stride);
+    CUT(grain_came, stride);
+    CUT(grain_none, stride);
+    CUT(grain_down, stride);
+    CUT(grain_up, stride);
+}
+
 static void lay_out(void *head, struct smoe_cutter *cutter)
 {
     struct smoe_route_scratch *s = head;
@@ -105,6 +124,7 @@ static void lay_out(void *head, struct smoe_cutter *cutter)
     CUT(queued, vertices);
     CUT(moved, visits);
     lay_out_auction(s, cutter);
+    lay_out_grains(s, cutter);
     CUT(dirty, e);
 }
 
@@ -118,6 +138,8 @@ int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t n
                                       .nodes_max =
                                           nodes_max > experts_max ? nodes_max : experts_max,
                                       .replicas_max = (size_t)experts_max * nodes_max};
+    size_t cells = (size_t)tokens_max * smoe_route_stride(experts_max);
+    head.grain_cells = cells < SMOE_ROUTE_GRAIN_CELLS ? cells : SMOE_ROUTE_GRAIN_CELLS;
     *ret = smoe_cut_block(&head, sizeof head, lay_out);
     return *ret ? 0 : SMOE_ENOMEMORY;
 }

@@ -55,7 +55,7 @@ struct smoe_route_answer {
 #define SMOE_ROUTE_NONE UINT16_MAX
 
 /* Scratch memory for solving instances up to the given size; sizes are fixed at init, one block.
- * 7 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
+ * 10 MiB for 8192 tokens, 256 experts, 256 nodes; of a larger one a small problem touches only a part.
  * It also remembers the node prices of the last exact solve of smoe_policy_route, which start the
  * next one: the answer's objective never depends on them, which of several optima it is may.
  * 0 or SMOE_ENOMEMORY. */

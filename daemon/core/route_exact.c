@@ -32,6 +32,8 @@ static void hand_out_prices(const struct smoe_route_run *run, double *prices)
 static bool near_enough(struct smoe_route_run *run, const struct smoe_route_options *options)
 {
     bool paired = smoe_route_paired(run);
+    if (paired && smoe_route_grains_pay(run) && smoe_route_grains(run, options))
+        return true; /* or not, by what was rounded: the proof will tell */
     if (paired && smoe_route_bids_pay(run)) {
         smoe_route_auction(run, options);
         return smoe_route_tide(run, true, run->scratch->dirty);
@@ -44,6 +46,13 @@ static bool near_enough(struct smoe_route_run *run, const struct smoe_route_opti
     }
     smoe_route_assign(run, run->scratch->dirty);
     return false;
+}
+
+/* The value of the answer as it is, and its proof. */
+static void prove(struct smoe_route_run *run)
+{
+    smoe_route_finish(run);
+    run->answer->bound = run->n_tokens > 0 ? smoe_route_bound(run) : run->answer->primal;
 }
 
 void smoe_route_exact(const struct smoe_route_problem *problem,
@@ -62,15 +71,19 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     if (run.n_tokens > 0) {
         run.enough = options->gap_max * KEPT;
         near = near_enough(&run, options);
+        if (!near && run.n_tokens > 0)
+            answer->exact = smoe_route_cancel(&run, scratch->dirty);
+    }
+    prove(&run);
+    if (near && answer->primal - answer->bound > options->gap_max) {
+        smoe_route_mark(&run, scratch->dirty);
+        answer->exact = smoe_route_cancel(&run, scratch->dirty);
+        prove(&run);
     }
     if (run.n_tokens > 0) {
-        if (!near)
-            answer->exact = smoe_route_cancel(&run, scratch->dirty);
         smoe_route_deal(&run);
         if (options->prices)
             hand_out_prices(&run, options->prices);
     }
-    smoe_route_finish(&run);
-    answer->bound = run.n_tokens > 0 ? smoe_route_bound(&run) : answer->primal;
     answer->exact |= run.n_tokens == 0;
 }

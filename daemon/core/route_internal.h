@@ -14,6 +14,8 @@
  *     route_auction.c tokens bid for places, where each expert stands on a node of its own
  *     route_tide.c    shortest paths from where there is too much to where there is too little, many at once
  *     route_tide_rows.c  the slacks that these are found by
+ *     route_grain.c   the auction and the tide after it in whole numbers, where a gap is allowed
+ *     route_grain_tide.c, route_grain_rows.c  the searches of that, and the loops over its rows
  *     route_arcs.c    rows of arcs and of scores, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
  *     route_cancel.c  finding negative cycles
@@ -29,12 +31,15 @@
 
 #include "common/base/rng.h"
 #include "daemon/core/route.h"
+#include "daemon/core/route_grain.h"
 
 #define SMOE_ROUTE_BUCKETS   64 /* half octaves of a demand curve, down from its widest margin */
 #define SMOE_ROUTE_NO_VISIT  UINT32_MAX
 #define SMOE_ROUTE_RUNGS     16 /* marginals remembered of a node, a power of two (route_level.c) */
 #define SMOE_ROUTE_NEAR_PART 3  /* one in so many tokens can be gathered (route_near.c) */
 #define SMOE_ROUTE_LEVELS    8  /* how often tokens are set aside (route_near.c) */
+#define SMOE_ROUTE_GRAIN_CELLS \
+    ((size_t)1 << 20) /* most costs that are kept in grains (route_grain.c) */
 
 struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
@@ -138,6 +143,21 @@ struct smoe_route_scratch {
         *far;      /* [E] distance so far, +inf: settled, or not reached; distance of the settled */
     int32_t *came; /* [E] from where */
 
+    /* The solve in grains (route_grain.c); S: experts up to a multiple of SMOE_GRAIN_STEP. */
+    size_t grain_cells;  /* room of the next */
+    int16_t *grain_cost; /* [N, S] of each token, at the prices it began with, FAR: it holds that */
+    int16_t *grain_own;  /* [N, K] of the expert that a visit holds */
+    int32_t *grain_bid;  /* [N, K] */
+    int16_t *grain_row;  /* [E, S] the least slack of each arc, but for labels */
+    float *grain_price;  /* [S] at first, less the least; +inf: not on offer */
+    int16_t *grain_lift; /* [S] by how much prices have risen since, FAR: not on offer */
+    int16_t *grain_key;  /* [S] distance so far, FAR: not reached */
+    int16_t *grain_open; /* [S] the same where a search has to go on from, otherwise FAR */
+    int16_t *grain_came; /* [S] from where */
+    int16_t *grain_none; /* [S] FAR */
+    int16_t *grain_down; /* [S] less the price of the last visit accepted, from its first price */
+    int32_t *grain_up;   /* [S] of one more */
+
     uint8_t *dirty; /* [E] experts whose rows may hold a negative cycle's arc */
 };
 
@@ -179,6 +199,12 @@ static inline double smoe_route_weight(const struct smoe_route_problem *problem,
 {
     return problem->score_weight *
            (double)problem->scores[(size_t)token * problem->n_experts + expert];
+}
+
+/* The length of a row of grains. */
+static inline size_t smoe_route_stride(uint32_t n_experts)
+{
+    return ((size_t)n_experts + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
 }
 
 /* Where each expert stands on one node: that one. */
@@ -274,6 +300,8 @@ double smoe_route_change_of(struct smoe_route_run *run, const struct smoe_route_
                             uint32_t token);
 /* The same of all tokens. `before`: the prices [E] that margins are of; a token placed otherwise has margin 0. */
 double smoe_route_reduced_change(struct smoe_route_run *run, const double *before);
+/* Marks the experts [E] of tokens without a margin that hold what is dearer than what they do not. */
+void smoe_route_mark(struct smoe_route_run *run, uint8_t *dirty);
 
 /* route_price.c */
 /* Prices of the last slot at this slot's level, or the water-fill's; `roughly`: of nearly the right level. */
@@ -315,6 +343,11 @@ void smoe_route_auction(struct smoe_route_run *run, const struct smoe_route_opti
 bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty);
 /* After sweeps: many nodes, not too many tokens. */
 bool smoe_route_tide_pays(const struct smoe_route_run *run);
+
+/* route_grain.c: in the place of the auction and the tide after it, in whole numbers, where experts and nodes are
+ * paired and a gap is allowed. False: it cannot be done so, and nothing has been. */
+bool smoe_route_grains_pay(const struct smoe_route_run *run);
+bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_options *options);
 
 /* route_cancel.c: from a feasible flow and prices towards an optimal flow and its prices (node_price).
  * `dirty` as from smoe_route_assign. False: out of work, or near enough; the flow is feasible all the same. */

@@ -301,3 +301,14 @@ double smoe_route_reduced_change(struct smoe_route_run *run, const double *befor
     }
     return change;
 }
+
+/* By rounding, mostly. */
+void smoe_route_mark(struct smoe_route_run *run, uint8_t *dirty)
+{
+    const struct smoe_route_arcs *arcs = smoe_route_arcs();
+    uint32_t top_k = run->problem->top_k;
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        if (!(run->scratch->margin[i] > 0) && smoe_route_change_of(run, arcs, i) < 0)
+            for (uint32_t k = 0; k < top_k; k++)
+                dirty[run->answer->expert[(size_t)i * top_k + k]] = 1;
+}

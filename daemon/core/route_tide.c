@@ -414,16 +414,6 @@ static void end(struct smoe_tide *t)
     memcpy(s->pass_price, s->expert_price, t->n_experts * sizeof *s->pass_price);
 }
 
-/* Marks the experts of tokens that hold what is dearer, by rounding, than what they do not. */
-static void mark(struct smoe_tide *t, uint8_t *dirty)
-{
-    struct smoe_route_run *run = t->run;
-    for (uint32_t i = 0; i < run->n_tokens; i++)
-        if (!(t->s->margin[i] > 0) && smoe_route_change_of(run, t->arcs, i) < 0)
-            for (uint32_t k = 0; k < t->top_k; k++)
-                dirty[run->answer->expert[(size_t)i * t->top_k + k]] = 1;
-}
-
 bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty)
 {
     struct smoe_tide t = {.run = run,
@@ -447,7 +437,7 @@ bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty)
     }
     end(&t);
     if (!(run->enough > 0))
-        mark(&t, dirty);
+        smoe_route_mark(run, dirty);
     else if (done)
         return true;
     if (!listed)

@@ -97,7 +97,7 @@ DOORS = {
     # (task.h), and the lanes are told their duty. Everything else belongs to one thread.
     "stdatomic.h": ["client/worker/agent/task.h", "client/worker/shell/lanes.c", "tests/*"],
     # Vector minima by name; everything else of the hot pass is the compilers' vector extension.
-    "immintrin.h": ["daemon/core/route_arcs.c", "daemon/core/route_pick_tile.c"],
+    "immintrin.h": ["daemon/core/route_arcs.c", "daemon/core/route_grain_rows.c", "daemon/core/route_pick_tile.c"],
     "zlib.h": ["proto/frame.c", "proto/trace_frame.c", "client/train/data/*", "tests/*"],
     # exp and log of libm differ between CPUs, and a trace must not: detmath has ours. sqrt, floor,
     # isfinite and the like are exact everywhere, so the mathematics may have them; the daemon's

@@ -268,6 +268,58 @@ Test(route, what_sweeps_over_many_nodes_leave_is_repaired_to_the_gap)
     smoe_route_scratch_free(scratch);
 }
 
+/* So few visits a node that costs are whole grains of the gap that is allowed. */
+static const struct instance_kind FEW[] = {
+    {.tokens_min = 200,
+     .tokens_max = 900,
+     .experts_min = 60,
+     .experts_max = 140,
+     .top_k_max = 2,
+     .one_to_one = true},
+    {.tokens_min = 100,
+     .tokens_max = 700,
+     .experts_min = 33,
+     .experts_max = 140,
+     .top_k_max = 8,
+     .one_to_one = true},
+    {.tokens_min = 200,
+     .tokens_max = 900,
+     .experts_min = 60,
+     .experts_max = 140,
+     .top_k_max = 3,
+     .one_to_one = true,
+     .alike = true},
+};
+enum { N_FEW = sizeof FEW / sizeof *FEW };
+
+/* Rounded to grains, answers must be worth what exact ones are, to the gap; and where rounding or a number that does
+ * not fit is in the way, too. */
+Test(route, with_few_visits_a_node_the_gap_is_kept_whatever_is_rounded)
+{
+    static const double gaps[] = {1e-6, 1e-5, 1e-4, 1e-8, 1e-3};
+    struct smoe_route_scratch *scratch = scratch_for(900, NODES_MOST, NODES_MOST);
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 44, 0);
+    for (int round = 0; round < 90; round++) {
+        struct instance it;
+        instance_draw(&it, &FEW[round % N_FEW], &rng);
+        smoe_route_exact(&it.problem, NULL, scratch, &it.answer);
+        double best = it.answer.primal, slack = 1e-9 * instance_scale(&it) + 1e-12 * fabs(best);
+        struct smoe_route_options options = {.gap_max = gaps[round % 5] * instance_scale(&it)};
+        smoe_route_exact(&it.problem, &options, scratch, &it.answer);
+        instance_check(&it, "in grains");
+        cr_assert_geq(it.answer.primal, best - slack, "round %d", round);
+        cr_assert_leq(it.answer.primal, best + options.gap_max + slack, "round %d", round);
+        cr_assert_leq(it.answer.bound, best + slack, "round %d", round);
+        cr_assert_leq(it.answer.primal - it.answer.bound, options.gap_max + slack, "round %d",
+                      round);
+        instance_release(&it);
+    }
+    for (int round = 0; round < 30; round++)
+        check_slots(&FEW[round % N_FEW], scratch, &rng, gaps[round % 5]);
+    smoe_route_scratch_free(scratch);
+}
+
 Test(route, out_of_work_after_sweeps_over_many_nodes_the_answer_is_feasible)
 {
     struct smoe_route_scratch *scratch = scratch_for(4096, NODES_MOST, NODES_MOST);

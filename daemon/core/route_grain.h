@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Costs in whole grains, 16 bits each, and the loops over rows of them: kernels for every vector width. Nothing is
+ * rounded but once, when a row is made, so all give the same bits.
+ *
+ *     row      one number for each expert, [stride]: as many as there are experts, up to a multiple of SMOE_GRAIN_STEP,
+ *              and SMOE_GRAIN_FAR behind the last
+ *     far      more than can be told, or never
+ */
+#ifndef SMOE_CORE_ROUTE_GRAIN_H
+#define SMOE_CORE_ROUTE_GRAIN_H
+
+#include <stdint.h>
+
+#define SMOE_GRAIN_STEP  32
+#define SMOE_GRAIN_FAR   INT16_MAX
+#define SMOE_GRAIN_GROUP 8
+#define SMOE_GRAIN_WAVE  60
+
+/* How a row of scores becomes one of costs. */
+struct smoe_grain_scale {
+    const float *prices; /* [stride] +inf: not on offer, or behind the last */
+    float weight;
+    float per_cost; /* grains of a cost of 1 */
+};
+
+/* The cheapest of a row, of equals the lowest, and what the next costs. */
+struct smoe_grain_two {
+    uint32_t expert;
+    int32_t least, second;
+};
+
+/* Vertices that a search has reached. All [stride]. */
+struct smoe_grain_front {
+    uint32_t stride;
+    const int16_t *lift; /* by how much labels have risen, >= 0; FAR: not on offer */
+    int16_t *key;        /* distances; FAR: not reached */
+    int16_t *open;       /* the same of those that paths are still to go on from, FAR: not so */
+    int16_t *came;       /* from where */
+};
+
+/* Vertices that a search goes on from together; up to a multiple of four the rows behind them are read as well. */
+struct smoe_grain_wave {
+    uint32_t count;
+    uint16_t from[SMOE_GRAIN_WAVE + 4];
+    int16_t base[SMOE_GRAIN_WAVE + 4];
+    const int16_t *row[SMOE_GRAIN_WAVE + 4];
+};
+
+/* Some visits of one expert. */
+struct smoe_grain_group {
+    uint32_t count;
+    const int16_t *costs[SMOE_GRAIN_GROUP]; /* of each token */
+    int16_t held[SMOE_GRAIN_GROUP];         /* what each pays now, >= 0 */
+};
+
+/* One width. Sums that do not fit stay at the limit. */
+struct smoe_grain_kernel {
+    /* ret[f] becomes prices[f] - weight * scores[f] - least, in grains; 0 where that is below. scores [n], ret
+     * [stride]. */
+    void (*costs)(const struct smoe_grain_scale *scale, const float *scores, uint32_t n,
+                  float least, int16_t *ret);
+
+    /* The two least of row + lift, which are >= 0. */
+    struct smoe_grain_two (*two)(const int16_t *row, const int16_t *lift, uint32_t stride);
+
+    /* row[f] becomes the least of costs[f] - held of the group, and of what it was if `more`. */
+    void (*offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group, int more);
+
+    /* Takes the open vertices no farther than this out of those, rising, in whole steps as long as there is room for
+     * SMOE_GRAIN_WAVE. Returns how many. */
+    uint32_t (*take)(const struct smoe_grain_front *front, int32_t within, uint16_t *ret_from);
+
+    /* Whoever is nearer by way of the wave, at row + base + lift, comes from there, of equals from the first, and is
+     * open. Returns the distance of the nearest that is open. */
+    int32_t (*spread)(const struct smoe_grain_front *front, const struct smoe_grain_wave *wave);
+
+    /* lift[f] rises by way - far[f], where that is more than 0. */
+    void (*raise)(int16_t *lift, const int16_t *far, uint32_t stride, int16_t way);
+};
+
+/* How many widths this machine runs, from the narrowest; one of them; the widest. */
+uint32_t smoe_grain_widths(void);
+const struct smoe_grain_kernel *smoe_grain_kernel_by(uint32_t width);
+const struct smoe_grain_kernel *smoe_grain_kernel(void);
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The kernels of whole grains. 16 bits for each expert: a row of 256 is eight vectors of AVX-512.
+ */
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "common/base/assert.h"
+#include "daemon/core/route_grain.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define UNROLL _Pragma("GCC unroll 4")
+#define INLINE static inline __attribute__((always_inline))
+
+typedef int16_t eight __attribute__((vector_size(16)));
+typedef float four __attribute__((vector_size(16)));
+
+/* What every width comes down to: of each lane the two least, and the expert of the least. */
+struct lanes {
+    eight least, second, at;
+};
+
+INLINE eight choose(eight a, eight b, eight first)
+{
+    return (a & first) | (b & ~first);
+}
+
+#if defined(__x86_64__)
+#define LESS_8(a, b)  ((eight)_mm_min_epi16((__m128i)(a), (__m128i)(b)))
+#define MORE_8(a, b)  ((eight)_mm_max_epi16((__m128i)(a), (__m128i)(b)))
+#define PLUS_8(a, b)  ((eight)_mm_adds_epi16((__m128i)(a), (__m128i)(b)))
+#define MINUS_8(a, b) ((eight)_mm_subs_epi16((__m128i)(a), (__m128i)(b)))
+#define LESS_4(a, b)  _mm_min_ps(a, b)
+#else /* the mask of a comparison chooses; compilers make one or two instructions of it */
+#define LESS_8(a, b)  choose(a, b, (a) < (b))
+#define MORE_8(a, b)  choose(a, b, (a) > (b))
+#define PLUS_8(a, b)  plus(a, b)
+#define MINUS_8(a, b) minus(a, b)
+#define LESS_4(a, b)  choose_floats(a, b, (a) < (b))
+typedef uint16_t eight_unsigned __attribute__((vector_size(16)));
+typedef int32_t four_ints __attribute__((vector_size(16)));
+INLINE four choose_floats(four a, four b, four_ints first)
+{
+    return (four)(((four_ints)a & first) | ((four_ints)b & ~first));
+}
+/* A sum of two of one sign has that sign too, or it is over the limit. */
+INLINE eight plus(eight a, eight b)
+{
+    eight sum = (eight)((eight_unsigned)a + (eight_unsigned)b), over = ((a ^ sum) & (b ^ sum)) < 0;
+    return choose((a >> 15) ^ INT16_MAX, sum, over);
+}
+INLINE eight minus(eight a, eight b)
+{
+    eight rest = (eight)((eight_unsigned)a - (eight_unsigned)b), over = ((a ^ b) & (a ^ rest)) < 0;
+    return choose((a >> 15) ^ INT16_MAX, rest, over);
+}
+#endif
+
+INLINE struct lanes fold(struct lanes a, struct lanes b)
+{
+    eight first = (a.least < b.least) | ((a.least == b.least) & (a.at < b.at));
+    eight more = choose(b.least, a.least, first);
+    return (struct lanes){.least = LESS_8(a.least, b.least),
+                          .second = LESS_8(LESS_8(a.second, b.second), more),
+                          .at = choose(a.at, b.at, first)};
+}
+
+static struct smoe_grain_two least_of(const struct lanes *e)
+{
+    struct smoe_grain_two two = {(uint32_t)e->at[0], e->least[0], e->second[0]};
+    for (int l = 1; l < 8; l++) {
+        int32_t least = e->least[l], second = e->second[l];
+        bool first = least < two.least || (least == two.least && (uint32_t)e->at[l] < two.expert);
+        int32_t more = first ? two.least : least;
+        two.second = second < two.second ? second : two.second;
+        two.second = more < two.second ? more : two.second;
+        if (first) {
+            two.least = least;
+            two.expert = (uint32_t)e->at[l];
+        }
+    }
+    return two;
+}
+
+typedef int32_t four_whole __attribute__((vector_size(16)));
+
+INLINE eight narrow_8(four_whole a, four_whole b)
+{
+#if defined(__x86_64__)
+    return (eight)_mm_packs_epi32((__m128i)a, (__m128i)b);
+#else
+    eight all;
+    for (int l = 0; l < 4; l++) {
+        all[l] = (int16_t)a[l];
+        all[l + 4] = (int16_t)b[l];
+    }
+    return all;
+#endif
+}
+
+INLINE int16_t least_of_8(eight a)
+{
+    int16_t least = a[0];
+    for (int l = 1; l < 8; l++)
+        least = a[l] < least ? a[l] : least;
+    return least;
+}
+
+INLINE uint32_t mask_of(eight a)
+{
+#if defined(__x86_64__)
+    return (uint32_t)_mm_movemask_epi8(_mm_packs_epi16((__m128i)a, _mm_setzero_si128()));
+#else
+    uint32_t bits = 0;
+    for (int l = 0; l < 8; l++)
+        bits |= (uint32_t)(a[l] != 0) << l;
+    return bits;
+#endif
+}
+
+#define TILE(x) x##_portable
+#define TARGET
+#define LANES             8
+#define LESS(a, b)        LESS_8(a, b)
+#define MORE(a, b)        MORE_8(a, b)
+#define PLUS(a, b)        PLUS_8(a, b)
+#define MINUS(a, b)       MINUS_8(a, b)
+#define LESS_FLOATS(a, b) LESS_4(a, b)
+#define NARROW(a, b)      narrow_8(a, b)
+#define LEAST(a)          least_of_8(a)
+#define LEAST_OF(e)       least_of(e)
+#define MASK(a)           mask_of(a)
+#include "daemon/core/route_grain_tile.h"
+
+#if defined(__x86_64__)
+/* The least lane and its number by one instruction; of equals it would take the lowest lane, not the lowest expert. */
+__attribute__((target("avx2"))) static inline struct smoe_grain_two least_of_fast(
+    const struct lanes *e)
+{
+    __m128i least = (__m128i)e->least, found = _mm_minpos_epu16(least);
+    __m128i own = _mm_cmpeq_epi16(least, _mm_broadcastw_epi16(found));
+    uint32_t bits = (uint32_t)_mm_movemask_epi8(own);
+    if (bits & (bits - 1) & ~(2 * (bits & -bits))) /* more than the two bits of one lane */
+        return least_of(e);
+    __m128i second = _mm_minpos_epu16(_mm_blendv_epi8(least, (__m128i)e->second, own));
+    return (struct smoe_grain_two){.expert = (uint16_t)e->at[__builtin_ctz(bits) / 2],
+                                   .least = (int16_t)_mm_cvtsi128_si32(found),
+                                   .second = (int16_t)_mm_cvtsi128_si32(second)};
+}
+__attribute__((target("avx2"))) static inline uint32_t mask_avx2(__m256i a)
+{
+    return (uint32_t)_mm_movemask_epi8(
+        _mm_packs_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
+__attribute__((target("avx2"))) static inline __m256i narrow_avx2(__m256i a, __m256i b)
+{
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); /* it packs halves */
+}
+__attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(__m512i a,
+                                                                                __m512i b)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
+                              _mm512_cvtepi32_epi16(b), 1);
+}
+
+#define TILE(x)           x##_avx2
+#define TARGET            __attribute__((target("avx2")))
+#define LANES             16
+#define MASK(a)           mask_avx2((__m256i)(a))
+#define LESS(a, b)        ((grains_avx2)_mm256_min_epi16((__m256i)(a), (__m256i)(b)))
+#define MORE(a, b)        ((grains_avx2)_mm256_max_epi16((__m256i)(a), (__m256i)(b)))
+#define PLUS(a, b)        ((grains_avx2)_mm256_adds_epi16((__m256i)(a), (__m256i)(b)))
+#define MINUS(a, b)       ((grains_avx2)_mm256_subs_epi16((__m256i)(a), (__m256i)(b)))
+#define LESS_FLOATS(a, b) _mm256_min_ps(a, b)
+#define NARROW(a, b)      ((grains_avx2)narrow_avx2((__m256i)(a), (__m256i)(b)))
+#define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
+#define LEAST_OF(e)       least_of_fast(e)
+#include "daemon/core/route_grain_tile.h"
+
+#define TILE(x)           x##_avx512
+#define TARGET            __attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl")))
+#define LANES             32
+#define MASK(a)           _mm512_movepi16_mask((__m512i)(a))
+#define LESS(a, b)        ((grains_avx512)_mm512_min_epi16((__m512i)(a), (__m512i)(b)))
+#define MORE(a, b)        ((grains_avx512)_mm512_max_epi16((__m512i)(a), (__m512i)(b)))
+#define PLUS(a, b)        ((grains_avx512)_mm512_adds_epi16((__m512i)(a), (__m512i)(b)))
+#define MINUS(a, b)       ((grains_avx512)_mm512_subs_epi16((__m512i)(a), (__m512i)(b)))
+#define LESS_FLOATS(a, b) _mm512_min_ps(a, b)
+#define NARROW(a, b)      ((grains_avx512)narrow_avx512((__m512i)(a), (__m512i)(b)))
+#define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
+#define LEAST_OF(e)       least_of_fast(e)
+#include "daemon/core/route_grain_tile.h"
+#endif
+
+#define KERNELS(x)                                                      \
+    {                                                                   \
+        costs_##x, two_##x, offers_##x, take_##x, spread_##x, raise_##x \
+    }
+
+static const struct smoe_grain_kernel WIDTHS[] = {
+    KERNELS(portable),
+#if defined(__x86_64__)
+    KERNELS(avx2),
+    KERNELS(avx512),
+#endif
+};
+
+uint32_t smoe_grain_widths(void)
+{
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2"))
+        return 1;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+               ? 3
+               : 2;
+#else
+    return 1;
+#endif
+}
+
+const struct smoe_grain_kernel *smoe_grain_kernel_by(uint32_t width)
+{
+    smoe_assert(width < smoe_grain_widths());
+    return &WIDTHS[width];
+}
+
+const struct smoe_grain_kernel *smoe_grain_kernel(void)
+{
+    return &WIDTHS[smoe_grain_widths() - 1];
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the solve in grains share: route_grain.c, which says what it is, and route_grain_tide.c.
+ */
+#ifndef SMOE_CORE_ROUTE_GRAIN_SOLVE_H
+#define SMOE_CORE_ROUTE_GRAIN_SOLVE_H
+
+#include "daemon/core/route_grain.h"
+#include "daemon/core/route_internal.h"
+
+/* Bounds by which no sum of a cost that is far and of what is not can look as if it were near. */
+enum {
+    SMOE_GRAIN_LIFT_MAX = 20000, /* of a label */
+    SMOE_GRAIN_WAY_MAX = 12000,  /* of a search */
+};
+
+struct smoe_grain_solve {
+    struct smoe_route_run *run;
+    struct smoe_route_scratch *s;
+    const struct smoe_grain_kernel *kernel;
+    uint32_t n_experts, stride, top_k;
+    uint64_t part;          /* 1 / K, in 2^-32, and no less */
+    double grain, per_cost; /* cost of a grain; grains of a cost of 1 */
+    bool failed;            /* a number does not fit */
+
+    int32_t sink_lift;   /* prices are at their first where labels have risen by so much */
+    int32_t risen;       /* no label has risen by more */
+    int64_t sink_excess; /* accepted more than there are visits */
+    uint32_t n_targets;  /* deficits met by the last search, in s->touched */
+    int32_t width;       /* of a wave */
+    int32_t sink_key;
+    uint32_t sink_came;
+    bool sink_open;
+
+    int32_t least_raise;
+    uint64_t bids_left;
+    uint32_t n_waiting, n_given_up; /* visits in s->moved, in s->given_up */
+};
+
+/* The token of a visit: a division by K. */
+static inline uint32_t smoe_grain_token(const struct smoe_grain_solve *g, uint32_t visit)
+{
+    return (uint32_t)(visit * g->part >> 32);
+}
+
+static inline int16_t *smoe_grain_costs(const struct smoe_grain_solve *g, uint32_t token)
+{
+    return g->s->grain_cost + (size_t)token * g->stride;
+}
+
+/* What one more visit after n costs the node of an expert, from the first price, in grains. */
+static inline int32_t smoe_grain_marginal(const struct smoe_grain_solve *g, uint32_t e, uint32_t n)
+{
+    static const double MOST = 1 << 20;
+    uint32_t node = smoe_route_node_of(g->run, e);
+    double grains = (smoe_route_marginal_at(g->run, node, n) - g->s->expert_price[e]) * g->per_cost;
+    return (int32_t)(grains > MOST ? MOST : grains < -MOST ? -MOST : grains);
+}
+
+/* The visit takes a place: notes what it pays there. */
+void smoe_grain_take(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert);
+/* It leaves its place. */
+void smoe_grain_leave(struct smoe_grain_solve *g, uint32_t visit);
+
+/* route_grain_tide.c: from tokens that hold their K cheapest to what nodes agree with. False: it does not fit. */
+bool smoe_grain_tide(struct smoe_grain_solve *g, double mean);
+
+#endif
