@@ -1,49 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench/star.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "bench/child.h"
-
-/* As veth.c: the burst is of a few segments as the kernel makes them. */
-#define LIMIT "root tbf rate %s burst 256kb latency 20ms"
-
-static int namespace_now(void)
-{
-    return open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-}
-
-static int run(const char *script)
-{
-    const char *const argv[] = {"/bin/sh", "-c", script, NULL};
-    struct smoe_why why;
-    pid_t pid;
-    int rc = smoe_child_start(argv, "/dev/null", &pid, &why);
-    return rc ? rc : smoe_child_wait(pid) ? SMOE_EUNKNOWN : 0;
-}
-
-static pid_t start_keeper(void)
-{
-    pid_t pid = fork();
-    if (pid)
-        return pid;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (;;)
-        pause();
-}
+#include "bench/netns.h"
 
 static int make_hub(struct smoe_star *s)
 {
     if (unshare(CLONE_NEWNET))
         return SMOE_EUNKNOWN;
-    s->hub = namespace_now();
-    s->keeper = start_keeper();
-    return run("ip link add switch type bridge && ip link set switch up");
+    s->hub = smoe_netns_now();
+    s->keeper = smoe_netns_keep();
+    return smoe_netns_run("ip link add switch type bridge && ip link set switch up");
 }
 
 /* A computer, and its place at the switch. */
@@ -53,23 +25,25 @@ static int add_leaf(struct smoe_star *s, const char *rate)
     unsigned i = s->n;
     if (unshare(CLONE_NEWNET))
         return SMOE_EUNKNOWN;
-    s->leaves[s->n++] = namespace_now();
+    s->leaves[s->n++] = smoe_netns_now();
     snprintf(script, sizeof script,
              "ip link set lo up &&"
              " ip link add eth0 type veth peer name port%u netns %d &&"
              " ip address add 10.98.0.%u/24 dev eth0 && ip link set eth0 up &&"
-             " tc qdisc add dev eth0 " LIMIT,
+             " tc qdisc add dev eth0 " SMOE_NETNS_LIMIT("%s"),
              i, (int)s->keeper, i + 1, rate);
-    if (run(script) || setns(s->hub, CLONE_NEWNET))
+    if (smoe_netns_run(script) || setns(s->hub, CLONE_NEWNET))
         return SMOE_EUNKNOWN;
-    snprintf(script, sizeof script,
-             "ip link set port%u master switch up && tc qdisc add dev port%u " LIMIT, i, i, rate);
-    return run(script);
+    snprintf(
+        script, sizeof script,
+        "ip link set port%u master switch up && tc qdisc add dev port%u " SMOE_NETNS_LIMIT("%s"), i,
+        i, rate);
+    return smoe_netns_run(script);
 }
 
 int smoe_star_make(unsigned n, const char *rate, struct smoe_star *ret, struct smoe_why *why)
 {
-    *ret = (struct smoe_star){.home = namespace_now(), .hub = -1};
+    *ret = (struct smoe_star){.home = smoe_netns_now(), .hub = -1};
     int rc = make_hub(ret);
     for (unsigned i = 0; i < n && !rc; i++)
         rc = add_leaf(ret, rate);

@@ -5,41 +5,13 @@
  */
 #include "bench/veth.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "bench/child.h"
-
-/* The burst is of a few segments as the kernel makes them, else tbf takes each apart. */
-#define LIMIT "root tbf rate 1gbit burst 256kb latency 20ms"
-
-static int namespace_now(void)
-{
-    return open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-}
-
-static int run(const char *script)
-{
-    const char *const argv[] = {"/bin/sh", "-c", script, NULL};
-    struct smoe_why why;
-    pid_t pid;
-    int rc = smoe_child_start(argv, "/dev/null", &pid, &why);
-    return rc ? rc : smoe_child_wait(pid) ? SMOE_EUNKNOWN : 0;
-}
-
-static pid_t start_keeper(void)
-{
-    pid_t pid = fork();
-    if (pid)
-        return pid;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (;;)
-        pause();
-}
+#include "bench/netns.h"
 
 static int connect_ends(struct smoe_veth *v, struct smoe_why *why)
 {
@@ -47,28 +19,28 @@ static int connect_ends(struct smoe_veth *v, struct smoe_why *why)
     snprintf(far_end, sizeof far_end,
              "ip link add far type veth peer name near netns %d &&"
              " ip address add 10.99.0.2/24 dev far && ip link set far up &&"
-             " tc qdisc add dev far " LIMIT,
+             " tc qdisc add dev far " SMOE_NETNS_LIMIT("1gbit"),
              (int)v->keeper);
-    if (run(far_end))
+    if (smoe_netns_run(far_end))
         return smoe_fail(why, SMOE_EUNKNOWN, "a veth with tbf cannot be made here");
     if (smoe_veth_enter(v->near) ||
-        run("ip address add 10.99.0.1/24 dev near && ip link set near up &&"
-            " tc qdisc add dev near " LIMIT))
+        smoe_netns_run("ip address add 10.99.0.1/24 dev near && ip link set near up &&"
+                       " tc qdisc add dev near " SMOE_NETNS_LIMIT("1gbit")))
         return smoe_fail(why, SMOE_EUNKNOWN, "a veth cannot be configured here");
     return 0;
 }
 
 int smoe_veth_make(struct smoe_veth *ret, struct smoe_why *why)
 {
-    struct smoe_veth v = {namespace_now(), -1, -1, 0};
+    struct smoe_veth v = {smoe_netns_now(), -1, -1, 0};
     int rc = unshare(CLONE_NEWNET);
     if (rc)
         rc = smoe_fail(why, SMOE_EUNKNOWN, "network namespaces need root");
     if (rc == 0) {
-        v.near = namespace_now();
-        v.keeper = start_keeper();
+        v.near = smoe_netns_now();
+        v.keeper = smoe_netns_keep();
         rc = unshare(CLONE_NEWNET);
-        v.far = namespace_now();
+        v.far = smoe_netns_now();
         rc = rc ? smoe_fail(why, SMOE_EUNKNOWN, "no second network namespace")
                 : connect_ends(&v, why);
     }

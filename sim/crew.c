@@ -5,6 +5,7 @@
 
 #include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"
+#include "sim/counted.h"
 #include "sim/story.h"
 #include "sim/world_state.h"
 
@@ -205,4 +206,21 @@ void smoe_crew_restart(struct smoe_world *w, const struct smoe_sim_trainer_optio
         smoe_world_run(w, smoe_world_now(w) + 1);
     }
     finish(w, &c);
+}
+
+void smoe_crew_count(struct smoe_world *w, const struct smoe_crew *c, uint32_t iterations)
+{
+    struct smoe_counted n = {0};
+    uint64_t bytes = 0;
+    uint32_t moved = 0;
+    for (uint32_t i = 0; i < iterations; i++) {
+        smoe_story_expect(w, smoe_counted_next(w, c->gateway, 60 * SEC, &n), "no iteration ended");
+        smoe_story_expect(w, n.error == 0, "bytes are off by %g", n.error);
+        smoe_story_expect(w, n.memory_error < 0.02, "memory is off by %g", n.memory_error);
+        smoe_story_expect(w, !i || smoe_counted_bytes(&n) == bytes, "an iteration sent %llu bytes",
+                          (unsigned long long)smoe_counted_bytes(&n));
+        bytes = smoe_counted_bytes(&n);
+        moved += n.moved;
+    }
+    smoe_story_expect(w, moved > 0 && bytes > 0, "no expert ever moved");
 }

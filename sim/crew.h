@@ -57,6 +57,9 @@ bool smoe_crew_all_twice(const struct smoe_world *world, const struct smoe_crew 
 void smoe_crew_run_until_twice(struct smoe_world *world, const struct smoe_crew *crew,
                                uint64_t until_ns);
 
+/* So many iterations of the layer: the bytes of each are those of MODEL.md (29), and the same whatever moves. */
+void smoe_crew_count(struct smoe_world *world, const struct smoe_crew *crew, uint32_t iterations);
+
 /* Stories: something befalls one worker after the other, in each of the first `phases` in turn and a little later in it
  * from round to round; it comes back after `away_ns`, if it is gone. */
 void smoe_crew_strike(struct smoe_world *world, const struct smoe_sim_trainer_options *trainer,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "daemon/core/route_arcs.h"
 #include "daemon/core/route_grain.h"
 
 #if defined(__x86_64__)
@@ -211,16 +212,7 @@ static const struct smoe_grain_kernel WIDTHS[] = {
 
 uint32_t smoe_grain_widths(void)
 {
-#if defined(__x86_64__)
-    if (!__builtin_cpu_supports("avx2"))
-        return 1;
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
-               ? 3
-               : 2;
-#else
-    return 1;
-#endif
+    return smoe_route_arcs_widths(); /* which need the same of a processor */
 }
 
 const struct smoe_grain_kernel *smoe_grain_kernel_by(uint32_t width)
