@@ -2,6 +2,7 @@
 #include "sim/crew.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "daemon/core/sharded.h"
 #include "daemon/gateway/gateway_state.h"
@@ -38,6 +39,15 @@ struct smoe_sim_trainer_options smoe_crew_trainer(uint32_t steps)
 }
 
 /* A gateway, four workers of unlike speed, and a trainer; the first `begun` workers are started, and all else. */
+void smoe_crew_round(struct smoe_sim_trainer_options *t)
+{
+    t->shape.wire = SMOE_WIRE_BF16;
+    t->shape.activation = SMOE_GELU;
+    t->shape.optimizer = SMOE_SGD;
+    t->optimizer =
+        (struct smoe_step_optimizer){.kind = SMOE_SGD, .learning_rate = 0.01, .momentum = 0.5};
+}
+
 struct smoe_crew smoe_crew_begin_linked(struct smoe_world *w, const struct smoe_place_rule *rule,
                                         const struct smoe_sim_trainer_options *trainer,
                                         uint32_t begun, bool links)
@@ -144,6 +154,13 @@ uint32_t smoe_crew_run_into(struct smoe_world *w, const struct smoe_crew *c, uin
 
 /* ---- stories ---- */
 
+bool smoe_crew_find(const struct smoe_world *w, const struct smoe_crew *c, uint32_t process,
+                    uint32_t *ret_worker)
+{
+    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
+    return smoe_fleet_find(smoe_core_fleet(core), smoe_world_name(w, process), ret_worker);
+}
+
 bool smoe_crew_all_twice(const struct smoe_world *w, const struct smoe_crew *c)
 {
     const struct smoe_shard_map *map = &smoe_crew_layer(w, c)->map;
@@ -223,4 +240,23 @@ void smoe_crew_count(struct smoe_world *w, const struct smoe_crew *c, uint32_t i
         moved += n.moved;
     }
     smoe_story_expect(w, moved > 0 && bytes > 0, "no expert ever moved");
+}
+
+void smoe_crew_lose_both(struct smoe_world *w, const struct smoe_crew *c, bool back)
+{
+    const struct smoe_shard_piece *p = &smoe_crew_layer(w, c)->map.pieces[0];
+    uint32_t holders[] = {p->owner, p->follower};
+    for (uint32_t i = 0; i < SMOE_CREW; i++) {
+        uint32_t worker;
+        bool known = smoe_crew_find(w, c, c->workers[i], &worker);
+        if (!known || (worker != holders[0] && worker != holders[1]))
+            continue;
+        smoe_world_act(w, SMOE_SIM_CRASH, c->workers[i]);
+        if (back)
+            smoe_world_plan(w, smoe_world_now(w) + 300 * MS, SMOE_SIM_START, c->workers[i]);
+    }
+    smoe_world_run_trainers(w, 600 * SEC);
+    smoe_story_expect_trainer(w, c->trainer, SMOE_ELOST);
+    const char *why = smoe_world_trainer(w, c->trainer).why.text;
+    smoe_story_expect(w, strstr(why, "checkpoint") != NULL, "the trainer was told: %s", why);
 }

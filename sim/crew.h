@@ -18,6 +18,9 @@ extern const struct smoe_place_rule smoe_crew_rule;
 
 /* AdamW, six small experts, popularity that moves them. */
 struct smoe_sim_trainer_options smoe_crew_trainer(uint32_t steps);
+/* bf16 on the wire. SGD: its steps are as large as the gradients, and so are the errors of its steps. GELU: no unit
+ * of it is switched on or off by a rounding. */
+void smoe_crew_round(struct smoe_sim_trainer_options *trainer);
 /* The first `begun` workers are started, and all else. */
 struct smoe_crew smoe_crew_begin_linked(struct smoe_world *world,
                                         const struct smoe_place_rule *rule,
@@ -52,6 +55,9 @@ struct smoe_sharded;
 /* What the gateway knows of the layer. */
 const struct smoe_sharded *smoe_crew_layer(const struct smoe_world *world,
                                            const struct smoe_crew *crew);
+/* Which worker of the gateway's fleet the process is; false: it knows none of that name. */
+bool smoe_crew_find(const struct smoe_world *world, const struct smoe_crew *crew, uint32_t process,
+                    uint32_t *ret_worker);
 /* Of all its state there are two copies. */
 bool smoe_crew_all_twice(const struct smoe_world *world, const struct smoe_crew *crew);
 void smoe_crew_run_until_twice(struct smoe_world *world, const struct smoe_crew *crew,
@@ -59,6 +65,9 @@ void smoe_crew_run_until_twice(struct smoe_world *world, const struct smoe_crew 
 
 /* So many iterations of the layer: the bytes of each are those of MODEL.md (29), and the same whatever moves. */
 void smoe_crew_count(struct smoe_world *world, const struct smoe_crew *crew, uint32_t iterations);
+
+/* Both holders of some state die, and come back without it or never: the trainer is told so, in words. */
+void smoe_crew_lose_both(struct smoe_world *world, const struct smoe_crew *crew, bool back);
 
 /* Stories: something befalls one worker after the other, in each of the first `phases` in turn and a little later in it
  * from round to round; it comes back after `away_ns`, if it is gone. */

@@ -99,16 +99,11 @@ void smoe_story_sharded_restart(struct smoe_world *w)
 
 /* Half of the bytes; owners and followers, and all slots of an expert, are equal to the bit (rest.c), whoever dies
  * while gradients or weights are on their way; and what is trained is what was to be, within what the rounding of
- * gradients does. SGD: its steps are as large as the gradients, and so are the errors of its steps. GELU: no unit of
- * it is switched on or off by a rounding. */
+ * gradients does. */
 void smoe_story_sharded_bf16(struct smoe_world *w)
 {
     struct smoe_sim_trainer_options t = smoe_crew_trainer(24);
-    t.shape.wire = SMOE_WIRE_BF16;
-    t.shape.activation = SMOE_GELU;
-    t.shape.optimizer = SMOE_SGD;
-    t.optimizer =
-        (struct smoe_step_optimizer){.kind = SMOE_SGD, .learning_rate = 0.01, .momentum = 0.5};
+    smoe_crew_round(&t);
     struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     struct smoe_counted n = {0};
     for (uint32_t i = 0; i < 3; i++) {
@@ -198,34 +193,15 @@ void smoe_story_sharded_both_die(struct smoe_world *w)
     struct smoe_sim_trainer_options t = smoe_crew_trainer(20);
     struct smoe_crew c = smoe_crew_begin(w, &smoe_crew_rule, &t, SMOE_CREW);
     smoe_story_run_to_step(w, c.trainer, 3, 60 * SEC);
-    const struct smoe_shard_piece *p = &smoe_crew_layer(w, &c)->map.pieces[0];
-    const struct smoe_fleet *fleet = smoe_core_fleet(smoe_world_gateway(w, c.gateway)->core);
-    smoe_name names[2];
-    memcpy(names[0], fleet->workers[p->owner].id, sizeof names[0]);
-    memcpy(names[1], fleet->workers[p->follower].id, sizeof names[1]);
-    for (uint32_t i = 0; i < SMOE_CREW; i++) {
-        const char *name = smoe_world_name(w, c.workers[i]);
-        if (strcmp(name, names[0]) != 0 && strcmp(name, names[1]) != 0)
-            continue;
-        smoe_world_act(w, SMOE_SIM_CRASH, c.workers[i]);
-        if (w->options.seed % 2)
-            smoe_world_plan(w, smoe_world_now(w) + 300 * MS, SMOE_SIM_START, c.workers[i]);
-    }
-    smoe_world_run_trainers(w, 600 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, SMOE_ELOST);
-    const char *why = smoe_world_trainer(w, c.trainer).why.text;
-    smoe_story_expect(w, strstr(why, "checkpoint") != NULL, "the trainer was told: %s", why);
+    smoe_crew_lose_both(w, &c, w->options.seed % 2);
 }
 
 /* ---- the fleet grows and shrinks ---- */
 
 static bool on_worker(const struct smoe_world *w, const struct smoe_crew *c, uint32_t process)
 {
-    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
     uint32_t i;
-    return smoe_fleet_find(smoe_core_fleet(core), smoe_world_name(w, process), &i) &&
-           smoe_sharded_on_worker(core->layers[0].sharded, i) &&
-           smoe_shard_holds(&core->layers[0].sharded->map, i);
+    return smoe_crew_find(w, c, process, &i) && smoe_shard_holds(&smoe_crew_layer(w, c)->map, i);
 }
 
 void smoe_story_sharded_joins(struct smoe_world *w)

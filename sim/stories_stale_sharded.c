@@ -37,7 +37,7 @@ static struct sums sums_of(const struct smoe_sharded *s)
          e++)
         for (uint32_t r = s->sum_first[e]; r < s->sum_first[e + 1]; r++) {
             n.left += !smoe_sharded_hosts(s, s->sum_worker[r], e);
-            n.joined += s->before && !smoe_sharded_hosted_before(s, s->sum_worker[r], e);
+            n.joined += s->n_before && !smoe_sharded_hosted_before(s, s->sum_worker[r], e);
         }
     return n;
 }
@@ -192,11 +192,7 @@ void smoe_story_stale_sharded_again(struct smoe_world *w)
 void smoe_story_stale_sharded_bf16(struct smoe_world *w)
 {
     struct smoe_sim_trainer_options t = trainer_ahead(24);
-    t.shape.wire = SMOE_WIRE_BF16;
-    t.shape.activation = SMOE_GELU;
-    t.shape.optimizer = SMOE_SGD;
-    t.optimizer =
-        (struct smoe_step_optimizer){.kind = SMOE_SGD, .learning_rate = 0.01, .momentum = 0.5};
+    smoe_crew_round(&t);
     come_again(w, &t, 2);
 }
 
@@ -207,30 +203,15 @@ void smoe_story_stale_sharded_both_die(struct smoe_world *w)
     smoe_story_run_to_step(w, c.trainer, 3, 60 * SEC);
     smoe_crew_run_until_twice(w, &c, 60 * SEC);
     smoe_crew_run_into(w, &c, c.workers[0], SMOE_CREW_LEFT);
-    const struct smoe_shard_piece *p = &smoe_crew_layer(w, &c)->map.pieces[0];
-    const struct smoe_fleet *fleet = smoe_core_fleet(smoe_world_gateway(w, c.gateway)->core);
-    smoe_name names[2];
-    memcpy(names[0], fleet->workers[p->owner].id, sizeof names[0]);
-    memcpy(names[1], fleet->workers[p->follower].id, sizeof names[1]);
-    for (uint32_t i = 0; i < SMOE_CREW; i++) {
-        const char *name = smoe_world_name(w, c.workers[i]);
-        if (strcmp(name, names[0]) == 0 || strcmp(name, names[1]) == 0)
-            smoe_world_act(w, SMOE_SIM_CRASH, c.workers[i]);
-    }
-    smoe_world_run_trainers(w, 600 * SEC);
-    smoe_story_expect_trainer(w, c.trainer, SMOE_ELOST);
-    const char *why = smoe_world_trainer(w, c.trainer).why.text;
-    smoe_story_expect(w, strstr(why, "checkpoint") != NULL, "the trainer was told: %s", why);
+    smoe_crew_lose_both(w, &c, false);
 }
 
 /* ---- the fleet grows and shrinks ---- */
 
 static bool holds(const struct smoe_world *w, const struct smoe_crew *c, uint32_t process)
 {
-    const struct smoe_core *core = smoe_world_gateway(w, c->gateway)->core;
     uint32_t i;
-    return smoe_fleet_find(smoe_core_fleet(core), smoe_world_name(w, process), &i) &&
-           smoe_sharded_on_worker(core->layers[0].sharded, i);
+    return smoe_crew_find(w, c, process, &i) && smoe_sharded_on_worker(smoe_crew_layer(w, c), i);
 }
 
 /* Batches are out at all times, and a step is settled as soon as the one before it is done: state moves all the

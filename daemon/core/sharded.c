@@ -33,7 +33,8 @@ void smoe_sharded_begin(struct smoe_core *c, uint32_t l)
     s->plan_due = false;
     s->step_ns = s->iterations = 0;
     s->refusals = 0;
-    s->ending = s->left = s->before = s->given = false;
+    s->ending = s->left = s->given = false;
+    s->n_before = 0;
     s->part = SMOE_PART_COMPUTING;
     s->part_since_ns = 0;
     memset(s->part_ns, 0, sizeof s->part_ns);
@@ -62,12 +63,23 @@ void smoe_sharded_end(struct smoe_core *c, uint32_t l)
 
 /* ---- who ---- */
 
-bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert)
+static bool is_among(const uint32_t *first, const uint32_t *workers, uint32_t expert,
+                     uint32_t worker)
 {
-    for (uint32_t r = s->replica_first[expert]; r < s->replica_first[expert + 1]; r++)
-        if (s->replica_worker[r] == worker)
+    for (uint32_t r = first[expert]; r < first[expert + 1]; r++)
+        if (workers[r] == worker)
             return true;
     return false;
+}
+
+bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert)
+{
+    return is_among(s->replica_first, s->replica_worker, expert, worker);
+}
+
+bool smoe_sharded_hosted_before(const struct smoe_sharded *s, uint32_t worker, uint32_t expert)
+{
+    return s->n_before && is_among(s->before_first, s->before_worker, expert, worker);
 }
 
 bool smoe_sharded_has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t worker)
@@ -88,7 +100,7 @@ bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker)
     for (uint32_t r = 0; r < n_replicas(s); r++)
         if (s->replica_worker[r] == worker)
             return true;
-    for (uint32_t r = 0; s->before && r < s->before_first[s->plan.n_experts]; r++)
+    for (uint32_t r = 0; r < s->n_before; r++)
         if (s->before_worker[r] == worker)
             return true;
     return smoe_shard_holds(&s->map, worker) || (s->filling.length && s->filling.to == worker);
@@ -103,7 +115,7 @@ void smoe_sharded_participants(const struct smoe_sharded *s, uint64_t *bits)
 {
     for (uint32_t r = 0; r < n_replicas(s); r++)
         set_bit(bits, s->replica_worker[r]);
-    for (uint32_t r = 0; s->before && r < s->before_first[s->plan.n_experts]; r++)
+    for (uint32_t r = 0; r < s->n_before; r++)
         set_bit(bits, s->before_worker[r]);
     for (uint32_t i = 0; i < s->map.n_pieces; i++) {
         if (s->map.pieces[i].owner != SMOE_SHARD_NONE)
@@ -437,7 +449,7 @@ void smoe_sharded_check(const struct smoe_core *c, uint32_t l)
         for (uint32_t r = s->replica_first[e] + 1; r < s->replica_first[e + 1]; r++)
             smoe_assert(s->replica_worker[r] > s->replica_worker[r - 1]);
     }
-    for (uint32_t e = 0; s->before && e < c->layers[l].shape.experts; e++)
+    for (uint32_t e = 0; s->n_before && e < c->layers[l].shape.experts; e++)
         smoe_assert(s->before_first[e + 1] > s->before_first[e]);
 }
 

@@ -50,8 +50,8 @@ struct smoe_sharded {
     uint32_t *replica_first;     /* [experts + 1] hosts of each expert, distinct, rising: */
     uint32_t *replica_worker;    /* [SMOE_LAYER_REPLICAS_MAX] */
     bool *stale;                 /* ... whose weights are not of the layer's step */
-    bool
-        before; /* the placement before stands: hosts of each expert as above, with the weights before */
+    uint32_t
+        n_before; /* hosts in the placement before, of each expert as above; 0: it does not stand */
     uint32_t *before_first, *before_worker;
     uint32_t *sum_first, *sum_worker; /* hosts whose sums make the gradients of the step at hand */
     bool plan_due;                    /* a step was committed since */
@@ -125,6 +125,8 @@ bool smoe_sharded_on_worker(const struct smoe_sharded *s, uint32_t worker);
 bool smoe_sharded_hosts(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
 /* ... with the weights of the layer's step? They may wait there for a task to end. */
 bool smoe_sharded_has_weights(const struct smoe_sharded *s, uint32_t expert, uint32_t worker);
+/* Did it host the expert in the placement before, if that stands? */
+bool smoe_sharded_hosted_before(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
 /* Cuts, plans and tells as far as that can be done now. False: the layer is lost. */
 bool smoe_sharded_advance(struct smoe_core *core, uint32_t layer);
 /* Every slot is there and has the weights of the layer's step, and every piece has its owner. */
@@ -151,7 +153,6 @@ void smoe_sharding_check(const struct smoe_core *core);
 /* ---- sharded_before.c: the placement before ---- */
 /* Do the batch's visits belong to it? */
 bool smoe_sharded_is_before(const struct smoe_core *core, const struct smoe_batch *batch);
-bool smoe_sharded_hosted_before(const struct smoe_sharded *s, uint32_t worker, uint32_t expert);
 /* It can be given visits. */
 bool smoe_sharded_before_ready(const struct smoe_core *core, uint32_t layer);
 /* There are batches that belong to it, and it is gone: the slots in force shall have its weights, too. */

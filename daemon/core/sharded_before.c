@@ -27,28 +27,13 @@ bool smoe_sharded_is_before(const struct smoe_core *c, const struct smoe_batch *
     return layer->sharded && layer->shape.staleness && b->ahead && layer->step == b->base + 1;
 }
 
-static uint32_t n_before(const struct smoe_core *c, uint32_t l)
-{
-    const struct smoe_sharded *s = c->layers[l].sharded;
-    return s->before ? s->before_first[c->layers[l].shape.experts] : 0;
-}
-
-bool smoe_sharded_hosted_before(const struct smoe_sharded *s, uint32_t worker, uint32_t expert)
-{
-    for (uint32_t r = s->before ? s->before_first[expert] : 0;
-         s->before && r < s->before_first[expert + 1]; r++)
-        if (s->before_worker[r] == worker)
-            return true;
-    return false;
-}
-
 bool smoe_sharded_before_ready(const struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
-    for (uint32_t r = 0; r < n_before(c, l); r++)
+    for (uint32_t r = 0; r < s->n_before; r++)
         if (!smoe_sharded_has_taken_in(c, l, s->before_worker[r]))
             return false;
-    return s->before;
+    return s->n_before > 0;
 }
 
 /* The owner's batches that belong to the weights before. */
@@ -67,14 +52,14 @@ static bool any_batch(const struct smoe_core *c, uint32_t l)
 
 bool smoe_sharded_before_wanted(const struct smoe_core *c, uint32_t l)
 {
-    return !c->layers[l].sharded->before && any_batch(c, l);
+    return !c->layers[l].sharded->n_before && any_batch(c, l);
 }
 
 /* Those who have slots that were left must be told. */
 static void mark_left(struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
-    for (uint32_t e = 0; s->before && e < c->layers[l].shape.experts; e++)
+    for (uint32_t e = 0; s->n_before && e < c->layers[l].shape.experts; e++)
         for (uint32_t r = s->before_first[e]; r < s->before_first[e + 1]; r++)
             if (!smoe_sharded_hosts(s, s->before_worker[r], e))
                 c->fleet.workers[s->before_worker[r]].host_due |= UINT64_C(1) << l;
@@ -87,7 +72,7 @@ static void take_plan(struct smoe_core *c, uint32_t l)
     memcpy(s->before_first, s->replica_first, (experts + 1) * sizeof *s->before_first);
     memcpy(s->before_worker, s->replica_worker,
            s->replica_first[experts] * sizeof *s->before_worker);
-    s->before = s->plan.n_workers > 0;
+    s->n_before = s->plan.n_workers ? s->replica_first[experts] : 0;
 }
 
 void smoe_sharded_pass(struct smoe_core *c, uint32_t l)
@@ -106,14 +91,14 @@ void smoe_sharded_before_filled(struct smoe_core *c, uint32_t l)
 void smoe_sharded_drop_before(struct smoe_core *c, uint32_t l)
 {
     mark_left(c, l);
-    c->layers[l].sharded->before = false;
+    c->layers[l].sharded->n_before = 0;
 }
 
 void smoe_sharded_leave_before(struct smoe_core *c, uint32_t l, uint32_t worker)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
     bool has = false;
-    for (uint32_t r = 0; r < n_before(c, l); r++)
+    for (uint32_t r = 0; r < s->n_before; r++)
         has |= s->before_worker[r] == worker;
     if (!has)
         return;
@@ -128,7 +113,7 @@ void smoe_sharded_release_before(struct smoe_core *c, uint32_t l)
 {
     const struct smoe_sharded *s = c->layers[l].sharded;
     bool all = true;
-    for (uint32_t r = 0; r < n_before(c, l) && all; r++)
+    for (uint32_t r = 0; r < s->n_before && all; r++)
         all = smoe_sharded_willing(c, l, s->before_worker[r]);
     if (!all && smoe_sharded_at_rest(c, l))
         smoe_sharded_drop_before(c, l);
@@ -172,7 +157,7 @@ void smoe_sharded_sum_up(struct smoe_core *c, uint32_t l)
     struct smoe_sharded *s = c->layers[l].sharded;
     bool before, now;
     see_batches(c, l, &before, &now);
-    smoe_assert(!before || s->before);
+    smoe_assert(!before || s->n_before);
     s->sum_first[0] = 0;
     for (uint32_t e = 0; e < c->layers[l].shape.experts; e++) {
         uint32_t first = s->sum_first[e], was = before ? s->before_first[e] : 0;

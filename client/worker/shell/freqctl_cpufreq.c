@@ -91,10 +91,10 @@ static void find_core(struct policy *it)
         }
 }
 
-static bool known(const struct cpufreq *s, uint32_t cpu)
+static bool known(const struct cpufreq *s, uint64_t first)
 {
     for (uint32_t i = 0; i < s->n; i++)
-        if (s->policies[i].first == first_core(cpu))
+        if (s->policies[i].first == first)
             return true;
     return false;
 }
@@ -143,9 +143,10 @@ static int find_policies(struct cpufreq *s, struct smoe_why *why)
         uint64_t highest = read_khz(cpu, "cpuinfo_max_freq");
         if (!highest)
             return smoe_fail(why, -ENOENT, "core %u has no cpufreq", (unsigned)cpu);
-        if (!known(s, cpu))
+        uint64_t first = first_core(cpu);
+        if (!known(s, first))
             s->policies[s->n++] =
-                (struct policy){.first = first_core(cpu), .cpu = cpu, .highest_khz = highest};
+                (struct policy){.first = first, .cpu = cpu, .highest_khz = highest};
     }
     return 0;
 }
