@@ -46,6 +46,21 @@ phase_watch() {
     [ $phase_tty = no ] || printf '\r\e[K'
 }
 
+# Why a phase failed, by its log: what each failed test of ctest wrote, the last lines of it, and how it ended.
+phase_tell_why() {
+    awk -v most=100 '
+        function tell(   i) {
+            for (i = n > most ? n - most + 1 : 1; i <= n; i++)
+                print line[i]
+            n = 0
+        }
+        /^ *[0-9]+\/[0-9]+ Test +#|^ +Start +[0-9]+: |^[0-9]+% tests passed/ { tell(); within = 0 }
+        /^ *[0-9]+\/[0-9]+ Test +#.*\*\*\*/ { within = 1 }
+        within { line[++n] = $0 }
+        END { tell() }' "$1"
+    tail -n 30 "$1"
+}
+
 phase() {
     local name=$1 log start=$SECONDS rc=0
     shift
@@ -66,7 +81,7 @@ phase() {
     phase_record "$name" FAILED $((SECONDS - start))
     printf '%-24s %4d s  %sFAILED%s (exit %d)\n' "$name" $((SECONDS - start)) \
         "$phase_red" "$phase_plain" $rc
-    tail -n 60 "$log" | sed 's/^/    /'
+    phase_tell_why "$log" | sed 's/^/    /'
     printf '    whole log: %s\n' "$log"
     return 1
 }
