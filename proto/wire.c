@@ -54,22 +54,11 @@ struct smoe_message *smoe_wire_message(struct smoe_wire *wire)
     return &wire->message;
 }
 
-static void *arena_alloc(void *arena, size_t size)
-{
-    return smoe_arena_alloc(arena, size);
-}
-
-static void arena_keep(void *arena, void *p)
-{
-    (void)arena;
-    (void)p;
-}
-
 static int pack(struct smoe_wire *wire, uint16_t type, const ProtobufCMessage *message,
                 size_t *ret_bytes)
 {
     const struct smoe_flat *flat = &wire->flats[type];
-    if (flat->descriptor)
+    if (flat->whole.descriptor)
         return smoe_flat_pack(flat, message, wire->out, sizeof wire->out, ret_bytes);
     if (protobuf_c_message_get_packed_size(message) > sizeof wire->out)
         return SMOE_ETOOBIG;
@@ -190,13 +179,12 @@ int smoe_wire_encode(struct smoe_wire *wire, const struct smoe_message *message,
 static const void *unpack(struct smoe_wire *wire, const struct row *row, const uint8_t *body,
                           size_t bytes)
 {
-    ProtobufCAllocator allocator = {arena_alloc, arena_keep, &wire->decode};
     smoe_arena_reset(&wire->decode);
     wire->generation++;
     const struct smoe_flat *flat = &wire->flats[row->type];
-    if (flat->descriptor)
+    if (flat->whole.descriptor)
         return smoe_flat_unpack(flat, &wire->decode, body, bytes);
-    return protobuf_c_message_unpack(row->descriptor, &allocator, bytes, body);
+    return smoe_unpack_any(row->descriptor, &wire->decode, body, bytes);
 }
 
 int smoe_wire_decode(struct smoe_wire *wire, uint16_t type, const uint8_t *body, size_t bytes,

@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "common/base/err.h"
 #include "common/base/rng.h"
 #include "proto/flat.h"
 #include "proto/stablemoe.pb-c.h"
@@ -58,14 +59,33 @@ static unsigned wire_type_of(ProtobufCType type)
         return PROTOBUF_C_WIRE_TYPE_64BIT;
     if (type == PROTOBUF_C_TYPE_FLOAT)
         return PROTOBUF_C_WIRE_TYPE_32BIT;
-    return type == PROTOBUF_C_TYPE_STRING ? PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED
-                                          : PROTOBUF_C_WIRE_TYPE_VARINT;
+    return type == PROTOBUF_C_TYPE_STRING || type == PROTOBUF_C_TYPE_MESSAGE
+               ? PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED
+               : PROTOBUF_C_WIRE_TYPE_VARINT;
+}
+
+static void put_field(struct body *b, struct smoe_rng *rng, const ProtobufCMessageDescriptor *d);
+
+/* Fields of a submessage, now and then fewer bytes or more than it says. */
+static void put_part(struct body *b, struct smoe_rng *rng, const ProtobufCFieldDescriptor *field)
+{
+    struct body part = {.n = 0};
+    for (uint64_t fields = smoe_rng_below(rng, 12); fields; fields--)
+        put_field(&part, rng, field->descriptor);
+    put_varint(b, rng, (uint64_t)field->id << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
+    put_varint(b, rng, smoe_rng_below(rng, 30) ? part.n : smoe_rng_below(rng, 2 * BODY_BYTES));
+    for (size_t i = 0; i < part.n; i++)
+        put(b, part.bytes[i]);
 }
 
 /* A field of the message, or with small chance an unknown one, or one of a wrong wire type. */
 static void put_field(struct body *b, struct smoe_rng *rng, const ProtobufCMessageDescriptor *d)
 {
     const ProtobufCFieldDescriptor *field = &d->fields[smoe_rng_below(rng, d->n_fields)];
+    if (field->type == PROTOBUF_C_TYPE_MESSAGE && smoe_rng_below(rng, 20)) {
+        put_part(b, rng, field);
+        return;
+    }
     uint64_t id = smoe_rng_below(rng, 12) ? field->id : any_number(rng) & 0x1fffffff;
     unsigned wire_type =
         smoe_rng_below(rng, 30) ? wire_type_of(field->type) : (unsigned)smoe_rng_below(rng, 8);
@@ -117,15 +137,39 @@ Test(flat, is_what_protobuf_c_says)
     cr_assert(n_taken > BODIES / 8 && n_taken < BODIES * 7 / 8, "%d were taken", n_taken);
 }
 
-Test(flat, submessages_and_other_lists_are_not)
+Test(flat, two_submessages_deep_ones_and_other_lists_are_not)
 {
     struct smoe_flat flat;
+    cr_assert(smoe_flat_describe(&stablemoe__v1__shard_due__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__hello__descriptor, &flat));
+    cr_assert_not(smoe_flat_describe(&stablemoe__v1__layer_ready__descriptor, &flat));
     cr_assert(smoe_flat_describe(&stablemoe__v1__report__descriptor, &flat));
     cr_assert(smoe_flat_describe(&stablemoe__v1__shard_ask__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__backprop__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__decision__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__host__descriptor, &flat));
     cr_assert_not(smoe_flat_describe(&stablemoe__v1__step__descriptor, &flat));
+}
+
+/* An empty one, and lengths of one byte and of two. */
+Test(flat, a_submessage_is_packed_as_protobuf_c_packs_it)
+{
+    static uint32_t direct[200];
+    struct smoe_flat flat;
+    uint8_t ours[512], theirs[512];
+    cr_assert(smoe_flat_describe(&stablemoe__v1__shard_due__descriptor, &flat));
+    for (size_t n = 0; n < sizeof direct / sizeof *direct; n++) {
+        Stablemoe__V1__ShardDue m = STABLEMOE__V1__SHARD_DUE__INIT;
+        Stablemoe__V1__ShardPart part = STABLEMOE__V1__SHARD_PART__INIT;
+        part.direct = direct;
+        part.n_direct = n;
+        m.part = &part;
+        size_t bytes = 0, due = protobuf_c_message_pack(&m.base, theirs);
+        cr_assert_eq(smoe_flat_pack(&flat, &m, ours, sizeof ours, &bytes), 0);
+        cr_assert(bytes == due && memcmp(ours, theirs, due) == 0, "%zu peers", n);
+        for (size_t room = 0; room < due; room++)
+            cr_assert_eq(smoe_flat_pack(&flat, &m, ours, room, &bytes), SMOE_ETOOBIG);
+    }
 }
 
 Test(flat, a_full_arena_refuses)
