@@ -111,14 +111,16 @@ static struct smoe_msg_shard_ask ask_for(const struct smoe_core *c, uint32_t l,
 
 /* The transfer that the range would be, with all but its number. */
 static struct smoe_transfer transfer_for(struct smoe_core *c, uint32_t l,
-                                         const struct smoe_range *range)
+                                         const struct smoe_range *range, uint64_t bytes)
 {
     const struct smoe_layer *layer = &c->layers[l];
-    struct smoe_transfer t = {
-        .used = true, .asked = true, .from = range->from, .ask = ask_for(c, l, range)};
+    struct smoe_transfer t = {.used = true,
+                              .asked = true,
+                              .from = range->from,
+                              .bytes = bytes,
+                              .ask = ask_for(c, l, range)};
     const uint32_t *takers;
     uint32_t n = list_takers(c, layer->sharded, &t.ask, t.from, &takers);
-    t.bytes = element_bytes(layer, layer->sharded->exchange.kind) * range->length;
     t.n_due = n ? n : 1;
     t.ask.send = n > 0;
     smoe_links_reach(c, t.from, takers, n, &t.ask.peers);
@@ -133,7 +135,10 @@ static bool ask_next(struct smoe_core *c, uint32_t l)
     struct smoe_exchange *x = &c->layers[l].sharded->exchange;
     struct smoe_range range;
     for (uint32_t tries = x->n_lanes; tries && smoe_lanes_next(c, l, &range); tries--) {
-        struct smoe_transfer t = transfer_for(c, l, &range);
+        uint64_t bytes = element_bytes(&c->layers[l], x->kind) * range.length;
+        if (!smoe_flow_leaves(c, range.from, bytes))
+            continue;
+        struct smoe_transfer t = transfer_for(c, l, &range, bytes);
         if (!smoe_flow_fits(c, &t))
             continue;
         uint32_t slot = free_transfer(c);

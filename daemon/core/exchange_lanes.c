@@ -214,13 +214,18 @@ bool smoe_flow_open(const struct smoe_core *c)
     return c->sharding->n_transfers < SMOE_TRANSFERS_MAX && c->sharding->bytes_out < 16 * window(c);
 }
 
+bool smoe_flow_leaves(const struct smoe_core *c, uint32_t from, uint64_t bytes)
+{
+    uint64_t most = window(c);
+    return fits(c->sharding->flows[from].out, bytes, most) &&
+           fits(c->sharding->bytes_out, bytes, 16 * most);
+}
+
 bool smoe_flow_fits(const struct smoe_core *c, const struct smoe_transfer *t)
 {
     const struct smoe_sharding *all = c->sharding;
     uint64_t most = window(c);
-    bool fit = fits(all->flows[t->from].out, t->bytes, most) &&
-               fits(all->bytes_out, t->bytes, 16 * most) &&
-               (!t->ask.others || fits(all->relayed_out, t->bytes, 4 * most));
+    bool fit = !t->ask.others || fits(all->relayed_out, t->bytes, 4 * most);
     for (uint32_t i = 0; fit && i < t->ask.peers.n; i++)
         fit = fits(all->flows[t->ask.peers.peers[i]].in, t->bytes, 4 * most);
     return fit;

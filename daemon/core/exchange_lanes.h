@@ -44,7 +44,9 @@ void smoe_lanes_asked(struct smoe_core *core, uint32_t layer, const struct smoe_
 
 /* May any more be under way? */
 bool smoe_flow_open(const struct smoe_core *core);
-/* May this, which is none yet? */
+/* May so many bytes more leave this worker? */
+bool smoe_flow_leaves(const struct smoe_core *core, uint32_t from, uint64_t bytes);
+/* May this, which is none yet, go to whom it is for, if it may leave? */
 bool smoe_flow_fits(const struct smoe_core *core, const struct smoe_transfer *t);
 void smoe_flow_begin(struct smoe_core *core, struct smoe_transfer *t);
 /* The worker has taken it. */

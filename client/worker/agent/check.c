@@ -27,13 +27,19 @@ static uint32_t check_list(const struct smoe_agent *a, const struct smoe_list *l
 
 static void check_parcels(const struct smoe_agent *a)
 {
-    uint32_t n =
-        check_list(a, &a->forward_queue, SMOE_PARCEL_FORWARD_QUEUED, SMOE_PARCEL_FORWARD_QUEUED) +
-        check_list(a, &a->backward_queue, SMOE_PARCEL_BACKWARD_QUEUED,
-                   SMOE_PARCEL_BACKWARD_QUEUED) +
-        check_list(a, &a->kept, SMOE_PARCEL_KEPT, SMOE_PARCEL_KEPT) +
-        check_list(a, &a->starved, SMOE_PARCEL_STARVED, SMOE_PARCEL_STARVED) +
-        check_list(a, &a->running, SMOE_PARCEL_FORWARD_RUNS, SMOE_PARCEL_BACKWARD_RUNS);
+    const struct {
+        const struct smoe_list *list;
+        enum smoe_agent_parcel_state one, other;
+    } lists[] = {
+        {&a->forward_queue, SMOE_PARCEL_FORWARD_QUEUED, SMOE_PARCEL_FORWARD_QUEUED},
+        {&a->backward_queue, SMOE_PARCEL_BACKWARD_QUEUED, SMOE_PARCEL_BACKWARD_QUEUED},
+        {&a->kept, SMOE_PARCEL_KEPT, SMOE_PARCEL_KEPT},
+        {&a->starved, SMOE_PARCEL_STARVED, SMOE_PARCEL_STARVED},
+        {&a->running, SMOE_PARCEL_FORWARD_RUNS, SMOE_PARCEL_BACKWARD_RUNS},
+    };
+    uint32_t n = 0;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        n += check_list(a, lists[i].list, lists[i].one, lists[i].other);
     smoe_assert(n + a->n_parcel_free == a->parcels_max && a->parcel_by_id.used <= n);
 }
 
