@@ -250,6 +250,7 @@ static void step_once(struct smoe_gateway *gw, const struct smoe_event *event,
 {
     struct smoe_update update;
     smoe_core_step(gw->core, event, &update);
+    gw->core_moved = true;
     for (size_t i = 0; i < update.n_actions; i++) {
         if (i + 1 < update.n_actions)
             bring_near(gw, &update.actions[i + 1]);

@@ -70,6 +70,7 @@ struct smoe_gateway {
     struct smoe_link_key link_key;    /* of the link whose first end was told just now */
     uint64_t link_keyed, link_failed; /* that link, 0: none; the last one without a key */
     uint64_t wake_ns;                 /* the core's */
+    bool core_moved;                  /* it took an event since its invariants were walked */
     bool drained;
     struct smoe_gate_session
         *cut_off;        /* to make room: its connection is being closed; NULL: none is */
