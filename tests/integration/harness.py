@@ -63,7 +63,7 @@ def split_address(address):
     return host, int(port)
 
 
-def ask(address, request, timeout=10.0):
+def ask(address, request, timeout=float(PATIENCE_S)):
     """Sends bytes to a status port, or to a Unix socket by its path, and returns all that comes back."""
     if isinstance(address, str) and address.startswith("/"):
         s = socket.socket(socket.AF_UNIX)
@@ -119,7 +119,7 @@ class Process:
         """Asks it to stop and waits; its exit code."""
         if self.running():
             self.signal(signal.SIGTERM)
-        return self.wait(30)
+        return self.wait()
 
     def kill(self):
         self.expected.add(-signal.SIGKILL)

@@ -9,6 +9,7 @@ a network namespace of its own; behind the firewall each worker is in another (t
 
 import os
 import random
+import re
 import socket
 import subprocess
 import time
@@ -61,12 +62,6 @@ class Linked(harness.FleetTest):
         survivor.wait_for_steps(steps)
         after = self.sums()
         return after[1] - before[1], after[2] - before[2]
-
-    def time_of_steps(self, survivor):
-        """Seconds that it takes for a few steps."""
-        began = time.monotonic()
-        survivor.wait_for_steps(5)
-        return time.monotonic() - began
 
     def shards(self):
         return self.fleet.status("experts")["layers"][0]["shards"]
@@ -143,19 +138,34 @@ class Links(Linked):
         wait_for("its port without connections", lambda: not open_sockets(), seconds=REVOKED_S)
         self.workers[0].kill()
 
+    def test_a_silent_link_is_borne_with_for_a_second(self):
+        """The kernel asks after it then; a connection to the gateway has 5 s."""
+        self.start_workers()
+        self.survivor.process.end()
+        ports = " or ".join(f"sport = :{port} or dport = :{port}" for port in self.ports)
+
+        def timers():
+            """Seconds until each end is asked after, when all are at rest; ss writes 1sec, 732ms, and 3.792ms of 3.8 s."""
+            found = subprocess.run(["ss", "-Htno", "state", "established", f"( {ports} )"],
+                                   check=True, capture_output=True, text=True).stdout
+            told = re.findall(r"timer:\(keepalive,(\d+sec|\d+\.\d+ms|\d+ms),", found)
+            if len(told) < WORKERS * (WORKERS - 1):
+                return None
+            return [float(t.rstrip("secm")) / (1000 if re.fullmatch(r"\d+ms", t) else 1) for t in told]
+        for _ in range(5):
+            self.assertLessEqual(max(wait_for("all ends at rest", timers)), 1.0)
+
     def test_a_stranger_gets_no_answer(self):
         self.start_workers()
         garbage = [b"GET / HTTP/1.1\r\n\r\n", b"SMOE" + bytes(16), b"\x16\x03\x01\xff\xff" + bytes(64), b"\x00"]
         for words in garbage:
-            with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=10) as s:
-                began = time.monotonic()
+            with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=harness.PATIENCE_S) as s:
                 s.sendall(words)
                 try:
                     answer = s.recv(64)
                 except ConnectionResetError:
                     answer = b""
                 self.assertEqual(answer, b"")
-                self.assertLess(time.monotonic() - began, 8)
         self.survivor.wait_for_steps(2)
         self.assertTrue(self.has_links())
         self.assertSameSteps(self.survivor)
@@ -165,7 +175,7 @@ class Links(Linked):
         for identity in ("peer:w2:00000000", "worker:w2:00000000"):
             said = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{self.ports[0]}", "-tls1_3",
                                    "-psk_identity", identity, "-psk", "ab" * 32, "-alpn", "stablemoe-link/1"],
-                                  check=False, input=b"", capture_output=True, timeout=20)
+                                  check=False, input=b"", capture_output=True, timeout=harness.PATIENCE_S)
             self.assertNotEqual(said.returncode, 0, said.stdout)
         self.assertTrue(self.has_links())
 
@@ -229,11 +239,9 @@ class Firewall(Linked):
         self.wait_for_links(survivor)
         self.assertEqual(self.steps_over(survivor)[1], 0)
         network("nft", "add", "rule", "inet", "smoe", "between", "drop")
-        silent = self.time_of_steps(survivor)
+        survivor.wait_for_steps(5)
         wait_for("no links", lambda: self.sums()[0] == 0)
         survivor.wait_for_steps(2)  # what was sent directly before has come, or came again
-        # The silence that a worker is allowed is 1 s; a connection to the gateway is given up after 5 s.
-        self.assertLess(silent, 3.5 + 10 * self.time_of_steps(survivor))
         direct, relayed = self.steps_over(survivor)
         self.assertEqual(direct, 0)
         self.assertGreater(relayed, 0)
