@@ -272,10 +272,10 @@ INLINE uint8_t *read_message(struct reader r, struct unpacking *u, bool whole)
             return NULL; /* no field has the id 0 */
         const struct smoe_flat_field *field =
             find(fields, m->n_fields, (uint32_t)(tag >> 3), &next);
-        if (!(!field ? pass_over(&r, tag & 7)
-              : whole && field->kind == SMOE_FLAT_PART
-                  ? read_part(&r, u, tag & 7, message + field->offset)
-                  : read_plain(&r, field, u->arena, tag & 7, message)))
+        bool part = whole && field && field->kind == SMOE_FLAT_PART;
+        if (!(part    ? read_part(&r, u, tag & 7, message + field->offset)
+              : field ? read_plain(&r, field, u->arena, tag & 7, message)
+                      : pass_over(&r, tag & 7)))
             return NULL;
     }
     return message;
@@ -300,6 +300,10 @@ void *smoe_flat_unpack(const struct smoe_flat *flat, struct smoe_arena *arena, c
 {
     struct reader r = {body, bytes ? body + bytes : body};
     struct unpacking u = {.flat = flat, .arena = arena};
+    size_t used = arena->used;
     uint8_t *message = read_message(r, &u, true);
-    return u.part_twice ? smoe_unpack_any(flat->whole.descriptor, arena, body, bytes) : message;
+    if (!u.part_twice)
+        return message;
+    arena->used = used;
+    return smoe_unpack_any(flat->whole.descriptor, arena, body, bytes);
 }
