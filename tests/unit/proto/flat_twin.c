@@ -13,8 +13,12 @@
 #include "proto/flat.h"
 #include "proto/stablemoe.pb-c.h"
 
-/* What each unpacks into: more than either needs for all that a body can hold, unknown fields too. */
-#define ROOM ((size_t)64 * SMOE_CONTROL_BYTES_MAX)
+/* What each unpacks into: more than either needs for a body of so many bytes. protobuf-c takes most, some 52 bytes for
+ * one where all fields are unknown and of two bytes. */
+static size_t room_for(size_t bytes)
+{
+    return 4096 + 128 * bytes;
+}
 
 const ProtobufCMessageDescriptor *const flat_twin_messages[] = {
     &stablemoe__v1__report__descriptor,        &stablemoe__v1__ping__descriptor,
@@ -89,7 +93,7 @@ const char *flat_twin_difference(const ProtobufCMessageDescriptor *descriptor, c
     uint8_t *exact = malloc(bytes + (bytes == 0));
     smoe_assert(exact && smoe_flat_describe(descriptor, &flat));
     for (int i = 0; i < 2; i++)
-        smoe_assert(smoe_arena_init(&arenas[i], ROOM) == 0);
+        smoe_assert(smoe_arena_init(&arenas[i], room_for(bytes)) == 0);
     if (bytes)
         memcpy(exact, body, bytes);
     ProtobufCMessage *ours = smoe_flat_unpack(&flat, &arenas[0], exact, bytes);
