@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A binary heap of moments and pointers; ties are broken by `order`, which counts settings. Each event knows
- * its place, so that moving and cancelling cost O(log n) and nothing stale is ever in the heap.
+ * its place, so that moving and cancelling cost O(log n) and nothing stale is ever in the heap, but for the first
+ * place while its event fires: that is kept for the first event that is set meanwhile, which there mostly is.
  */
 #include "sim/events.h"
 
@@ -78,6 +79,12 @@ void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64
         return;
     }
     struct smoe_sim_due due = {at_ns, c->orders++, event};
+    if (!event->place && c->first_is_free) {
+        c->first_is_free = false;
+        c->heap[0] = due;
+        sift_down(c, 0);
+        return;
+    }
     if (event->place) {
         c->heap[event->place - 1] = due;
         sift_up(c, event->place - 1);
@@ -93,6 +100,14 @@ void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64
     sift_up(c, c->len - 1);
 }
 
+static void leave_first(struct smoe_sim_clock *c)
+{
+    c->first_is_free = false;
+    c->heap[0] = c->heap[--c->len];
+    if (c->len)
+        sift_down(c, 0);
+}
+
 uint64_t smoe_sim_next_ns(const struct smoe_sim_clock *c)
 {
     return c->len ? c->heap[0].at_ns : SMOE_SIM_NEVER;
@@ -105,7 +120,10 @@ bool smoe_sim_fire(struct smoe_sim_clock *c)
     struct smoe_sim_event *event = c->heap[0].event;
     c->now_ns = c->heap[0].at_ns;
     c->fired++;
-    smoe_sim_cancel(c, event);
+    event->place = 0;
+    c->first_is_free = true; /* nothing comes before what was due now: it stays the first */
     event->fire(event);
+    if (c->first_is_free)
+        leave_first(c);
     return true;
 }

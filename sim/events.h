@@ -43,6 +43,7 @@ struct smoe_sim_clock {
     uint64_t orders;
     struct smoe_sim_due *heap; /* owned; [len] of [cap], smallest first */
     size_t len, cap;
+    bool first_is_free; /* while an event fires */
 };
 
 void smoe_sim_clock_init(struct smoe_sim_clock *clock, uint64_t now_ns);

@@ -6,14 +6,6 @@
 #include "common/base/assert.h"
 #include "common/base/detmath.h"
 
-uint64_t smoe_mix64(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 void smoe_rng_init(struct smoe_rng *rng, uint64_t seed, uint64_t stream)
 {
     uint64_t x = seed ^ smoe_mix64(stream);

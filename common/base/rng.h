@@ -35,6 +35,12 @@ double smoe_rng_exponential(struct smoe_rng *rng);
 uint32_t smoe_rng_poisson(struct smoe_rng *rng, double mean);
 
 /* Mixes a 64-bit value: a good hash of small integers. */
-uint64_t smoe_mix64(uint64_t x);
+static inline uint64_t smoe_mix64(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
 
 #endif

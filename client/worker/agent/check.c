@@ -85,10 +85,14 @@ static void check_experts(const struct smoe_agent *a)
 {
     uint32_t tasks[SMOE_AGENT_STEPS_MAX], to_make = 0;
     memset(tasks, 0, a->n_steps * sizeof *tasks);
-    for (uint32_t i = 0; i < a->experts.n_experts; i++) {
+    for (uint32_t i = 0, left = a->experts.n_used; left; i++) {
+        smoe_assert(i < a->experts.n_experts);
         const struct smoe_held_expert *e = &a->experts.experts[i];
+        if (!e->used)
+            continue;
+        left--;
         to_make += e->make_due;
-        if (!e->used || !(e->step_task || e->step_runs))
+        if (!(e->step_task || e->step_runs))
             continue;
         smoe_assert(e->step < a->n_steps);
         tasks[e->step]++;
