@@ -7,6 +7,9 @@
 
 #include <stdbool.h>
 
+/* What is made twice, once for whole messages and once for their parts. */
+#define SMOE_FLAT_INLINE static inline __attribute__((always_inline))
+
 /* In this order: numbers, truth, what is fixed (narrow, wide), text. */
 enum smoe_flat_kind {
     SMOE_FLAT_NOT,

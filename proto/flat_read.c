@@ -9,9 +9,6 @@
 #define LENGTH_BYTES_MAX 5
 #define VARINT_BYTES_MAX 10
 
-/* Once for whole messages, once for their parts. */
-#define INLINE static inline __attribute__((always_inline))
-
 /* ---- the wire format ---- */
 
 struct reader {
@@ -99,8 +96,8 @@ static bool pass_over(struct reader *r, unsigned wire_type)
 
 /* ---- fields ---- */
 
-INLINE bool read_number(struct reader *r, enum smoe_flat_kind kind, unsigned wire_type,
-                        void *member)
+SMOE_FLAT_INLINE bool read_number(struct reader *r, enum smoe_flat_kind kind, unsigned wire_type,
+                                  void *member)
 {
     uint64_t value;
     if (wire_type != PROTOBUF_C_WIRE_TYPE_VARINT)
@@ -131,7 +128,8 @@ static bool read_truth(struct reader *r, unsigned wire_type, void *member)
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "what is fixed is on the wire as in memory");
 
-INLINE bool read_fixed(struct reader *r, enum smoe_flat_kind kind, unsigned wire_type, void *member)
+SMOE_FLAT_INLINE bool read_fixed(struct reader *r, enum smoe_flat_kind kind, unsigned wire_type,
+                                 void *member)
 {
     size_t size = smoe_flat_is_wide(kind) ? 8 : 4;
     const uint8_t *bytes = NULL;
@@ -207,8 +205,8 @@ static bool read_list(struct reader *r, struct smoe_arena *arena, unsigned wire_
     return true;
 }
 
-INLINE bool read_plain(struct reader *r, const struct smoe_flat_field *field,
-                       struct smoe_arena *arena, unsigned wire_type, uint8_t *message)
+SMOE_FLAT_INLINE bool read_plain(struct reader *r, const struct smoe_flat_field *field,
+                                 struct smoe_arena *arena, unsigned wire_type, uint8_t *message)
 {
     void *member = message + field->offset;
     enum smoe_flat_kind kind = field->kind;
@@ -257,7 +255,7 @@ struct unpacking {
 static bool read_part(struct reader *r, struct unpacking *u, unsigned wire_type, void *member);
 
 /* All that the reader has, as a whole message, or as the part of one. */
-INLINE uint8_t *read_message(struct reader r, struct unpacking *u, bool whole)
+SMOE_FLAT_INLINE uint8_t *read_message(struct reader r, struct unpacking *u, bool whole)
 {
     const struct smoe_flat_message *m = whole ? &u->flat->whole : &u->flat->part;
     const struct smoe_flat_field *fields = &u->flat->fields[m->first];

@@ -5,9 +5,6 @@
 #include "proto/flat.h"
 #include "proto/flat_kind.h"
 
-/* Once for whole messages, once for their parts. */
-#define INLINE static inline __attribute__((always_inline))
-
 struct writer {
     uint8_t *at, *end;
 };
@@ -46,8 +43,8 @@ static uint64_t number_of(enum smoe_flat_kind kind, const void *member)
     return kind == SMOE_FLAT_SIGNED_32 ? (uint64_t)(int64_t)(int32_t)narrow : narrow;
 }
 
-INLINE bool write_number(struct writer *w, uint64_t tag, enum smoe_flat_kind kind,
-                         const void *member)
+SMOE_FLAT_INLINE bool write_number(struct writer *w, uint64_t tag, enum smoe_flat_kind kind,
+                                   const void *member)
 {
     uint64_t value = number_of(kind, member);
     return !value || (write_varint(w, tag | PROTOBUF_C_WIRE_TYPE_VARINT) && write_varint(w, value));
@@ -68,8 +65,8 @@ static bool is_zero(enum smoe_flat_kind kind, const void *member)
     return !bits || ((kind == SMOE_FLAT_REAL_32 || kind == SMOE_FLAT_REAL_64) && bits == sign);
 }
 
-INLINE bool write_fixed(struct writer *w, uint64_t tag, enum smoe_flat_kind kind,
-                        const void *member)
+SMOE_FLAT_INLINE bool write_fixed(struct writer *w, uint64_t tag, enum smoe_flat_kind kind,
+                                  const void *member)
 {
     unsigned wire_type =
         smoe_flat_is_wide(kind) ? PROTOBUF_C_WIRE_TYPE_64BIT : PROTOBUF_C_WIRE_TYPE_32BIT;
@@ -109,8 +106,8 @@ static bool write_list(struct writer *w, uint64_t tag, const uint8_t *n_member, 
     return fits;
 }
 
-INLINE bool write_plain(struct writer *w, const struct smoe_flat_field *field,
-                        const uint8_t *message)
+SMOE_FLAT_INLINE bool write_plain(struct writer *w, const struct smoe_flat_field *field,
+                                  const uint8_t *message)
 {
     const void *member = message + field->offset;
     enum smoe_flat_kind kind = field->kind;
@@ -132,8 +129,8 @@ static bool write_part(struct writer *w, const struct smoe_flat *flat,
                        const struct smoe_flat_field *field, const uint8_t *message);
 
 /* A whole one, or the part of one. */
-INLINE bool write_message(struct writer *w, const struct smoe_flat *flat, const uint8_t *message,
-                          bool whole)
+SMOE_FLAT_INLINE bool write_message(struct writer *w, const struct smoe_flat *flat,
+                                    const uint8_t *message, bool whole)
 {
     const struct smoe_flat_message *m = whole ? &flat->whole : &flat->part;
     for (unsigned i = 0; i < m->n_fields; i++) {
@@ -149,13 +146,12 @@ INLINE bool write_message(struct writer *w, const struct smoe_flat *flat, const 
 static bool write_part(struct writer *w, const struct smoe_flat *flat,
                        const struct smoe_flat_field *field, const uint8_t *message)
 {
-    static const uint8_t no_length = 0;
     const uint8_t *part;
     uint64_t tag = (uint64_t)field->id << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
     memcpy(&part, message + field->offset, sizeof part);
     if (!part)
         return true;
-    if (!write_varint(w, tag) || !write_bytes(w, &no_length, 1))
+    if (!write_varint(w, tag) || !write_varint(w, 0))
         return false;
     uint8_t *begin = w->at;
     if (!write_message(w, flat, part, false))

@@ -68,6 +68,21 @@ void smoe_sim_cancel(struct smoe_sim_clock *c, struct smoe_sim_event *event)
     sift_down(c, last.event->place - 1);
 }
 
+/* For an event that has none: the first, if its event fires, or one more at the end. */
+static size_t take_place(struct smoe_sim_clock *c)
+{
+    if (c->first_is_free) {
+        c->first_is_free = false;
+        return 0;
+    }
+    if (c->len == c->cap) {
+        size_t cap = c->cap ? 2 * c->cap : 64;
+        c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof *c->heap);
+        c->cap = cap;
+    }
+    return c->len++;
+}
+
 void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64_t at_ns)
 {
     if (at_ns < c->now_ns)
@@ -78,26 +93,10 @@ void smoe_sim_set(struct smoe_sim_clock *c, struct smoe_sim_event *event, uint64
         smoe_sim_cancel(c, event);
         return;
     }
-    struct smoe_sim_due due = {at_ns, c->orders++, event};
-    if (!event->place && c->first_is_free) {
-        c->first_is_free = false;
-        c->heap[0] = due;
-        sift_down(c, 0);
-        return;
-    }
-    if (event->place) {
-        c->heap[event->place - 1] = due;
-        sift_up(c, event->place - 1);
-        sift_down(c, event->place - 1);
-        return;
-    }
-    if (c->len == c->cap) {
-        size_t cap = c->cap ? 2 * c->cap : 64;
-        c->heap = smoe_sim_grow(c->heap, c->cap, cap, sizeof *c->heap);
-        c->cap = cap;
-    }
-    put(c, c->len++, &due);
-    sift_up(c, c->len - 1);
+    size_t i = event->place ? event->place - 1 : take_place(c);
+    c->heap[i] = (struct smoe_sim_due){at_ns, c->orders++, event};
+    sift_up(c, i);
+    sift_down(c, event->place - 1);
 }
 
 static void leave_first(struct smoe_sim_clock *c)

@@ -21,6 +21,7 @@ from harness import wait_for
 WORKERS = 3
 KILLS = 3 if harness.SANITIZED else 6
 REVOKED_S = harness.PATIENCE_S if harness.SANITIZED else 1
+HUNG_UP_S = harness.PATIENCE_S if harness.SANITIZED else 8  # on a stranger; it has 5 s to shake hands
 PORT = 7700
 SEED = int(os.environ.get("SMOE_SEED", "1"))
 CHAIN = """
@@ -159,7 +160,7 @@ class Links(Linked):
         self.start_workers()
         garbage = [b"GET / HTTP/1.1\r\n\r\n", b"SMOE" + bytes(16), b"\x16\x03\x01\xff\xff" + bytes(64), b"\x00"]
         for words in garbage:
-            with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=harness.PATIENCE_S) as s:
+            with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=HUNG_UP_S) as s:
                 s.sendall(words)
                 try:
                     answer = s.recv(64)
