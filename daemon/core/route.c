@@ -50,7 +50,12 @@ static void lay_out_grains(struct smoe_route_scratch *s, struct smoe_cutter *cut
     size_t stride = smoe_route_stride(s->experts_max);
     CUT(grain_cost, s->grain_cells);
     CUT(grain_own, visits);
-    CUT(grain_bid, visits);
+    CUT(grain_worth, visits);
+    CUT(grain_place, visits);
+    CUT(grain_visit, s->grain_places);
+    CUT(grain_bid, s->grain_places);
+    CUT(grain_first, s->experts_max);
+    CUT(grain_room, s->experts_max);
     CUT(grain_row, s->experts_max * stride);
     CUT(grain_price, stride);
     CUT(grain_lift, stride);
@@ -140,8 +145,12 @@ int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t n
                                       .replicas_max = (size_t)experts_max * nodes_max};
     size_t cells = (size_t)tokens_max * smoe_route_stride(experts_max);
     head.grain_cells = cells < SMOE_ROUTE_GRAIN_CELLS ? cells : SMOE_ROUTE_GRAIN_CELLS;
+    head.grain_places = (size_t)experts_max * 4 * (SMOE_ROUTE_GRAIN_VISITS + SMOE_GRAIN_STEP);
     *ret = smoe_cut_block(&head, sizeof head, lay_out);
-    return *ret ? 0 : SMOE_ENOMEMORY;
+    if (!*ret)
+        return SMOE_ENOMEMORY;
+    memset((*ret)->supplied, 0, head.nodes_max * sizeof *head.supplied);
+    return 0;
 }
 
 void smoe_route_scratch_free(struct smoe_route_scratch *scratch)
@@ -246,7 +255,6 @@ void smoe_route_begin(struct smoe_route_run *run, const struct smoe_route_proble
                                          .bound = -(double)INFINITY};
     memset(scratch->rung_visit, 0xff,
            problem->n_nodes * SMOE_ROUTE_RUNGS * sizeof *scratch->rung_visit);
-    memset(scratch->supplied, 0, problem->n_nodes * sizeof *scratch->supplied);
     memset(answer->arrivals, 0, problem->n_nodes * sizeof *answer->arrivals);
     size_t places = (size_t)problem->n_tokens * problem->top_k;
     for (size_t v = 0; v < places; v++)

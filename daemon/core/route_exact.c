@@ -76,6 +76,7 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     }
     prove(&run);
     if (near && answer->primal - answer->bound > options->gap_max) {
+        smoe_route_list_in_sight(&run);
         smoe_route_mark(&run, scratch->dirty);
         answer->exact = smoe_route_cancel(&run, scratch->dirty);
         prove(&run);

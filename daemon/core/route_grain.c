@@ -16,7 +16,6 @@
 #include <string.h>
 
 #include "daemon/core/route_grain_solve.h"
-#include "daemon/core/route_pick.h"
 
 static const double GRAIN = 2.5;        /* of the gap that is allowed, shared out among the nodes */
 static const double LEAST_RAISE = 0.02; /* of the mean margin */
@@ -25,59 +24,25 @@ static const double START_BELOW =
 static const double MARGINS_LEAST = 4; /* so many of them must fit between labels */
 
 enum {
-    PASS_VISITS = 24, /* a node: up to here prices are not worth a sweep */
-    BIDS_MOST = 8,    /* a visit, in the mean */
-    CHUNK = 128,      /* tokens of a pass: their scores are still in the cache then */
-    BLUR = 2,         /* grains: more than rounding makes of a margin */
+    BIDS_MOST = 8, /* a visit, in the mean */
+    TOGETHER =
+        8, /* visits that look what is cheapest before any of them bids: none waits for the other */
+    CHUNK = 1024, /* scores that are looked at together: they stay in the first cache */
+    BLUR = 2,     /* grains: more than rounding makes of a margin */
 };
 
-/* ---- places ---- */
-
-void smoe_grain_take(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert)
-{
-    int16_t *cost = &smoe_grain_costs(g, smoe_grain_token(g, visit))[expert];
-    g->failed |= *cost == SMOE_GRAIN_FAR;
-    g->s->grain_own[visit] = *cost;
-    *cost = SMOE_GRAIN_FAR;
-    smoe_route_link(g->run, visit, (uint16_t)expert);
-}
-
-void smoe_grain_leave(struct smoe_grain_solve *g, uint32_t visit)
-{
-    uint32_t expert = g->run->answer->expert[visit];
-    smoe_grain_costs(g, smoe_grain_token(g, visit))[expert] = g->s->grain_own[visit];
-    smoe_route_unlink(g->run, visit);
-}
-
-static int32_t lowest_bid(const struct smoe_grain_solve *g, uint32_t expert)
-{
-    uint32_t visit = g->s->lowest[expert];
-    return visit == SMOE_ROUTE_NO_VISIT ? INT32_MAX : g->s->grain_bid[visit];
-}
-
-static void set_bid(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert, int32_t bid)
-{
-    if (bid < lowest_bid(g, expert))
-        g->s->lowest[expert] = visit;
-    g->s->grain_bid[visit] = bid;
-}
+/* ---- bids ---- */
 
 /* The visit leaves its place and waits for another. */
 static void drop(struct smoe_grain_solve *g, uint32_t visit)
 {
-    struct smoe_route_scratch *s = g->s;
-    uint32_t expert = g->run->answer->expert[visit], lowest = SMOE_ROUTE_NO_VISIT;
     smoe_grain_leave(g, visit);
-    s->moved[g->n_waiting++] = visit;
-    if (s->lowest[expert] != visit)
-        return;
-    int32_t least = INT32_MAX;
-    for (uint32_t v = s->visit_head[expert]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v])
-        if (s->grain_bid[v] < least) {
-            least = s->grain_bid[v];
-            lowest = v;
-        }
-    s->lowest[expert] = lowest;
+    g->s->moved[g->n_waiting++] = visit;
+}
+
+static void drop_lowest(struct smoe_grain_solve *g, uint32_t expert)
+{
+    drop(g, g->s->grain_visit[g->s->grain_first[expert] + g->s->lowest[expert]]);
 }
 
 /* Drops whoever bids less than the last place costs; the price then is what the next visit must outbid. */
@@ -88,22 +53,22 @@ static void clear(struct smoe_grain_solve *g, uint32_t expert)
         return;
     while (s->expert_load[expert] > 0 &&
            smoe_grain_marginal(g, expert, s->expert_load[expert] - 1) + g->sink_lift >
-               lowest_bid(g, expert))
-        drop(g, s->lowest[expert]);
+               smoe_grain_lowest_bid(g, expert))
+        drop_lowest(g, expert);
     int32_t next = smoe_grain_marginal(g, expert, s->expert_load[expert]) + g->sink_lift;
-    int32_t low = lowest_bid(g, expert), lift = s->grain_lift[expert];
+    int32_t low = smoe_grain_lowest_bid(g, expert), lift = s->grain_lift[expert];
     next = next > lift ? next : lift;
     lift = low < next ? low : next;
     g->failed |= lift > SMOE_GRAIN_LIFT_MAX;
     s->grain_lift[expert] = (int16_t)(lift < SMOE_GRAIN_FAR ? lift : SMOE_GRAIN_FAR);
 }
 
-/* ---- bids ---- */
-
 static struct smoe_grain_two cheapest(struct smoe_grain_solve *g, uint32_t token)
 {
     g->run->answer->work += g->n_experts;
-    return g->kernel->two(smoe_grain_costs(g, token), g->s->grain_lift, g->stride);
+    struct smoe_grain_two two;
+    g->kernel->two(smoe_grain_costs(g, token), 1, g->s->grain_lift, g->stride, &two);
+    return two;
 }
 
 /* No other visit of the token is worth more to it than what it could have instead, at this cost. */
@@ -118,26 +83,37 @@ static void lower_others(struct smoe_grain_solve *g, uint32_t visit, int32_t cos
         if (worth < g->s->grain_lift[e]) {
             drop(g, v);
             clear(g, e);
-        } else if (worth < g->s->grain_bid[v]) {
-            set_bid(g, v, e, worth);
+        } else if (worth < *smoe_grain_bid(g, v)) {
+            smoe_grain_set_bid(g, v, worth);
         }
     }
 }
 
-static void bid(struct smoe_grain_solve *g, uint32_t visit)
+/* Does the token still have this expert for that? Others can only be dearer than they were, but that where a visit of
+ * its own has left, which will look for itself. */
+static bool still(const struct smoe_grain_solve *g, uint32_t token,
+                  const struct smoe_grain_two *two)
+{
+    int32_t cost = smoe_grain_costs(g, token)[two->expert];
+    return cost + g->s->grain_lift[two->expert] == two->least;
+}
+
+/* For the cheapest, as it was a moment ago. */
+static void bid(struct smoe_grain_solve *g, uint32_t visit, struct smoe_grain_two two)
 {
     struct smoe_route_scratch *s = g->s;
-    struct smoe_grain_two two = cheapest(g, smoe_grain_token(g, visit));
+    uint32_t token = smoe_grain_token(g, visit);
+    if (!still(g, token, &two) || two.second - two.least <= g->least_raise)
+        two = cheapest(g, token);
     int32_t raise = two.second - two.least, price = s->grain_lift[two.expert];
-    if (lowest_bid(g, two.expert) <= price) {
+    if (smoe_grain_lowest_bid(g, two.expert) <= price) {
         if (raise <= g->least_raise) {
             s->given_up[g->n_given_up++] = visit;
             return;
         }
-        drop(g, s->lowest[two.expert]);
+        drop_lowest(g, two.expert);
     }
-    smoe_grain_take(g, visit, two.expert);
-    set_bid(g, visit, two.expert, price + raise);
+    smoe_grain_take(g, visit, two.expert, price + raise);
     clear(g, two.expert);
     if (g->top_k > 1)
         lower_others(g, visit, two.second);
@@ -149,9 +125,10 @@ static void settle(struct smoe_grain_solve *g, uint32_t visit)
 {
     struct smoe_route_run *run = g->run;
     uint32_t token = smoe_grain_token(g, visit);
-    smoe_grain_take(g, visit, cheapest(g, token).expert);
+    smoe_grain_take(g, visit, cheapest(g, token).expert, 0);
     for (uint32_t v = token * g->top_k; v < (token + 1) * g->top_k; v++)
-        g->s->grain_bid[v] = 0; /* nothing is sure of it */
+        if (run->answer->expert[v] != SMOE_ROUTE_NONE)
+            smoe_grain_set_bid(g, v, 0); /* nothing is sure of it */
     for (uint32_t v = token * g->top_k; v < (token + 1) * g->top_k; v++) {
         uint32_t e = run->answer->expert[v];
         if (e == SMOE_ROUTE_NONE)
@@ -159,7 +136,7 @@ static void settle(struct smoe_grain_solve *g, uint32_t visit)
         struct smoe_grain_two two = cheapest(g, token);
         if (two.least < g->s->grain_own[v] + g->s->grain_lift[e]) {
             smoe_grain_leave(g, v);
-            smoe_grain_take(g, v, two.expert);
+            smoe_grain_take(g, v, two.expert, 0);
         }
     }
 }
@@ -179,70 +156,57 @@ static void begin(struct smoe_grain_solve *g)
         s->grain_lift[e] = offered ? 0 : SMOE_GRAIN_FAR;
         s->grain_none[e] = SMOE_GRAIN_FAR;
     }
-    for (uint32_t e = 0; e < g->n_experts; e++) {
-        s->visit_head[e] = s->lowest[e] = SMOE_ROUTE_NO_VISIT;
-        s->expert_load[e] = 0;
-    }
+    memset(s->expert_load, 0, g->n_experts * sizeof *s->expert_load);
 }
 
-/* The hot pass over some tokens. */
-static void pass(struct smoe_grain_solve *g, uint32_t first, uint32_t count)
-{
-    const struct smoe_route_problem *problem = g->run->problem;
-    struct smoe_route_scratch *s = g->s;
-    struct smoe_route_pick pick = {
-        .n_tokens = count,
-        .n_experts = g->n_experts,
-        .top_k = g->top_k,
-        .scores = problem->scores + (size_t)first * g->n_experts,
-        .weight = problem->score_weight,
-        .prices = s->expert_price,
-        .row = s->row,
-        .chosen = g->run->answer->expert + (size_t)first * g->top_k,
-        .runner_up = s->runner_up + first,
-        .cutoff = s->cutoff + first,
-        .margin = s->margin + first,
-        .loads = s->near_load,
-    };
-    smoe_route_pick(&pick);
-}
-
-/* Costs of a token in grains, and its visits where the pass chose, at bids of all that a place is worth to it. */
-static void place(struct smoe_grain_solve *g, const struct smoe_grain_scale *scale, uint32_t token)
+/* A token takes its K cheapest, each worth to it what the next would cost more. Returns how much that is for the
+ * dearest. */
+static int32_t choose(struct smoe_grain_solve *g, uint32_t token, struct smoe_grain_two two)
 {
     struct smoe_route_scratch *s = g->s;
-    const float *scores = g->run->problem->scores + (size_t)token * g->n_experts;
-    const uint16_t *chosen = g->run->answer->expert + (size_t)token * g->top_k;
     int16_t *row = smoe_grain_costs(g, token);
-    g->kernel->costs(scale, scores, g->n_experts,
-                     scale->prices[chosen[0]] - scale->weight * scores[chosen[0]], row);
-    int32_t next = row[s->runner_up[token]];
-    for (uint32_t k = 0; k < g->top_k; k++) {
-        uint32_t visit = token * g->top_k + k, expert = chosen[k];
-        smoe_grain_take(g, visit, expert);
-        set_bid(g, visit, expert, next - s->grain_own[visit]);
+    uint32_t first = token * g->top_k, end = first + g->top_k;
+    for (uint32_t v = first; v < end; v++) {
+        if (v > first)
+            g->kernel->two(row, 1, s->grain_lift, g->stride, &two);
+        if (two.least == SMOE_GRAIN_FAR) {
+            g->failed = true;
+            return 0;
+        }
+        s->grain_own[v] = (int16_t)two.least;
+        g->run->answer->expert[v] = (uint16_t)two.expert;
+        s->expert_load[two.expert]++;
+        row[two.expert] = SMOE_GRAIN_FAR;
     }
+    for (uint32_t v = first; v < end; v++)
+        s->grain_worth[v] = (int16_t)(two.second - s->grain_own[v]);
+    return two.second - two.least;
 }
 
 /* Every visit where it is cheapest. Returns the mean margin. */
 static double look_at_all(struct smoe_grain_solve *g)
 {
-    struct smoe_route_scratch *s = g->s;
-    const struct smoe_grain_scale scale = {.prices = s->grain_price,
+    const struct smoe_grain_scale scale = {.prices = g->s->grain_price,
                                            .weight = (float)g->run->problem->score_weight,
                                            .per_cost = (float)g->per_cost};
-    double sum = 0;
+    const float *scores = g->run->problem->scores;
+    uint32_t n_tokens = g->run->n_tokens, rows = CHUNK / g->n_experts;
+    struct smoe_grain_two two[SMOE_GRAIN_ROWS];
+    uint64_t sum = 0;
+    rows = rows < 1 ? 1 : rows < SMOE_GRAIN_ROWS ? rows : SMOE_GRAIN_ROWS;
     begin(g);
-    for (uint32_t i = 0; i < g->run->n_tokens; i += CHUNK) {
-        uint32_t count = g->run->n_tokens - i < CHUNK ? g->run->n_tokens - i : CHUNK;
-        pass(g, i, count);
-        for (uint32_t k = i; k < i + count; k++) {
-            place(g, &scale, k);
-            sum += s->margin[k];
-        }
+    for (uint32_t i = 0; i < n_tokens; i += rows) {
+        uint32_t count = n_tokens - i < rows ? n_tokens - i : rows;
+        g->kernel->costs(&scale, scores + (size_t)i * g->n_experts, g->n_experts, count,
+                         smoe_grain_costs(g, i));
+        g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, two);
+        for (uint32_t k = 0; k < count; k++)
+            sum += (uint64_t)choose(g, i + k, two[k]);
     }
-    g->run->answer->work += (uint64_t)g->run->n_tokens * g->n_experts;
-    return sum / g->run->n_tokens * g->per_cost;
+    g->run->answer->work += (uint64_t)n_tokens * g->n_experts;
+    if (!g->failed)
+        smoe_grain_open(g);
+    return (double)sum / n_tokens;
 }
 
 static void hold_auction(struct smoe_grain_solve *g)
@@ -252,13 +216,19 @@ static void hold_auction(struct smoe_grain_solve *g)
         clear(g, e);
     g->bids_left = (uint64_t)BIDS_MOST * g->run->n_visits;
     while (g->n_waiting > 0 && !g->failed) {
-        uint32_t visit = s->moved[--g->n_waiting];
-        if (g->bids_left > 0 && g->run->answer->work <= g->run->work_max) {
-            g->bids_left--;
-            bid(g, visit);
-        } else {
-            s->given_up[g->n_given_up++] = visit;
+        uint32_t count = g->n_waiting < TOGETHER ? g->n_waiting : TOGETHER, visit[TOGETHER];
+        struct smoe_grain_two two[TOGETHER];
+        memcpy(visit, s->moved + (g->n_waiting -= count), count * sizeof *visit);
+        if (g->bids_left < count || g->run->answer->work > g->run->work_max) {
+            memcpy(s->given_up + g->n_given_up, visit, count * sizeof *visit);
+            g->n_given_up += count;
+            continue;
         }
+        g->bids_left -= count;
+        for (uint32_t n = 0; n < count; n++)
+            two[n] = cheapest(g, smoe_grain_token(g, visit[n]));
+        for (uint32_t n = 0; n < count; n++)
+            bid(g, visit[n], two[n]);
     }
     for (uint32_t n = 0; n < g->n_given_up && !g->failed; n++)
         settle(g, s->given_up[n]);
@@ -266,24 +236,41 @@ static void hold_auction(struct smoe_grain_solve *g)
 
 /* ---- at last ---- */
 
-/* Prices and loads, and margins where they are certain: what was rounded is less than a grain on either side. */
+/* What is certain of a margin: what was rounded is less than a grain on either side. */
+static double certain(const struct smoe_grain_solve *g, int32_t margin)
+{
+    return (margin > BLUR ? margin - BLUR : 0) * g->grain;
+}
+
+static int32_t margin_of(const struct smoe_grain_solve *g, uint32_t token)
+{
+    const struct smoe_route_scratch *s = g->s;
+    int32_t dearest = 0;
+    for (uint32_t v = token * g->top_k; v < (token + 1) * g->top_k; v++) {
+        int32_t cost = s->grain_own[v] + s->grain_lift[g->run->answer->expert[v]];
+        dearest = cost > dearest ? cost : dearest;
+    }
+    return g->kernel->least(smoe_grain_costs(g, token), s->grain_lift, g->stride) - dearest;
+}
+
+/* Prices and loads, and margins: of most tokens bids tell that there is one. */
 static void end(struct smoe_grain_solve *g)
 {
     struct smoe_route_run *run = g->run;
     struct smoe_route_scratch *s = g->s;
+    uint32_t n_unsure = 0, *unsure = s->given_up;
     for (uint32_t i = 0; i < run->n_tokens; i++) {
-        int32_t dearest = 0, sure = INT32_MAX;
+        int32_t margin = INT32_MAX;
         for (uint32_t v = i * g->top_k; v < (i + 1) * g->top_k; v++) {
-            int32_t cost = s->grain_own[v] + s->grain_lift[run->answer->expert[v]];
-            int32_t left = s->grain_bid[v] - s->grain_lift[run->answer->expert[v]];
-            dearest = cost > dearest ? cost : dearest;
-            sure = left < sure ? left : sure;
+            int32_t left = *smoe_grain_bid(g, v) - s->grain_lift[run->answer->expert[v]];
+            margin = left < margin ? left : margin;
         }
-        int32_t margin = sure;
-        if (margin <= BLUR)
-            margin = cheapest(g, i).least - dearest;
-        s->margin[i] = margin > BLUR ? (margin - BLUR) * g->grain : 0;
+        s->margin[i] = certain(g, margin);
+        unsure[n_unsure] = i; /* or perhaps not: guessing which would take longer */
+        n_unsure += margin <= BLUR;
     }
+    for (uint32_t n = 0; n < n_unsure; n++)
+        s->margin[unsure[n]] = certain(g, margin_of(g, unsure[n]));
     for (uint32_t e = 0; e < g->n_experts; e++) {
         uint32_t node = smoe_route_node_of(run, e);
         s->expert_price[e] += (s->grain_lift[e] - g->sink_lift) * g->grain;
@@ -293,13 +280,13 @@ static void end(struct smoe_grain_solve *g)
     }
     memcpy(s->pass_price, s->expert_price, g->n_experts * sizeof *s->pass_price);
     memset(s->dirty, 0, g->n_experts);
-    run->horizon = (double)INFINITY; /* lists have all visits */
+    run->horizon = (double)INFINITY; /* lists, if need be, have all visits */
 }
 
 bool smoe_route_grains_pay(const struct smoe_route_run *run)
 {
     size_t stride = smoe_route_stride(run->problem->n_experts);
-    return run->enough > 0 && run->n_visits <= PASS_VISITS * run->n_offered &&
+    return run->enough > 0 && run->n_visits <= SMOE_ROUTE_GRAIN_VISITS * run->n_offered &&
            run->n_tokens * stride <= run->scratch->grain_cells;
 }
 

@@ -16,6 +16,7 @@
 #define SMOE_GRAIN_FAR   INT16_MAX
 #define SMOE_GRAIN_GROUP 8
 #define SMOE_GRAIN_WAVE  60
+#define SMOE_GRAIN_ROWS  32
 
 /* How a row of scores becomes one of costs. */
 struct smoe_grain_scale {
@@ -56,13 +57,19 @@ struct smoe_grain_group {
 
 /* One width. Sums that do not fit stay at the limit. */
 struct smoe_grain_kernel {
-    /* ret[f] becomes prices[f] - weight * scores[f] - least, in grains; 0 where that is below. scores [n], ret
-     * [stride]. */
+    /* Rows of `count` tokens, 1..SMOE_GRAIN_ROWS: ret[i, f] becomes prices[f] - weight * scores[i, f] in grains, less the
+     * least of the token. scores [count, n], ret [count, stride]. */
     void (*costs)(const struct smoe_grain_scale *scale, const float *scores, uint32_t n,
-                  float least, int16_t *ret);
+                  uint32_t count, int16_t *ret);
 
-    /* The two least of row + lift, which are >= 0. */
-    struct smoe_grain_two (*two)(const int16_t *row, const int16_t *lift, uint32_t stride);
+    /* The two least of each row + lift, which are >= 0. rows [count, stride], ret [count]. */
+    void (*two)(const int16_t *rows, uint32_t count, const int16_t *lift, uint32_t stride,
+                struct smoe_grain_two *ret);
+    int32_t (*least)(const int16_t *row, const int16_t *lift, uint32_t stride);
+
+    /* Which of `count`, but that one, is lowest, of equals the first; FAR: none is below that. All >= 0, and FAR
+     * behind them up to a whole step. */
+    uint32_t (*lowest)(const int16_t *bids, uint32_t count, uint32_t but);
 
     /* row[f] becomes the least of costs[f] - held of the group, and of what it was if `more`. */
     void (*offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group, int more);

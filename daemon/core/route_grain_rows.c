@@ -17,13 +17,10 @@
 #define UNROLL _Pragma("GCC unroll 4")
 #define INLINE static inline __attribute__((always_inline))
 
+enum { SMOE_GRAIN_AHEAD = 2048 }; /* scores */
+
 typedef int16_t eight __attribute__((vector_size(16)));
 typedef float four __attribute__((vector_size(16)));
-
-/* What every width comes down to: of each lane the two least, and the expert of the least. */
-struct lanes {
-    eight least, second, at;
-};
 
 INLINE eight choose(eight a, eight b, eight first)
 {
@@ -61,32 +58,6 @@ INLINE eight minus(eight a, eight b)
 }
 #endif
 
-INLINE struct lanes fold(struct lanes a, struct lanes b)
-{
-    eight first = (a.least < b.least) | ((a.least == b.least) & (a.at < b.at));
-    eight more = choose(b.least, a.least, first);
-    return (struct lanes){.least = LESS_8(a.least, b.least),
-                          .second = LESS_8(LESS_8(a.second, b.second), more),
-                          .at = choose(a.at, b.at, first)};
-}
-
-static struct smoe_grain_two least_of(const struct lanes *e)
-{
-    struct smoe_grain_two two = {(uint32_t)e->at[0], e->least[0], e->second[0]};
-    for (int l = 1; l < 8; l++) {
-        int32_t least = e->least[l], second = e->second[l];
-        bool first = least < two.least || (least == two.least && (uint32_t)e->at[l] < two.expert);
-        int32_t more = first ? two.least : least;
-        two.second = second < two.second ? second : two.second;
-        two.second = more < two.second ? more : two.second;
-        if (first) {
-            two.least = least;
-            two.expert = (uint32_t)e->at[l];
-        }
-    }
-    return two;
-}
-
 typedef int32_t four_whole __attribute__((vector_size(16)));
 
 INLINE eight narrow_8(four_whole a, four_whole b)
@@ -123,6 +94,12 @@ INLINE uint32_t mask_of(eight a)
 #endif
 }
 
+static inline float least_float_4(four a)
+{
+    float first = a[0] < a[1] ? a[0] : a[1], last = a[2] < a[3] ? a[2] : a[3];
+    return first < last ? first : last;
+}
+
 #define TILE(x) x##_portable
 #define TARGET
 #define LANES             8
@@ -133,24 +110,18 @@ INLINE uint32_t mask_of(eight a)
 #define LESS_FLOATS(a, b) LESS_4(a, b)
 #define NARROW(a, b)      narrow_8(a, b)
 #define LEAST(a)          least_of_8(a)
-#define LEAST_OF(e)       least_of(e)
+#define ALL(a)            (least_of_8(a) - (eight){0})
+#define SAME(a, b)        mask_of((a) == (b))
+#define LEAST_FLOAT(a)    least_float_4(a)
 #define MASK(a)           mask_of(a)
 #include "daemon/core/route_grain_tile.h"
 
 #if defined(__x86_64__)
-/* The least lane and its number by one instruction; of equals it would take the lowest lane, not the lowest expert. */
-__attribute__((target("avx2"))) static inline struct smoe_grain_two least_of_fast(
-    const struct lanes *e)
+__attribute__((target("avx2"))) static inline float least_float_avx2(__m256 a)
 {
-    __m128i least = (__m128i)e->least, found = _mm_minpos_epu16(least);
-    __m128i own = _mm_cmpeq_epi16(least, _mm_broadcastw_epi16(found));
-    uint32_t bits = (uint32_t)_mm_movemask_epi8(own);
-    if (bits & (bits - 1) & ~(2 * (bits & -bits))) /* more than the two bits of one lane */
-        return least_of(e);
-    __m128i second = _mm_minpos_epu16(_mm_blendv_epi8(least, (__m128i)e->second, own));
-    return (struct smoe_grain_two){.expert = (uint16_t)e->at[__builtin_ctz(bits) / 2],
-                                   .least = (int16_t)_mm_cvtsi128_si32(found),
-                                   .second = (int16_t)_mm_cvtsi128_si32(second)};
+    __m128 half = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 two = _mm_min_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
 }
 __attribute__((target("avx2"))) static inline uint32_t mask_avx2(__m256i a)
 {
@@ -179,7 +150,9 @@ __attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(
 #define LESS_FLOATS(a, b) _mm256_min_ps(a, b)
 #define NARROW(a, b)      ((grains_avx2)narrow_avx2((__m256i)(a), (__m256i)(b)))
 #define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
-#define LEAST_OF(e)       least_of_fast(e)
+#define ALL(a)            ((grains_avx2)_mm256_broadcastw_epi16(_mm_minpos_epu16((__m128i)(a))))
+#define SAME(a, b)        mask_avx2((__m256i)((a) == (b)))
+#define LEAST_FLOAT(a)    least_float_avx2(a)
 #include "daemon/core/route_grain_tile.h"
 
 #define TILE(x)           x##_avx512
@@ -193,13 +166,15 @@ __attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(
 #define LESS_FLOATS(a, b) _mm512_min_ps(a, b)
 #define NARROW(a, b)      ((grains_avx512)narrow_avx512((__m512i)(a), (__m512i)(b)))
 #define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
-#define LEAST_OF(e)       least_of_fast(e)
+#define ALL(a)            ((grains_avx512)_mm512_broadcastw_epi16(_mm_minpos_epu16((__m128i)(a))))
+#define SAME(a, b)        _mm512_cmpeq_epi16_mask((__m512i)(a), (__m512i)(b))
+#define LEAST_FLOAT(a)    _mm512_reduce_min_ps(a)
 #include "daemon/core/route_grain_tile.h"
 #endif
 
-#define KERNELS(x)                                                      \
-    {                                                                   \
-        costs_##x, two_##x, offers_##x, take_##x, spread_##x, raise_##x \
+#define KERNELS(x)                                                                             \
+    {                                                                                          \
+        costs_##x, two_##x, least_##x, lowest_##x, offers_##x, take_##x, spread_##x, raise_##x \
     }
 
 static const struct smoe_grain_kernel WIDTHS[] = {

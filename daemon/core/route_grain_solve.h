@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of the solve in grains share: route_grain.c, which says what it is, and route_grain_tide.c.
+ * What the files of the solve in grains share: route_grain.c, which says what it is, route_grain_places.c and
+ * route_grain_tide.c.
  */
 #ifndef SMOE_CORE_ROUTE_GRAIN_SOLVE_H
 #define SMOE_CORE_ROUTE_GRAIN_SOLVE_H
@@ -22,6 +23,7 @@ struct smoe_grain_solve {
     uint64_t part;          /* 1 / K, in 2^-32, and no less */
     double grain, per_cost; /* cost of a grain; grains of a cost of 1 */
     bool failed;            /* a number does not fit */
+    uint32_t rooms_end;     /* of the places that are given out */
 
     int32_t sink_lift;   /* prices are at their first where labels have risen by so much */
     int32_t risen;       /* no label has risen by more */
@@ -57,8 +59,35 @@ static inline int32_t smoe_grain_marginal(const struct smoe_grain_solve *g, uint
     return (int32_t)(grains > MOST ? MOST : grains < -MOST ? -MOST : grains);
 }
 
-/* The visit takes a place: notes what it pays there. */
-void smoe_grain_take(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert);
+/* What a visit that has a place bids for it, not above what it bid before; FAR: that, or more. */
+static inline int16_t *smoe_grain_bid(const struct smoe_grain_solve *g, uint32_t visit)
+{
+    uint32_t expert = g->run->answer->expert[visit];
+    return &g->s->grain_bid[g->s->grain_first[expert] + g->s->grain_place[visit]];
+}
+
+/* INT32_MAX: nobody is there, or for less than FAR. */
+static inline int32_t smoe_grain_lowest_bid(const struct smoe_grain_solve *g, uint32_t expert)
+{
+    uint32_t place = g->s->lowest[expert];
+    return place == SMOE_ROUTE_NO_VISIT ? INT32_MAX
+                                        : g->s->grain_bid[g->s->grain_first[expert] + place];
+}
+
+static inline void smoe_grain_set_bid(struct smoe_grain_solve *g, uint32_t visit, int32_t bid)
+{
+    uint32_t expert = g->run->answer->expert[visit];
+    if (bid < smoe_grain_lowest_bid(g, expert))
+        g->s->lowest[expert] = g->s->grain_place[visit];
+    *smoe_grain_bid(g, visit) = (int16_t)(bid < SMOE_GRAIN_FAR ? bid : SMOE_GRAIN_FAR);
+}
+
+/* route_grain_places.c */
+/* Opens places for the visits that each expert has (expert_load), and more; gives one to every visit, at the expert
+ * that the answer says, at a bid of what that is worth to it. */
+void smoe_grain_open(struct smoe_grain_solve *g);
+/* The visit takes a place: notes what it pays there. Fails where the token holds the expert already. */
+void smoe_grain_take(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert, int32_t bid);
 /* It leaves its place. */
 void smoe_grain_leave(struct smoe_grain_solve *g, uint32_t visit);
 

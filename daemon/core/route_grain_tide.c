@@ -96,14 +96,15 @@ static const int16_t *need_row(struct smoe_grain_solve *g, uint32_t e)
     int more = 0;
     if (s->row_made[e])
         return row;
-    for (uint32_t v = s->visit_head[e]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
+    const uint16_t *visit = s->grain_visit + s->grain_first[e];
+    for (uint32_t n = 0; n < s->expert_load[e]; n++) {
         if (group.count == SMOE_GRAIN_GROUP) {
             g->kernel->offers(row, g->stride, &group, more);
             more = 1;
             group.count = 0;
         }
-        group.costs[group.count] = smoe_grain_costs(g, smoe_grain_token(g, v));
-        group.held[group.count++] = s->grain_own[v];
+        group.costs[group.count] = smoe_grain_costs(g, smoe_grain_token(g, visit[n]));
+        group.held[group.count++] = s->grain_own[visit[n]];
     }
     g->kernel->offers(row, g->stride, &group, more);
     g->run->answer->work += (uint64_t)s->expert_load[e] * g->n_experts;
@@ -256,10 +257,11 @@ static bool step_holds(const struct smoe_grain_solve *g, uint32_t from, uint32_t
     if (from == g->n_experts)
         return s->grain_down[to] + s->grain_lift[to] == g->sink_lift;
     int32_t slack = s->grain_lift[from] - s->grain_lift[to];
-    for (uint32_t v = s->visit_head[from]; v != SMOE_ROUTE_NO_VISIT; v = s->visit_next[v]) {
-        int16_t cost = smoe_grain_costs(g, smoe_grain_token(g, v))[to];
-        if (cost - s->grain_own[v] == slack && cost != SMOE_GRAIN_FAR) {
-            *ret_visit = v;
+    const uint16_t *visit = s->grain_visit + s->grain_first[from];
+    for (uint32_t n = 0; n < s->expert_load[from]; n++) {
+        int16_t cost = smoe_grain_costs(g, smoe_grain_token(g, visit[n]))[to];
+        if (cost - s->grain_own[visit[n]] == slack && cost != SMOE_GRAIN_FAR) {
+            *ret_visit = visit[n];
             return true;
         }
     }
@@ -272,10 +274,10 @@ static void hand_on(struct smoe_grain_solve *g, uint32_t visit, uint32_t to)
     uint32_t token = smoe_grain_token(g, visit);
     for (uint32_t v = token * g->top_k; v < (token + 1) * g->top_k; v++) {
         s->row_made[g->run->answer->expert[v]] = 0;
-        s->grain_bid[v] = 0; /* nothing is sure of its margin now */
+        smoe_grain_set_bid(g, v, 0); /* nothing is sure of its margin now */
     }
     smoe_grain_leave(g, visit);
-    smoe_grain_take(g, visit, to);
+    smoe_grain_take(g, visit, to, 0);
     s->row_made[to] = 0;
 }
 

@@ -11,7 +11,9 @@
  *     MASK(a)    a bit for each lane of a comparison, from the lowest
  *     NARROW(a, b)    the grains of two vectors of integers
  *     LEAST(a)        of eight lanes, all >= 0
- *     LEAST_OF(e)                 the two least of eight lanes, and the expert of the least, of equals the lowest
+ *     ALL(a)          the same, in all lanes of a vector
+ *     LEAST_FLOAT(a)  of all lanes
+ *     SAME(a, b)      a bit for each lane that is the same in both
  */
 #ifdef TILE /* by itself the header is nothing */
 
@@ -67,21 +69,6 @@ TARGET static inline __attribute__((always_inline)) TILE(grains) TILE(lanes)(voi
 #else
 #define PART(a, p) (a)
 #endif
-#define EIGHT(p) ((struct lanes){PART(least, p), PART(second, p), PART(at, p)})
-
-/* Lanes of the same place among eight. */
-TARGET static inline __attribute__((always_inline)) struct lanes TILE(fold)(TILE(grains) least,
-                                                                            TILE(grains) second,
-                                                                            TILE(grains) at)
-{
-#if LANES == 32
-    return fold(fold(EIGHT(0), EIGHT(1)), fold(EIGHT(2), EIGHT(3)));
-#elif LANES == 16
-    return fold(EIGHT(0), EIGHT(1));
-#else
-    return EIGHT(0);
-#endif
-}
 
 /* The same in grains, above the least. */
 TARGET static inline __attribute__((always_inline)) TILE(ints)
@@ -92,8 +79,24 @@ TARGET static inline __attribute__((always_inline)) TILE(ints)
     return __builtin_convertvector(LESS_FLOATS(grains, farthest), TILE(ints));
 }
 
-TARGET static void TILE(costs)(const struct smoe_grain_scale *scale, const float *scores,
-                               uint32_t n, float least, int16_t *ret)
+TARGET static inline __attribute__((always_inline)) float TILE(least_cost)(
+    const struct smoe_grain_scale *scale, const float *scores, uint32_t n)
+{
+    TILE(floats) all = INFINITY - (TILE(floats)){0};
+    uint32_t f = 0;
+    for (; f + LANES / 2 <= n; f += LANES / 2)
+        all = LESS_FLOATS(all, TILE(cost)(scale, scores, f));
+    float least = LEAST_FLOAT(all);
+    for (; f < n; f++) {
+        float cost = scale->prices[f] - scale->weight * scores[f];
+        least = cost < least ? cost : least;
+    }
+    return least;
+}
+
+TARGET static inline __attribute__((always_inline)) void TILE(row)(
+    const struct smoe_grain_scale *scale, const float *scores, uint32_t n, float least,
+    int16_t *ret)
 {
     uint32_t f = 0;
     for (; f + LANES <= n; f += LANES)
@@ -108,6 +111,24 @@ TARGET static void TILE(costs)(const struct smoe_grain_scale *scale, const float
         ret[f] = SMOE_GRAIN_FAR;
 }
 
+/* Step by step over all rows: what rows wait for is short then, and they wait beside each other. */
+TARGET static void TILE(costs)(const struct smoe_grain_scale *scale, const float *scores,
+                               uint32_t n, uint32_t count, int16_t *ret)
+{
+    const uint32_t stride = (n + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
+    float least[SMOE_GRAIN_ROWS];
+    for (uint32_t i = 0; i < count; i++)
+        least[i] = TILE(least_cost)(scale, scores + (size_t)i * n, n);
+    for (uint32_t i = 0; i < count; i++) {
+        const float *next = scores + (size_t)(count + i) * n;
+        for (uint32_t f = 0; f < n; f += 16) { /* a cache line */
+            __builtin_prefetch(next + f);
+            __builtin_prefetch(next + f + SMOE_GRAIN_AHEAD, 0, 2); /* to the second cache */
+        }
+        TILE(row)(scale, scores + (size_t)i * n, n, least[i], ret + (size_t)i * stride);
+    }
+}
+
 TARGET static inline __attribute__((always_inline)) eight TILE(fold_least)(TILE(grains) least)
 {
 #if LANES == 32
@@ -119,8 +140,11 @@ TARGET static inline __attribute__((always_inline)) eight TILE(fold_least)(TILE(
 #endif
 }
 
-TARGET static struct smoe_grain_two TILE(two)(const int16_t *row, const int16_t *lift,
-                                              uint32_t stride)
+/* Lane by lane first, then of what lanes have: a lane that has the least shows what it has next instead. */
+TARGET static inline __attribute__((always_inline)) void TILE(two_of)(const int16_t *row,
+                                                                      const int16_t *lift,
+                                                                      uint32_t stride,
+                                                                      struct smoe_grain_two *ret)
 {
     TILE(grains) least = SMOE_GRAIN_FAR - (TILE(grains)){0}, second = least;
     TILE(grains) now = TILE(lanes)(), at = now;
@@ -130,8 +154,42 @@ TARGET static struct smoe_grain_two TILE(two)(const int16_t *row, const int16_t 
         second = LESS(second, MORE(least, cost));
         least = LESS(least, cost);
     }
-    struct lanes lanes = TILE(fold)(least, second, at);
-    return LEAST_OF(&lanes);
+    TILE(grains) found = ALL(TILE(fold_least)(least)), own = least == found;
+    TILE(grains) next = TILE(choose)(second, least, own);
+    uint32_t bits = SAME(least, found);
+    at = TILE(choose)(at, SMOE_GRAIN_FAR - (TILE(grains)){0}, own);
+    ret->least = found[0];
+    ret->expert = (uint32_t)LEAST(TILE(fold_least)(at));
+    ret->second = bits & (bits - 1) ? found[0] : LEAST(TILE(fold_least)(next));
+}
+
+TARGET static void TILE(two)(const int16_t *rows, uint32_t count, const int16_t *lift,
+                             uint32_t stride, struct smoe_grain_two *ret)
+{
+    for (uint32_t i = 0; i < count; i++)
+        TILE(two_of)(rows + (size_t)i * stride, lift, stride, &ret[i]);
+}
+
+TARGET static int32_t TILE(least)(const int16_t *row, const int16_t *lift, uint32_t stride)
+{
+    TILE(grains) least = SMOE_GRAIN_FAR - (TILE(grains)){0};
+    for (uint32_t f = 0; f < stride; f += LANES)
+        least = LESS(least, PLUS(TILE(load)(row + f), TILE(load)(lift + f)));
+    return LEAST(TILE(fold_least)(least));
+}
+
+TARGET static uint32_t TILE(lowest)(const int16_t *bids, uint32_t count, uint32_t but)
+{
+    TILE(grains) least = SMOE_GRAIN_FAR - (TILE(grains)){0}, none = least;
+    TILE(grains) lane = TILE(lanes)(), at = none;
+    for (uint32_t f = 0; f < count; f += LANES, lane += LANES) {
+        TILE(grains) bid = TILE(load)(bids + f);
+        TILE(grains) lower = (bid < least) & (lane != (int16_t)but);
+        least = TILE(choose)(bid, least, lower);
+        at = TILE(choose)(lane, at, lower);
+    }
+    at = TILE(choose)(at, none, least == ALL(TILE(fold_least)(least)));
+    return (uint32_t)LEAST(TILE(fold_least)(at));
 }
 
 TARGET static void TILE(offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group,
@@ -205,7 +263,6 @@ TARGET static void TILE(raise)(int16_t *lift, const int16_t *far, uint32_t strid
 }
 
 #undef PART
-#undef EIGHT
 #undef TILE
 #undef TARGET
 #undef LANES
@@ -213,10 +270,12 @@ TARGET static void TILE(raise)(int16_t *lift, const int16_t *far, uint32_t strid
 #undef MORE
 #undef PLUS
 #undef MINUS
-#undef LEAST_OF
 #undef LEAST
+#undef ALL
+#undef SAME
 #undef MASK
 #undef LESS_FLOATS
+#undef LEAST_FLOAT
 #undef NARROW
 
 #endif

@@ -40,6 +40,8 @@
 #define SMOE_ROUTE_LEVELS    8  /* how often tokens are set aside (route_near.c) */
 #define SMOE_ROUTE_GRAIN_CELLS \
     ((size_t)1 << 20) /* most costs that are kept in grains (route_grain.c) */
+#define SMOE_ROUTE_GRAIN_VISITS \
+    24 /* an expert, in the mean: up to here prices are not worth a sweep */
 
 struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
@@ -63,7 +65,8 @@ struct smoe_route_scratch {
 
     double *rung_price;   /* [J, RUNGS] marginal price after rung_visit visits */
     uint32_t *rung_visit; /* [J, RUNGS] NO_VISIT: none yet */
-    uint32_t *supplied;   /* [J] the last supply asked for */
+    uint32_t *
+        supplied; /* [J] the last supply asked for, of this solve or an earlier one: where to look first */
 
     double *node_price;   /* [J] p_j */
     double *expert_price; /* [E] q_e, +inf: not on offer */
@@ -125,7 +128,8 @@ struct smoe_route_scratch {
     /* The auction (route_auction.c). */
     double *bid;        /* [N, K] what the visit would pay for its place */
     uint32_t *given_up; /* [N, K] visits that do not bid any more */
-    uint32_t *lowest;   /* [E] the visit of the lowest bid there, NO_VISIT: none */
+    uint32_t
+        *lowest; /* [E] the visit of the lowest bid there, in grains its place; NO_VISIT: none */
 
     /* The tide (route_tide.c), by expert. */
     float *
@@ -147,9 +151,14 @@ struct smoe_route_scratch {
     size_t grain_cells;  /* room of the next */
     int16_t *grain_cost; /* [N, S] of each token, at the prices it began with, FAR: it holds that */
     int16_t *grain_own;  /* [N, K] of the expert that a visit holds */
-    int32_t *grain_bid;  /* [N, K] */
-    int16_t *grain_row;  /* [E, S] the least slack of each arc, but for labels */
-    float *grain_price;  /* [S] at first, less the least; +inf: not on offer */
+    int16_t *grain_worth;               /* [N, K] what its place was worth to a visit in the pass */
+    uint16_t *grain_place;              /* [N, K] which of its expert's */
+    size_t grain_places;                /* P: room of the next two (route_grain_places.c) */
+    uint16_t *grain_visit;              /* [P] */
+    int16_t *grain_bid;                 /* [P] of these; FAR where there is none */
+    uint32_t *grain_first, *grain_room; /* [E] an expert's places; how many */
+    int16_t *grain_row;                 /* [E, S] the least slack of each arc, but for labels */
+    float *grain_price;                 /* [S] at first, less the least; +inf: not on offer */
     int16_t *grain_lift; /* [S] by how much prices have risen since, FAR: not on offer */
     int16_t *grain_key;  /* [S] distance so far, FAR: not reached */
     int16_t *grain_open; /* [S] the same where a search has to go on from, otherwise FAR */

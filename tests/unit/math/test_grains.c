@@ -53,15 +53,23 @@ static void draw(struct drawn *d, struct smoe_rng *rng)
 
 static void check_costs(const struct drawn *d, const struct smoe_grain_kernel *kernel)
 {
-    int16_t row[EXPERTS];
+    float scores[2 * EXPERTS], least = INFINITY;
+    int16_t rows[2 * EXPERTS], *row = rows + d->stride; /* of the second of two */
     struct smoe_grain_scale scale = {.prices = d->prices, .weight = 5, .per_cost = 3000};
-    kernel->costs(&scale, d->scores, d->n, -2, row);
+    for (uint32_t f = 0; f < d->n; f++) {
+        scores[f] = 1 - d->scores[f];
+        scores[d->n + f] = d->scores[f];
+        least = fminf(least, d->prices[f] - 5 * d->scores[f]);
+    }
+    if (isinf(least)) /* nothing on offer */
+        return;
+    kernel->costs(&scale, scores, d->n, 2, rows);
     for (uint32_t f = 0; f < d->stride; f++) {
-        float grains = f < d->n ? ((d->prices[f] - 5 * d->scores[f]) + 2) * 3000 : INFINITY;
+        float grains = f < d->n ? ((d->prices[f] - 5 * d->scores[f]) - least) * 3000 : INFINITY;
         int16_t expected = SMOE_GRAIN_FAR;
         if (grains < (float)SMOE_GRAIN_FAR)
-            expected = (int16_t)(grains > 0 ? grains : 0);
-        cr_assert_eq(row[f] > 0 ? row[f] : 0, expected, "%u: %d, not %d", f, row[f], expected);
+            expected = (int16_t)grains;
+        cr_assert_eq(row[f], expected, "%u: %d, not %d", f, row[f], expected);
     }
 }
 
@@ -79,11 +87,30 @@ static void check_two(const struct drawn *d, const struct smoe_grain_kernel *ker
             second = cost;
         }
     }
-    struct smoe_grain_two two = kernel->two(d->row[0], d->lift, d->stride);
+    int16_t rows[2 * EXPERTS];
+    struct smoe_grain_two both[2], two;
+    memcpy(rows, d->row[1], d->stride * sizeof *rows);
+    memcpy(rows + d->stride, d->row[0], d->stride * sizeof *rows);
+    kernel->two(rows, 2, d->lift, d->stride, both);
+    two = both[1];
+    cr_assert_eq(kernel->least(d->row[0], d->lift, d->stride), least);
     cr_assert_eq(two.least, least);
     cr_assert_eq(two.second, second);
     if (at != UNTOLD)
         cr_assert_eq(two.expert, at, "%u, not %u", two.expert, at);
+}
+
+static void check_lowest(const struct drawn *d, const struct smoe_grain_kernel *kernel)
+{
+    int16_t bids[EXPERTS];
+    uint32_t but = d->count % d->n, at = SMOE_GRAIN_FAR;
+    for (uint32_t n = 0; n < EXPERTS; n++)
+        bids[n] = n < d->n ? d->row[0][n] : SMOE_GRAIN_FAR;
+    for (uint32_t n = 0; n < d->n; n++)
+        if (n != but && bids[n] < (at == SMOE_GRAIN_FAR ? SMOE_GRAIN_FAR : bids[at]))
+            at = n;
+    uint32_t lowest = kernel->lowest(bids, d->n, but);
+    cr_assert_eq(lowest, at, "%u, not %u", lowest, at);
 }
 
 static void check_offers(const struct drawn *d, const struct smoe_grain_kernel *kernel, int more)
@@ -193,6 +220,7 @@ Test(grains, every_width_does_what_the_plain_loop_does)
             const struct smoe_grain_kernel *kernel = smoe_grain_kernel_by(width);
             check_costs(&drawn, kernel);
             check_two(&drawn, kernel);
+            check_lowest(&drawn, kernel);
             check_offers(&drawn, kernel, round % 2);
             check_take(&drawn, kernel);
             check_spread(&drawn, kernel);
