@@ -65,6 +65,7 @@ static void lay_out_grains(struct smoe_route_scratch *s, struct smoe_cutter *cut
     CUT(grain_none, stride);
     CUT(grain_down, stride);
     CUT(grain_up, stride);
+    CUT(grain_base, stride);
 }
 
 static void lay_out(void *head, struct smoe_cutter *cutter)

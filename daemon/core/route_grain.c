@@ -19,9 +19,8 @@
 
 static const double GRAIN = 2.5;        /* of the gap that is allowed, shared out among the nodes */
 static const double LEAST_RAISE = 0.02; /* of the mean margin */
-static const double START_BELOW =
-    0.15; /* of it: prices start lower, as who overpays finds out late */
-static const double MARGINS_LEAST = 4; /* so many of them must fit between labels */
+static const double DAMPING = 0.7;      /* of a sweep */
+static const double MARGINS_LEAST = 4;  /* so many of them must fit between labels */
 
 enum {
     BIDS_MOST = 8, /* a visit, in the mean */
@@ -173,7 +172,7 @@ static int32_t choose(struct smoe_grain_solve *g, uint32_t token, struct smoe_gr
             g->failed = true;
             return 0;
         }
-        s->grain_own[v] = (int16_t)two.least;
+        s->grain_own[v] = row[two.expert];
         g->run->answer->expert[v] = (uint16_t)two.expert;
         s->expert_load[two.expert]++;
         row[two.expert] = SMOE_GRAIN_FAR;
@@ -204,9 +203,77 @@ static double look_at_all(struct smoe_grain_solve *g)
             sum += (uint64_t)choose(g, i + k, two[k]);
     }
     g->run->answer->work += (uint64_t)n_tokens * g->n_experts;
-    if (!g->failed)
-        smoe_grain_open(g);
     return (double)sum / n_tokens;
+}
+
+/* ---- sweeps ---- */
+
+/* Prices go part of the way to where the loads that they bring are what nodes accept: so many grains for a visit in
+ * excess, shared by all that are there. Returns by how much a price has fallen at most. */
+static int32_t step_prices(struct smoe_grain_solve *g, double worth)
+{
+    struct smoe_route_scratch *s = g->s;
+    int32_t fall = 0;
+    for (uint32_t e = 0; e < g->n_experts; e++) {
+        int32_t was = s->grain_lift[e], load = (int32_t)s->expert_load[e];
+        if (was == SMOE_GRAIN_FAR)
+            continue;
+        int32_t accepted = (int32_t)smoe_grain_accepted(g, e);
+        int32_t most = load > accepted ? load : accepted;
+        int32_t lift = was + (int32_t)(worth * (load - accepted) / (most + 1));
+        lift = lift < 0 ? 0 : lift < SMOE_GRAIN_LIFT_MAX ? lift : SMOE_GRAIN_LIFT_MAX;
+        fall = was - lift > fall ? was - lift : fall;
+        s->grain_lift[e] = (int16_t)lift;
+    }
+    return fall;
+}
+
+/* Tokens whose visits might be cheaper elsewhere now choose again. */
+static void sweep(struct smoe_grain_solve *g, double worth)
+{
+    struct smoe_route_scratch *s = g->s;
+    uint32_t n_doubtful = 0, *doubtful = s->given_up, n_visits = g->run->n_visits;
+    int32_t fall = step_prices(g, worth);
+    g->run->answer->sweeps++;
+    for (uint32_t v = 0; v < n_visits; v++) {
+        int32_t bound = s->grain_worth[v] - fall;
+        doubtful[n_doubtful] = v;
+        n_doubtful += s->grain_lift[g->run->answer->expert[v]] > bound;
+        s->grain_worth[v] = (int16_t)bound;
+    }
+    for (uint32_t n = 0; n < n_doubtful;) {
+        uint32_t token = smoe_grain_token(g, doubtful[n]), end = (token + 1) * g->top_k;
+        int16_t *row = smoe_grain_costs(g, token);
+        while (n < n_doubtful && doubtful[n] < end)
+            n++;
+        for (uint32_t v = end - g->top_k; v < end; v++) {
+            row[g->run->answer->expert[v]] = s->grain_own[v];
+            s->expert_load[g->run->answer->expert[v]]--;
+        }
+        choose(g, token, cheapest(g, token));
+    }
+}
+
+/* One sweep before anybody bids: where two visits too many become one, a chain of bids and a path are saved. All labels
+ * rise first, as none may fall below 0. */
+static void settle_prices(struct smoe_grain_solve *g)
+{
+    struct smoe_route_scratch *s = g->s;
+    uint64_t sum = 0;
+    for (uint32_t v = 0; v < g->run->n_visits; v++)
+        sum += (uint64_t)s->grain_worth[v];
+    double worth = (double)sum / g->run->n_visits;
+    if (worth > SMOE_GRAIN_LIFT_MAX / 4)
+        return;
+    int32_t room = g->sink_lift = (int32_t)worth;
+    for (uint32_t e = 0; e < g->n_experts; e++)
+        if (s->grain_lift[e] != SMOE_GRAIN_FAR)
+            s->grain_lift[e] = (int16_t)room;
+    for (uint32_t v = 0; v < g->run->n_visits; v++) {
+        int32_t bound = s->grain_worth[v] + room;
+        s->grain_worth[v] = (int16_t)(bound < SMOE_GRAIN_FAR ? bound : SMOE_GRAIN_FAR);
+    }
+    sweep(g, DAMPING * worth);
 }
 
 static void hold_auction(struct smoe_grain_solve *g)
@@ -307,7 +374,11 @@ bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_optio
     double mean = look_at_all(&g);
     if (g.failed || !(mean > 0) || mean * MARGINS_LEAST > SMOE_GRAIN_LIFT_MAX)
         return false;
-    g.sink_lift = (int32_t)(START_BELOW * mean);
+    settle_prices(&g);
+    if (!g.failed)
+        smoe_grain_open(&g);
+    if (g.failed)
+        return false;
     g.least_raise = (int32_t)(LEAST_RAISE * mean);
     hold_auction(&g);
     if (g.failed || !smoe_grain_tide(&g, mean)) {

@@ -15,8 +15,7 @@
 #define SMOE_GRAIN_STEP  32
 #define SMOE_GRAIN_FAR   INT16_MAX
 #define SMOE_GRAIN_GROUP 8
-#define SMOE_GRAIN_WAVE  60
-#define SMOE_GRAIN_ROWS  32
+#define SMOE_GRAIN_ROWS  32 /* most rows made at once */
 
 /* How a row of scores becomes one of costs. */
 struct smoe_grain_scale {
@@ -31,21 +30,20 @@ struct smoe_grain_two {
     int32_t least, second;
 };
 
-/* Vertices that a search has reached. All [stride]. */
+/* Shortest ways from some vertices to all: experts, and the sink behind them. */
 struct smoe_grain_front {
     uint32_t stride;
-    const int16_t *lift; /* by how much labels have risen, >= 0; FAR: not on offer */
-    int16_t *key;        /* distances; FAR: not reached */
-    int16_t *open;       /* the same of those that paths are still to go on from, FAR: not so */
-    int16_t *came;       /* from where */
-};
-
-/* Vertices that a search goes on from together; up to a multiple of four the rows behind them are read as well. */
-struct smoe_grain_wave {
-    uint32_t count;
-    uint16_t from[SMOE_GRAIN_WAVE + 4];
-    int16_t base[SMOE_GRAIN_WAVE + 4];
-    const int16_t *row[SMOE_GRAIN_WAVE + 4];
+    const int16_t *lift; /* [stride] by how much labels have risen, >= 0; FAR: not on offer */
+    const int16_t *rows; /* [., stride] the least slack of each arc, but for labels */
+    const int16_t *up;   /* [stride] the same to the sink; FAR: not there */
+    const int16_t *down; /* [stride] and from it */
+    int16_t *key;        /* [stride] distances; FAR: not reached */
+    int16_t *open; /* [stride] the same of those that ways are still to go on from, FAR: not so */
+    int16_t *came; /* [stride] from where */
+    int16_t *base; /* [stride] working memory */
+    uint32_t sink; /* its number */
+    int32_t sink_lift, sink_key, sink_open;
+    uint32_t sink_came;
 };
 
 /* Some visits of one expert. */
@@ -74,13 +72,10 @@ struct smoe_grain_kernel {
     /* row[f] becomes the least of costs[f] - held of the group, and of what it was if `more`. */
     void (*offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group, int more);
 
-    /* Takes the open vertices no farther than this out of those, rising, in whole steps as long as there is room for
-     * SMOE_GRAIN_WAVE. Returns how many. */
-    uint32_t (*take)(const struct smoe_grain_front *front, int32_t within, uint16_t *ret_from);
-
-    /* Whoever is nearer by way of the wave, at row + base + lift, comes from there, of equals from the first, and is
-     * open. Returns the distance of the nearest that is open. */
-    int32_t (*spread)(const struct smoe_grain_front *front, const struct smoe_grain_wave *wave);
+    /* Goes on from the open vertices, the nearest first, until none is open that is no farther than `most`. Vertices
+     * that are nearer than the nearest + width go on together; what comes to be nearer by another of them goes on
+     * again. Of ways of the same length any may be found, but the same by every width. Returns how many went on. */
+    uint32_t (*search)(struct smoe_grain_front *front, int32_t width, int32_t most);
 
     /* lift[f] rises by way - far[f], where that is more than 0. */
     void (*raise)(int16_t *lift, const int16_t *far, uint32_t stride, int16_t way);

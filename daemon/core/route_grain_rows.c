@@ -17,7 +17,10 @@
 #define UNROLL _Pragma("GCC unroll 4")
 #define INLINE static inline __attribute__((always_inline))
 
-enum { SMOE_GRAIN_AHEAD = 2048 }; /* scores */
+enum {
+    SMOE_GRAIN_AHEAD = 2048, /* scores */
+    SMOE_GRAIN_WAVE = 60,    /* experts that go on together at most */
+};
 
 typedef int16_t eight __attribute__((vector_size(16)));
 typedef float four __attribute__((vector_size(16)));
@@ -94,6 +97,52 @@ INLINE uint32_t mask_of(eight a)
 #endif
 }
 
+/* Vertices that a search goes on from together. */
+struct smoe_grain_wave {
+    uint32_t count;
+    uint32_t from[SMOE_GRAIN_WAVE + 17]; /* the sink, and what LIST may write */
+    int16_t base[SMOE_GRAIN_WAVE + 1];
+    const int16_t *row[SMOE_GRAIN_WAVE + 1];
+};
+
+INLINE uint32_t list_bits(uint32_t bits, uint32_t f, uint32_t *ret)
+{
+    uint32_t count = 0;
+    for (; bits; bits &= bits - 1)
+        ret[count++] = f + (uint32_t)__builtin_ctz(bits);
+    return count;
+}
+
+/* Is there a shorter way to the sink now? By whom it is, is looked for only then. */
+INLINE void smoe_grain_reach_sink(struct smoe_grain_front *front, int32_t way)
+{
+    if (way >= front->sink_key)
+        return;
+    uint32_t f = 0;
+    while (front->key[f] - front->lift[f] + front->up[f] + front->sink_lift > way)
+        f++;
+    front->sink_key = front->sink_open = way;
+    front->sink_came = f;
+}
+
+/* Where the vertices of a wave are, and where their ways go on. */
+INLINE void smoe_grain_complete_wave(struct smoe_grain_front *front, int32_t within,
+                                     struct smoe_grain_wave *wave)
+{
+    uint32_t n = wave->count;
+    for (uint32_t i = 0; i < n; i++) {
+        wave->row[i] = front->rows + (size_t)wave->from[i] * front->stride;
+        wave->base[i] = front->base[wave->from[i]];
+    }
+    if (front->sink_open > within)
+        return;
+    front->sink_open = SMOE_GRAIN_FAR;
+    wave->from[n] = front->sink;
+    wave->row[n] = front->down;
+    wave->base[n] = (int16_t)(front->sink_key - front->sink_lift);
+    wave->count = n + 1;
+}
+
 static inline float least_float_4(four a)
 {
     float first = a[0] < a[1] ? a[0] : a[1], last = a[2] < a[3] ? a[2] : a[3];
@@ -112,6 +161,7 @@ static inline float least_float_4(four a)
 #define LEAST(a)          least_of_8(a)
 #define ALL(a)            (least_of_8(a) - (eight){0})
 #define SAME(a, b)        mask_of((a) == (b))
+#define LIST(bits, f, to) list_bits(bits, f, to)
 #define LEAST_FLOAT(a)    least_float_4(a)
 #define MASK(a)           mask_of(a)
 #include "daemon/core/route_grain_tile.h"
@@ -138,6 +188,18 @@ __attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
                               _mm512_cvtepi32_epi16(b), 1);
 }
+/* Without a branch. */
+__attribute__((target("avx512f"))) static inline uint32_t list_avx512(uint32_t bits, uint32_t f,
+                                                                      uint32_t *ret)
+{
+    const __m512i first = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i all = _mm512_add_epi32(first, _mm512_set1_epi32((int)f));
+    uint32_t low = bits & 0xffff, high = bits >> 16, n = (uint32_t)__builtin_popcount(low);
+    _mm512_storeu_si512(ret, _mm512_maskz_compress_epi32((__mmask16)low, all));
+    all = _mm512_add_epi32(all, _mm512_set1_epi32(16));
+    _mm512_storeu_si512(ret + n, _mm512_maskz_compress_epi32((__mmask16)high, all));
+    return n + (uint32_t)__builtin_popcount(high);
+}
 
 #define TILE(x)           x##_avx2
 #define TARGET            __attribute__((target("avx2")))
@@ -152,6 +214,7 @@ __attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(
 #define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
 #define ALL(a)            ((grains_avx2)_mm256_broadcastw_epi16(_mm_minpos_epu16((__m128i)(a))))
 #define SAME(a, b)        mask_avx2((__m256i)((a) == (b)))
+#define LIST(bits, f, to) list_bits(bits, f, to)
 #define LEAST_FLOAT(a)    least_float_avx2(a)
 #include "daemon/core/route_grain_tile.h"
 
@@ -168,13 +231,14 @@ __attribute__((target("avx512f,avx512bw"))) static inline __m512i narrow_avx512(
 #define LEAST(a)          (int16_t) _mm_cvtsi128_si32(_mm_minpos_epu16((__m128i)(a)))
 #define ALL(a)            ((grains_avx512)_mm512_broadcastw_epi16(_mm_minpos_epu16((__m128i)(a))))
 #define SAME(a, b)        _mm512_cmpeq_epi16_mask((__m512i)(a), (__m512i)(b))
+#define LIST(bits, f, to) list_avx512(bits, f, to)
 #define LEAST_FLOAT(a)    _mm512_reduce_min_ps(a)
 #include "daemon/core/route_grain_tile.h"
 #endif
 
-#define KERNELS(x)                                                                             \
-    {                                                                                          \
-        costs_##x, two_##x, least_##x, lowest_##x, offers_##x, take_##x, spread_##x, raise_##x \
+#define KERNELS(x)                                                                   \
+    {                                                                                \
+        costs_##x, two_##x, least_##x, lowest_##x, offers_##x, search_##x, raise_##x \
     }
 
 static const struct smoe_grain_kernel WIDTHS[] = {

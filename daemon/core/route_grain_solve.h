@@ -32,7 +32,6 @@ struct smoe_grain_solve {
     int32_t width;       /* of a wave */
     int32_t sink_key;
     uint32_t sink_came;
-    bool sink_open;
 
     int32_t least_raise;
     uint64_t bids_left;
@@ -90,6 +89,9 @@ void smoe_grain_open(struct smoe_grain_solve *g);
 void smoe_grain_take(struct smoe_grain_solve *g, uint32_t visit, uint32_t expert, int32_t bid);
 /* It leaves its place. */
 void smoe_grain_leave(struct smoe_grain_solve *g, uint32_t visit);
+
+/* Visits that the expert's node accepts at its price, what is nearest to those it has. */
+uint32_t smoe_grain_accepted(const struct smoe_grain_solve *g, uint32_t expert);
 
 /* route_grain_tide.c: from tokens that hold their K cheapest to what nodes agree with. False: it does not fit. */
 bool smoe_grain_tide(struct smoe_grain_solve *g, double mean);

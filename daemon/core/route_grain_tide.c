@@ -25,12 +25,12 @@ static void accept(struct smoe_grain_solve *g, uint32_t e, uint32_t n)
 {
     struct smoe_route_scratch *s = g->s;
     s->accepted[e] = n;
-    s->grain_up[e] = smoe_grain_marginal(g, e, n);
+    s->grain_up[e] = clamp(smoe_grain_marginal(g, e, n));
     s->grain_down[e] = n > 0 ? clamp(-smoe_grain_marginal(g, e, n - 1)) : SMOE_GRAIN_FAR;
 }
 
 /* As many as marginals allow, or as few, whatever is nearer to what it carries. */
-static void accept_at_price(struct smoe_grain_solve *g, uint32_t e)
+uint32_t smoe_grain_accepted(const struct smoe_grain_solve *g, uint32_t e)
 {
     uint32_t n = g->s->expert_load[e],
              limit = smoe_route_limit(g->run, smoe_route_node_of(g->run, e));
@@ -39,7 +39,7 @@ static void accept_at_price(struct smoe_grain_solve *g, uint32_t e)
         n++;
     while (n > 0 && smoe_grain_marginal(g, e, n - 1) > price)
         n--;
-    accept(g, e, n);
+    return n;
 }
 
 static void begin(struct smoe_grain_solve *g)
@@ -47,15 +47,14 @@ static void begin(struct smoe_grain_solve *g)
     struct smoe_route_scratch *s = g->s;
     g->risen = g->sink_lift;
     for (uint32_t e = 0; e < g->stride; e++) {
-        s->grain_down[e] = SMOE_GRAIN_FAR;
+        s->grain_down[e] = s->grain_up[e] = SMOE_GRAIN_FAR;
         if (e >= g->n_experts)
             continue;
         s->row_made[e] = 0;
         s->accepted[e] = 0;
-        s->grain_up[e] = INT32_MAX / 2;
         if (isinf(s->expert_price[e]))
             continue;
-        accept_at_price(g, e);
+        accept(g, e, smoe_grain_accepted(g, e));
         g->sink_excess -= excess_of(g, e);
         g->risen = s->grain_lift[e] > g->risen ? s->grain_lift[e] : g->risen;
     }
@@ -88,14 +87,12 @@ static int16_t *row_of(const struct smoe_grain_solve *g, uint32_t e)
 }
 
 /* The least slack to each other expert of all visits on e, but for labels. */
-static const int16_t *need_row(struct smoe_grain_solve *g, uint32_t e)
+static void make_row(struct smoe_grain_solve *g, uint32_t e)
 {
     struct smoe_route_scratch *s = g->s;
     struct smoe_grain_group group = {.count = 0};
     int16_t *row = row_of(g, e);
     int more = 0;
-    if (s->row_made[e])
-        return row;
     const uint16_t *visit = s->grain_visit + s->grain_first[e];
     for (uint32_t n = 0; n < s->expert_load[e]; n++) {
         if (group.count == SMOE_GRAIN_GROUP) {
@@ -109,7 +106,6 @@ static const int16_t *need_row(struct smoe_grain_solve *g, uint32_t e)
     g->kernel->offers(row, g->stride, &group, more);
     g->run->answer->work += (uint64_t)s->expert_load[e] * g->n_experts;
     s->row_made[e] = 1;
-    return row;
 }
 
 /* ---- the search ---- */
@@ -135,50 +131,12 @@ static uint64_t start(struct smoe_grain_solve *g)
     if (g->sink_excess < 0)
         s->touched[g->n_targets++] = g->n_experts;
     g->sink_key = g->sink_excess > 0 ? 0 : SMOE_GRAIN_FAR;
-    g->sink_open = g->sink_excess > 0;
-    g->sink_came = g->n_experts;
     return left;
 }
 
 static int32_t key_of(const struct smoe_grain_solve *g, uint32_t v)
 {
     return v == g->n_experts ? g->sink_key : g->s->grain_key[v];
-}
-
-/* Does a unit that may come here come to the sink by a shorter way? */
-static void reach_sink(struct smoe_grain_solve *g, uint32_t e)
-{
-    int32_t to = g->s->grain_key[e] + g->s->grain_up[e] + g->sink_lift - g->s->grain_lift[e];
-    if (to < g->sink_key) {
-        g->sink_key = to;
-        g->sink_came = e;
-        g->sink_open = true;
-    }
-}
-
-/* The next vertices to go on from, of the nearest. */
-static void gather(struct smoe_grain_solve *g, const struct smoe_grain_front *front, int32_t within,
-                   struct smoe_grain_wave *wave)
-{
-    const struct smoe_route_scratch *s = g->s;
-    wave->count = g->kernel->take(front, within, wave->from);
-    for (uint32_t i = 0; i < wave->count; i++) {
-        uint32_t e = wave->from[i];
-        wave->row[i] = need_row(g, e);
-        wave->base[i] = (int16_t)(s->grain_key[e] - s->grain_lift[e]);
-        reach_sink(g, e);
-    }
-    if (g->sink_open && g->sink_key <= within) {
-        g->sink_open = false;
-        wave->from[wave->count] = (uint16_t)g->n_experts;
-        wave->row[wave->count] = s->grain_down;
-        wave->base[wave->count++] = (int16_t)(g->sink_key - g->sink_lift);
-    }
-    for (uint32_t i = wave->count; i % 4; i++) {
-        wave->row[i] = s->grain_none;
-        wave->base[i] = 0;
-        wave->from[i] = 0;
-    }
 }
 
 /* The nearest deficits, up to what all excess could fill, in order. Returns how far the last is. */
@@ -200,26 +158,33 @@ static int32_t choose_targets(struct smoe_grain_solve *g, uint64_t left)
     return g->n_targets > 0 ? key_of(g, target[g->n_targets - 1]) : 0;
 }
 
-/* Shortest ways from all excess to everything. Returns how far deficits are that could take it. Vertices that are
- * nearly as near as the nearest go on together: what comes to be nearer by another of them goes on again. */
+/* Shortest ways from all excess to everything. Returns how far deficits are that could take it. Nearly every vertex will
+ * be met, so all rows are made first. */
 static int32_t search(struct smoe_grain_solve *g)
 {
     struct smoe_route_scratch *s = g->s;
-    const struct smoe_grain_front front = {.stride = g->stride,
-                                           .lift = s->grain_lift,
-                                           .key = s->grain_key,
-                                           .open = s->grain_open,
-                                           .came = s->grain_came};
+    for (uint32_t e = 0; e < g->n_experts; e++)
+        if (!s->row_made[e])
+            make_row(g, e);
     uint64_t left = start(g);
-    struct smoe_grain_wave wave;
-    for (int32_t nearest = 0;
-         nearest <= SMOE_GRAIN_WAY_MAX && g->run->answer->work <= g->run->work_max;) {
-        gather(g, &front, nearest + g->width, &wave);
-        nearest = g->kernel->spread(&front, &wave);
-        g->run->answer->work += (uint64_t)wave.count * g->n_experts;
-        if (g->sink_open && g->sink_key < nearest)
-            nearest = g->sink_key;
-    }
+    struct smoe_grain_front front = {.stride = g->stride,
+                                     .lift = s->grain_lift,
+                                     .rows = s->grain_row,
+                                     .up = s->grain_up,
+                                     .down = s->grain_down,
+                                     .key = s->grain_key,
+                                     .open = s->grain_open,
+                                     .came = s->grain_came,
+                                     .base = s->grain_base,
+                                     .sink = g->n_experts,
+                                     .sink_lift = g->sink_lift,
+                                     .sink_key = g->sink_key,
+                                     .sink_open = g->sink_key,
+                                     .sink_came = g->n_experts};
+    uint32_t expanded = g->kernel->search(&front, g->width, SMOE_GRAIN_WAY_MAX);
+    g->sink_key = front.sink_key;
+    g->sink_came = front.sink_came;
+    g->run->answer->work += (uint64_t)expanded * g->n_experts;
     return choose_targets(g, left);
 }
 

@@ -10,6 +10,7 @@
  *     PLUS(a, b), MINUS(a, b)     lane by lane; what does not fit stays at the limit
  *     MASK(a)    a bit for each lane of a comparison, from the lowest
  *     NARROW(a, b)    the grains of two vectors of integers
+ *     LIST(bits, f, to)    puts f + b into `to` for each bit b, rising; returns how many; 16 more may be written
  *     LEAST(a)        of eight lanes, all >= 0
  *     ALL(a)          the same, in all lanes of a vector
  *     LEAST_FLOAT(a)  of all lanes
@@ -206,8 +207,10 @@ TARGET static void TILE(offers)(int16_t *row, uint32_t stride, const struct smoe
     }
 }
 
-TARGET static uint32_t TILE(take)(const struct smoe_grain_front *front, int32_t within,
-                                  uint16_t *ret_from)
+/* Takes the open vertices no farther than `within` out of those, rising, in whole steps as long as there is room for
+ * SMOE_GRAIN_WAVE. Returns how many. */
+TARGET static inline __attribute__((always_inline)) uint32_t TILE(take)(
+    const struct smoe_grain_front *front, int32_t within, uint32_t *ret_from)
 {
     TILE(grains) bound = (int16_t)within - (TILE(grains)){0};
     uint32_t count = 0;
@@ -215,43 +218,91 @@ TARGET static uint32_t TILE(take)(const struct smoe_grain_front *front, int32_t 
         uint32_t bits = 0;
         for (uint32_t g = 0; g < SMOE_GRAIN_STEP; g += LANES)
             bits |= (uint32_t)MASK(TILE(load)(front->open + f + g) <= bound) << g;
-        if (!bits)
-            continue;
         if (count + (uint32_t)__builtin_popcount(bits) > SMOE_GRAIN_WAVE)
             break;
-        for (uint32_t g = 0; g < SMOE_GRAIN_STEP;
-             g += LANES) { /* whole vectors, as they will be read */
+        for (uint32_t g = 0; g < SMOE_GRAIN_STEP; g += LANES) { /* as it will be read */
             TILE(grains) open = TILE(load)(front->open + f + g);
             TILE(store)(front->open + f + g, open | ((open <= bound) & SMOE_GRAIN_FAR));
         }
-        for (; bits; bits &= bits - 1)
-            ret_from[count++] = (uint16_t)(f + (uint32_t)__builtin_ctz(bits));
+        count += LIST(bits, f, ret_from + count);
     }
     return count;
 }
 
-TARGET static int32_t TILE(spread)(const struct smoe_grain_front *front,
-                                   const struct smoe_grain_wave *wave)
+/* The way from all to itself, `n` vectors from f on: how far it goes on to the sink. */
+TARGET static inline __attribute__((always_inline)) TILE(grains)
+    TILE(start_from)(const struct smoe_grain_front *front, uint32_t f)
 {
-    const uint32_t stride = front->stride, count = (wave->count + 3) / 4 * 4;
-    TILE(grains) least = SMOE_GRAIN_FAR - (TILE(grains)){0};
-    for (uint32_t f = 0; f < stride; f += LANES) {
-        TILE(grains) to = SMOE_GRAIN_FAR - (TILE(grains)){0}, from = to;
+    TILE(grains) base = MINUS(TILE(load)(front->key + f), TILE(load)(front->lift + f));
+    TILE(store)(front->base + f, base);
+    return PLUS(PLUS(base, TILE(load)(front->up + f)),
+                (int16_t)front->sink_lift - (TILE(grains)){0});
+}
+
+/* Whoever among n vectors from f on is nearer by way of the wave comes from there, of equals from the first, and is
+ * open. `least` is the nearest that is open, `leave` the nearest way on to the sink. */
+TARGET static inline __attribute__((always_inline)) void TILE(spread)(
+    const struct smoe_grain_front *front, const struct smoe_grain_wave *wave, uint32_t f,
+    const uint32_t n, TILE(grains) * least, TILE(grains) * leave)
+{
+    TILE(grains) to[4], from[4];
+    UNROLL
+    for (uint32_t b = 0; b < n; b++)
+        to[b] = from[b] = SMOE_GRAIN_FAR - (TILE(grains)){0};
+    for (uint32_t i = 0; i < wave->count; i++) {
+        const int16_t *row = wave->row[i] + f;
+        TILE(grains) base = wave->base[i] - (TILE(grains)){0};
+        TILE(grains) id = (int16_t)wave->from[i] - (TILE(grains)){0};
         UNROLL
-        for (uint32_t i = 0; i < count; i++) {
-            TILE(grains) by = PLUS(TILE(load)(wave->row[i] + f), wave->base[i] - (TILE(grains)){0});
-            from = TILE(choose)((int16_t)wave->from[i] - (TILE(grains)){0}, from, by < to);
-            to = LESS(to, by);
+        for (uint32_t b = 0; b < n; b++) {
+            TILE(grains) by = PLUS(TILE(load)(row + (size_t)b * LANES), base);
+            from[b] = TILE(choose)(id, from[b], by < to[b]);
+            to[b] = LESS(to[b], by);
         }
-        to = PLUS(to, TILE(load)(front->lift + f));
-        TILE(grains) key = TILE(load)(front->key + f), nearer = to < key;
-        TILE(store)(front->came + f, TILE(choose)(from, TILE(load)(front->came + f), nearer));
-        TILE(store)(front->key + f, LESS(key, to));
-        TILE(grains) open = TILE(choose)(to, TILE(load)(front->open + f), nearer);
-        TILE(store)(front->open + f, open);
-        least = LESS(least, open);
     }
-    return LEAST(TILE(fold_least)(least));
+    UNROLL
+    for (uint32_t b = 0; b < n; b++, f += LANES) {
+        TILE(grains) way = PLUS(to[b], TILE(load)(front->lift + f));
+        TILE(grains) key = TILE(load)(front->key + f), nearer = way < key;
+        TILE(grains) open = TILE(choose)(way, TILE(load)(front->open + f), nearer);
+        TILE(store)(front->came + f, TILE(choose)(from[b], TILE(load)(front->came + f), nearer));
+        TILE(store)(front->key + f, LESS(key, way));
+        TILE(store)(front->open + f, open);
+        *least = LESS(*least, open);
+        *leave = LESS(*leave, TILE(start_from)(front, f));
+    }
+}
+
+TARGET static uint32_t TILE(search)(struct smoe_grain_front *front, int32_t width, int32_t most)
+{
+    const TILE(grains) far = SMOE_GRAIN_FAR - (TILE(grains)){0};
+    struct smoe_grain_wave wave;
+    TILE(grains) leave = far, least = far;
+    uint32_t expanded = 0, stride = front->stride;
+    for (uint32_t f = 0; f < stride; f += LANES) {
+        leave = LESS(leave, TILE(start_from)(front, f));
+        least = LESS(least, TILE(load)(front->open + f));
+    }
+    for (;;) {
+        smoe_grain_reach_sink(front, LEAST(TILE(fold_least)(MORE(leave, (TILE(grains)){0}))));
+        int32_t nearest = LEAST(TILE(fold_least)(least));
+        nearest = front->sink_open < nearest ? front->sink_open : nearest;
+        if (nearest > most)
+            return expanded;
+        wave.count = TILE(take)(front, nearest + width, wave.from);
+        smoe_grain_complete_wave(front, nearest + width, &wave);
+        expanded += wave.count;
+        leave = least = far;
+        uint32_t f = 0;
+        for (; f + 4 * LANES <= stride; f += 4 * LANES)
+            TILE(spread)(front, &wave, f, 4, &least, &leave);
+        if (f + 2 * LANES <= stride) {
+            TILE(spread)(front, &wave, f, 2, &least, &leave);
+            f += 2 * LANES;
+        }
+        if (f + LANES <= stride)
+            TILE(spread)(front, &wave, f, 1, &least, &leave);
+    }
 }
 
 TARGET static void TILE(raise)(int16_t *lift, const int16_t *far, uint32_t stride, int16_t way)
@@ -272,6 +323,7 @@ TARGET static void TILE(raise)(int16_t *lift, const int16_t *far, uint32_t strid
 #undef MINUS
 #undef LEAST
 #undef ALL
+#undef LIST
 #undef SAME
 #undef MASK
 #undef LESS_FLOATS

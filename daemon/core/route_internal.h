@@ -165,7 +165,8 @@ struct smoe_route_scratch {
     int16_t *grain_came; /* [S] from where */
     int16_t *grain_none; /* [S] FAR */
     int16_t *grain_down; /* [S] less the price of the last visit accepted, from its first price */
-    int32_t *grain_up;   /* [S] of one more */
+    int16_t *grain_up;   /* [S] of one more */
+    int16_t *grain_base; /* [S] working memory of a search */
 
     uint8_t *dirty; /* [E] experts whose rows may hold a negative cycle's arc */
 };

@@ -9,7 +9,7 @@
 #include "common/base/rng.h"
 #include "daemon/core/route_grain.h"
 
-enum { EXPERTS = 96, WAVE = 9, UNTOLD = 77 };
+enum { EXPERTS = 160, WAVE = 9, UNTOLD = 177 };
 
 struct drawn {
     uint32_t n, stride, count;
@@ -135,67 +135,115 @@ static void check_offers(const struct drawn *d, const struct smoe_grain_kernel *
     }
 }
 
-static void check_take(const struct drawn *d, const struct smoe_grain_kernel *kernel)
+/* Rows, lifts and slacks of a search: from each vertex to each, sink included, no way is shorter than nothing. */
+struct graph {
+    int16_t rows[EXPERTS * EXPERTS], lift[EXPERTS], up[EXPERTS], down[EXPERTS];
+    int16_t key[EXPERTS], open[EXPERTS], came[EXPERTS], base[EXPERTS];
+    int32_t sink_lift, sink_key;
+};
+
+static int32_t slack(const struct graph *g, uint32_t stride, uint32_t n, uint32_t from, uint32_t to)
 {
-    int16_t open[EXPERTS];
-    uint16_t from[SMOE_GRAIN_WAVE];
-    memcpy(open, d->open, sizeof open);
-    struct smoe_grain_front front = {.stride = d->stride, .open = open};
-    int32_t within = d->held[0];
-    uint32_t count = kernel->take(&front, within, from), n = 0;
-    for (uint32_t step = 0; step < d->stride; step += SMOE_GRAIN_STEP) {
-        uint32_t here = 0;
-        for (uint32_t f = step; f < step + SMOE_GRAIN_STEP; f++)
-            here += d->open[f] <= within;
-        bool fits = n + here <= SMOE_GRAIN_WAVE;
-        for (uint32_t f = step; fits && f < step + SMOE_GRAIN_STEP; f++) {
-            bool taken = d->open[f] <= within;
-            cr_assert_eq(open[f], taken ? SMOE_GRAIN_FAR : d->open[f]);
-            if (taken)
-                cr_assert_eq(from[n++], f);
-        }
-        if (!fits)
-            break;
-    }
-    cr_assert_eq(count, n);
+    int32_t low = from == n ? g->sink_lift : g->lift[from],
+            high = to == n ? g->sink_lift : g->lift[to];
+    int32_t arc = from == n ? g->down[to] : to == n ? g->up[from] : g->rows[from * stride + to];
+    return arc == SMOE_GRAIN_FAR ? INT16_MAX : arc + high - low;
 }
 
-static void check_spread(const struct drawn *d, const struct smoe_grain_kernel *kernel)
+static void draw_graph(struct graph *g, const struct drawn *d, struct smoe_rng *rng)
 {
-    int16_t key[EXPERTS], open[EXPERTS], came[EXPERTS], none[EXPERTS];
-    struct smoe_grain_wave wave = {.count = d->count};
-    struct smoe_grain_front front = {
-        .stride = d->stride, .lift = d->lift, .key = key, .open = open, .came = came};
-    memcpy(key, d->key, sizeof key);
-    memcpy(open, d->open, sizeof open);
-    for (uint32_t f = 0; f < EXPERTS; f++) {
-        came[f] = -1;
-        none[f] = SMOE_GRAIN_FAR;
-    }
-    for (uint32_t i = 0; i < (d->count + 3) / 4 * 4; i++) {
-        wave.from[i] = (uint16_t)(UNTOLD + i);
-        wave.row[i] = i < d->count ? d->row[i] : none;
-        wave.base[i] = i < d->count ? d->base[i] : 0;
-    }
-    int32_t nearest = kernel->spread(&front, &wave), expected = SMOE_GRAIN_FAR;
-    bool negative = false;
+    enum { LIFTS = 4000, SLACKS = 900 };
+    memset(g, 0, sizeof *g);
+    g->sink_lift = draw_below(rng, LIFTS);
+    for (uint32_t f = 0; f < d->stride; f++)
+        g->lift[f] =
+            f < d->n && d->lift[f] != SMOE_GRAIN_FAR ? draw_below(rng, LIFTS) : SMOE_GRAIN_FAR;
     for (uint32_t f = 0; f < d->stride; f++) {
-        int32_t to = SMOE_GRAIN_FAR, from = -1;
-        for (uint32_t i = 0; i < d->count; i++)
-            if (clamp(d->row[i][f] + d->base[i]) < to) {
-                to = clamp(d->row[i][f] + d->base[i]);
-                from = (int32_t)(UNTOLD + i);
-            }
-        to = clamp(to + d->lift[f]);
-        bool nearer = to < d->key[f];
-        cr_assert_eq(key[f], nearer ? to : d->key[f]);
-        cr_assert_eq(open[f], nearer ? to : d->open[f]);
-        cr_assert_eq(came[f], nearer ? from : -1);
-        expected = open[f] < expected ? open[f] : expected;
-        negative |= open[f] < 0;
+        bool offered = g->lift[f] != SMOE_GRAIN_FAR;
+        int16_t coarse = draw_below(rng, 2) ? 1 : 30; /* ties, and none */
+        g->key[f] = g->open[f] = g->up[f] = g->down[f] = SMOE_GRAIN_FAR;
+        g->came[f] = -1;
+        if (offered && draw_below(rng, 3) == 0)
+            g->up[f] = (int16_t)(draw_below(rng, SLACKS) / coarse + g->lift[f] - g->sink_lift);
+        if (offered && draw_below(rng, 3) == 0)
+            g->down[f] = (int16_t)(draw_below(rng, SLACKS) / coarse + g->sink_lift - g->lift[f]);
+        if (offered && draw_below(rng, 6) == 0) {
+            g->key[f] = g->open[f] = 0;
+            g->came[f] = (int16_t)f;
+        }
+        for (uint32_t e = 0; e < d->stride; e++) {
+            int16_t *arc = &g->rows[e * d->stride + f];
+            *arc = SMOE_GRAIN_FAR;
+            if (offered && g->lift[e] != SMOE_GRAIN_FAR && e != f && draw_below(rng, 4) == 0)
+                *arc = (int16_t)(draw_below(rng, SLACKS) / coarse + g->lift[e] - g->lift[f]);
+        }
     }
-    if (!negative) /* as where it is used */
-        cr_assert_eq(nearest, expected);
+    g->sink_key = draw_below(rng, 4) ? SMOE_GRAIN_FAR : 0;
+}
+
+/* Distances of all from the open ones, the sink's last: every arc once more until nothing changes. */
+static void find_ways(const struct graph *g, const struct drawn *d, int32_t *ret)
+{
+    for (uint32_t f = 0; f < d->n; f++)
+        ret[f] = g->key[f];
+    ret[d->n] = g->sink_key;
+    for (bool again = true; again;) {
+        again = false;
+        for (uint32_t from = 0; from <= d->n; from++)
+            for (uint32_t to = 0; to <= d->n && ret[from] < SMOE_GRAIN_FAR; to++) {
+                if (from == to)
+                    continue;
+                int32_t way = ret[from] + slack(g, d->stride, d->n, from, to);
+                again |= way < ret[to];
+                ret[to] = way < ret[to] ? way : ret[to];
+            }
+    }
+}
+
+/* The search finds the shortest ways up to MOST, and for each how it comes there; all widths find the same. */
+static void check_search(const struct drawn *d, struct graph drawn, uint32_t width)
+{
+    enum { MOST = 2500 };
+    struct graph g = drawn, first = drawn;
+    int32_t ways[EXPERTS + 1];
+    struct smoe_grain_front front = {.stride = d->stride,
+                                     .lift = g.lift,
+                                     .rows = g.rows,
+                                     .up = g.up,
+                                     .down = g.down,
+                                     .key = g.key,
+                                     .open = g.open,
+                                     .came = g.came,
+                                     .base = g.base,
+                                     .sink = d->n,
+                                     .sink_lift = g.sink_lift,
+                                     .sink_key = g.sink_key,
+                                     .sink_open = g.sink_key,
+                                     .sink_came = d->n};
+    struct smoe_grain_front other = front;
+    other.key = first.key;
+    other.open = first.open;
+    other.came = first.came;
+    other.base = first.base;
+    uint32_t wave = (uint32_t)d->held[0] % 700;
+    uint32_t expanded = smoe_grain_kernel_by(width)->search(&front, (int32_t)wave, MOST);
+    cr_assert_eq(smoe_grain_kernel_by(0)->search(&other, (int32_t)wave, MOST), expanded);
+    cr_assert_eq(memcmp(first.came, g.came, sizeof g.came), 0);
+    cr_assert_eq(other.sink_came, front.sink_came);
+    find_ways(&drawn, d, ways);
+    for (uint32_t f = 0; f <= d->n; f++) {
+        int32_t key = f == d->n ? front.sink_key : g.key[f];
+        uint32_t from = f == d->n ? front.sink_came : (uint32_t)g.came[f];
+        if (ways[f] > MOST) {
+            cr_assert_gt(key, MOST); /* what is far may look less far than it is */
+            continue;
+        }
+        cr_assert_eq(key, ways[f], "%u: %d, not %d", f, key, ways[f]);
+        if (from != f)
+            cr_assert_eq(ways[from] + slack(&drawn, d->stride, d->n, from, f), key);
+        else
+            cr_assert_eq(key, 0);
+    }
 }
 
 static void check_raise(const struct drawn *d, const struct smoe_grain_kernel *kernel)
@@ -222,9 +270,21 @@ Test(grains, every_width_does_what_the_plain_loop_does)
             check_two(&drawn, kernel);
             check_lowest(&drawn, kernel);
             check_offers(&drawn, kernel, round % 2);
-            check_take(&drawn, kernel);
-            check_spread(&drawn, kernel);
             check_raise(&drawn, kernel);
         }
+    }
+}
+
+Test(grains, a_search_finds_the_shortest_ways_and_every_width_the_same)
+{
+    static struct graph graph;
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 63, 0);
+    for (int round = 0; round < 400; round++) {
+        struct drawn drawn = {.n = 0};
+        draw(&drawn, &rng);
+        draw_graph(&graph, &drawn, &rng);
+        for (uint32_t width = 0; width < smoe_grain_widths(); width++)
+            check_search(&drawn, graph, width);
     }
 }
