@@ -10,7 +10,8 @@
  *              the (K+2)-th key is farther than that above the (K+1)-th, no expert outside the first
  *              K+1 can be among the K+1 cheapest. Otherwise the token is done again by the scalar pass;
  *              for gate scores that is one token in hundreds, for equal scores it is all of them.
- *     result   the K+1 experts are sorted by their double costs, computed as the scalar pass does.
+ *     result   the K+1 experts are sorted by their double costs, computed as the scalar pass does. Nearly always
+ *              they rise already, and four tokens are told at once.
  *
  * So every kernel gives the bits of the scalar pass, whatever its width and however the compiler
  * contracts the filter's arithmetic. No key is ever NaN: scores are finite, the scale keeps weight times

@@ -280,8 +280,8 @@ TARGET static inline __attribute__((always_inline)) bool TILE(settle)(
     return true;
 }
 
-/* For a compile-time K all ranks stay in registers. Four tokens are settled while the next four are looked at: what waits for
- * memory or for the end of a chain leaves room for the other. */
+/* For a compile-time K all ranks stay in registers. Four tokens are settled after the next four were looked at, when
+ * what was found of them has long arrived; both go on side by side. */
 TARGET static inline __attribute__((always_inline)) void TILE(groups)(
     const struct smoe_route_tile *tile, uint32_t n_tokens, uint32_t top_k)
 {
