@@ -13,7 +13,7 @@
 #include "daemon/core/route.h"
 #include "daemon/core/route_pick.h"
 
-enum { TOKENS = 40, EXPERTS = 70 };
+enum { TOKENS = 40, EXPERTS = 258 };
 
 struct priced {
     double cost;
@@ -81,9 +81,44 @@ static double draw_price(enum kind kind, struct smoe_rng *rng)
     return smoe_rng_unit(rng) * (kind == VAST && smoe_rng_below(rng, 5) ? 1e40 : 10);
 }
 
+/* Every width up to 70, and those around multiples of what kernels take at once. */
+static uint32_t draw_width(struct smoe_rng *rng)
+{
+    static const uint32_t around[] = {64, 128, 256};
+    if (smoe_rng_below(rng, 3) > 0)
+        return 1 + (uint32_t)smoe_rng_below(rng, 70);
+    return around[smoe_rng_below(rng, 3)] - 1 + (uint32_t)smoe_rng_below(rng, 4);
+}
+
+/* Half of the time 1 or 2, which go another way. */
+static uint32_t draw_top_k(uint32_t offered, struct smoe_rng *rng)
+{
+    uint32_t most = smoe_rng_below(rng, 2) ? 2 : 8;
+    return 1 + (uint32_t)smoe_rng_below(rng, offered < most ? offered : most);
+}
+
+static struct smoe_route_pick of_drawn(struct drawn *d, uint32_t n_tokens, uint32_t n_experts,
+                                       uint32_t top_k, double weight)
+{
+    return (struct smoe_route_pick){
+        .n_tokens = n_tokens,
+        .n_experts = n_experts,
+        .top_k = top_k,
+        .scores = d->scores,
+        .weight = weight,
+        .prices = d->prices,
+        .row = d->row,
+        .chosen = d->chosen,
+        .runner_up = d->runner_up,
+        .cutoff = d->cutoff,
+        .margin = d->margin,
+        .loads = d->loads,
+    };
+}
+
 static struct smoe_route_pick draw(struct drawn *d, enum kind kind, struct smoe_rng *rng)
 {
-    uint32_t n_experts = 1 + (uint32_t)smoe_rng_below(rng, EXPERTS), offered = n_experts;
+    uint32_t n_experts = draw_width(rng), offered = n_experts;
     uint32_t n_tokens = 1 + (uint32_t)smoe_rng_below(rng, TOKENS);
     for (uint32_t v = 0; v < n_tokens * n_experts; v++)
         d->scores[v] = draw_score(kind, rng);
@@ -94,20 +129,8 @@ static struct smoe_route_pick draw(struct drawn *d, enum kind kind, struct smoe_
             offered--;
         }
     }
-    return (struct smoe_route_pick){
-        .n_tokens = n_tokens,
-        .n_experts = n_experts,
-        .top_k = 1 + (uint32_t)smoe_rng_below(rng, offered < 8 ? offered : 8),
-        .scores = d->scores,
-        .weight = kind == WEIGHTLESS ? 0 : 20,
-        .prices = d->prices,
-        .row = d->row,
-        .chosen = d->chosen,
-        .runner_up = d->runner_up,
-        .cutoff = d->cutoff,
-        .margin = d->margin,
-        .loads = d->loads,
-    };
+    uint32_t top_k = draw_top_k(offered, rng);
+    return of_drawn(d, n_tokens, n_experts, top_k, kind == WEIGHTLESS ? 0 : 20);
 }
 
 Test(pick, it_is_a_sort_cut_off_after_k_and_one)
@@ -159,6 +182,35 @@ Test(pick, every_kernel_gives_the_bits_of_the_scalar_pass)
             check_equal(&pick, &wanted, &d, k, round);
         }
     }
+}
+
+/* Scores far apart prove themselves. Only the scalar pass writes to `row`, so it tells whether a kernel asked for it:
+ * one that loses the order of its keys would still give the right bits, but slowly. */
+Test(pick, a_token_with_scores_far_apart_is_not_done_again)
+{
+    static struct drawn d;
+    struct smoe_rng rng;
+    smoe_rng_init(&rng, 54, 0);
+    for (uint32_t n_experts = 16; n_experts <= EXPERTS; n_experts += 16)
+        for (uint32_t top_k = 1; top_k <= 8; top_k++) {
+            memset(d.prices, 0, sizeof d.prices);
+            memset(d.row, 0xee, sizeof d.row);
+            for (uint32_t i = 0; i < TOKENS; i++)
+                for (uint32_t e = 0; e < n_experts; e++) { /* a permutation, drawn as it grows */
+                    uint32_t at = (uint32_t)smoe_rng_below(&rng, e + 1);
+                    d.scores[i * n_experts + e] = d.scores[i * n_experts + at];
+                    d.scores[i * n_experts + at] = (float)(e + 1) / (float)n_experts;
+                }
+            struct smoe_route_pick pick = of_drawn(&d, TOKENS, n_experts, top_k, 1);
+            for (int k = SMOE_ROUTE_PORTABLE; k < SMOE_ROUTE_KERNELS; k++) {
+                if (!smoe_route_kernel_runs((enum smoe_route_kernel)k))
+                    continue;
+                double untouched = d.row[0];
+                smoe_route_pick_by((enum smoe_route_kernel)k, &pick);
+                cr_assert_eq(memcmp(d.row, &untouched, sizeof untouched), 0,
+                             "kernel %d, %u experts, K = %u", k, n_experts, top_k);
+            }
+        }
 }
 
 /* The widest rows there may be, and that nothing behind the last row is read: a sanitizer sees it. */
