@@ -66,7 +66,7 @@ static struct smoe_grain_two cheapest(struct smoe_grain_solve *g, uint32_t token
 {
     g->run->answer->work += g->n_experts;
     struct smoe_grain_two two;
-    g->kernel->two(smoe_grain_costs(g, token), 1, g->s->grain_lift, g->stride, &two);
+    g->kernel->two(smoe_grain_costs(g, token), 1, g->s->grain_lift, g->stride, NULL, &two);
     return two;
 }
 
@@ -158,26 +158,37 @@ static void begin(struct smoe_grain_solve *g)
     memset(s->expert_load, 0, g->n_experts * sizeof *s->expert_load);
 }
 
-/* A token takes its K cheapest, each worth to it what the next would cost more. Returns how much that is for the
- * dearest. */
-static int32_t choose(struct smoe_grain_solve *g, uint32_t token, struct smoe_grain_two two)
+/* A visit of a token takes the cheapest of what is left. */
+static void choose_one(struct smoe_grain_solve *g, uint32_t visit, int16_t *row,
+                       const struct smoe_grain_two *two)
+{
+    struct smoe_route_scratch *s = g->s;
+    g->failed |= two->least == SMOE_GRAIN_FAR;
+    if (g->failed)
+        return;
+    s->grain_own[visit] = row[two->expert];
+    g->run->answer->expert[visit] = (uint16_t)two->expert;
+    s->expert_load[two->expert]++;
+    row[two->expert] = SMOE_GRAIN_FAR;
+}
+
+/* A token takes its K cheapest, each worth to it what the next would cost more. The first two are known: what was just
+ * written is slow to read. Returns how much it is for the dearest. */
+static int32_t choose(struct smoe_grain_solve *g, uint32_t token,
+                      const struct smoe_grain_two *first, const struct smoe_grain_two *next)
 {
     struct smoe_route_scratch *s = g->s;
     int16_t *row = smoe_grain_costs(g, token);
-    uint32_t first = token * g->top_k, end = first + g->top_k;
-    for (uint32_t v = first; v < end; v++) {
-        if (v > first)
-            g->kernel->two(row, 1, s->grain_lift, g->stride, &two);
-        if (two.least == SMOE_GRAIN_FAR) {
-            g->failed = true;
-            return 0;
-        }
-        s->grain_own[v] = row[two.expert];
-        g->run->answer->expert[v] = (uint16_t)two.expert;
-        s->expert_load[two.expert]++;
-        row[two.expert] = SMOE_GRAIN_FAR;
+    uint32_t v = token * g->top_k, end = v + g->top_k;
+    struct smoe_grain_two two = g->top_k > 1 ? *next : *first;
+    choose_one(g, v++, row, first);
+    if (v < end)
+        choose_one(g, v++, row, next);
+    for (; v < end; v++) {
+        g->kernel->two(row, 1, s->grain_lift, g->stride, NULL, &two);
+        choose_one(g, v, row, &two);
     }
-    for (uint32_t v = first; v < end; v++)
+    for (v = token * g->top_k; v < end && !g->failed; v++)
         s->grain_worth[v] = (int16_t)(two.second - s->grain_own[v]);
     return two.second - two.least;
 }
@@ -190,7 +201,7 @@ static double look_at_all(struct smoe_grain_solve *g)
                                            .per_cost = (float)g->per_cost};
     const float *scores = g->run->problem->scores;
     uint32_t n_tokens = g->run->n_tokens, rows = CHUNK / g->n_experts;
-    struct smoe_grain_two two[SMOE_GRAIN_ROWS];
+    struct smoe_grain_two two[SMOE_GRAIN_ROWS], next[SMOE_GRAIN_ROWS];
     uint64_t sum = 0;
     rows = rows < 1 ? 1 : rows < SMOE_GRAIN_ROWS ? rows : SMOE_GRAIN_ROWS;
     begin(g);
@@ -198,9 +209,11 @@ static double look_at_all(struct smoe_grain_solve *g)
         uint32_t count = n_tokens - i < rows ? n_tokens - i : rows;
         g->kernel->costs(&scale, scores + (size_t)i * g->n_experts, g->n_experts, count,
                          smoe_grain_costs(g, i));
-        g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, two);
+        g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, NULL, two);
+        if (g->top_k > 1)
+            g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, two, next);
         for (uint32_t k = 0; k < count; k++)
-            sum += (uint64_t)choose(g, i + k, two[k]);
+            sum += (uint64_t)choose(g, i + k, &two[k], &next[k]);
     }
     g->run->answer->work += (uint64_t)n_tokens * g->n_experts;
     return (double)sum / n_tokens;
@@ -228,6 +241,33 @@ static int32_t step_prices(struct smoe_grain_solve *g, double worth)
     return fall;
 }
 
+/* The next few tokens of these visits, which rise, choose again. Returns how many visits are done with. */
+static uint32_t choose_again(struct smoe_grain_solve *g, const uint32_t *visits, uint32_t done,
+                             uint32_t n_visits)
+{
+    const struct smoe_route_scratch *s = g->s;
+    struct smoe_grain_two two[TOGETHER], next[TOGETHER];
+    uint32_t tokens[TOGETHER], count = 0;
+    for (; done < n_visits && count < TOGETHER; count++) {
+        uint32_t token = smoe_grain_token(g, visits[done]), end = (token + 1) * g->top_k;
+        for (; done < n_visits && visits[done] < end; done++)
+            ;
+        for (uint32_t v = end - g->top_k; v < end; v++) {
+            smoe_grain_costs(g, token)[g->run->answer->expert[v]] = s->grain_own[v];
+            s->expert_load[g->run->answer->expert[v]]--;
+        }
+        tokens[count] = token;
+    }
+    for (uint32_t n = 0; n < count; n++)
+        two[n] = cheapest(g, tokens[n]);
+    for (uint32_t n = 0; n < count && g->top_k > 1; n++)
+        g->kernel->two(smoe_grain_costs(g, tokens[n]), 1, s->grain_lift, g->stride, &two[n],
+                       &next[n]);
+    for (uint32_t n = 0; n < count; n++)
+        choose(g, tokens[n], &two[n], &next[n]);
+    return done;
+}
+
 /* Tokens whose visits might be cheaper elsewhere now choose again. */
 static void sweep(struct smoe_grain_solve *g, double worth)
 {
@@ -241,17 +281,8 @@ static void sweep(struct smoe_grain_solve *g, double worth)
         n_doubtful += s->grain_lift[g->run->answer->expert[v]] > bound;
         s->grain_worth[v] = (int16_t)bound;
     }
-    for (uint32_t n = 0; n < n_doubtful;) {
-        uint32_t token = smoe_grain_token(g, doubtful[n]), end = (token + 1) * g->top_k;
-        int16_t *row = smoe_grain_costs(g, token);
-        while (n < n_doubtful && doubtful[n] < end)
-            n++;
-        for (uint32_t v = end - g->top_k; v < end; v++) {
-            row[g->run->answer->expert[v]] = s->grain_own[v];
-            s->expert_load[g->run->answer->expert[v]]--;
-        }
-        choose(g, token, cheapest(g, token));
-    }
+    for (uint32_t n = 0; n < n_doubtful;)
+        n = choose_again(g, doubtful, n, n_doubtful);
 }
 
 /* One sweep before anybody bids: where two visits too many become one, a chain of bids and a path are saved. All labels

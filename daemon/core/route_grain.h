@@ -60,9 +60,10 @@ struct smoe_grain_kernel {
     void (*costs)(const struct smoe_grain_scale *scale, const float *scores, uint32_t n,
                   uint32_t count, int16_t *ret);
 
-    /* The two least of each row + lift, which are >= 0. rows [count, stride], ret [count]. */
+    /* The two least of each row + lift, which are >= 0; unless it is NULL, but for the experts of `but` [count]. rows
+     * [count, stride], ret [count]. */
     void (*two)(const int16_t *rows, uint32_t count, const int16_t *lift, uint32_t stride,
-                struct smoe_grain_two *ret);
+                const struct smoe_grain_two *but, struct smoe_grain_two *ret);
     int32_t (*least)(const int16_t *row, const int16_t *lift, uint32_t stride);
 
     /* Which of `count`, but that one, is lowest, of equals the first; FAR: none is below that. All >= 0, and FAR

@@ -251,11 +251,13 @@ static bool carry(struct smoe_grain_solve *g, uint32_t target)
 {
     struct smoe_route_scratch *s = g->s;
     uint32_t v = target, n = 0, sink = g->n_experts;
-    for (; came(g, v) != v; v = came(g, v)) /* all are found before anybody moves */
-        if (!step_holds(g, came(g, v), v, &s->moved[n++]))
-            return false;
+    while (came(g, v) != v)
+        v = came(g, v);
     if (excess_of(g, v) <= 0 || excess_of(g, target) >= 0)
         return false;
+    for (v = target; came(g, v) != v; v = came(g, v)) /* all are found before anybody moves */
+        if (!step_holds(g, came(g, v), v, &s->moved[n++]))
+            return false;
     for (v = target, n = 0; came(g, v) != v; v = came(g, v), n++) {
         uint32_t from = came(g, v);
         if (v == sink) {

@@ -142,15 +142,17 @@ TARGET static inline __attribute__((always_inline)) eight TILE(fold_least)(TILE(
 }
 
 /* Lane by lane first, then of what lanes have: a lane that has the least shows what it has next instead. */
-TARGET static inline __attribute__((always_inline)) void TILE(two_of)(const int16_t *row,
-                                                                      const int16_t *lift,
-                                                                      uint32_t stride,
-                                                                      struct smoe_grain_two *ret)
+TARGET static inline __attribute__((always_inline)) void TILE(two_of)(
+    const int16_t *row, const int16_t *lift, uint32_t stride, const struct smoe_grain_two *but,
+    struct smoe_grain_two *ret)
 {
+    TILE(grains) gone = (int16_t)(but ? but->expert : 0) - (TILE(grains)){0};
     TILE(grains) least = SMOE_GRAIN_FAR - (TILE(grains)){0}, second = least;
     TILE(grains) now = TILE(lanes)(), at = now;
     for (uint32_t f = 0; f < stride; f += LANES, now += LANES) {
         TILE(grains) cost = PLUS(TILE(load)(row + f), TILE(load)(lift + f));
+        if (but)
+            cost = TILE(choose)(SMOE_GRAIN_FAR - (TILE(grains)){0}, cost, now == gone);
         at = TILE(choose)(now, at, cost < least);
         second = LESS(second, MORE(least, cost));
         least = LESS(least, cost);
@@ -165,10 +167,15 @@ TARGET static inline __attribute__((always_inline)) void TILE(two_of)(const int1
 }
 
 TARGET static void TILE(two)(const int16_t *rows, uint32_t count, const int16_t *lift,
-                             uint32_t stride, struct smoe_grain_two *ret)
+                             uint32_t stride, const struct smoe_grain_two *but,
+                             struct smoe_grain_two *ret)
 {
-    for (uint32_t i = 0; i < count; i++)
-        TILE(two_of)(rows + (size_t)i * stride, lift, stride, &ret[i]);
+    if (but)
+        for (uint32_t i = 0; i < count; i++)
+            TILE(two_of)(rows + (size_t)i * stride, lift, stride, &but[i], &ret[i]);
+    else
+        for (uint32_t i = 0; i < count; i++)
+            TILE(two_of)(rows + (size_t)i * stride, lift, stride, NULL, &ret[i]);
 }
 
 TARGET static int32_t TILE(least)(const int16_t *row, const int16_t *lift, uint32_t stride)

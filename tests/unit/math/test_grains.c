@@ -91,7 +91,7 @@ static void check_two(const struct drawn *d, const struct smoe_grain_kernel *ker
     struct smoe_grain_two both[2], two;
     memcpy(rows, d->row[1], d->stride * sizeof *rows);
     memcpy(rows + d->stride, d->row[0], d->stride * sizeof *rows);
-    kernel->two(rows, 2, d->lift, d->stride, both);
+    kernel->two(rows, 2, d->lift, d->stride, NULL, both);
     two = both[1];
     cr_assert_eq(kernel->least(d->row[0], d->lift, d->stride), least);
     cr_assert_eq(two.least, least);
