@@ -20,7 +20,8 @@
 static const double GRAIN = 2.5;        /* of the gap that is allowed, shared out among the nodes */
 static const double LEAST_RAISE = 0.02; /* of the mean margin */
 static const double DAMPING = 0.7;      /* of a sweep */
-static const double MARGINS_LEAST = 4;  /* so many of them must fit between labels */
+static const double MOST_PER_SCORE = 0x1p64; /* grains: single precision has room for more */
+static const double MARGINS_LEAST = 4;       /* so many of them must fit between labels */
 
 enum {
     BIDS_MOST = 8, /* a visit, in the mean */
@@ -151,7 +152,8 @@ static void begin(struct smoe_grain_solve *g)
         least = s->expert_price[e] < least ? s->expert_price[e] : least;
     for (uint32_t e = 0; e < g->stride; e++) {
         bool offered = e < g->n_experts && !isinf(s->expert_price[e]);
-        s->grain_price[e] = offered ? (float)(s->expert_price[e] - least) : INFINITY;
+        s->grain_price[e] =
+            offered ? (float)((s->expert_price[e] - least) * g->per_cost) : INFINITY;
         s->grain_lift[e] = offered ? 0 : SMOE_GRAIN_FAR;
         s->grain_none[e] = SMOE_GRAIN_FAR;
     }
@@ -163,9 +165,10 @@ static void choose_one(struct smoe_grain_solve *g, uint32_t visit, int16_t *row,
                        const struct smoe_grain_two *two)
 {
     struct smoe_route_scratch *s = g->s;
-    g->failed |= two->least == SMOE_GRAIN_FAR;
-    if (g->failed)
+    if (two->least == SMOE_GRAIN_FAR) {
+        g->failed = true;
         return;
+    }
     s->grain_own[visit] = row[two->expert];
     g->run->answer->expert[visit] = (uint16_t)two->expert;
     s->expert_load[two->expert]++;
@@ -188,17 +191,19 @@ static int32_t choose(struct smoe_grain_solve *g, uint32_t token,
         g->kernel->two(row, 1, s->grain_lift, g->stride, NULL, &two);
         choose_one(g, v, row, &two);
     }
-    for (v = token * g->top_k; v < end && !g->failed; v++)
+    for (v = token * g->top_k; v < end && !g->failed; v++) {
         s->grain_worth[v] = (int16_t)(two.second - s->grain_own[v]);
+        g->worth += s->grain_worth[v];
+    }
     return two.second - two.least;
 }
 
 /* Every visit where it is cheapest. Returns the mean margin. */
 static double look_at_all(struct smoe_grain_solve *g)
 {
-    const struct smoe_grain_scale scale = {.prices = g->s->grain_price,
-                                           .weight = (float)g->run->problem->score_weight,
-                                           .per_cost = (float)g->per_cost};
+    const struct smoe_grain_scale scale = {
+        .prices = g->s->grain_price,
+        .weight = (float)(g->run->problem->score_weight * g->per_cost)};
     const float *scores = g->run->problem->scores;
     uint32_t n_tokens = g->run->n_tokens, rows = CHUNK / g->n_experts;
     struct smoe_grain_two two[SMOE_GRAIN_ROWS], next[SMOE_GRAIN_ROWS];
@@ -268,43 +273,36 @@ static uint32_t choose_again(struct smoe_grain_solve *g, const uint32_t *visits,
     return done;
 }
 
-/* Tokens whose visits might be cheaper elsewhere now choose again. */
-static void sweep(struct smoe_grain_solve *g, double worth)
+/* Tokens whose visits might be cheaper elsewhere now choose again. All labels have risen by `room`. */
+static void sweep(struct smoe_grain_solve *g, int32_t room)
 {
     struct smoe_route_scratch *s = g->s;
     uint32_t n_doubtful = 0, *doubtful = s->given_up, n_visits = g->run->n_visits;
-    int32_t fall = step_prices(g, worth);
-    g->run->answer->sweeps++;
+    int32_t rise = room - step_prices(g, DAMPING * room);
     for (uint32_t v = 0; v < n_visits; v++) {
-        int32_t bound = s->grain_worth[v] - fall;
+        int32_t bound = s->grain_worth[v] + rise;
         doubtful[n_doubtful] = v;
         n_doubtful += s->grain_lift[g->run->answer->expert[v]] > bound;
-        s->grain_worth[v] = (int16_t)bound;
+        s->grain_worth[v] = (int16_t)(bound < SMOE_GRAIN_FAR ? bound : SMOE_GRAIN_FAR);
     }
-    for (uint32_t n = 0; n < n_doubtful;)
+    for (uint32_t n = 0; n < n_doubtful && !g->failed;)
         n = choose_again(g, doubtful, n, n_doubtful);
+    g->run->answer->sweeps++;
 }
 
 /* One sweep before anybody bids: where two visits too many become one, a chain of bids and a path are saved. All labels
- * rise first, as none may fall below 0. */
+ * rise first, by what a visit's place is worth to it in the mean, as none may fall below 0. */
 static void settle_prices(struct smoe_grain_solve *g)
 {
     struct smoe_route_scratch *s = g->s;
-    uint64_t sum = 0;
-    for (uint32_t v = 0; v < g->run->n_visits; v++)
-        sum += (uint64_t)s->grain_worth[v];
-    double worth = (double)sum / g->run->n_visits;
-    if (worth > SMOE_GRAIN_LIFT_MAX / 4)
+    int64_t room = g->worth / g->run->n_visits;
+    if (room > SMOE_GRAIN_LIFT_MAX / 4)
         return;
-    int32_t room = g->sink_lift = (int32_t)worth;
+    g->sink_lift = (int32_t)room;
     for (uint32_t e = 0; e < g->n_experts; e++)
         if (s->grain_lift[e] != SMOE_GRAIN_FAR)
             s->grain_lift[e] = (int16_t)room;
-    for (uint32_t v = 0; v < g->run->n_visits; v++) {
-        int32_t bound = s->grain_worth[v] + room;
-        s->grain_worth[v] = (int16_t)(bound < SMOE_GRAIN_FAR ? bound : SMOE_GRAIN_FAR);
-    }
-    sweep(g, DAMPING * worth);
+    sweep(g, (int32_t)room);
 }
 
 static void hold_auction(struct smoe_grain_solve *g)
@@ -334,12 +332,6 @@ static void hold_auction(struct smoe_grain_solve *g)
 
 /* ---- at last ---- */
 
-/* What is certain of a margin: what was rounded is less than a grain on either side. */
-static double certain(const struct smoe_grain_solve *g, int32_t margin)
-{
-    return (margin > BLUR ? margin - BLUR : 0) * g->grain;
-}
-
 static int32_t margin_of(const struct smoe_grain_solve *g, uint32_t token)
 {
     const struct smoe_route_scratch *s = g->s;
@@ -351,24 +343,35 @@ static int32_t margin_of(const struct smoe_grain_solve *g, uint32_t token)
     return g->kernel->least(smoe_grain_costs(g, token), s->grain_lift, g->stride) - dearest;
 }
 
-/* Prices and loads, and margins: of most tokens bids tell that there is one. */
+/* Visits whose bids do not tell that they are where they should be, into s->given_up. Returns how many. */
+static uint32_t list_unsure(const struct smoe_grain_solve *g)
+{
+    struct smoe_route_scratch *s = g->s;
+    uint32_t n_unsure = 0;
+    for (uint32_t e = 0; e < g->n_experts; e++) {
+        const uint16_t *visit = s->grain_visit + s->grain_first[e];
+        const int16_t *bid = s->grain_bid + s->grain_first[e];
+        int32_t sure = s->grain_lift[e] + BLUR;
+        for (uint32_t n = 0; n < s->expert_load[e]; n++) {
+            s->given_up[n_unsure] = visit[n]; /* or perhaps not: to guess which would take longer */
+            n_unsure += bid[n] <= sure;
+        }
+    }
+    return n_unsure;
+}
+
+/* Prices and loads, and margins: whether there is one, as what was rounded is less than a grain on either side. */
 static void end(struct smoe_grain_solve *g)
 {
     struct smoe_route_run *run = g->run;
     struct smoe_route_scratch *s = g->s;
-    uint32_t n_unsure = 0, *unsure = s->given_up;
-    for (uint32_t i = 0; i < run->n_tokens; i++) {
-        int32_t margin = INT32_MAX;
-        for (uint32_t v = i * g->top_k; v < (i + 1) * g->top_k; v++) {
-            int32_t left = *smoe_grain_bid(g, v) - s->grain_lift[run->answer->expert[v]];
-            margin = left < margin ? left : margin;
-        }
-        s->margin[i] = certain(g, margin);
-        unsure[n_unsure] = i; /* or perhaps not: guessing which would take longer */
-        n_unsure += margin <= BLUR;
+    uint32_t n_unsure = list_unsure(g);
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        s->margin[i] = g->grain;
+    for (uint32_t n = 0; n < n_unsure; n++) {
+        uint32_t token = smoe_grain_token(g, s->given_up[n]);
+        s->margin[token] = margin_of(g, token) > BLUR ? g->grain : 0;
     }
-    for (uint32_t n = 0; n < n_unsure; n++)
-        s->margin[unsure[n]] = certain(g, margin_of(g, unsure[n]));
     for (uint32_t e = 0; e < g->n_experts; e++) {
         uint32_t node = smoe_route_node_of(run, e);
         s->expert_price[e] += (s->grain_lift[e] - g->sink_lift) * g->grain;
@@ -400,6 +403,8 @@ bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_optio
                                  .grain = GRAIN * run->enough / run->n_offered};
     g.per_cost = 1 / g.grain;
     g.part = (UINT64_C(1) << 32) / g.top_k + 1;
+    if (!(run->problem->score_weight * g.per_cost < MOST_PER_SCORE))
+        return false;
     smoe_route_start_prices(run, options, true);
     run->answer->sweeps = 1;
     double mean = look_at_all(&g);

@@ -10,18 +10,18 @@
 #ifndef SMOE_CORE_ROUTE_GRAIN_H
 #define SMOE_CORE_ROUTE_GRAIN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define SMOE_GRAIN_STEP  32
 #define SMOE_GRAIN_FAR   INT16_MAX
-#define SMOE_GRAIN_GROUP 8
+#define SMOE_GRAIN_GROUP 16
 #define SMOE_GRAIN_ROWS  32 /* most rows made at once */
 
 /* How a row of scores becomes one of costs. */
 struct smoe_grain_scale {
-    const float *prices; /* [stride] +inf: not on offer, or behind the last */
-    float weight;
-    float per_cost; /* grains of a cost of 1 */
+    const float *prices; /* [stride] in grains; +inf: not on offer, or behind the last */
+    float weight;        /* grains of a score of 1, < 0x1p100 */
 };
 
 /* The cheapest of a row, of equals the lowest, and what the next costs. */
@@ -70,8 +70,10 @@ struct smoe_grain_kernel {
      * behind them up to a whole step. */
     uint32_t (*lowest)(const int16_t *bids, uint32_t count, uint32_t but);
 
-    /* row[f] becomes the least of costs[f] - held of the group, and of what it was if `more`. */
-    void (*offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group, int more);
+    /* row[f] becomes the least of costs[f] - held of the group, and of what it was if `more`. What is far stays so if
+     * `large`, otherwise it is FAR - held. */
+    void (*offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group, bool more,
+                   bool large);
 
     /* Goes on from the open vertices, the nearest first, until none is open that is no farther than `most`. Vertices
      * that are nearer than the nearest + width go on together; what comes to be nearer by another of them goes on

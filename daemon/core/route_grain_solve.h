@@ -9,10 +9,13 @@
 #include "daemon/core/route_grain.h"
 #include "daemon/core/route_internal.h"
 
-/* Bounds by which no sum of a cost that is far and of what is not can look as if it were near. */
+/* Bounds by which no sum of a cost that is far and of what is not can look as if it were near: FAR less what most visits
+ * pay and less a label is farther than any search goes. */
 enum {
-    SMOE_GRAIN_LIFT_MAX = 20000, /* of a label */
-    SMOE_GRAIN_WAY_MAX = 12000,  /* of a search */
+    SMOE_GRAIN_LIFT_MAX = 16000, /* of a label */
+    SMOE_GRAIN_OWN_MOST =
+        8000, /* of what a visit pays; of one that pays more, what is far is looked at */
+    SMOE_GRAIN_WAY_MAX = 8000, /* of a search */
 };
 
 struct smoe_grain_solve {
@@ -25,6 +28,7 @@ struct smoe_grain_solve {
     bool failed;            /* a number does not fit */
     uint32_t rooms_end;     /* of the places that are given out */
 
+    int64_t worth;       /* what places were worth to visits, all together */
     int32_t sink_lift;   /* prices are at their first where labels have risen by so much */
     int32_t risen;       /* no label has risen by more */
     int64_t sink_excess; /* accepted more than there are visits */

@@ -90,21 +90,23 @@ static int16_t *row_of(const struct smoe_grain_solve *g, uint32_t e)
 static void make_row(struct smoe_grain_solve *g, uint32_t e)
 {
     struct smoe_route_scratch *s = g->s;
-    struct smoe_grain_group group = {.count = 0};
-    int16_t *row = row_of(g, e);
-    int more = 0;
+    struct smoe_grain_group group;
     const uint16_t *visit = s->grain_visit + s->grain_first[e];
-    for (uint32_t n = 0; n < s->expert_load[e]; n++) {
-        if (group.count == SMOE_GRAIN_GROUP) {
-            g->kernel->offers(row, g->stride, &group, more);
-            more = 1;
-            group.count = 0;
+    uint32_t load = s->expert_load[e], first = 0;
+    do {
+        int16_t most = 0;
+        uint32_t count = load - first < SMOE_GRAIN_GROUP ? load - first : SMOE_GRAIN_GROUP;
+        for (uint32_t n = 0; n < count; n++) {
+            uint32_t v = visit[first + n];
+            group.costs[n] = smoe_grain_costs(g, smoe_grain_token(g, v));
+            group.held[n] = s->grain_own[v];
+            most = group.held[n] > most ? group.held[n] : most;
         }
-        group.costs[group.count] = smoe_grain_costs(g, smoe_grain_token(g, visit[n]));
-        group.held[group.count++] = s->grain_own[visit[n]];
-    }
-    g->kernel->offers(row, g->stride, &group, more);
-    g->run->answer->work += (uint64_t)s->expert_load[e] * g->n_experts;
+        group.count = count;
+        g->kernel->offers(row_of(g, e), g->stride, &group, first > 0, most > SMOE_GRAIN_OWN_MOST);
+        first += count;
+    } while (first < load);
+    g->run->answer->work += (uint64_t)load * g->n_experts;
     s->row_made[e] = 1;
 }
 

@@ -76,7 +76,7 @@ TARGET static inline __attribute__((always_inline)) TILE(ints)
     TILE(whole)(const struct smoe_grain_scale *scale, const float *scores, uint32_t f, float least)
 {
     TILE(floats) farthest = (float)SMOE_GRAIN_FAR - (TILE(floats)){0};
-    TILE(floats) grains = (TILE(cost)(scale, scores, f) - least) * scale->per_cost;
+    TILE(floats) grains = TILE(cost)(scale, scores, f) - least;
     return __builtin_convertvector(LESS_FLOATS(grains, farthest), TILE(ints));
 }
 
@@ -105,7 +105,7 @@ TARGET static inline __attribute__((always_inline)) void TILE(row)(
     (ret + f, NARROW(TILE(whole)(scale, scores, f, least),
                      TILE(whole)(scale, scores, f + LANES / 2, least)));
     for (; f < n; f++) {
-        float grains = ((scale->prices[f] - scale->weight * scores[f]) - least) * scale->per_cost;
+        float grains = (scale->prices[f] - scale->weight * scores[f]) - least;
         ret[f] = (int16_t)(grains < (float)SMOE_GRAIN_FAR ? grains : (float)SMOE_GRAIN_FAR);
     }
     for (; f % SMOE_GRAIN_STEP; f++)
@@ -200,18 +200,27 @@ TARGET static uint32_t TILE(lowest)(const int16_t *bids, uint32_t count, uint32_
     return (uint32_t)LEAST(TILE(fold_least)(at));
 }
 
-TARGET static void TILE(offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group,
-                                int more)
+TARGET static inline __attribute__((always_inline)) void TILE(offers_of)(
+    int16_t *row, uint32_t stride, const struct smoe_grain_group *group, bool more, bool large)
 {
     for (uint32_t f = 0; f < stride; f += LANES) {
         TILE(grains) least = more ? TILE(load)(row + f) : SMOE_GRAIN_FAR - (TILE(grains)){0};
         for (uint32_t i = 0; i < group->count; i++) {
             TILE(grains) cost = TILE(load)(group->costs[i] + f), far = cost == SMOE_GRAIN_FAR;
             cost = MINUS(cost, group->held[i] - (TILE(grains)){0});
-            least = LESS(least, (SMOE_GRAIN_FAR & far) | (cost & ~far));
+            least = LESS(least, large ? (SMOE_GRAIN_FAR & far) | (cost & ~far) : cost);
         }
         TILE(store)(row + f, least);
     }
+}
+
+TARGET static void TILE(offers)(int16_t *row, uint32_t stride, const struct smoe_grain_group *group,
+                                bool more, bool large)
+{
+    if (large)
+        TILE(offers_of)(row, stride, group, more, true);
+    else
+        TILE(offers_of)(row, stride, group, more, false);
 }
 
 /* Takes the open vertices no farther than `within` out of those, rising, in whole steps as long as there is room for

@@ -53,19 +53,20 @@ static void draw(struct drawn *d, struct smoe_rng *rng)
 
 static void check_costs(const struct drawn *d, const struct smoe_grain_kernel *kernel)
 {
-    float scores[2 * EXPERTS], least = INFINITY;
+    float scores[2 * EXPERTS], prices[EXPERTS], least = INFINITY;
     int16_t rows[2 * EXPERTS], *row = rows + d->stride; /* of the second of two */
-    struct smoe_grain_scale scale = {.prices = d->prices, .weight = 5, .per_cost = 3000};
+    struct smoe_grain_scale scale = {.prices = prices, .weight = 15000};
     for (uint32_t f = 0; f < d->n; f++) {
         scores[f] = 1 - d->scores[f];
+        prices[f] = 3000 * d->prices[f];
         scores[d->n + f] = d->scores[f];
-        least = fminf(least, d->prices[f] - 5 * d->scores[f]);
+        least = fminf(least, prices[f] - 15000 * d->scores[f]);
     }
     if (isinf(least)) /* nothing on offer */
         return;
     kernel->costs(&scale, scores, d->n, 2, rows);
     for (uint32_t f = 0; f < d->stride; f++) {
-        float grains = f < d->n ? ((d->prices[f] - 5 * d->scores[f]) - least) * 3000 : INFINITY;
+        float grains = f < d->n ? (prices[f] - 15000 * d->scores[f]) - least : INFINITY;
         int16_t expected = SMOE_GRAIN_FAR;
         if (grains < (float)SMOE_GRAIN_FAR)
             expected = (int16_t)grains;
@@ -113,7 +114,8 @@ static void check_lowest(const struct drawn *d, const struct smoe_grain_kernel *
     cr_assert_eq(lowest, at, "%u, not %u", lowest, at);
 }
 
-static void check_offers(const struct drawn *d, const struct smoe_grain_kernel *kernel, int more)
+static void check_offers(const struct drawn *d, const struct smoe_grain_kernel *kernel, bool more,
+                         bool large)
 {
     int16_t row[EXPERTS];
     struct smoe_grain_group group = {.count =
@@ -123,12 +125,12 @@ static void check_offers(const struct drawn *d, const struct smoe_grain_kernel *
         group.held[i] = d->held[i];
     }
     memcpy(row, d->key, sizeof row);
-    kernel->offers(row, d->stride, &group, more);
+    kernel->offers(row, d->stride, &group, more, large);
     for (uint32_t f = 0; f < d->stride; f++) {
         int32_t least = more ? d->key[f] : SMOE_GRAIN_FAR;
         for (uint32_t i = 0; i < group.count; i++) {
-            int32_t offer =
-                d->row[i][f] == SMOE_GRAIN_FAR ? SMOE_GRAIN_FAR : d->row[i][f] - d->held[i];
+            int32_t offer = d->row[i][f] == SMOE_GRAIN_FAR && large ? SMOE_GRAIN_FAR
+                                                                    : d->row[i][f] - d->held[i];
             least = offer < least ? offer : least;
         }
         cr_assert_eq(row[f], least);
@@ -269,7 +271,7 @@ Test(grains, every_width_does_what_the_plain_loop_does)
             check_costs(&drawn, kernel);
             check_two(&drawn, kernel);
             check_lowest(&drawn, kernel);
-            check_offers(&drawn, kernel, round % 2);
+            check_offers(&drawn, kernel, round % 2, round / 2 % 2);
             check_raise(&drawn, kernel);
         }
     }
