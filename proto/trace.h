@@ -84,6 +84,7 @@ struct smoe_trace_route {
     uint64_t slot_ns;
     double v, mu;
     uint64_t work_max;
+    double gap;      /* allowed, of K N V mu */
     bool draws;      /* the policy draws from: */
     uint64_t rng[4]; /* before the decision */
     uint32_t n_prices, n_batches, n_workers;

@@ -149,6 +149,7 @@ static int read_law(struct smoe_reader *r, Route *p, struct smoe_trace_route *m)
     rc = rc ? rc : smoe_check_range(r, "slot_ns", p->slot_ns, 1000000, 60000000000u);
     rc = rc ? rc : smoe_check_double(r, "v", p->v, 1e-6, 1e9);
     rc = rc ? rc : smoe_check_double(r, "mu", p->mu, 0, 1e6);
+    rc = rc ? rc : smoe_check_double(r, "gap", p->gap, 0, SMOE_ROUTE_GAP_MAX);
     rc = rc ? rc : smoe_check_double(r, "tau", p->tau, 1e-12, NUMBER_MAX);
     if (rc == 0 && p->n_rng)
         rc = check_count(r, "rng", p->n_rng, 4);
@@ -166,6 +167,7 @@ static int read_law(struct smoe_reader *r, Route *p, struct smoe_trace_route *m)
     m->v = p->v;
     m->mu = p->mu;
     m->work_max = p->work_max;
+    m->gap = p->gap;
     m->draws = p->n_rng > 0;
     m->tau_s = p->tau;
     m->routed = p->routed;

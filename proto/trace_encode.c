@@ -227,6 +227,7 @@ static void fill_law(const struct smoe_trace_route *m, Route *p)
     p->v = m->v;
     p->mu = m->mu;
     p->work_max = m->work_max;
+    p->gap = m->gap;
     p->rng = smoe_unconst(m->rng);
     p->n_rng = m->draws ? 4 : 0;
     p->prices = smoe_unconst(m->prices);

@@ -29,6 +29,7 @@ static int take_law(struct smoe_recorded *r, const struct smoe_trace_route *t, s
     r->slot_ns = t->slot_ns;
     r->v = t->v;
     r->mu = t->mu;
+    r->gap = t->gap;
     r->first_ns = t->monotonic_ns;
     return 0;
 }
@@ -50,6 +51,8 @@ static int check_law(const struct smoe_recorded *r, const struct smoe_trace_rout
         changed = "v";
     else if (memcmp(&t->mu, &r->mu, sizeof r->mu) != 0)
         changed = "mu";
+    else if (memcmp(&t->gap, &r->gap, sizeof r->gap) != 0)
+        changed = "gap";
     else if (t->monotonic_ns < r->first_ns)
         changed = "monotonic_ns";
     if (!changed)
@@ -273,6 +276,7 @@ int smoe_recorded_scenario(const struct smoe_recorded *r, struct smoe_scenario *
         .slot_ns = r->slot_ns,
         .v = r->v,
         .mu = r->mu,
+        .gap = r->gap,
     };
     snprintf(spec.name, sizeof spec.name, "%.63s", slash ? slash + 1 : r->file.path);
     int rc = smoe_scenario_init(ret, &spec, why);

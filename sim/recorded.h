@@ -22,7 +22,7 @@ struct smoe_recorded {
     uint32_t scores_kept;             /* least of a record; below experts: the rest is not known */
     bool closed;
     uint64_t slot_ns;
-    double v, mu;
+    double v, mu, gap;
     uint64_t slots, tokens;
     uint64_t first_ns; /* open: when slot 0 began */
     struct smoe_slotted_tape tape;

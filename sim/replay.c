@@ -236,7 +236,7 @@ static void solve(struct smoe_replay *r, const struct smoe_trace_route *t,
     struct smoe_rng rng;
     memcpy(rng.s, t->rng, sizeof rng.s);
     smoe_replay_scores(t, r->scores);
-    smoe_route_scratch_limit(r->scratch, t->work_max);
+    smoe_route_scratch_limit(r->scratch, t->work_max, t->gap);
     smoe_policy_set_prices(law->policy, r->scratch, t->prices, t->n_prices);
     smoe_policy_route(law->policy, &problem, r->debts, &rng, r->scratch, answer);
 }

@@ -76,6 +76,7 @@ struct smoe_scenario_spec {
     uint64_t delay; /* reports are so many slots old when they count */
     double work;    /* what a solve may look at a token before it must answer; 0: no limit */
     double v, mu;
+    double gap; /* what a slot may be worth less than the best, of K N V mu */
 };
 
 struct smoe_scenario {

@@ -214,7 +214,7 @@ static void route(struct smoe_sim_fleet *f, uint32_t tokens)
     struct smoe_route_answer answer = {
         .expert = f->expert, .node = f->node, .arrivals = f->arrivals};
     uint64_t began = f->o->clock_ns ? f->o->clock_ns() : 0;
-    smoe_route_scratch_limit(f->scratch, (uint64_t)(f->s->spec.work * tokens));
+    smoe_route_scratch_limit(f->scratch, (uint64_t)(f->s->spec.work * tokens), f->s->spec.gap);
     smoe_policy_route(f->o->policy, &problem, f->seen_debt, &f->ties, f->scratch, &answer);
     f->result->solve_ns += f->o->clock_ns ? f->o->clock_ns() - began : 0;
     free(masked);

@@ -11,6 +11,7 @@
 #define SMOE_FREQ_STATES_MAX 31   /* P-states of a worker that are told apart */
 #define SMOE_NAME_MAX        63   /* bytes of a worker, trainer or layer name, without NUL */
 #define SMOE_TOP_K_MAX       8    /* experts a token visits */
+#define SMOE_ROUTE_GAP_MAX   0.01 /* what a slot may be worth less than the best, of K N V mu */
 #define SMOE_STALENESS_MAX   1    /* steps that a batch may be ahead of */
 #define SMOE_EXPERTS_MAX     1024 /* experts of one layer */
 #define SMOE_LAYERS_MAX      64   /* layers the daemon holds */

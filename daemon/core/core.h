@@ -44,8 +44,9 @@ struct smoe_core_settings {
     enum smoe_policy policy;
     enum smoe_consistency consistency; /* of tokens that a frozen router has scored */
     enum smoe_plan plan;
-    double v;             /* V: weight of throughput and gate mass against backlog, > 0 */
-    double mu;            /* weight of gate mass within it, >= 0 */
+    double v;   /* V: weight of throughput and gate mass against backlog, > 0 */
+    double mu;  /* weight of gate mass within it, >= 0 */
+    double gap; /* part of K N V mu that a slot may be worth less than the best, 0..0.01 */
     uint32_t workers_min; /* a new layer waits for that many workers, >= 1 */
     uint32_t copies;      /* of an expert's state, 1 or 2 (0: 1); of layers declared from now on */
     uint64_t silence_ns;  /* a worker silent for longer is lost (not below 3 slots) */
@@ -346,16 +347,17 @@ struct smoe_core_totals {
     uint64_t slots_missed; /* deadlines that passed without being noticed in time */
     uint64_t steps;        /* committed */
     uint64_t tokens_routed;
-    double gate_mass;          /* sum of the scores of chosen experts */
-    uint64_t choices;          /* visits routed with scores */
-    uint64_t choices_in_topk;  /* of these, to an expert of the token's own top-K */
-    uint64_t solves;           /* by a policy that solves exactly */
-    uint64_t solves_cut_short; /* of these, ended by the work limit with a proven gap */
-    double gap_max;            /* the largest such gap, of K N V mu (MODEL.md section 4) */
-    uint64_t late_frames;      /* results of forgotten parcels, ignored */
-    uint64_t stale_frames;     /* trainer frames of an older attempt, ignored */
-    uint64_t evictions;        /* parcels whose x a worker gave up */
-    uint64_t refused;          /* errors answered */
+    double gate_mass;         /* sum of the scores of chosen experts */
+    uint64_t choices;         /* visits routed with scores */
+    uint64_t choices_in_topk; /* of these, to an expert of the token's own top-K */
+    uint64_t solves;          /* by a policy that solves exactly */
+    uint64_t
+        solves_cut_short;  /* of these, ended by the work limit with a gap above what is allowed */
+    double gap_max;        /* the largest gap proven, of K N V mu (MODEL.md section 4) */
+    uint64_t late_frames;  /* results of forgotten parcels, ignored */
+    uint64_t stale_frames; /* trainer frames of an older attempt, ignored */
+    uint64_t evictions;    /* parcels whose x a worker gave up */
+    uint64_t refused;      /* errors answered */
     struct smoe_hist lateness; /* of slot deadlines */
     struct smoe_core_settings settings;
     bool draining;

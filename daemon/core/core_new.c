@@ -31,6 +31,8 @@ static int check_options(const struct smoe_core_options *o, struct smoe_why *why
                          "batches_max, parcels_max, slot_tokens_max: must be > 0");
     if (!(s->v > 0) || !(s->mu >= 0) || !s->slot_ns || o->epoch == 0)
         return smoe_fail(why, SMOE_ECONFIG, "v, slot and epoch must be > 0, mu >= 0");
+    if (!(s->gap >= 0 && s->gap <= SMOE_ROUTE_GAP_MAX))
+        return smoe_fail(why, SMOE_ECONFIG, "gap: not in 0..%g", SMOE_ROUTE_GAP_MAX);
     if (!o->tensor_bytes_max || o->tensor_bytes_max > SMOE_TENSOR_BYTES_MAX)
         return smoe_fail(why, SMOE_ECONFIG, "tensor_bytes_max: not in 1..%u",
                          SMOE_TENSOR_BYTES_MAX);

@@ -111,8 +111,10 @@ void smoe_policy_set_prices(enum smoe_policy policy, struct smoe_route_scratch *
 static void route_exact(const struct smoe_route_problem *problem,
                         struct smoe_route_scratch *scratch, struct smoe_route_answer *answer)
 {
+    double scale = (double)problem->top_k * problem->n_tokens * problem->score_weight;
     struct smoe_route_options options = {.prices = scratch->warm_price,
                                          .warm = scratch->warm_nodes == problem->n_nodes,
+                                         .gap_max = scratch->gap * scale,
                                          .work_max = scratch->work_max};
     smoe_route_exact(problem, &options, scratch, answer);
     if (answer->n_routed > 0)

@@ -159,9 +159,10 @@ void smoe_route_scratch_free(struct smoe_route_scratch *scratch)
     free(scratch);
 }
 
-void smoe_route_scratch_limit(struct smoe_route_scratch *scratch, uint64_t work_max)
+void smoe_route_scratch_limit(struct smoe_route_scratch *scratch, uint64_t work_max, double gap)
 {
     scratch->work_max = work_max;
+    scratch->gap = gap;
 }
 
 static bool node_live(const struct smoe_route_problem *problem, uint32_t node)

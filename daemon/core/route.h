@@ -64,8 +64,10 @@ int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t n
                            struct smoe_route_scratch **ret);
 void smoe_route_scratch_free(struct smoe_route_scratch *scratch);
 
-/* What smoe_policy_route may spend on one slot (smoe_route_options.work_max); 0, the default: no limit. */
-void smoe_route_scratch_limit(struct smoe_route_scratch *scratch, uint64_t work_max);
+/* What smoe_policy_route may spend on one slot (smoe_route_options.work_max); 0, the default: no limit. And what its
+ * exact solves may be worth less than the best, proven, as a part of K N score_weight, 0..SMOE_ROUTE_GAP_MAX; 0, the
+ * default: rounding only. */
+void smoe_route_scratch_limit(struct smoe_route_scratch *scratch, uint64_t work_max, double gap);
 
 /* How to solve; all zero is a cold start with defaults. */
 struct smoe_route_options {

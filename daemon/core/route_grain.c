@@ -18,6 +18,7 @@
 #include "daemon/core/route_grain_solve.h"
 
 static const double GRAIN = 2.5;        /* of the gap that is allowed, shared out among the nodes */
+static const double FINE = 2e-6;        /* of a gap, as a part of K N score_weight */
 static const double LEAST_RAISE = 0.02; /* of the mean margin */
 static const double DAMPING = 0.7;      /* of a sweep */
 static const double MOST_PER_SCORE = 0x1p64; /* grains: single precision has room for more */
@@ -391,6 +392,13 @@ bool smoe_route_grains_pay(const struct smoe_route_run *run)
            run->n_tokens * stride <= run->scratch->grain_cells;
 }
 
+/* Where more is allowed a grain is no larger: margins would be a few of them, and rounding decide too much. */
+static double grain_of(const struct smoe_route_run *run)
+{
+    double fine = FINE * run->n_visits * run->problem->score_weight;
+    return GRAIN * (run->enough < fine ? run->enough : fine) / run->n_offered;
+}
+
 bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_options *options)
 {
     uint32_t n_experts = run->problem->n_experts;
@@ -400,7 +408,7 @@ bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_optio
                                  .n_experts = n_experts,
                                  .stride = (uint32_t)smoe_route_stride(n_experts),
                                  .top_k = run->problem->top_k,
-                                 .grain = GRAIN * run->enough / run->n_offered};
+                                 .grain = grain_of(run)};
     g.per_cost = 1 / g.grain;
     g.part = (UINT64_C(1) << 32) / g.top_k + 1;
     if (!(run->problem->score_weight * g.per_cost < MOST_PER_SCORE))

@@ -9,8 +9,8 @@
 #include "daemon/core/route_grain.h"
 #include "daemon/core/route_internal.h"
 
-/* Bounds by which no sum of a cost that is far and of what is not can look as if it were near: FAR less what most visits
- * pay and less a label is farther than any search goes. */
+/* Bounds by which no sum of a cost that is far and of what is not can look as if it were near: FAR less what most
+ * visits pay and less a label is farther than any search goes. */
 enum {
     SMOE_GRAIN_LIFT_MAX = 16000, /* of a label */
     SMOE_GRAIN_OWN_MOST =

@@ -160,8 +160,8 @@ static int32_t choose_targets(struct smoe_grain_solve *g, uint64_t left)
     return g->n_targets > 0 ? key_of(g, target[g->n_targets - 1]) : 0;
 }
 
-/* Shortest ways from all excess to everything. Returns how far deficits are that could take it. Nearly every vertex will
- * be met, so all rows are made first. */
+/* Shortest ways from all excess to everything. Returns how far deficits are that could take it. Nearly every vertex
+ * will be met, so all rows are made first. */
 static int32_t search(struct smoe_grain_solve *g)
 {
     struct smoe_route_scratch *s = g->s;

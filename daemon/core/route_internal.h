@@ -15,6 +15,7 @@
  *     route_tide.c    shortest paths from where there is too much to where there is too little, many at once
  *     route_tide_rows.c  the slacks that these are found by
  *     route_grain.c   the auction and the tide after it in whole numbers, where a gap is allowed
+ *     route_grain_places.c  who holds what in that, expert by expert
  *     route_grain_tide.c, route_grain_rows.c  the searches of that, and the loops over its rows
  *     route_arcs.c    rows of arcs and of scores, by vectors
  *     route_graph.c   the residual graph: its arcs, and carrying units around a cycle
@@ -47,6 +48,7 @@ struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
     uint32_t nodes_max;               /* J below: not fewer than E, for the fleet of `base` */
     uint64_t work_max;                /* of smoe_policy_route, 0: no limit */
+    double gap;                       /* of smoe_policy_route, of K N score_weight */
     uint32_t warm_nodes;              /* J of the solve that left warm_price, 0: none */
     double *warm_price;               /* [J] */
     size_t replicas_max;              /* R */

@@ -274,10 +274,10 @@ static void account_proof(struct smoe_core *c, const struct smoe_route_problem *
     if (!answer->n_routed || isinf(answer->bound))
         return;
     c->totals.solves++;
-    c->totals.solves_cut_short += !answer->exact;
     double scale = (double)answer->n_routed * problem->top_k *
                    (problem->score_weight > 0 ? problem->score_weight : c->options.settings.v);
     double gap = (answer->primal - answer->bound) / scale;
+    c->totals.solves_cut_short += !answer->exact && !(gap <= c->options.settings.gap);
     if (gap > c->totals.gap_max)
         c->totals.gap_max = gap;
 }
@@ -302,7 +302,7 @@ static void route_group(struct smoe_core *c, const struct smoe_slot_group *g)
     struct smoe_route_answer answer = {
         .expert = c->chosen_expert, .node = c->chosen_node, .arrivals = c->arrivals};
     uint64_t work_max = work_limit(c, &problem);
-    smoe_route_scratch_limit(c->scratch, work_max);
+    smoe_route_scratch_limit(c->scratch, work_max, c->options.settings.gap);
     smoe_policy_route(g->policy, &problem, c->debts, &c->rng, c->scratch, &answer);
     smoe_tracing_decided(c, trace, work_max, &answer);
     account_proof(c, &problem, &answer);

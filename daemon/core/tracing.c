@@ -161,6 +161,7 @@ static void take_law(const struct smoe_core *c, const struct smoe_slot_group *g,
     t->slot_ns = s->slot_ns;
     t->v = s->v;
     t->mu = s->mu;
+    t->gap = s->gap;
     t->draws = smoe_policy_draws(g->policy);
     memcpy(t->rng, c->rng.s, sizeof t->rng);
     t->tau_s = c->tau_s;

@@ -57,6 +57,7 @@ static void add_routing(cJSON *o, const struct smoe_core_totals *t)
                        t->settings.consistency == SMOE_CONSISTENCY_STRICT ? "strict" : "soft");
     smoe_json_add_number(o, "v", t->settings.v);
     smoe_json_add_number(o, "mu", t->settings.mu);
+    smoe_json_add_number(o, "gap", t->settings.gap);
     smoe_json_add_u64(o, "tokens_routed", t->tokens_routed);
     smoe_json_add_number(o, "gate_mass",
                          t->tokens_routed ? t->gate_mass / (double)t->tokens_routed : 0);

@@ -80,6 +80,10 @@ const struct smoe_option smoe_daemon_options[] = {
      .help = "weight V of throughput and gate scores against backlog and energy"},
     {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, AT(mu),
      .reloadable = true, .help = "weight of gate scores within V"},
+    {"routing", "gap", SMOE_DOUBLE, .standard = "0", .min = 0, .max = SMOE_ROUTE_GAP_MAX, AT(gap),
+     .reloadable = true,
+     .help = "what a slot may be worth less than the best, proven, as a part of V mu for each "
+             "visit; 0: exact to rounding, 1e-6: solved faster"},
     {"routing", "plan", SMOE_ENUM, .standard = "work", .choices = plans, AT(plan),
      .reloadable = true,
      .help = "time a decision plans for: what the work at hand takes, the slot, or the shorter of "
@@ -235,6 +239,7 @@ struct smoe_core_settings smoe_daemon_core_settings(const struct smoe_daemon_set
         .plan = (enum smoe_plan)s->plan,
         .v = s->v,
         .mu = s->mu,
+        .gap = s->gap,
         .workers_min = (uint32_t)s->workers_min,
         .copies = (uint32_t)s->copies,
         .silence_ns = s->silence_ns,

@@ -22,7 +22,7 @@ struct smoe_daemon_settings {
     unsigned policy;      /* enum smoe_policy */
     unsigned consistency; /* enum smoe_consistency */
     unsigned plan;        /* enum smoe_plan */
-    double v, mu;
+    double v, mu, gap;
     uint64_t slot_ns;
     /* fleet */
     uint64_t workers_min, workers_max, copies;

@@ -84,6 +84,8 @@ static const struct smoe_option keys[] = {
      .help = "weight V of throughput and gate scores against backlog and energy"},
     {"routing", "mu", SMOE_DOUBLE, .standard = "1", .min = 0, .max = 1e6, KEY(mu),
      .help = "weight of gate scores within V"},
+    {"routing", "gap", SMOE_DOUBLE, .standard = "0", .max = SMOE_ROUTE_GAP_MAX, KEY(gap),
+     .help = "what a slot may be worth less than the best, proven, of K N V mu"},
 };
 
 static int load_file(const char *path, struct smoe_scenario_spec *ret, struct smoe_why *why)

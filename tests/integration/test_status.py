@@ -16,7 +16,7 @@ from harness import ask, split_address, train_args
 INT, NUMBER, TEXT, SWITCH, LIST = int, (int, float), str, bool, list
 
 # What the issue and docs/operations.md promise, with the JSON type of each.
-STATUS = {"version": TEXT, "uptime_s": NUMBER, "slot": INT, "policy": TEXT, "v": NUMBER, "mu": NUMBER,
+STATUS = {"version": TEXT, "uptime_s": NUMBER, "slot": INT, "policy": TEXT, "v": NUMBER, "mu": NUMBER, "gap": NUMBER,
           "epoch": INT, "steps": INT, "draining": SWITCH, "slot_ms": NUMBER, "slots_early": INT,
           "slots_missed": INT, "slot_lateness_p50_ms": NUMBER, "slot_lateness_p99_ms": NUMBER,
           "tokens_routed": INT, "gate_mass": NUMBER, "topk_agreement": NUMBER, "ledger": dict,

@@ -68,6 +68,13 @@ class Trace(harness.FleetTest):
         self.assertEqual(same["decisions"], whole["decisions"])
         self.assertGreaterEqual(same["decisions"], EPOCHS * IMAGES // BATCH)
 
+    def test_solves_that_may_miss_the_best_by_a_gap_replay_too(self):
+        _, status = self.record("routing.gap=1e-4")
+        self.assertEqual(status["gap"], 1e-4)
+        self.assertLessEqual(status["optimality_gap_max"], 1e-4 + 1e-9)
+        self.assertEqual(status["solves_cut_short"], 0)
+        self.replay()
+
     def test_a_changed_decision_is_found_and_named(self):
         self.record()
         other = self.fleet.path("other.trace")

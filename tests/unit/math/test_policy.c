@@ -268,13 +268,44 @@ Test(policy, a_work_limit_binds_the_live_solve)
     smoe_rng_init(&rng, 64, 0);
     for (uint32_t v = 0; v < TOKENS * WIDTH; v++)
         b->scores[v] = (float)smoe_rng_unit(&rng);
-    smoe_route_scratch_limit(b->scratch, 1);
+    smoe_route_scratch_limit(b->scratch, 1, 0);
     bench_route(b, SMOE_POLICY_LYAPUNOV);
     cr_assert_not(b->answer.exact);
     cr_assert_eq(b->answer.sweeps, 1);
     cr_assert_lt(b->answer.bound, b->answer.primal);
-    smoe_route_scratch_limit(b->scratch, 0);
+    smoe_route_scratch_limit(b->scratch, 0, 0);
     bench_route(b, SMOE_POLICY_LYAPUNOV);
     cr_assert(b->answer.exact);
     bench_free(b);
+}
+
+/* The gap is a part of K N score_weight. */
+Test(policy, a_gap_that_is_allowed_ends_the_live_solve_and_is_kept)
+{
+    enum { ROUNDS = 40, TOKENS_MOST = 400, NODES_MOST = 100 };
+    static const struct instance_kind KIND = {.tokens_min = 200,
+                                              .tokens_max = TOKENS_MOST,
+                                              .experts_min = 60,
+                                              .experts_max = NODES_MOST,
+                                              .top_k_max = 2,
+                                              .one_to_one = true};
+    static const double GAP = 1e-3;
+    struct smoe_route_scratch *scratch;
+    struct smoe_rng rng;
+    uint32_t ended = 0;
+    cr_assert_eq(smoe_route_scratch_new(TOKENS_MOST, NODES_MOST, NODES_MOST, &scratch), 0);
+    smoe_rng_init(&rng, 65, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct instance it;
+        instance_draw(&it, &KIND, &rng);
+        smoe_route_scratch_limit(scratch, 0, GAP);
+        smoe_policy_route(SMOE_POLICY_LYAPUNOV, &it.problem, NULL, NULL, scratch, &it.answer);
+        double scale = (double)it.problem.top_k * it.problem.n_tokens * it.problem.score_weight;
+        instance_check(&it, "with a gap");
+        cr_assert_leq(it.answer.primal - it.answer.bound, (GAP + 1e-9) * scale);
+        ended += !it.answer.exact;
+        instance_release(&it);
+    }
+    cr_assert_gt(ended, 0);
+    smoe_route_scratch_free(scratch);
 }

@@ -68,7 +68,7 @@ static struct smoe_route_answer solve(uint64_t work_max)
     struct smoe_route_answer answer = {.expert = experts, .node = nodes, .arrivals = arrivals};
     struct smoe_route_scratch *scratch;
     cr_assert_eq(smoe_route_scratch_new(N, E, J, &scratch), 0);
-    smoe_route_scratch_limit(scratch, work_max);
+    smoe_route_scratch_limit(scratch, work_max, 0);
     smoe_policy_route(SMOE_POLICY_LYAPUNOV_STRICT, &p, NULL, NULL, scratch, &answer);
     smoe_route_scratch_free(scratch);
     return answer;

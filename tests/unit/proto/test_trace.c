@@ -229,6 +229,7 @@ Test(trace_format, a_field_beyond_its_limit_is_named)
     REFUSED(SMOE_EFIELD, "slot_ns", m->slot_ns = 999999);
     REFUSED(SMOE_EFIELD, "v", m->v = 0);
     REFUSED(SMOE_ENOTFINITE, "mu", m->mu = (double)NAN);
+    REFUSED(SMOE_EFIELD, "gap", m->gap = 0.011);
     REFUSED(SMOE_EFIELD, "tau", m->tau_s = 0);
     REFUSED(SMOE_EFIELD, "routed", m->routed--);
     REFUSED(SMOE_EFIELD, "batch_tokens", room.batches[0].tokens++);

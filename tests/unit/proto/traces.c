@@ -148,6 +148,7 @@ static void random_route(struct smoe_rng *rng, struct traces_room *room, struct 
                                    .v = 1 + smoe_rng_unit(rng),
                                    .mu = smoe_rng_unit(rng),
                                    .work_max = smoe_rng_u64(rng),
+                                   .gap = 0.01 * smoe_rng_unit(rng),
                                    .draws = chance(rng),
                                    .tau_s = 1e-6 + smoe_rng_unit(rng),
                                    .primal = smoe_rng_normal(rng),
@@ -296,6 +297,7 @@ static const char *route_difference(const struct smoe_trace_route *a,
     FIELD(v);
     FIELD(mu);
     FIELD(work_max);
+    FIELD(gap);
     FIELD(draws);
     FIELD(rng);
     FIELD(n_prices);
