@@ -299,8 +299,19 @@ void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen)
     run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
 }
 
+/* The scores of what a token holds lie anywhere. */
+static void ask_for_weights(const struct smoe_route_problem *problem,
+                            const struct smoe_route_answer *answer, uint32_t token)
+{
+    const uint16_t *experts = answer->expert + (size_t)token * problem->top_k;
+    for (uint32_t k = 0; token < problem->n_tokens && k < problem->top_k; k++)
+        if (experts[k] != SMOE_ROUTE_NONE)
+            __builtin_prefetch(problem->scores + (size_t)token * problem->n_experts + experts[k]);
+}
+
 void smoe_route_finish(struct smoe_route_run *run)
 {
+    enum { AHEAD = 12 }; /* tokens */
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_answer *answer = run->answer;
     double mass = 0;
@@ -310,6 +321,7 @@ void smoe_route_finish(struct smoe_route_run *run)
         if (experts[0] == SMOE_ROUTE_NONE)
             continue;
         answer->n_routed++;
+        ask_for_weights(problem, answer, i + AHEAD);
         for (uint32_t k = 0; k < problem->top_k; k++)
             mass += smoe_route_weight(problem, i, experts[k]);
     }

@@ -425,6 +425,11 @@ void smoe_route_deal(struct smoe_route_run *run)
 {
     const struct smoe_route_problem *problem = run->problem;
     uint32_t *cursor = run->scratch->visit_head; /* the lists have done their work */
+    if (smoe_route_paired(run)) {                /* expert e has replica e alone */
+        for (uint32_t v = 0; v < run->n_visits; v++)
+            run->answer->node[v] = problem->replica_node[run->answer->expert[v]];
+        return;
+    }
     memcpy(cursor, problem->replica_first, problem->n_experts * sizeof *cursor);
     for (uint32_t v = 0; v < run->n_visits; v++) {
         uint32_t expert = run->answer->expert[v];
