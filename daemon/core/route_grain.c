@@ -26,10 +26,9 @@ static const double MARGINS_LEAST = 4;       /* so many of them must fit between
 
 enum {
     BIDS_MOST = 8, /* a visit, in the mean */
-    TOGETHER =
-        8, /* visits that look what is cheapest before any of them bids: none waits for the other */
-    CHUNK = 1024, /* scores that are looked at together: they stay in the first cache */
-    BLUR = 2,     /* grains: more than rounding makes of a margin */
+    TOGETHER = 8,  /* visits that look what is cheapest before any of them bids */
+    CHUNK = 1024,  /* scores that are looked at together: they stay in the first cache */
+    BLUR = 2,      /* grains: more than rounding makes of a margin */
 };
 
 /* ---- bids ---- */

@@ -40,9 +40,8 @@
 #define SMOE_ROUTE_NEAR_PART 3  /* one in so many tokens can be gathered (route_near.c) */
 #define SMOE_ROUTE_LEVELS    8  /* how often tokens are set aside (route_near.c) */
 #define SMOE_ROUTE_GRAIN_CELLS \
-    ((size_t)1 << 20) /* most costs that are kept in grains (route_grain.c) */
-#define SMOE_ROUTE_GRAIN_VISITS \
-    24 /* an expert, in the mean: up to here prices are not worth a sweep */
+    ((size_t)1 << 20)              /* most costs that are kept in grains (route_grain.c) */
+#define SMOE_ROUTE_GRAIN_VISITS 24 /* most of an expert, in the mean, in grains */
 
 struct smoe_route_scratch {
     uint32_t tokens_max, experts_max; /* N, E below */
