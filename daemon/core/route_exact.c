@@ -48,6 +48,21 @@ static bool near_enough(struct smoe_route_run *run, const struct smoe_route_opti
     return false;
 }
 
+/* What the dearest of a token's experts costs: what rounding is measured by. The solve in grains does not know. */
+static void note_cutoffs(struct smoe_route_run *run)
+{
+    const struct smoe_route_scratch *s = run->scratch;
+    uint32_t top_k = run->problem->top_k;
+    for (uint32_t i = 0; i < run->n_tokens; i++) {
+        const uint16_t *held = run->answer->expert + (size_t)i * top_k;
+        s->cutoff[i] = -(double)INFINITY;
+        for (uint32_t k = 0; k < top_k; k++) {
+            double cost = s->expert_price[held[k]] - smoe_route_weight(run->problem, i, held[k]);
+            s->cutoff[i] = cost > s->cutoff[i] ? cost : s->cutoff[i];
+        }
+    }
+}
+
 /* The value of the answer as it is, and its proof. */
 static void prove(struct smoe_route_run *run)
 {
@@ -76,6 +91,7 @@ void smoe_route_exact(const struct smoe_route_problem *problem,
     }
     prove(&run);
     if (near && answer->primal - answer->bound > options->gap_max) {
+        note_cutoffs(&run);
         smoe_route_list_in_sight(&run);
         smoe_route_mark(&run, scratch->dirty);
         answer->exact = smoe_route_cancel(&run, scratch->dirty);

@@ -23,6 +23,8 @@ static const double LEAST_RAISE = 0.02; /* of the mean margin */
 static const double DAMPING = 0.7;      /* of a sweep */
 static const double MOST_PER_SCORE = 0x1p64; /* grains: single precision has room for more */
 static const double MARGINS_LEAST = 4;       /* so many of them must fit between labels */
+static const float SIZE_MOST =
+    0x1p21F; /* of a price, and of a token's least cost: single precision then blurs less than BLUR */
 
 enum {
     BIDS_MOST = 8, /* a visit, in the mean */
@@ -154,6 +156,7 @@ static void begin(struct smoe_grain_solve *g)
         bool offered = e < g->n_experts && !isinf(s->expert_price[e]);
         s->grain_price[e] =
             offered ? (float)((s->expert_price[e] - least) * g->per_cost) : INFINITY;
+        g->failed |= offered && !(s->grain_price[e] <= SIZE_MOST);
         s->grain_lift[e] = offered ? 0 : SMOE_GRAIN_FAR;
         s->grain_none[e] = SMOE_GRAIN_FAR;
     }
@@ -210,10 +213,11 @@ static double look_at_all(struct smoe_grain_solve *g)
     uint64_t sum = 0;
     rows = rows < 1 ? 1 : rows < SMOE_GRAIN_ROWS ? rows : SMOE_GRAIN_ROWS;
     begin(g);
-    for (uint32_t i = 0; i < n_tokens; i += rows) {
+    for (uint32_t i = 0; i < n_tokens && !g->failed; i += rows) {
         uint32_t count = n_tokens - i < rows ? n_tokens - i : rows;
-        g->kernel->costs(&scale, scores + (size_t)i * g->n_experts, g->n_experts, count,
-                         smoe_grain_costs(g, i));
+        float size = g->kernel->costs(&scale, scores + (size_t)i * g->n_experts, g->n_experts,
+                                      count, smoe_grain_costs(g, i));
+        g->failed |= !(size <= SIZE_MOST);
         g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, NULL, two);
         if (g->top_k > 1)
             g->kernel->two(smoe_grain_costs(g, i), count, g->s->grain_lift, g->stride, two, next);

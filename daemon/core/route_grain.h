@@ -56,9 +56,9 @@ struct smoe_grain_group {
 /* One width. Sums that do not fit stay at the limit. */
 struct smoe_grain_kernel {
     /* Rows of `count` tokens, 1..SMOE_GRAIN_ROWS: ret[i, f] becomes prices[f] - weight * scores[i, f] in grains, less
-     * the least of the token. scores [count, n], ret [count, stride]. */
-    void (*costs)(const struct smoe_grain_scale *scale, const float *scores, uint32_t n,
-                  uint32_t count, int16_t *ret);
+     * the least of the token. scores [count, n], ret [count, stride]. Returns the size of the largest such least. */
+    float (*costs)(const struct smoe_grain_scale *scale, const float *scores, uint32_t n,
+                   uint32_t count, int16_t *ret);
 
     /* The two least of each row + lift, which are >= 0; unless it is NULL, but for the experts of `but` [count]. rows
      * [count, stride], ret [count]. */

@@ -21,11 +21,14 @@ static int16_t clamp(int32_t x)
     return (int16_t)(x > INT16_MAX ? INT16_MAX : x < -INT16_MAX ? -INT16_MAX : x);
 }
 
+/* At its limit a node takes no more: that might cost less than its price, and ways would come round to where they
+ * began. */
 static void accept(struct smoe_grain_solve *g, uint32_t e, uint32_t n)
 {
     struct smoe_route_scratch *s = g->s;
+    bool more = n < smoe_route_limit(g->run, smoe_route_node_of(g->run, e));
     s->accepted[e] = n;
-    s->grain_up[e] = clamp(smoe_grain_marginal(g, e, n));
+    s->grain_up[e] = more ? clamp(smoe_grain_marginal(g, e, n)) : SMOE_GRAIN_FAR;
     s->grain_down[e] = n > 0 ? clamp(-smoe_grain_marginal(g, e, n - 1)) : SMOE_GRAIN_FAR;
 }
 

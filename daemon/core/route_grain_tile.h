@@ -86,7 +86,7 @@ TARGET static inline __attribute__((always_inline)) float TILE(least_cost)(
     TILE(floats) all = INFINITY - (TILE(floats)){0};
     uint32_t f = 0;
     for (; f + LANES / 2 <= n; f += LANES / 2)
-        all = LESS_FLOATS(all, TILE(cost)(scale, scores, f));
+        all = LESS_FLOATS(TILE(cost)(scale, scores, f), all); /* of what is no number, the second */
     float least = LEAST_FLOAT(all);
     for (; f < n; f++) {
         float cost = scale->prices[f] - scale->weight * scores[f];
@@ -113,11 +113,11 @@ TARGET static inline __attribute__((always_inline)) void TILE(row)(
 }
 
 /* Step by step over all rows: what rows wait for is short then, and they wait beside each other. */
-TARGET static void TILE(costs)(const struct smoe_grain_scale *scale, const float *scores,
-                               uint32_t n, uint32_t count, int16_t *ret)
+TARGET static float TILE(costs)(const struct smoe_grain_scale *scale, const float *scores,
+                                uint32_t n, uint32_t count, int16_t *ret)
 {
     const uint32_t stride = (n + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
-    float least[SMOE_GRAIN_ROWS];
+    float least[SMOE_GRAIN_ROWS], size = 0;
     for (uint32_t i = 0; i < count; i++)
         least[i] = TILE(least_cost)(scale, scores + (size_t)i * n, n);
     for (uint32_t i = 0; i < count; i++) {
@@ -127,7 +127,9 @@ TARGET static void TILE(costs)(const struct smoe_grain_scale *scale, const float
             __builtin_prefetch(next + f + SMOE_GRAIN_AHEAD, 0, 2); /* to the second cache */
         }
         TILE(row)(scale, scores + (size_t)i * n, n, least[i], ret + (size_t)i * stride);
+        size = fabsf(least[i]) > size ? fabsf(least[i]) : size;
     }
+    return size;
 }
 
 TARGET static inline __attribute__((always_inline)) eight TILE(fold_least)(TILE(grains) least)

@@ -436,10 +436,9 @@ bool smoe_route_tide(struct smoe_route_run *run, bool listed, uint8_t *dirty)
                 vain = 0;
     }
     end(&t);
-    if (!(run->enough > 0))
-        smoe_route_mark(run, dirty);
-    else if (done)
+    if (run->enough > 0 && done)
         return true;
+    smoe_route_mark(run, dirty);
     if (!listed)
         smoe_route_list_in_sight(run);
     return false;
