@@ -21,7 +21,7 @@
 /* How a row of scores becomes one of costs. */
 struct smoe_grain_scale {
     const float *prices; /* [stride] in grains; +inf: not on offer, or behind the last */
-    float weight;        /* grains of a score of 1, < 0x1p100 */
+    float weight;        /* grains of a score of 1, < 0x1p64 */
 };
 
 /* The cheapest of a row, of equals the lowest, and what the next costs. */
