@@ -182,7 +182,7 @@ static const struct smoe_cli cli = {
         "            nodes up down seed\n"
         "  [tokens]  source number arrivals burst swing period trace\n"
         "  [gate]    experts copies top_k skew ranks drift pool\n"
-        "  [routing] slot v mu delay work\n"
+        "  [routing] slot v mu delay work gap\n"
         "A list is `1 0.5 0.25`, repeated as often as needed, `1.5..9.5`, evenly spaced, or\n"
         "`~0.1..1`, log-uniform at random.\n",
     .options = options,
