@@ -45,6 +45,15 @@ static void check_gap(struct instance *it, struct smoe_route_scratch *scratch,
     cr_assert(!with_gap.exact || with_gap.primal <= best + slack, "round %d", round);
 }
 
+/* A gap of 2^-from to 2^-(from + over) of the scale, for all tokens of the problem; `prices` is where they go. */
+static struct smoe_route_options draw_gap(struct instance *it, struct smoe_rng *rng, double from,
+                                          double over, double *prices)
+{
+    it->answer.n_routed = it->problem.n_tokens;
+    double part = exp2(-from - over * smoe_rng_unit(rng));
+    return (struct smoe_route_options){.prices = prices, .gap_max = part * instance_scale(it)};
+}
+
 /* What all scores have in common says nothing, but takes the room of what they tell in single precision. */
 Test(gap, where_scores_are_far_from_zero_the_gap_is_kept)
 {
@@ -57,11 +66,8 @@ Test(gap, where_scores_are_far_from_zero_the_gap_is_kept)
         float common = (float)exp2(6 + 10 * smoe_rng_unit(&rng));
         for (size_t v = 0; v < (size_t)it.problem.n_tokens * it.problem.n_experts; v++)
             it.scores[v] += round % 2 ? common : -common;
-        it.answer.n_routed = it.problem.n_tokens;
-        double part = exp2(-8 - 16 * smoe_rng_unit(&rng));
         double prices[EXPERTS_MOST];
-        struct smoe_route_options options = {.prices = prices,
-                                             .gap_max = part * instance_scale(&it)};
+        struct smoe_route_options options = draw_gap(&it, &rng, 8, 16, prices);
         check_gap(&it, scratch, &options, round);
         instance_release(&it);
     }
@@ -84,11 +90,8 @@ Test(gap, what_another_problem_left_behind_does_not_matter)
         kind.tokens_min = 0;
         kind.alike = round % 2;
         instance_draw(&it, &kind, &rng);
-        it.answer.n_routed = it.problem.n_tokens;
-        double part = exp2(-8 - 16 * smoe_rng_unit(&rng));
         double prices[EXPERTS_MOST];
-        struct smoe_route_options options = {.prices = prices,
-                                             .gap_max = part * instance_scale(&it)};
+        struct smoe_route_options options = draw_gap(&it, &rng, 8, 16, prices);
         smoe_route_exact(&huge.problem, NULL, scratch, &huge.answer);
         check_gap(&it, scratch, &options, round);
         instance_release(&it);
@@ -110,10 +113,7 @@ Test(gap, a_node_that_every_token_may_visit_wants_no_more)
         instance_draw(&it, &FEW, &rng);
         uint32_t n_tokens = it.problem.n_tokens;
         it.problem.mode = round % 2 ? SMOE_COST_LINEAR : SMOE_COST_EXACT;
-        it.answer.n_routed = n_tokens;
-        double part = exp2(-5 - 8 * smoe_rng_unit(&rng));
-        struct smoe_route_options options = {.prices = prices,
-                                             .gap_max = part * instance_scale(&it)};
+        struct smoe_route_options options = draw_gap(&it, &rng, 5, 8, prices);
         for (int slot = 0; slot < 4; slot++) {
             check_gap(&it, scratch, &options, round);
             options.warm = true;
