@@ -47,7 +47,7 @@ static void lay_out_auction(struct smoe_route_scratch *s, struct smoe_cutter *cu
 static void lay_out_grains(struct smoe_route_scratch *s, struct smoe_cutter *cutter)
 {
     size_t visits = (size_t)s->tokens_max * SMOE_TOP_K_MAX;
-    size_t stride = smoe_route_stride(s->experts_max);
+    size_t stride = smoe_grain_steps(s->experts_max);
     CUT(grain_cost, s->grain_cells);
     CUT(grain_own, visits);
     CUT(grain_worth, visits);
@@ -144,7 +144,7 @@ int smoe_route_scratch_new(uint32_t tokens_max, uint32_t experts_max, uint32_t n
                                       .nodes_max =
                                           nodes_max > experts_max ? nodes_max : experts_max,
                                       .replicas_max = (size_t)experts_max * nodes_max};
-    size_t cells = (size_t)tokens_max * smoe_route_stride(experts_max);
+    size_t cells = (size_t)tokens_max * smoe_grain_steps(experts_max);
     head.grain_cells = cells < SMOE_ROUTE_GRAIN_CELLS ? cells : SMOE_ROUTE_GRAIN_CELLS;
     head.grain_places = (size_t)experts_max * 4 * (SMOE_ROUTE_GRAIN_VISITS + SMOE_GRAIN_STEP);
     *ret = smoe_cut_block(&head, sizeof head, lay_out);
@@ -299,19 +299,8 @@ void smoe_route_pass(struct smoe_route_run *run, uint16_t *chosen)
     run->answer->work += (uint64_t)run->n_tokens * problem->n_experts;
 }
 
-/* The scores of what a token holds lie anywhere. */
-static void ask_for_weights(const struct smoe_route_problem *problem,
-                            const struct smoe_route_answer *answer, uint32_t token)
-{
-    const uint16_t *experts = answer->expert + (size_t)token * problem->top_k;
-    for (uint32_t k = 0; token < problem->n_tokens && k < problem->top_k; k++)
-        if (experts[k] != SMOE_ROUTE_NONE)
-            __builtin_prefetch(problem->scores + (size_t)token * problem->n_experts + experts[k]);
-}
-
 void smoe_route_finish(struct smoe_route_run *run)
 {
-    enum { AHEAD = 12 }; /* tokens */
     const struct smoe_route_problem *problem = run->problem;
     struct smoe_route_answer *answer = run->answer;
     double mass = 0;
@@ -321,7 +310,6 @@ void smoe_route_finish(struct smoe_route_run *run)
         if (experts[0] == SMOE_ROUTE_NONE)
             continue;
         answer->n_routed++;
-        ask_for_weights(problem, answer, i + AHEAD);
         for (uint32_t k = 0; k < problem->top_k; k++)
             mass += smoe_route_weight(problem, i, experts[k]);
     }

@@ -3,8 +3,8 @@
  * The solve in whole grains, for fleets of one expert a node with few visits each, where a gap is allowed (MODEL.md
  * section 4, step 2). It does what route_auction.c and route_tide.c do, but a grain is a part of that gap, and all
  * costs are made whole grains of 16 bits in one pass over the scores: a row is a fourth of what it is in double, slacks
- * are exact, and paths either hold or do not. What the rounding costs is seen when the answer is proven; where it is
- * too much, or numbers do not fit, the solve goes on in double precision.
+ * are exact, and paths either hold or do not. Before tokens bid, prices make one sweep. What the rounding costs is seen
+ * when the answer is proven; where it is too much, or numbers do not fit, the solve goes on in double precision.
  *
  *     cost     of a token, by expert, less the least, at the prices of the start; FAR where it holds the expert,
  *              so that looking at a row means looking at what else there is
@@ -23,8 +23,8 @@ static const double LEAST_RAISE = 0.02; /* of the mean margin */
 static const double DAMPING = 0.7;      /* of a sweep */
 static const double MOST_PER_SCORE = 0x1p64; /* grains: single precision has room for more */
 static const double MARGINS_LEAST = 4;       /* so many of them must fit between labels */
-static const float SIZE_MOST =
-    0x1p21F; /* of a price, and of a token's least cost: single precision then blurs less than BLUR */
+/* Of a price, and of a token's least cost: single precision then blurs less than BLUR. */
+static const float SIZE_MOST = 0x1p21F;
 
 enum {
     BIDS_MOST = 8, /* a visit, in the mean */
@@ -390,7 +390,7 @@ static void end(struct smoe_grain_solve *g)
 
 bool smoe_route_grains_pay(const struct smoe_route_run *run)
 {
-    size_t stride = smoe_route_stride(run->problem->n_experts);
+    size_t stride = smoe_grain_steps(run->problem->n_experts);
     return run->enough > 0 && run->n_visits <= SMOE_ROUTE_GRAIN_VISITS * run->n_offered &&
            run->n_tokens * stride <= run->scratch->grain_cells;
 }
@@ -409,7 +409,7 @@ bool smoe_route_grains(struct smoe_route_run *run, const struct smoe_route_optio
                                  .s = run->scratch,
                                  .kernel = smoe_grain_kernel(),
                                  .n_experts = n_experts,
-                                 .stride = (uint32_t)smoe_route_stride(n_experts),
+                                 .stride = smoe_grain_steps(n_experts),
                                  .top_k = run->problem->top_k,
                                  .grain = grain_of(run)};
     g.per_cost = 1 / g.grain;

@@ -18,6 +18,12 @@
 #define SMOE_GRAIN_GROUP 16
 #define SMOE_GRAIN_ROWS  32 /* most rows made at once */
 
+/* n up to a whole step: the length of a row of n experts. */
+static inline uint32_t smoe_grain_steps(uint32_t n)
+{
+    return (n + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
+}
+
 /* How a row of scores becomes one of costs. */
 struct smoe_grain_scale {
     const float *prices; /* [stride] in grains; +inf: not on offer, or behind the last */

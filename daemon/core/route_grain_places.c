@@ -14,7 +14,7 @@ enum { SPARE = 8, NONE = SMOE_GRAIN_FAR };
 static void give_room(struct smoe_grain_solve *g, uint32_t expert, uint32_t visits)
 {
     struct smoe_route_scratch *s = g->s;
-    uint32_t room = (visits + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
+    uint32_t room = smoe_grain_steps(visits);
     if (g->rooms_end + room > s->grain_places) {
         g->failed = true;
         return;

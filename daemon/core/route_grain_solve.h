@@ -14,7 +14,7 @@
 enum {
     SMOE_GRAIN_LIFT_MAX = 16000, /* of a label */
     SMOE_GRAIN_OWN_MOST =
-        8000, /* of what a visit pays; of one that pays more, what is far is looked at */
+        8000,                  /* of what a visit pays; if it pays more, what is far is looked at */
     SMOE_GRAIN_WAY_MAX = 8000, /* of a search */
 };
 

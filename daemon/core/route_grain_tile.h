@@ -116,7 +116,7 @@ TARGET static inline __attribute__((always_inline)) void TILE(row)(
 TARGET static float TILE(costs)(const struct smoe_grain_scale *scale, const float *scores,
                                 uint32_t n, uint32_t count, int16_t *ret)
 {
-    const uint32_t stride = (n + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
+    const uint32_t stride = smoe_grain_steps(n);
     float least[SMOE_GRAIN_ROWS], size = 0;
     for (uint32_t i = 0; i < count; i++)
         least[i] = TILE(least_cost)(scale, scores + (size_t)i * n, n);

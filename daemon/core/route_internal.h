@@ -212,12 +212,6 @@ static inline double smoe_route_weight(const struct smoe_route_problem *problem,
            (double)problem->scores[(size_t)token * problem->n_experts + expert];
 }
 
-/* The length of a row of grains. */
-static inline size_t smoe_route_stride(uint32_t n_experts)
-{
-    return ((size_t)n_experts + SMOE_GRAIN_STEP - 1) / SMOE_GRAIN_STEP * SMOE_GRAIN_STEP;
-}
-
 /* Where each expert stands on one node: that one. */
 static inline uint32_t smoe_route_node_of(const struct smoe_route_run *run, uint32_t expert)
 {

@@ -108,13 +108,9 @@ static void swap_near(struct smoe_route_run *run, uint32_t kept, uint32_t from)
 
 static uint32_t count_within(const struct smoe_route_view *view, double reach)
 {
-    const double *margin = view->margin;
-    uint32_t n = 0, i = 0;
-    for (; i + 4 <= view->n_tokens; i += 4)
-        n += (uint32_t)((margin[i] <= reach) + (margin[i + 1] <= reach) + (margin[i + 2] <= reach) +
-                        (margin[i + 3] <= reach));
-    for (; i < view->n_tokens; i++)
-        n += margin[i] <= reach;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < view->n_tokens; i++)
+        n += view->margin[i] <= reach;
     return n;
 }
 
